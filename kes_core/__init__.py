@@ -1,0 +1,65 @@
+"""A key management server that speaks the KES protocol.
+
+The names below are what the author of a plugin imports; everything else is documented where it lives
+(`kes_core.client` for applications) or private. They are loaded on first use, so that the command line does not pay
+for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from kes_core.hookspecs import (
+        HOOKSPEC_VERSION,
+        AuditSink,
+        KeyStoreBackend,
+        PolicyEngineType,
+        ServerInfo,
+        hookimpl,
+    )
+    from kes_core.keystore import (
+        BlockingCalls,
+        KeyExistsError,
+        KeyNotFoundError,
+        KeyStore,
+        KeyStoreError,
+        KeyStoreUnreachableError,
+        Page,
+        page_of,
+    )
+    from kes_core.policy import CertificateFacts, Decision, PolicyEngine, PolicyRequest, Verdict
+
+__all__ = [
+    "HOOKSPEC_VERSION",
+    "AuditSink",
+    "BlockingCalls",
+    "CertificateFacts",
+    "Decision",
+    "KeyExistsError",
+    "KeyNotFoundError",
+    "KeyStore",
+    "KeyStoreBackend",
+    "KeyStoreError",
+    "KeyStoreUnreachableError",
+    "Page",
+    "PolicyEngine",
+    "PolicyEngineType",
+    "PolicyRequest",
+    "ServerInfo",
+    "Verdict",
+    "hookimpl",
+    "page_of",
+]
+
+_MODULES: Final = ("hookspecs", "keystore", "policy")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module_name in _MODULES:
+            module = importlib.import_module(f"kes_core.{module_name}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'kes_core' has no attribute {name!r}")

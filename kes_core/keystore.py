@@ -1,0 +1,153 @@
+"""What a key store is: the interface that back ends implement, and its errors.
+
+A key store keeps opaque values under names. It knows nothing of cryptography, policies or HTTP, needs no cache (the
+server puts one in front of it) and has to promise only what the methods of `KeyStore` say.
+
+    KeyStoreError              any failure that is none of the below
+    ├── KeyExistsError         create: the name is taken
+    ├── KeyNotFoundError       get, delete: no key of that name
+    └── KeyStoreUnreachableError   the store did not answer at all
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple, ParamSpec, TypeVar
+
+__all__ = [
+    "PAGE_SIZE",
+    "BlockingCalls",
+    "KeyExistsError",
+    "KeyNotFoundError",
+    "KeyStore",
+    "KeyStoreError",
+    "KeyStoreUnreachableError",
+    "Page",
+    "page_of",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAGE_SIZE: Final = 1024
+"""How many names one answer of the listing API holds at the most (protocol section 6)."""
+
+
+class KeyStoreError(Exception):
+    """A key store failed. The message is for the operator's log and must hold no secret; the cause is `__cause__`."""
+
+
+class KeyExistsError(KeyStoreError):
+    """A key of that name is there already."""
+
+
+class KeyNotFoundError(KeyStoreError):
+    """There is no key of that name."""
+
+
+class KeyStoreUnreachableError(KeyStoreError):
+    """The key store did not answer: connection refused, time-out, sealed. Worth trying again later."""
+
+
+class Page(NamedTuple):
+    """One page of a listing."""
+
+    names: list[str]
+    """The names, in ascending order of their bytes."""
+    next: str
+    """The first name that did not fit on the page, or an empty string when the listing is complete."""
+
+
+class KeyStore(ABC):
+    """A place where keys are kept. All methods may be called concurrently.
+
+    Names are valid names of the protocol (`kes_core.names`). Values are opaque bytes of up to 64 KiB and come back
+    exactly as they went in. Every method raises `KeyStoreUnreachableError` when the store does not answer and another
+    `KeyStoreError` when it fails; nothing else may leave a store. A call that is cancelled leaves a key either whole
+    or not there. Neither `repr()` nor an error may show a value or a credential.
+    """
+
+    @abstractmethod
+    async def status(self) -> None:
+        """Ask the store for a sign of life; returning means that it works.
+
+        Raises:
+            KeyStoreUnreachableError: It does not answer.
+            KeyStoreError: It answers, but can't serve.
+        """
+
+    @abstractmethod
+    async def create(self, name: str, value: bytes) -> None:
+        """Store `value` under `name`. Once this returns, the key is durable and every reader sees it whole.
+
+        Never overwrites: of several concurrent calls for one name exactly one succeeds.
+
+        Raises:
+            KeyExistsError: The name is taken; what is stored stays as it was.
+        """
+
+    @abstractmethod
+    async def get(self, name: str) -> bytes:
+        """Return the value stored under `name`.
+
+        Raises:
+            KeyNotFoundError: There is none.
+        """
+
+    @abstractmethod
+    async def delete(self, name: str) -> None:
+        """Remove the key. Once this returns, it is gone for good.
+
+        Raises:
+            KeyNotFoundError: There is none. A store that can't tell (Vault) returns instead.
+        """
+
+    @abstractmethod
+    async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
+        """Return the first `limit` names that begin with `prefix` and are not less than `start`.
+
+        Names are ordered by their bytes; nothing that matches gives an empty page. `page_of` does the work for a
+        store that has all its names at hand.
+        """
+
+    async def close(self) -> None:
+        """Release what the store holds (connections, files, threads). It is not used afterwards; may be called twice."""
+        return
+
+
+def page_of(names: Iterable[str], prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
+    """Cut a page out of all `names`, which may be in any order. Arguments and result as in `KeyStore.list`."""
+    if limit <= 0:
+        limit = PAGE_SIZE
+    matching = sorted(name for name in names if name.startswith(prefix))
+    first = bisect_left(matching, start)
+    rest = matching[first : first + limit + 1]
+    return Page(rest[:limit], rest[limit] if len(rest) > limit else "")
+
+
+class BlockingCalls:
+    """Runs the calls of a blocking client library on worker threads of its own.
+
+    A thread that is stuck in a dead connection can't be cancelled, so each store has its own few threads and can use
+    up no others.
+    """
+
+    def __init__(self, name: str, *, threads: int = 8) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=f"kes-{name}")
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` on a worker thread and return its result.
+
+        When the caller is cancelled the thread still finishes the call, whose result is then dropped.
+        """
+        call = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def close(self) -> None:
+        """Take no more calls. Does not wait for those under way."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
