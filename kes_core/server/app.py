@@ -1,0 +1,231 @@
+"""The FastAPI application: the table of routes, and the one way that every request takes through it.
+
+A request's path is decoded once. What is compared with the policies, what is routed and what is executed is that one
+string; nothing normalises it afterwards. Everything between the HTTP server and the handlers happens in `_Dispatcher`,
+in the order that the protocol lays down: route, method, certificate, policy, argument, and then the handler, which
+reads the body. FastAPI keeps the routes and their documentation; its middleware, its parameters and its validation,
+none of which these routes use, cost more than the cryptography and are left out of a request's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import posixpath
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
+
+from kes_core.names import is_valid_name, is_valid_pattern
+from kes_core.policy import Decision, PolicyRequest
+from kes_core.routes import ROUTES, Argument, Auth, Route
+from kes_core.server import errors
+from kes_core.server.auth import Client, client_of
+from kes_core.server.call import Call
+from kes_core.server.errors import APIError, error_body
+from kes_core.server.http import Message, decode_path
+from kes_core.server.routes import keys, policies, system
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Send
+
+    from kes_core.server.audit import AuditLog
+    from kes_core.server.state import State
+
+__all__ = ["KESApp"]
+
+logger = logging.getLogger("kes.server")
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+_MAX_PATH_SEGMENTS: Final = 5
+"""The most segments before a route's argument: `/v1/key/bulk/decrypt/`."""
+_JSON: Final = (b"content-type", b"application/json")
+_TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
+_LOCATION_SAFE: Final = "/%:@!$&'()*+,;=-._~"
+_NOBODY: Final = Client("", "tls: client certificate is required", "", None)
+_SUBJECTS: Final = {"key": "key name", "policy": "policy name", "identity": "identity"}
+
+
+class KESApp(FastAPI):
+    """The API of the server. `state` is what it works with; assign another to swap everything at once."""
+
+    def __init__(self, state: State, audit: AuditLog) -> None:
+        super().__init__(title="kes-core", version=system.version(), openapi_url=None, redirect_slashes=False)
+        self.server_state = state
+        self.audit = audit
+        self._handlers: dict[str, tuple[Route, Handler]] = {}
+        handlers = {**system.HANDLERS, **keys.HANDLERS, **policies.HANDLERS, system.API_PATH: self._list_api}
+        for route in ROUTES:
+            if route.path in handlers:
+                self._add(route, handlers[route.path])
+
+    def _add(self, route: Route, handler: Handler) -> None:
+        self._handlers[route.path] = (route, handler)
+        methods = [route.method, "POST"] if route.method == "PUT" else [route.method]
+        parameter = f"{{{route.argument.value}}}" if route.argument is not None else ""
+        self.add_route(route.path + parameter, handler, methods=methods, name=route.summary)  # type: ignore[arg-type] # handlers take a Call and return what is encoded as JSON
+
+    async def _list_api(self, call: Call) -> list[dict[str, Any]]:
+        return system.api_listing(frozenset(self._handlers), call.server_state.timeouts)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return _Dispatcher(self, self._handlers)
+
+
+class _Dispatcher:
+    """Serves one request after the other: who may do what, and what came of it."""
+
+    def __init__(self, app: KESApp, handlers: Mapping[str, tuple[Route, Handler]]) -> None:
+        self._app = app
+        self._handlers = handlers
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        state = self._app.server_state
+        path = decode_path(scope["raw_path"])
+        sender = _NOBODY
+        status, headers, body = 500, [_JSON], error_body(errors.INTERNAL[1])
+        try:
+            route, handler, argument = self._route(scope, path)
+            if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
+                sender = client_of(
+                    scope, proxies=state.proxies, proxy_header=state.proxy_header, verified=state.verified
+                )
+            if route.auth is Auth.POLICY and route.path not in state.unauthenticated:
+                await _authorize(state, route, argument, sender, scope["method"], path)
+            call = Call(scope, receive, state, route)
+            call.sender = sender
+            call.argument = _validated(route, argument)
+            async with asyncio.timeout(state.timeouts[route.path]):
+                answer = await handler(call)
+            status, headers, body = _success(answer)
+        except APIError as error:
+            status, body = error.status, error_body(error.message)
+        except _NotRouted as error:
+            status, headers, body = error.status, error.headers, error.body
+        except TimeoutError:
+            status, body = errors.TIMED_OUT[0], error_body(errors.TIMED_OUT[1])
+        except ClientDisconnect:
+            return
+        except Exception:
+            logger.exception("internal error while serving %r", path)
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        if self._app.audit.enabled:
+            address = sender.address or (scope["client"] or ("",))[0]
+            seconds = time.perf_counter() - started
+            self._app.audit.record(ip=address, path=path, identity=sender.identity, code=status, seconds=seconds)
+
+    def _route(self, scope: Message, path: str) -> tuple[Route, Handler, str]:
+        route, handler, argument = self._find(scope["raw_path"], path, scope["query_string"])
+        method = scope["method"]
+        if method != route.method and not (method == "POST" and route.method == "PUT"):
+            message = f"received method '{method}' expected '{route.method}'"
+            raise _NotRouted(405, [_JSON, (b"accept", route.method.encode("ascii"))], error_body(message))
+        return route, handler, argument
+
+    def _find(self, raw_path: bytes, path: str, query: bytes) -> tuple[Route, Handler, str]:
+        """Return the route for a decoded path, or where the client should ask instead."""
+        clean = _clean(raw_path)
+        if clean != raw_path:
+            raise _redirect(clean, query)
+        found = self._handlers.get(path)
+        if found is not None:
+            return *found, ""
+        end = 0
+        for _segment in range(_MAX_PATH_SEGMENTS):
+            end = path.find("/", end) + 1
+            if not end:
+                break
+            found = self._handlers.get(path[:end])
+            if found is not None:
+                return *found, path[end:]
+        if path + "/" in self._handlers:
+            raise _redirect(raw_path + b"/", query)
+        raise _NotRouted(404, [_TEXT, (b"x-content-type-options", b"nosniff")], errors.NO_ROUTE)
+
+
+class _NotRouted(Exception):  # noqa: N818 # an answer, not a failure
+    """A request that reaches no handler, with its answer."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+def _clean(raw_path: bytes) -> bytes:
+    """Return a path without empty and dot segments. Nothing is decoded: `%2e` is an ordinary part of a name."""
+    if raw_path.startswith(b"/") and b"//" not in raw_path and b"/." not in raw_path:
+        return raw_path
+    clean = posixpath.normpath(b"/" + raw_path)
+    clean = b"/" + clean.lstrip(b"/")
+    return clean + b"/" if raw_path.endswith(b"/") and clean != b"/" else clean
+
+
+def _redirect(raw_path: bytes, query: bytes) -> _NotRouted:
+    location = quote(raw_path, safe=_LOCATION_SAFE) + ("?" + quote(query, safe=_LOCATION_SAFE + "?") if query else "")
+    return _NotRouted(307, [_TEXT, (b"location", location.encode("ascii"))], b"")
+
+
+async def _authorize(state: State, route: Route, argument: str, sender: Client, method: str, path: str) -> None:
+    """Ask the policy engines: one that denies refuses, and one at least has to allow (protocol section 2)."""
+    if sender.error:
+        raise APIError(400, sender.error)
+    if sender.identity == state.admin:
+        return
+    request = PolicyRequest(
+        identity=sender.identity,
+        method=method,
+        path=path,
+        api=route.path,
+        resource=argument,
+        remote_address=sender.address,
+        time=datetime.now(UTC),
+        certificate=sender.certificate,
+    )
+    allowed = False
+    reasons = []
+    for name, engine in state.engines:
+        try:
+            decision, reason = await engine.authorize(request)
+        except Exception:
+            logger.exception("policy engine %r failed; the request is refused", name)
+            decision, reason = Decision.DENY, "failed"
+        if decision is Decision.DENY:
+            logger.info("refused %s to %s: %s: %s", path, sender.identity, name, reason)
+            raise APIError(*errors.NOT_ALLOWED)
+        allowed = allowed or decision is Decision.ALLOW
+        reasons.append(f"{name}: {reason}")
+    if not allowed:
+        logger.info("refused %s to %s: %s", path, sender.identity, "; ".join(reasons))
+        raise APIError(*errors.NOT_ALLOWED)
+
+
+def _validated(route: Route, argument: str) -> str:
+    if route.argument is None:
+        return argument
+    if route.argument is Argument.NAME:
+        if not is_valid_name(argument):
+            subject = _SUBJECTS[route.path.split("/")[2]]
+            raise APIError(400, f"{subject} '{argument}' is empty, too long or contains invalid characters")
+    else:
+        pattern, separator, place = argument.partition("~")
+        if not is_valid_pattern(pattern + "*" if separator else pattern) or (separator and not is_valid_name(place)):
+            raise APIError(400, f"listing pattern '{argument}' is empty, too long or is invalid")
+    return argument
+
+
+def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    if answer is None:
+        return 200, [], b""
+    return 200, [_JSON], json.dumps(answer, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,96 @@
+"""One request on its way through the server, and what handlers need of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import ClientDisconnect, Request
+
+from kes_core.server.errors import INVALID_BODY, APIError
+
+if TYPE_CHECKING:
+    from kes_core.routes import Route
+    from kes_core.server.auth import Client
+    from kes_core.server.http import Message
+    from kes_core.server.state import State
+
+__all__ = ["Call", "decode_base64", "encode_base64", "json_body"]
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_LINE_ENDS: Final = {ord("\r"): None, ord("\n"): None}
+
+
+class Call(Request):
+    """A request that is authorized, with its route, its argument and the state of the server it is served from."""
+
+    def __init__(self, scope: Message, receive: Any, state: State, route: Route) -> None:
+        super().__init__(scope, receive)
+        self.server_state = state
+        self.kes_route = route
+        self.argument = ""
+        """What follows the route's path: a valid name or listing pattern."""
+        self.sender: Client
+        """Who sent the request."""
+
+    async def limited_body(self) -> bytes:
+        """Return the body, cut off at the route's limit: what follows a complete value is not read."""
+        limit = self.kes_route.max_body
+        body = b""
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
+            body = body + chunk if body else chunk
+            if len(body) >= limit:
+                return body[:limit]
+            if not message.get("more_body", False):
+                return body
+
+
+def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:
+    """Return the first JSON value of `body`, ignoring what follows it; null counts as an empty object.
+
+    Raises:
+        APIError: With `error`, if there is none.
+    """
+    text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
+    try:
+        value, _end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        raise APIError(*error) from None
+    return {} if value is None else value
+
+
+def decode_base64(members: Any, name: str, error: tuple[int, str] = INVALID_BODY) -> bytes:
+    """Return the bytes of the member `name`, which is standard base64; missing and null are empty.
+
+    Raises:
+        APIError: With `error`, if `members` is no object or the member no base64.
+    """
+    if not isinstance(members, dict):
+        raise APIError(*error)
+    text = members.get(name)
+    if not text and (text is None or text == ""):
+        return b""
+    if not isinstance(text, str):
+        raise APIError(*error)
+    if "\n" in text or "\r" in text:
+        text = text.translate(_LINE_ENDS)
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise APIError(*error) from None
+
+
+def encode_base64(data: bytes) -> str:
+    """Return `data` as standard base64."""
+    return base64.b64encode(data).decode("ascii")

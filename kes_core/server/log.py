@@ -1,0 +1,52 @@
+"""The error log: structured lines on standard error. JSON for machines, plain text where a person looks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+__all__ = ["set_level", "set_up"]
+
+_OFF: Final = 9
+"""The configuration's level (Go's scale: debug -4, info 0, warn 4, error 8) from which on nothing is logged."""
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = record.getMessage()
+        # Tracebacks without the values of variables: in a key server these are keys.
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        if self._as_json:
+            event = {"time": moment, "level": record.levelname, "logger": record.name, "message": message}
+            if trace:
+                event["traceback"] = trace
+            return json.dumps(event, separators=(",", ":"))
+        return f"{moment} {record.levelname} {message}" + (f"\n{trace}" if trace else "")
+
+
+def set_up(level: int, stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error) from `level` of the configuration's scale on."""
+    stream = stream if stream is not None else sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Formatter(as_json=not stream.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries log what they are given, and some are given secrets: their warnings are enough.
+    root.setLevel(logging.WARNING)
+    set_level(level)
+
+
+def set_level(level: int) -> None:
+    """Log from `level` of the configuration's scale on."""
+    # From Go's scale, where 4 lie between two levels, to Python's, where 10 do.
+    python_level = logging.INFO + round(level * 2.5) if level < _OFF else logging.CRITICAL + 1
+    logging.getLogger("kes").setLevel(python_level)
+    logging.getLogger().handlers[0].setLevel(python_level)

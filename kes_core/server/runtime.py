@@ -1,0 +1,292 @@
+"""The server's runtime: an ASGI application on listening sockets, over TLS.
+
+`Runtime` is all that the rest of the server knows of it, so that another HTTP server can be put under the same
+application without touching it. The one here is Hypercorn's protocols on TLS connections of our own (`tls`, `http`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.typing import ConnectionState
+
+from kes_core.server.http import App, HTTP1Protocol, HTTP2Protocol, Message
+from kes_core.server.tls import TLSConnection, TLSSettings, make_context
+
+if TYPE_CHECKING:
+    from hypercorn.typing import TaskGroup
+
+__all__ = ["HypercornRuntime", "Runtime"]
+
+logger = logging.getLogger("kes.server")
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds for the TLS handshake."""
+HEADER_TIMEOUT: Final = 10.0
+"""Seconds from the first byte of a request's header to its last (HTTP/1.1)."""
+IDLE_TIMEOUT: Final = 90.0
+"""Seconds after which a connection without a request is closed."""
+WRITE_TIMEOUT: Final = 30.0
+"""Seconds for which a client may refuse to take any more of a response."""
+SWEEP_INTERVAL: Final = 0.5
+"""Seconds between two looks at these limits."""
+RESERVED_FILES: Final = 128
+"""File descriptors kept back from connections, for the key store, logs and listeners."""
+MAX_CONNECTIONS: Final = 10_000
+
+
+class Runtime(Protocol):
+    """Serves an ASGI application over HTTPS on HTTP/1.1 and HTTP/2.
+
+    The application finds the client's certificates in its scope, as the ASGI TLS extension says:
+    `scope["extensions"]["tls"]["client_cert_chain"]`, PEM strings, the client's own first.
+    """
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve on `sockets`, which are bound already, until `stop`."""
+
+    def reload(self, tls: TLSSettings) -> None:
+        """Use `tls` for new connections; those that are open go on. Raises `TLSError` and changes nothing if it can't."""
+
+    async def stop(self, *, grace: float) -> None:
+        """Take no more connections, let requests under way finish for `grace` seconds, and close."""
+
+
+class HypercornRuntime:
+    """The `Runtime` on Hypercorn, on the running event loop."""
+
+    def __init__(self, app: App, tls: TLSSettings) -> None:
+        self.app = app
+        self.context = WorkerContext(None)
+        self.config = _hypercorn_config()
+        self._tls_context = make_context(tls)
+        self._listeners: list[asyncio.Server] = []
+        self._connections: dict[TLSConnection, _Connection] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._max_connections = _connection_limit()
+        self._turned_away = 0
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            self._listeners.append(await loop.create_server(self._new_connection, sock=sock, backlog=1024))
+        self._sweeper = loop.create_task(self._sweep())
+
+    def reload(self, tls: TLSSettings) -> None:
+        self._tls_context = make_context(tls)
+
+    async def stop(self, *, grace: float) -> None:
+        for listener in self._listeners:
+            listener.close()
+        await self.context.terminated.set()
+        for connection in list(self._connections.values()):
+            if connection.idle:
+                connection.close()
+        deadline = asyncio.get_running_loop().time() + grace
+        while self._connections and asyncio.get_running_loop().time() < deadline:
+            waiting = [connection.gone.wait() for connection in self._connections.values()]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.gather(*waiting)
+        for tls in list(self._connections):
+            tls.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        """Run `work` as a task of the runtime. What it raises is logged: it has ended only itself."""
+        task = asyncio.get_running_loop().create_task(cast("Coroutine[Any, Any, None]", work))
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("internal error", exc_info=error)
+
+    # Connections
+
+    def _new_connection(self) -> TLSConnection:
+        return TLSConnection(
+            self._tls_context,
+            on_connect=self._admit,
+            on_established=self._serve,
+            on_closed=self._forget,
+        )
+
+    def _admit(self, tls: TLSConnection) -> bool:
+        if len(self._connections) >= self._max_connections:
+            self._turned_away += 1
+            return False
+        self._connections[tls] = _Connection(self, tls)
+        return True
+
+    def _serve(self, tls: TLSConnection) -> None:
+        self.spawn(self._connections[tls].run())
+
+    def _forget(self, tls: TLSConnection) -> None:
+        connection = self._connections.pop(tls, None)
+        if connection is not None:
+            connection.gone.set()
+
+    async def _sweep(self) -> None:
+        """Close connections that take longer than they may. One task for all: a timer a request would cost more."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            now = loop.time()
+            for connection in list(self._connections.values()):
+                connection.check(now)
+            if self._turned_away:
+                logger.warning(
+                    "turned away %d connections: %d are open, which is the limit",
+                    self._turned_away,
+                    self._max_connections,
+                )
+                self._turned_away = 0
+
+
+class _Connection:
+    """A client's connection: feeds its protocol, and knows how long it may take for what it is doing."""
+
+    def __init__(self, runtime: HypercornRuntime, tls: TLSConnection) -> None:
+        self.app = runtime.app
+        self.spawn = runtime.spawn
+        self.write = tls.write
+        self.scope_base: Message = {}
+        self.gone = asyncio.Event()
+        self._runtime = runtime
+        self._tls = tls
+        self._protocol: HTTP1Protocol | HTTP2Protocol | None = None
+        self._loop = asyncio.get_running_loop()
+        self._deadline: float | None = self._loop.time() + HANDSHAKE_TIMEOUT
+        self._waiting_for_header = False
+        self._write_deadline: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._protocol is None or self._protocol.idle
+
+    async def run(self) -> None:
+        self._protocol = protocol = self._start_protocol()
+        try:
+            await protocol.initiate()
+            while data := await self._tls.read():
+                await protocol.handle(RawData(data))
+                self._update_deadline(protocol)
+        finally:
+            await protocol.handle(Closed())
+            self._tls.close()
+
+    def close(self) -> None:
+        """Close now that nothing is being worked on."""
+        if isinstance(self._protocol, HTTP2Protocol):
+            self._protocol.connection.close_connection()
+            self._tls.write(self._protocol.connection.data_to_send())
+        self._tls.close()
+
+    def check(self, now: float) -> None:
+        """Close the connection if it has used up its time."""
+        if self._deadline is not None and now > self._deadline:
+            if self._tls.established and not self._waiting_for_header:
+                self.close()
+                self._deadline = now + WRITE_TIMEOUT
+            else:
+                self._tls.abort()
+        if not self._tls.writing_paused:
+            self._write_deadline = None
+        elif self._write_deadline is None:
+            self._write_deadline = now + WRITE_TIMEOUT
+        elif now > self._write_deadline:
+            self._tls.abort()
+
+    def _start_protocol(self) -> HTTP1Protocol | HTTP2Protocol:
+        tls = self._tls
+        self.scope_base = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "scheme": "https",
+            "root_path": "",
+            "client": tls.client,
+            "server": tls.server,
+            "extensions": {"tls": {"client_cert_chain": tls.client_certificates()}},
+        }
+        self._deadline = self._loop.time() + IDLE_TIMEOUT
+        protocol = HTTP2Protocol if tls.alpn == "h2" else HTTP1Protocol
+        group = cast("TaskGroup", _Spawner(self._runtime))
+        state = ConnectionState({})
+        runtime = self._runtime
+        return protocol(self, runtime.config, runtime.context, group, state, True, tls.client, tls.server, self._send)
+
+    async def _send(self, event: Event) -> None:
+        """Do what the protocol says."""
+        if isinstance(event, RawData):
+            self._tls.write(event.data)
+            await self._tls.drain()
+        elif isinstance(event, Closed):
+            self._tls.close()
+        elif isinstance(event, Updated) and event.idle:
+            self._waiting_for_header = False
+            self._deadline = self._loop.time() + IDLE_TIMEOUT
+            if self._runtime.context.terminated.is_set():
+                self._tls.close()
+
+    def _update_deadline(self, protocol: HTTP1Protocol | HTTP2Protocol) -> None:
+        if not protocol.idle:
+            self._deadline = None
+            self._waiting_for_header = False
+        elif protocol.has_partial_request and not self._waiting_for_header:
+            self._waiting_for_header = True
+            self._deadline = self._loop.time() + HEADER_TIMEOUT
+        elif self._deadline is None:
+            self._deadline = self._loop.time() + IDLE_TIMEOUT
+
+
+class _Spawner:
+    """The part of Hypercorn's task group that its protocols use."""
+
+    def __init__(self, runtime: HypercornRuntime) -> None:
+        self._runtime = runtime
+
+    def spawn(self, function: Any, *args: Any) -> None:
+        self._runtime.spawn(function(*args))
+
+
+def _hypercorn_config() -> HypercornConfig:
+    config = HypercornConfig()
+    config.include_server_header = False
+    config.include_date_header = False  # added with the response, formatted once a second
+    # Hypercorn ends an HTTP/2 connection after so many requests, and clients then fail those under way.
+    config.keep_alive_max_requests = 2**62
+    config.h2_max_concurrent_streams = 250
+    config.h2_max_header_list_size = 32 * 1024
+    config.h11_max_incomplete_size = 32 * 1024
+    return config
+
+
+def _connection_limit() -> int:
+    """Return how many connections may be open, after raising the limit of open files as far as is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + RESERVED_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(16, min(MAX_CONNECTIONS, soft - RESERVED_FILES))

@@ -1,0 +1,108 @@
+"""What the server works with: one snapshot, replaced whole when the configuration is read again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from kes_core.cache import CacheExpiry, KeyCache
+from kes_core.crypto import KeyVersion, Timestamp
+from kes_core.keystore import KeyExistsError, KeyNotFoundError
+from kes_core.routes import ROUTES
+from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+    from kes_core.plugins import Plugins
+    from kes_core.policy import PolicyEngine
+
+__all__ = ["State", "connect"]
+
+_IDENTITY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """The running configuration with what it is connected to. A request takes it once and keeps it to its end."""
+
+    config: Config
+    cache: KeyCache
+    engines: tuple[tuple[str, PolicyEngine], ...]
+    """The policy engines by name, in the order in which they are asked."""
+    admin: str
+    """The admin's identity; empty when it is switched off."""
+    policy_of: Mapping[str, str]
+    """The name of the policy of each identity that has one."""
+    proxies: frozenset[str]
+    proxy_header: bytes
+    verified: bool
+    """Whether clients' certificates are verified (`tls.auth: on`)."""
+    timeouts: Mapping[str, float | None]
+    """The time for a request by route, in seconds."""
+    unauthenticated: frozenset[str]
+    """Paths of the routes with `skip_auth`."""
+    started_at: Timestamp
+    """When this configuration came into force."""
+
+    async def close(self) -> None:
+        """Let go of the key store and the policy engines."""
+        await self.cache.close()
+        for _name, engine in self.engines:
+            await engine.close()
+
+
+async def connect(config: Config, plugins: Plugins) -> State:
+    """Connect to the key store and the policy engines that `config` names, and make the keys that it asks for.
+
+    Raises:
+        KeyStoreError: The key store can't be connected to, or a key not be made.
+    """
+    store = await config.keystore.backend.connect(config.keystore.settings)
+    expiry = config.cache.expiry
+    cache = KeyCache(store, CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline))
+    try:
+        admin = config.admin.identity if _IDENTITY.fullmatch(config.admin.identity) else ""
+        await _create_missing_keys(cache, config.keys, created_by=admin)
+        static = await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy))
+        others = [(choice.type.name, await choice.type.connect(choice.settings)) for choice in config.policy_engines]
+    except BaseException:
+        await cache.close()
+        raise
+    return State(
+        config=config,
+        cache=cache,
+        engines=((ENGINE_NAME, static), *others),
+        admin=admin,
+        policy_of=MappingProxyType(
+            {identity: name for name, policy in config.policy.items() for identity in policy.identities}
+        ),
+        proxies=frozenset(config.tls.proxy.identities),
+        proxy_header=config.tls.proxy.header.cert.lower().encode("ascii"),
+        verified=config.tls.auth,
+        timeouts=MappingProxyType(_timeouts(config)),
+        unauthenticated=frozenset(path for path, api in config.api.items() if api.skip_auth),
+        started_at=Timestamp.now(),
+    )
+
+
+async def _create_missing_keys(cache: KeyCache, names: tuple[str, ...], *, created_by: str) -> None:
+    for name in names:
+        try:
+            await cache.get(name)
+        except KeyNotFoundError:
+            try:
+                await cache.create(name, KeyVersion.generate(created_by))
+            except KeyExistsError:
+                continue  # another server was faster
+
+
+def _timeouts(config: Config) -> dict[str, float | None]:
+    timeouts: dict[str, float | None] = {}
+    for route in ROUTES:
+        settings = config.api.get(route.path)
+        timeout = route.timeout if settings is None or not settings.timeout else settings.timeout
+        timeouts[route.path] = timeout or None
+    return timeouts

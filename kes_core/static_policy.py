@@ -1,0 +1,85 @@
+"""The static policy engine: the `policy:` section of the configuration file (protocol section 2).
+
+Built into the core, but an ordinary plugin. The server puts it first and gives it the policies of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from kes_core.config import PolicySettings, Section
+from kes_core.hookspecs import PolicyEngineType, hookimpl
+from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
+
+__all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "allows"]
+
+kes_hookspec_version = 1
+
+ENGINE_NAME: Final = "static"
+
+
+class _Patterns:
+    """A set of patterns, compiled: one that ends in `*` matches what begins with the rest, another what equals it."""
+
+    __slots__ = ("_exact", "_prefixes")
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        patterns = tuple(patterns)
+        # An empty pattern matches nothing, not even an empty path.
+        self._exact = frozenset(pattern for pattern in patterns if pattern and not pattern.endswith("*"))
+        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+
+    def match(self, path: str) -> bool:
+        return path in self._exact or path.startswith(self._prefixes)
+
+
+class _Policy:
+    __slots__ = ("allow", "deny", "name")
+
+    def __init__(self, name: str, settings: PolicySettings) -> None:
+        self.name = name
+        self.allow = _Patterns(settings.allow)
+        self.deny = _Patterns(settings.deny)
+
+
+def allows(settings: PolicySettings, path: str) -> bool:
+    """Tell whether a policy alone allows the decoded request path `path`."""
+    policy = _Policy("", settings)
+    return not policy.deny.match(path) and policy.allow.match(path)
+
+
+class StaticPolicyConfig(Section):
+    """The policies of the configuration file by name."""
+
+    policies: Mapping[str, PolicySettings]
+
+
+class StaticPolicyEngine(PolicyEngine):
+    """Allows what the one policy of an identity allows and does not deny; abstains for identities without a policy."""
+
+    def __init__(self, policies: Mapping[str, PolicySettings]) -> None:
+        self._by_identity = {
+            identity: policy
+            for policy, settings in ((_Policy(name, settings), settings) for name, settings in policies.items())
+            for identity in settings.identities
+        }
+
+    async def authorize(self, request: PolicyRequest) -> Verdict:
+        policy = self._by_identity.get(request.identity)
+        if policy is None:
+            return Verdict(Decision.ABSTAIN, "the identity is in no policy")
+        if policy.deny.match(request.path):
+            return Verdict(Decision.DENY, f"denied by policy {policy.name!r}")
+        if policy.allow.match(request.path):
+            return Verdict(Decision.ALLOW, policy.name)
+        return Verdict(Decision.ABSTAIN, f"no allow rule of policy {policy.name!r} matches")
+
+
+async def _connect(config: StaticPolicyConfig) -> StaticPolicyEngine:
+    return StaticPolicyEngine(config.policies)
+
+
+@hookimpl
+def kes_policy_engines() -> Sequence[PolicyEngineType]:
+    return [PolicyEngineType(name=ENGINE_NAME, config=StaticPolicyConfig, connect=_connect)]
