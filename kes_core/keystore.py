@@ -116,7 +116,7 @@ class KeyStore(ABC):
         """
 
     async def close(self) -> None:
-        """Release what the store holds (connections, files, threads). It is not used afterwards; may be called twice."""
+        """Release what the store holds: connections, files, threads. May be called twice; nothing else afterwards."""
         return
 
 

@@ -98,12 +98,11 @@ class _Dispatcher:
                 sender = client_of(
                     scope, proxies=state.proxies, proxy_header=state.proxy_header, verified=state.verified
                 )
-            if route.auth is Auth.POLICY and route.path not in state.unauthenticated:
-                await _authorize(state, route, argument, sender, scope["method"], path)
-            call = Call(scope, receive, state, route)
-            call.sender = sender
-            call.argument = _validated(route, argument)
+            call = Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
             async with asyncio.timeout(state.timeouts[route.path]):
+                if route.auth is Auth.POLICY and route.path not in state.unauthenticated:
+                    await _authorize(call, path)
+                _validate(route, argument)
                 answer = await handler(call)
             status, headers, body = _success(answer)
         except APIError as error:
@@ -177,18 +176,19 @@ def _redirect(raw_path: bytes, query: bytes) -> _NotRouted:
     return _NotRouted(307, [_TEXT, (b"location", location.encode("ascii"))], b"")
 
 
-async def _authorize(state: State, route: Route, argument: str, sender: Client, method: str, path: str) -> None:
+async def _authorize(call: Call, path: str) -> None:
     """Ask the policy engines: one that denies refuses, and one at least has to allow (protocol section 2)."""
+    state, sender = call.server_state, call.sender
     if sender.error:
         raise APIError(400, sender.error)
     if sender.identity == state.admin:
         return
     request = PolicyRequest(
         identity=sender.identity,
-        method=method,
+        method=call.scope["method"],
         path=path,
-        api=route.path,
-        resource=argument,
+        api=call.kes_route.path,
+        resource=call.argument,
         remote_address=sender.address,
         time=datetime.now(UTC),
         certificate=sender.certificate,
@@ -211,18 +211,16 @@ async def _authorize(state: State, route: Route, argument: str, sender: Client, 
         raise APIError(*errors.NOT_ALLOWED)
 
 
-def _validated(route: Route, argument: str) -> str:
-    if route.argument is None:
-        return argument
+def _validate(route: Route, argument: str) -> None:
+    """Refuse an argument that is no name or listing pattern, before anything is done with it."""
     if route.argument is Argument.NAME:
         if not is_valid_name(argument):
             subject = _SUBJECTS[route.path.split("/")[2]]
             raise APIError(400, f"{subject} '{argument}' is empty, too long or contains invalid characters")
-    else:
+    elif route.argument is Argument.PATTERN:
         pattern, separator, place = argument.partition("~")
         if not is_valid_pattern(pattern + "*" if separator else pattern) or (separator and not is_valid_name(place)):
             raise APIError(400, f"listing pattern '{argument}' is empty, too long or is invalid")
-    return argument
 
 
 def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

@@ -29,15 +29,17 @@ _LINE_ENDS: Final = {ord("\r"): None, ord("\n"): None}
 
 
 class Call(Request):
-    """A request that is authorized, with its route, its argument and the state of the server it is served from."""
+    """A request with its route, its argument, its sender and the state of the server it is served from."""
 
-    def __init__(self, scope: Message, receive: Any, state: State, route: Route) -> None:
+    def __init__(
+        self, scope: Message, receive: Any, *, state: State, route: Route, argument: str, sender: Client
+    ) -> None:
         super().__init__(scope, receive)
         self.server_state = state
         self.kes_route = route
-        self.argument = ""
-        """What follows the route's path: a valid name or listing pattern."""
-        self.sender: Client
+        self.argument = argument
+        """What follows the route's path: a name or a listing pattern, valid once a handler sees it."""
+        self.sender = sender
         """Who sent the request."""
 
     async def limited_body(self) -> bytes:

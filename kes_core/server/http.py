@@ -13,8 +13,9 @@ What differs from Hypercorn's own, and why:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import format_date_time
@@ -26,7 +27,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import h11
-from hypercorn.events import Closed, RawData, Updated
+from hypercorn.events import Closed, Updated
 from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
@@ -35,7 +36,7 @@ from hypercorn.utils import filter_pseudo_headers
 if TYPE_CHECKING:
     from hypercorn.protocol.events import Event as StreamEvent
 
-__all__ = ["App", "Link", "HTTP1Protocol", "HTTP2Protocol", "decode_path"]
+__all__ = ["App", "HTTP1Protocol", "HTTP2Protocol", "Link", "Message", "decode_path"]
 
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -53,11 +54,13 @@ class Link(Protocol):
     """What a protocol knows of its connection."""
 
     app: App
-    spawn: Callable[[Awaitable[None]], object]
     scope_base: Message
     """What all requests of the connection have in common in their ASGI scope."""
 
-    def write(self, data: bytes) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], /) -> object:
+        """Run `work` as a task."""
+
+    def write(self, data: bytes, /) -> None:
         """Send bytes to the client."""
 
 
@@ -219,7 +222,9 @@ async def _send_parts(
     """Send a part of a response with Hypercorn's own flow control."""
     stream_id = stream.stream_id
     if status:
-        await protocol.stream_send(Response(stream_id=stream_id, headers=[*headers, _DATE.header()], status_code=status))
+        await protocol.stream_send(
+            Response(stream_id=stream_id, headers=[*headers, _DATE.header()], status_code=status)
+        )
     if body and stream.scope["method"] != "HEAD":
         await protocol.stream_send(Body(stream_id=stream_id, data=body))
     if not more:
@@ -229,6 +234,8 @@ async def _send_parts(
 
 class HTTP1Protocol(H11Protocol):
     """HTTP/1.1, one request at a time."""
+
+    stream: Any  # a _RequestStream: Hypercorn calls only `handle`, which it has
 
     def __init__(self, link: Link, *args: Any) -> None:
         super().__init__(link.app, *args)  # type: ignore[arg-type] # Hypercorn's wrapper of an app; only we call it
@@ -263,7 +270,7 @@ class HTTP1Protocol(H11Protocol):
             elif isinstance(event, h11.Data):
                 await self._take_body(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
-                if isinstance(self.stream, _RequestStream):
+                if self.stream is not None:
                     self.stream.feed_end()
                 else:
                     await self._maybe_recycle()
@@ -278,12 +285,12 @@ class HTTP1Protocol(H11Protocol):
         self.keep_alive_requests += 1
         scope = _scope(self._link, request.method, request.target, list(request.headers), request.http_version.decode())
         stream = _RequestStream(self, STREAM_ID, scope, ended=False)
-        self.stream = stream  # type: ignore[assignment] # Hypercorn only calls `handle` and `idle`
+        self.stream = stream
         self._link.spawn(stream.run(self._link.app))
 
     async def _take_body(self, data: bytes) -> None:
         stream = self.stream
-        if isinstance(stream, _RequestStream):
+        if stream is not None:
             stream.feed(data)
             while stream.unread > _MAX_UNREAD_BODY and not stream.closed:
                 self._consumed.clear()
@@ -343,14 +350,15 @@ class HTTP1Protocol(H11Protocol):
 class HTTP2Protocol(H2Protocol):
     """HTTP/2, many requests at a time."""
 
+    streams: dict[int, Any]  # of _RequestStream: Hypercorn calls only `handle` and `idle`, which it has
+
     def __init__(self, link: Link, *args: Any) -> None:
         super().__init__(link.app, *args)  # type: ignore[arg-type] # Hypercorn's wrapper of an app; only we call it
         self._link = link
         self._pending_resets = 0
         self._flush_scheduled = False
-        settings = dict(self.connection.local_settings)
-        settings.pop(h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL, None)
-        self.connection.local_settings = h2.settings.Settings(client=False, initial_values=settings)
+        # WebSockets over HTTP/2, which Hypercorn offers, are not served.
+        del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
 
     @property
     def has_partial_request(self) -> bool:
@@ -364,19 +372,25 @@ class HTTP2Protocol(H2Protocol):
             elif isinstance(event, h2.events.DataReceived):
                 self._take_body(event)
             elif isinstance(event, h2.events.StreamEnded):
-                stream = self.streams.get(event.stream_id)
-                if isinstance(stream, _RequestStream):
+                if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_end()
             elif isinstance(event, h2.events.StreamReset):
                 await self._take_reset(event)
-            elif isinstance(event, h2.events.WindowUpdated):
-                await self._window_updated(event.stream_id)
-            elif isinstance(event, h2.events.RemoteSettingsChanged):
-                if h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings:
-                    await self._window_updated(None)
             elif isinstance(event, h2.events.ConnectionTerminated):
                 await self.send(Closed())
+            else:
+                await self._update_window(event)
         self._flush_soon()
+
+    async def _update_window(self, event: h2.events.Event) -> None:
+        """Go on with responses that waited for the client to take more."""
+        if isinstance(event, h2.events.WindowUpdated):
+            await self._window_updated(event.stream_id)
+        elif (
+            isinstance(event, h2.events.RemoteSettingsChanged)
+            and h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings
+        ):
+            await self._window_updated(None)
 
     def _begin(self, request: h2.events.RequestReceived) -> None:
         stream_id = request.stream_id
@@ -392,13 +406,13 @@ class HTTP2Protocol(H2Protocol):
             "2",
         )
         stream = _RequestStream(self, stream_id, scope, ended=request.stream_ended is not None)
-        self.streams[stream_id] = stream  # type: ignore[assignment] # Hypercorn only calls `handle` and `idle`
+        self.streams[stream_id] = stream
         self._link.spawn(stream.run(self._link.app))
 
     def _take_body(self, event: h2.events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id)
         padding = event.flow_controlled_length - len(event.data)
-        if isinstance(stream, _RequestStream):
+        if stream is not None:
             stream.feed(bytes(event.data))
         else:
             padding = event.flow_controlled_length
@@ -407,7 +421,7 @@ class HTTP2Protocol(H2Protocol):
 
     async def _take_reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
-        if isinstance(stream, _RequestStream):
+        if stream is not None:
             self._pending_resets += 1
             self._release(stream)
             if self._pending_resets > _MAX_PENDING_RESETS:
@@ -468,10 +482,8 @@ class HTTP2Protocol(H2Protocol):
             self._release(stream)
 
     async def abandon(self, stream: _RequestStream) -> None:
-        try:
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # the client was faster
             self.connection.reset_stream(stream.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
-        except h2.exceptions.ProtocolError:
-            pass
         await self._finish(stream)
 
     async def wants_body(self, _stream: _RequestStream) -> None:

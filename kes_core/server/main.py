@@ -112,6 +112,7 @@ class _Server:
         # What is loaded by now stays: the garbage collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        logger.info("listening on %s", ", ".join(f"https://{address}" for address in info.addresses))
         if on_started is not None:
             on_started(info)
         self._notify("kes_server_started", info)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import resource
 import socket
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -55,7 +55,11 @@ class Runtime(Protocol):
         """Serve on `sockets`, which are bound already, until `stop`."""
 
     def reload(self, tls: TLSSettings) -> None:
-        """Use `tls` for new connections; those that are open go on. Raises `TLSError` and changes nothing if it can't."""
+        """Use `tls` for new connections; those that are open go on.
+
+        Raises:
+            TLSError: It can't be used. Nothing has changed.
+        """
 
     async def stop(self, *, grace: float) -> None:
         """Take no more connections, let requests under way finish for `grace` seconds, and close."""
@@ -106,9 +110,9 @@ class HypercornRuntime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` as a task of the runtime. What it raises is logged: it has ended only itself."""
-        task = asyncio.get_running_loop().create_task(cast("Coroutine[Any, Any, None]", work))
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task

@@ -117,7 +117,9 @@ def _use_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
         kind = "DSA" if isinstance(key, dsa.DSAPrivateKey) else type(key).__name__
         raise TLSError(f"the private key {str(settings.key)!r} is of a kind that TLS can't use ({kind})")
     if _spki(key.public_key()) != _spki(leaf.public_key()):
-        raise TLSError(f"the private key {str(settings.key)!r} does not belong to the certificate {str(settings.cert)!r}")
+        raise TLSError(
+            f"the private key {str(settings.key)!r} does not belong to the certificate {str(settings.cert)!r}"
+        )
     context.use_privatekey(key)
     context.use_certificate(leaf)
     for certificate in chain:
@@ -146,7 +148,7 @@ def _load_client_cas(context: SSL.Context, ca: Path | None) -> None:
         raise TLSError(f"no file in the directory tls.ca {str(ca)!r} holds a valid PEM certificate")
 
 
-def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes | object:
+def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes | SSL._NoOverlappingProtocols:
     for protocol in (b"h2", b"http/1.1"):
         if protocol in offered:
             return protocol

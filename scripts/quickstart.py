@@ -1,0 +1,67 @@
+"""Start a server on the filesystem store, ready for use, and print what to paste next.
+
+Everything it makes is in two folders that can be deleted at any time: `.venv` (the installed packages) and `kes-demo`
+(configuration, certificate, keys). A second start goes on with the same keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from environment import ROOT, prepare
+
+CONFIG = """\
+address: {address}
+admin:
+  identity: {admin}
+tls:
+  key: {folder}/server.key
+  cert: {folder}/server.crt
+keystore:
+  fs:
+    path: {folder}/keys
+"""
+
+NEXT = """
+Paste this into another terminal, in this folder:
+
+  export PATH="{programs}:$PATH"
+  export KES_SERVER=https://{address}
+  export KES_API_KEY=$(cat "{folder}/admin.api-key")
+
+  kes key create my-key -k
+  kes key dek my-key -k
+
+-k because the server's certificate is self-made. Ctrl-C stops the server; the keys stay in {folder}/keys.
+"""
+
+
+def main() -> None:
+    programs = prepare(dev=False)
+    kes = str(programs / "kes")
+    folder = Path(os.environ.get("KES_DEMO", ROOT / "kes-demo"))
+    address = os.environ.get("KES_DEMO_ADDRESS", "127.0.0.1:7373")
+    config = folder / "config.yml"
+    if not config.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = subprocess.run([kes, "identity"], check=True, capture_output=True, text=True)
+        admin = json.loads(made.stdout)
+        secret = os.open(folder / "admin.api-key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(secret, "w") as file:
+            file.write(admin["api_key"] + "\n")
+        certificate = ["--key", str(folder / "server.key"), "--cert", str(folder / "server.crt"), "--expiry", "8760h"]
+        subprocess.run(
+            [kes, "identity", "new", "-f", *certificate, "--ip", "127.0.0.1", "localhost"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        config.write_text(CONFIG.format(address=address, admin=admin["identity"], folder=folder))
+    print(NEXT.format(programs=programs, address=address, folder=folder), flush=True)
+    os.execv(kes, [kes, "server", "--config", str(config)])
+
+
+if __name__ == "__main__":
+    main()
