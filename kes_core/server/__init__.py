@@ -1,5 +1,1 @@
-"""The server. `run` is all that the command line needs of it; the rest is private to the project."""
-
-from kes_core.server.main import ServerError, run
-
-__all__ = ["ServerError", "run"]
+"""The server, private to the project. `kes_core.server.main.run` is all that the command line needs of it."""

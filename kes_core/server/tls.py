@@ -216,6 +216,7 @@ class TLSConnection(asyncio.Protocol):
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._writing_paused = False
+        self._failed = False
         self.established = False
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
@@ -307,6 +308,8 @@ class TLSConnection(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        if self._failed:
+            return
         self._ssl.bio_write(data)
         if not self.established and not self._handshake():
             return
@@ -341,9 +344,11 @@ class TLSConnection(asyncio.Protocol):
             self._flush()
             return False
         except SSL.Error:
+            self._failed = True
             self._flush()  # the alert that tells the client why
             if self._transport is not None:
-                self._transport.close()
+                # Closing with the client's data unread would reset the connection and lose the alert on its way.
+                self._transport.write_eof()
             return False
         self._flush()
         self.established = True
