@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import ssl
@@ -153,6 +154,7 @@ def start_server(
     admin: Credentials | None = None,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    limit_files: int | None = None,
 ) -> Server:
     """Start `kes server` and wait until it answers. The caller stops it."""
     admin = admin if admin is not None else make_credentials(directory, "admin")
@@ -164,6 +166,9 @@ def start_server(
         text=True,
         env={**os.environ, **(environment or {})},
         cwd=directory,
+        preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit_files, limit_files)))  # noqa: PLW1509 # in a test without threads that hold locks
+        if limit_files is not None
+        else None,
     )
     server = Server(process, "127.0.0.1", 0, path, admin)
     threading.Thread(target=_collect, args=(process.stderr, server._lines, server.errors), daemon=True).start()

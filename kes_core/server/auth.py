@@ -50,7 +50,7 @@ def _holder_of(chain: tuple[str, ...], *, verified: bool) -> _Holder:
     """Look at a connection's certificates. The same chain is looked at once, however many requests follow."""
     try:
         certificates = [x509.load_pem_x509_certificate(pem.encode("ascii")) for pem in chain]
-        identity, leaf = identity_of_chain([certificate.public_bytes(Encoding.DER) for certificate in certificates])
+        identity, leaf = identity_of_chain(certificates)
     except IdentityError as error:
         return _Holder("", str(error), None)
     except ValueError:

@@ -1,0 +1,37 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SecretKey(_message.Message):
+    __slots__ = ("key", "type")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    type: int
+    def __init__(self, key: _Optional[bytes] = ..., type: _Optional[int] = ...) -> None: ...
+
+class HMACKey(_message.Message):
+    __slots__ = ("key", "hash")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    hash: int
+    def __init__(self, key: _Optional[bytes] = ..., hash: _Optional[int] = ...) -> None: ...
+
+class KeyVersion(_message.Message):
+    __slots__ = ("key", "hmac_key", "created_at", "created_by")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    HMAC_KEY_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    key: SecretKey
+    hmac_key: HMACKey
+    created_at: _timestamp_pb2.Timestamp
+    created_by: str
+    def __init__(self, key: _Optional[_Union[SecretKey, _Mapping]] = ..., hmac_key: _Optional[_Union[HMACKey, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...

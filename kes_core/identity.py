@@ -1,0 +1,261 @@
+"""Identities, API keys and client certificates (protocol section 1).
+
+An identity is the SHA-256 of a public key. An API key is a private key written as text, short enough for an environment
+variable; its owner makes a certificate for it whenever one is needed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from os import urandom
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from kes_core._encoding import decode_base64, encode_base64
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+    from kes_core.policy import CertificateFacts
+
+__all__ = [
+    "APIKey",
+    "IdentityError",
+    "certificate_facts",
+    "identity_of_certificate",
+    "identity_of_chain",
+    "identity_of_public_key",
+    "make_certificate",
+    "private_key_pem",
+]
+
+_PREFIX: Final = "kes:v1:"
+_ED25519: Final = b"\x00"
+_SEED_SIZE: Final = 32
+_VALIDITY: Final = datetime.timedelta(days=90)
+_CLOCK_SKEW: Final = datetime.timedelta(minutes=5)
+"""Certificates are valid from a little before now, for servers whose clock is behind."""
+
+
+class IdentityError(ValueError):
+    """A client has not shown who it is. The message is the one it is sent (vectors/errors.json)."""
+
+
+def identity_of_public_key(key: PublicKeyTypes) -> str:
+    """Return the identity of a public key: lower-case hex of SHA-256 over its DER SubjectPublicKeyInfo."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def identity_of_certificate(certificate: x509.Certificate) -> str:
+    """Return the identity of a certificate: that of its public key.
+
+    Raises:
+        IdentityError: Its public key is of a kind that is not known.
+    """
+    try:
+        return identity_of_public_key(certificate.public_key())
+    except (UnsupportedAlgorithm, ValueError):
+        raise IdentityError("tls: invalid client certificate") from None
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    from cryptography import x509  # noqa: PLC0415 # slow to import, and the command line seldom needs it
+
+    try:
+        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except x509.ExtensionNotFound:
+        return False
+    except ValueError:
+        raise IdentityError("tls: invalid client certificate") from None
+
+
+def identity_of_chain(chain: Sequence[x509.Certificate]) -> tuple[str, x509.Certificate]:
+    """Return the identity of the client that presented `chain`, and the certificate it follows from.
+
+    Certificates of authorities do not count; exactly one other has to be there.
+
+    Raises:
+        IdentityError: There is none, or more than one, or it can't be read.
+    """
+    leaves = [certificate for certificate in chain if not _is_ca(certificate)]
+    if not leaves:
+        raise IdentityError("tls: client certificate is required")
+    if len(leaves) > 1:
+        raise IdentityError("tls: received more than one client certificate")
+    return identity_of_certificate(leaves[0]), leaves[0]
+
+
+def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> CertificateFacts:
+    """Return what a certificate says of itself, for policy engines. What can't be read is left out."""
+    from cryptography import x509  # noqa: PLC0415 # as above
+
+    from kes_core.policy import CertificateFacts  # noqa: PLC0415 # as above
+
+    dns: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        dns = tuple(names.get_values_for_type(x509.DNSName))
+        ips = tuple(str(ip) for ip in names.get_values_for_type(x509.IPAddress))
+    except (x509.ExtensionNotFound, ValueError):
+        pass
+    try:
+        subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+    except ValueError:
+        subject = issuer = ""
+    return CertificateFacts(
+        subject=subject,
+        issuer=issuer,
+        serial_number=certificate.serial_number,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        dns_names=dns,
+        ip_addresses=ips,
+        verified=verified,
+    )
+
+
+class APIKey:
+    """An API key: `kes:v1:` and base64 of a zero byte and the seed of an Ed25519 key (RFC 8032)."""
+
+    __slots__ = ("_seed", "identity")
+
+    identity: str
+    """The identity of whoever holds the key."""
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != _SEED_SIZE:
+            raise ValueError(f"the seed of an API key has {_SEED_SIZE} bytes")
+        self._seed = bytes(seed)
+        self.identity = identity_of_public_key(self.private_key().public_key())
+
+    @classmethod
+    def generate(cls) -> APIKey:
+        """Make a new random API key."""
+        return cls(urandom(_SEED_SIZE))
+
+    @classmethod
+    def parse(cls, text: str) -> APIKey:
+        """Read an API key. The prefix may be missing.
+
+        Raises:
+            ValueError: It is none. The message holds nothing of it.
+        """
+        try:
+            data = decode_base64(text.removeprefix(_PREFIX))
+        except ValueError:
+            data = b""
+        if len(data) != 1 + _SEED_SIZE or data[:1] != _ED25519:
+            raise ValueError(f"no API key: expected {_PREFIX} followed by 44 characters of base64")
+        return cls(data[1:])
+
+    def private_key(self) -> Ed25519PrivateKey:
+        """Return the private key that the API key stands for."""
+        return Ed25519PrivateKey.from_private_bytes(self._seed)
+
+    def certificate(self) -> tuple[bytes, bytes]:
+        """Make a self-signed client certificate, valid for 90 days; return private key and certificate as PEM."""
+        from cryptography.x509 import ExtendedKeyUsageOID  # noqa: PLC0415 # as above
+
+        key = self.private_key()
+        made = make_certificate(
+            key, subject=self.identity, valid_for=_VALIDITY, usages=[ExtendedKeyUsageOID.CLIENT_AUTH]
+        )
+        return private_key_pem(key), made.public_bytes(Encoding.PEM)
+
+    def __str__(self) -> str:
+        return _PREFIX + encode_base64(_ED25519 + self._seed)
+
+    def __repr__(self) -> str:
+        return f"<APIKey of {self.identity}>"
+
+    def __eq__(self, other: object) -> bool:
+        return hmac.compare_digest(self._seed, other._seed) if isinstance(other, APIKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an API key can't be pickled or copied")
+
+
+def private_key_pem(key: Ed25519PrivateKey, passphrase: str | None = None) -> bytes:
+    """Return a private key as PKCS #8 PEM, encrypted if there is a passphrase."""
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        encryption = BestAvailableEncryption(passphrase.encode("utf-8"))
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def make_certificate(
+    key: Ed25519PrivateKey,
+    *,
+    subject: str,
+    valid_for: datetime.timedelta,
+    dns: Sequence[str] = (),
+    ips: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address] = (),
+    usages: Sequence[x509.ObjectIdentifier] | None = None,
+) -> x509.Certificate:
+    """Make a self-signed certificate (RFC 5280, RFC 8410).
+
+    Args:
+        key: Signs, and is certified.
+        subject: The common name; may be empty.
+        valid_for: How long, from now.
+        dns: Host names it is for.
+        ips: IP addresses it is for.
+        usages: Extended key usages; server and client authentication where none are given.
+    """
+    from cryptography import x509  # noqa: PLC0415 # as above
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # noqa: PLC0415 # as above
+
+    if usages is None:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else []
+    name = x509.Name(attributes)
+    now = datetime.datetime.now(datetime.UTC)
+    signing = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,  # noqa: FBT003 # the value of each
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number() >> 32)  # 128 bits
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + valid_for)
+        .add_extension(x509.KeyUsage(digital_signature=True, **signing), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    )
+    names: list[x509.GeneralName] = [x509.DNSName(host) for host in dns]
+    names += [x509.IPAddress(ip) for ip in ips]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not subject)
+    return builder.sign(key, None)

@@ -1,0 +1,43 @@
+"""The filesystem key store of kes-core: one file a key in a directory (protocol section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
+
+from kes_core import KeyStoreBackend, hookimpl
+from kes_core.config import Section
+
+if TYPE_CHECKING:
+    from kes_fs.store import FileKeyStore
+
+__all__ = ["FileConfig"]
+
+kes_hookspec_version = 1
+
+
+def _required(path: str) -> str:
+    if not path:
+        raise ValueError("is empty; expected the path of a directory")
+    return path
+
+
+class FileConfig(Section):
+    """The section `keystore.fs`."""
+
+    path: Annotated[str, AfterValidator(_required)]
+    """The directory that holds the keys. It is made if it is not there."""
+
+
+async def _connect(config: FileConfig) -> FileKeyStore:
+    from kes_fs.store import FileKeyStore  # noqa: PLC0415 # plugins import what they need when they are used
+
+    return await FileKeyStore.open(Path(config.path))
+
+
+@hookimpl
+def kes_keystore_backends() -> Sequence[KeyStoreBackend]:
+    return [KeyStoreBackend(name="fs", config=FileConfig, connect=_connect)]

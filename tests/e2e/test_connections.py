@@ -1,0 +1,387 @@
+"""Many clients, fast clients, slow clients and hostile clients: the server goes on serving the others."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import pytest
+
+from tests.support import Server, read_response, start_server
+
+VERSION_REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    overrides = {
+        "keys": [{"name": "my-key"}],
+        "api": {"/v1/key/encrypt/": {"timeout": "2s"}},
+    }
+    server = start_server(tmp_path_factory.mktemp("busy"), overrides)
+    yield server
+    assert server.stop() == 0, "\n".join(server.errors)
+
+
+@contextmanager
+def still_served(server: Server) -> Iterator[None]:
+    """Show that somebody else is served at any time while the block runs."""
+    done = threading.Event()
+    slowest: list[float] = [0.0]
+    failures: list[str] = []
+
+    def ask() -> None:
+        with server.client() as client:
+            while not done.is_set():
+                start = time.monotonic()
+                response = client.put("/v1/key/generate/my-key")
+                slowest[0] = max(slowest[0], time.monotonic() - start)
+                if response.status_code != 200:
+                    failures.append(response.text)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert not failures
+    assert slowest[0] < 5.0
+
+
+def wait_until_closed(connection: ssl.SSLSocket, *, within: float) -> bytes:
+    """Return what the server still says before it closes the connection."""
+    connection.settimeout(within)
+    data = b""
+    try:
+        while chunk := connection.recv(65536):
+            data += chunk
+    except (ConnectionError, ssl.SSLEOFError):
+        pass
+    return data
+
+
+class Http2Client:
+    """A client that keeps a number of requests under way on one connection."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        assert connection.selected_alpn_protocol() == "h2"
+        self.socket = connection
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+        self.h2.initiate_connection()
+        self.h2.increment_flow_control_window(2**24)
+        self.flush()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.h2.data_to_send())
+
+    def request(self, method: str, path: str, *, end: bool = True, extra: Any = ()) -> int:
+        stream_id = self.h2.get_next_available_stream_id()
+        headers = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path), *extra]
+        self.h2.send_headers(stream_id, headers, end_stream=end)
+        return stream_id
+
+    def events(self) -> list[h2.events.Event]:
+        data = self.socket.recv(1 << 18)
+        if not data:
+            raise ConnectionError("the server has closed the connection")
+        events = self.h2.receive_data(data)
+        for event in events:
+            if isinstance(event, h2.events.DataReceived):
+                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        return events
+
+    def run(self, method: str, path: str, *, count: int, at_once: int) -> int:
+        """Make `count` requests, `at_once` at a time; return how many were answered with 200."""
+        started = answered = good = 0
+        while answered < count:
+            while started < count and started - answered < at_once:
+                self.request(method, path)
+                started += 1
+            self.flush()
+            for event in self.events():
+                if isinstance(event, h2.events.ResponseReceived):
+                    good += dict(event.headers)[b":status"] == b"200"
+                elif isinstance(event, h2.events.StreamEnded):
+                    answered += 1
+                elif isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
+                    raise AssertionError(f"after {answered} answers: {event!r}")
+        return good
+
+
+def test_one_connection_carries_50000_requests_while_others_come_and_go(busy: Server) -> None:
+    """64 at a time, without one failing; 200 connections are opened and closed meanwhile."""
+
+    def come_and_go() -> int:
+        good = 0
+        for _ in range(200):
+            with busy.connection() as connection:
+                connection.sendall(VERSION_REQUEST)
+                good += read_response(connection)[0] == 200
+        return good
+
+    with busy.connection(alpn=["h2"]) as connection, ThreadPoolExecutor(1) as pool:
+        others = pool.submit(come_and_go)
+        client = Http2Client(connection)
+        assert client.run("PUT", "/v1/key/generate/my-key", count=50_000, at_once=64) == 50_000
+        assert others.result() == 200
+
+
+def test_64_clients_connect_at_the_same_moment_and_ask_at_once(busy: Server) -> None:
+    """Each sends its first request together with the end of its handshake."""
+    barrier = threading.Barrier(64)
+
+    def ask(number: int) -> int:
+        context = busy.ssl_context(busy.admin)
+        context.set_alpn_protocols(["http/1.1"])
+        barrier.wait()
+        if number % 2:
+            with busy.connection(timeout=20) as connection:
+                connection.sendall(VERSION_REQUEST)
+                return read_response(connection)[0]
+        return ask_with_the_handshake(busy, context)
+
+    with ThreadPoolExecutor(64) as pool:
+        assert list(pool.map(ask, range(64))) == [200] * 64
+
+
+def ask_with_the_handshake(server: Server, context: ssl.SSLContext) -> int:
+    """Send the last message of the handshake and a request in one piece."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection((server.host, server.port), timeout=20) as raw:
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                raw.sendall(outgoing.read())
+                incoming.write(raw.recv(65536))
+        tls.write(VERSION_REQUEST)
+        raw.sendall(outgoing.read())
+        while True:
+            try:
+                return int(tls.read(65536).split()[1])
+            except ssl.SSLWantReadError:
+                incoming.write(raw.recv(65536))
+
+
+def test_connection_flood(busy: Server) -> None:
+    """Clients that connect and say nothing are closed after a while, and take nobody's place until then."""
+    with still_served(busy):
+        idle = [socket.create_connection((busy.host, busy.port)) for _ in range(500)]
+        try:
+            idle[0].settimeout(15)
+            assert idle[0].recv(1) == b""
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+def test_more_connections_than_the_limit_are_turned_away(run_server: Callable[..., Server]) -> None:
+    """With room for 128 files beyond those kept back, what comes too many is closed at once."""
+    server = run_server(arguments=(), limit_files=256)
+    connections = [socket.create_connection((server.host, server.port)) for _ in range(200)]
+    try:
+        assert "turned away" in server.wait_for_log("turned away")
+        closed = sum(is_closed(connection) for connection in connections)
+        assert closed == 200 - 128
+    finally:
+        for connection in connections:
+            connection.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:  # the server notices in its own time that they are gone
+        try:
+            with server.connection() as connection:
+                connection.sendall(VERSION_REQUEST)
+                assert read_response(connection)[0] == 200
+                return
+        except (ConnectionError, ssl.SSLError):
+            continue
+    pytest.fail("the server did not serve again")
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.2)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_request_before_the_handshake_ends(busy: Server) -> None:
+    """Plain HTTP on the TLS port gets no answer, and the connection is closed."""
+    with still_served(busy), socket.create_connection((busy.host, busy.port)) as raw:
+        raw.sendall(VERSION_REQUEST)
+        raw.settimeout(15)
+        data = b""
+        try:
+            while chunk := raw.recv(65536):
+                data += chunk
+        except ConnectionError:
+            pass
+        assert b"HTTP" not in data
+        assert b"version" not in data
+
+
+def test_dribbled_headers_are_timed_out(busy: Server) -> None:
+    with still_served(busy), busy.connection() as connection:
+        start = time.monotonic()
+        connection.sendall(b"GET /version HTTP/1.1\r\n")
+        connection.settimeout(0.5)
+        try:
+            while time.monotonic() - start < 20:
+                connection.sendall(b"X-A: b\r\n")
+                try:
+                    if connection.recv(1) == b"":
+                        break
+                except TimeoutError:
+                    continue
+        except OSError:
+            pass
+        assert 5 < time.monotonic() - start < 15
+
+
+def test_dribbled_body_is_timed_out(busy: Server) -> None:
+    """The route's time is for the whole answer: the body has to come within it."""
+    head = b"PUT /v1/key/encrypt/my-key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with still_served(busy), busy.connection() as connection:
+        connection.sendall(head + b'{"plaintext":"')
+        start = time.monotonic()
+        assert read_response(connection)[0] == 504
+        assert 1 < time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("declared", [b"Content-Length: 2000000\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_body_over_the_limit_is_refused(busy: Server, declared: bytes) -> None:
+    head = b"PUT /v1/key/encrypt/my-key HTTP/1.1\r\nHost: localhost\r\n" + declared + b"\r\n"
+    body = b'{"plaintext":"' + b"A" * 1_999_984 + b'"}'
+    if b"chunked" in declared:
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:999_999], body[999_999:])) + b"0\r\n\r\n"
+    with still_served(busy), busy.connection() as connection:
+        sender = threading.Thread(target=send_quietly, args=(connection, head + body))
+        sender.start()
+        status, _, answer = read_response(connection)
+        assert (status, answer) == (400, b'{"message":"invalid request body"}')
+        connection.close()
+        sender.join()
+
+
+def send_quietly(connection: ssl.SSLSocket, data: bytes) -> None:
+    """Send as much as the server takes."""
+    try:
+        connection.sendall(data)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Content-Length: 10", b"{}"),
+        (b"Content-Length: 1", b'{"context":""}'),
+        (b"Content-Length: 2\r\nContent-Length: 3", b"{} "),
+        (b"Content-Length: -1", b"{}"),
+        (b"Content-Length: 2\r\nTransfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n"),
+        (b"Content-Length: 99999999999999999999", b"{}"),
+    ],
+    ids=["too long", "too short", "two", "negative", "chunked as well", "huge"],
+)
+def test_lying_content_length(busy: Server, head: bytes, body: bytes) -> None:
+    """What follows is never taken for another request that is answered with somebody's data."""
+    request = b"PUT /v1/key/encrypt/my-key HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n" + body
+    with still_served(busy), busy.connection() as connection:
+        connection.sendall(request)
+        answer = wait_until_closed(connection, within=15) if b"Content-Length: 10" != head else b""
+        if head == b"Content-Length: 10":
+            assert read_response(connection)[0] == 504
+        assert answer.count(b"HTTP/1.1 200") == 0
+
+
+def test_http2_body_that_is_not_as_long_as_it_says(busy: Server) -> None:
+    with still_served(busy), busy.connection(alpn=["h2"]) as connection:
+        client = Http2Client(connection)
+        stream = client.request("PUT", "/v1/key/encrypt/my-key", end=False, extra=[("content-length", "10")])
+        client.h2.config.validate_outbound_headers = False
+        client.h2.send_data(stream, b"{}", end_stream=True)
+        client.flush()
+        assert b"plaintext" not in wait_until_closed(connection, within=15)
+
+
+def test_rapid_resets_end_the_connection(busy: Server) -> None:
+    """A client that opens streams and resets them at once (CVE-2023-44487) is cut off."""
+    with still_served(busy), busy.connection(alpn=["h2"]) as connection:
+        client = Http2Client(connection)
+        try:
+            for _ in range(2000):
+                stream = client.request("PUT", "/v1/key/generate/my-key")
+                client.h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+                client.flush()
+        except OSError:
+            return
+        data = wait_until_closed(connection, within=15)
+        assert struct.pack(">I", h2.errors.ErrorCodes.ENHANCE_YOUR_CALM) in data
+
+
+def test_unread_bodies_do_not_block_a_connection(busy: Server) -> None:
+    """Requests that are refused before their bodies are read leave the connection's window to the others."""
+    with busy.connection(alpn=["h2"]) as connection:
+        client = Http2Client(connection)
+        for _ in range(40):
+            stream = client.request("PUT", "/v1/nope", end=False)
+            client.h2.send_data(stream, b"x" * 8000, end_stream=False)
+            client.flush()
+            while not any(
+                isinstance(event, h2.events.StreamEnded | h2.events.StreamReset) and event.stream_id == stream
+                for event in client.events()
+            ):
+                pass
+        assert client.run("PUT", "/v1/key/generate/my-key", count=100, at_once=64) == 100
+
+
+def test_body_where_none_is_taken_leaves_the_connection_usable(busy: Server) -> None:
+    with busy.connection() as connection:
+        for number in range(3):
+            body = b"x" * 100_000
+            head = b"PUT /v1/key/create/body-%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" % number
+            connection.sendall(head + body)
+            assert read_response(connection)[0] == 200
+
+
+def test_expect_100_continue(busy: Server) -> None:
+    """The body is asked for when it is wanted, and not when the request is refused."""
+    head = b"PUT %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    with busy.connection() as connection:
+        connection.sendall(head % b"/v1/key/encrypt/my-key")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100")
+        connection.sendall(b"{}")
+        assert read_response(connection)[0] == 200
+    with busy.connection() as connection:
+        connection.sendall(head % b"/v1/nope")
+        assert read_response(connection)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x00" * 100, b"GET / HTTP/9.9\r\n\r\n", b"G" * 70_000, b"GET /\x80 HTTP/1.1\r\nHost: a\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+    ids=["zeros", "version", "long", "bytes", "http2 preface"],
+)
+def test_garbage_is_refused(busy: Server, garbage: bytes) -> None:
+    with still_served(busy), busy.connection() as connection:
+        send_quietly(connection, garbage)
+        answer = wait_until_closed(connection, within=15)
+        assert not answer.startswith(b"HTTP/1.1 2")
