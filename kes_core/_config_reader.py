@@ -293,9 +293,8 @@ def _plain(annotation: Any) -> Any:
     """Take off `Annotated` and `| None`."""
     while True:
         arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
-        if get_origin(annotation) is typing.Annotated:
-            annotation = arguments[0]
-        elif len(arguments) == 1 and type(None) in get_args(annotation):
+        optional = len(arguments) == 1 and type(None) in get_args(annotation)
+        if optional or get_origin(annotation) is typing.Annotated:
             annotation = arguments[0]
         else:
             return annotation

@@ -56,9 +56,7 @@ class KeyCache:
     However many requests wait for a key that is not in memory, the store is asked once. Errors are not remembered.
     """
 
-    def __init__(
-        self, store: KeyStore, expiry: CacheExpiry, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: KeyStore, expiry: CacheExpiry, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Put a cache in front of `store`, which it closes when it is closed itself.
 
         Args:

@@ -9,7 +9,6 @@ import hmac
 import platform
 import re
 import struct
-import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -84,7 +83,7 @@ _CIPHERS: Final = {
 @functools.cache
 def default_key_type() -> KeyType:
     """Return the type of new keys: AES256 where the CPU has instructions for it, else ChaCha20."""
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         try:
             lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         except OSError:
@@ -115,7 +114,9 @@ def _hchacha20(key: bytes, iv: bytes) -> bytes:
     block = Cipher(ChaCha20(key, iv), None).encryptor().update(bytes(64))
     words = struct.unpack("<16I", block)
     initial = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *struct.unpack("<4I", iv))
-    return struct.pack("<8I", *((word - start) & 0xFFFFFFFF for word, start in zip(words[:4] + words[12:], initial)))
+    return struct.pack(
+        "<8I", *((word - start) & 0xFFFFFFFF for word, start in zip(words[:4] + words[12:], initial, strict=True))
+    )
 
 
 def _message_cipher(key: bytes, key_type: KeyType, iv: bytes) -> AESGCM | ChaCha20Poly1305:
@@ -220,9 +221,7 @@ class HMACKey:
         return hmac.digest(self._key, message, hashlib.sha256)
 
 
-_RFC3339: Final = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)", re.ASCII
-)
+_RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -296,9 +295,9 @@ class KeyVersion:
         from kes_core import _stored_key_pb2 as pb  # noqa: PLC0415 # protobuf is slow to import and seldom needed
 
         message = pb.KeyVersion(created_by=self.created_by)
-        message.key.key = self.key._key
+        message.key.key = self.key._key  # noqa: SLF001 # here is where it leaves
         message.key.type = int(self.key.type)
-        message.hmac_key.key = self.hmac_key._key
+        message.hmac_key.key = self.hmac_key._key  # noqa: SLF001 # as above
         message.hmac_key.hash = _HMAC_SHA256
         message.created_at.seconds = self.created_at.seconds
         message.created_at.nanos = self.created_at.nanos

@@ -6,7 +6,7 @@ variable; its owner makes a certificate for it whenever one is needed.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import hashlib
 import hmac
 import ipaddress
@@ -47,8 +47,8 @@ __all__ = [
 _PREFIX: Final = "kes:v1:"
 _ED25519: Final = b"\x00"
 _SEED_SIZE: Final = 32
-_VALIDITY: Final = datetime.timedelta(days=90)
-_CLOCK_SKEW: Final = datetime.timedelta(minutes=5)
+_VALIDITY: Final = dt.timedelta(days=90)
+_CLOCK_SKEW: Final = dt.timedelta(minutes=5)
 """Certificates are valid from a little before now, for servers whose clock is behind."""
 
 
@@ -170,7 +170,7 @@ class APIKey:
 
     def certificate(self) -> tuple[bytes, bytes]:
         """Make a self-signed client certificate, valid for 90 days; return private key and certificate as PEM."""
-        from cryptography.x509 import ExtendedKeyUsageOID  # noqa: PLC0415 # as above
+        from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415 # as above
 
         key = self.private_key()
         made = make_certificate(
@@ -206,7 +206,7 @@ def make_certificate(
     key: Ed25519PrivateKey,
     *,
     subject: str,
-    valid_for: datetime.timedelta,
+    valid_for: dt.timedelta,
     dns: Sequence[str] = (),
     ips: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address] = (),
     usages: Sequence[x509.ObjectIdentifier] | None = None,
@@ -228,7 +228,7 @@ def make_certificate(
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else []
     name = x509.Name(attributes)
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     signing = dict.fromkeys(
         (
             "content_commitment",
@@ -240,7 +240,7 @@ def make_certificate(
             "encipher_only",
             "decipher_only",
         ),
-        False,  # noqa: FBT003 # the value of each
+        False,
     )
     builder = (
         x509.CertificateBuilder()

@@ -51,7 +51,8 @@ class Plugins:
     def why_not(self, name: str) -> str | None:
         """Return why the plugin that should provide `name` was skipped, if there is one."""
         for info in self.infos:
-            if info.error is not None and name in {info.name, info.distribution, info.distribution.removeprefix("kes-")}:
+            names = {info.name, info.distribution, info.distribution.removeprefix("kes-")}
+            if info.error is not None and name in names:
                 return f"the plugin that should provide it was skipped: {info.error}"
         return None
 
@@ -147,7 +148,7 @@ def _import(point: metadata.EntryPoint) -> Any:
         plugin = point.load()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 # a plugin may raise anything, SystemExit too, and must break nothing
+    except BaseException as error:  # a plugin may raise anything, SystemExit too, and must break nothing
         raise _PluginError(f"can't be imported: {_one_line(error)}") from error
     version = getattr(plugin, _VERSION_ATTRIBUTE, None)
     if version is None:
@@ -165,7 +166,7 @@ def _call(manager: pluggy.PluginManager, hook: str, kind: type[Any]) -> list[Any
         answers = getattr(manager.hook, hook)()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 # as above
+    except BaseException as error:  # as above
         raise _PluginError(f"its hook {hook} failed: {_one_line(error)}") from error
     items: list[Any] = []
     for answer in answers:

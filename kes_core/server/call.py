@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from kes_core._encoding import decode_base64, decode_json
 from kes_core.server.errors import INVALID_BODY, APIError
 
 if TYPE_CHECKING:
@@ -17,15 +15,7 @@ if TYPE_CHECKING:
     from kes_core.server.http import Message
     from kes_core.server.state import State
 
-__all__ = ["Call", "decode_base64", "encode_base64", "json_body"]
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
-_LINE_ENDS: Final = {ord("\r"): None, ord("\n"): None}
+__all__ = ["Call", "binary_member", "json_body"]
 
 
 class Call(Request):
@@ -64,15 +54,14 @@ def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:
     Raises:
         APIError: With `error`, if there is none.
     """
-    text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
-        value, _end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
+        value = decode_json(body.decode("utf-8", "replace"))
+    except ValueError:
         raise APIError(*error) from None
     return {} if value is None else value
 
 
-def decode_base64(members: Any, name: str, error: tuple[int, str] = INVALID_BODY) -> bytes:
+def binary_member(members: Any, name: str, error: tuple[int, str] = INVALID_BODY) -> bytes:
     """Return the bytes of the member `name`, which is standard base64; missing and null are empty.
 
     Raises:
@@ -81,18 +70,11 @@ def decode_base64(members: Any, name: str, error: tuple[int, str] = INVALID_BODY
     if not isinstance(members, dict):
         raise APIError(*error)
     text = members.get(name)
-    if not text and (text is None or text == ""):
+    if text is None:
         return b""
     if not isinstance(text, str):
         raise APIError(*error)
-    if "\n" in text or "\r" in text:
-        text = text.translate(_LINE_ENDS)
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(text)
+    except ValueError:
         raise APIError(*error) from None
-
-
-def encode_base64(data: bytes) -> str:
-    """Return `data` as standard base64."""
-    return base64.b64encode(data).decode("ascii")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core._encoding import encode_base64
 from kes_core.crypto import DecryptionError, KeyType, KeyVersion
 from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
 from kes_core.names import is_valid_name
-from kes_core.server.call import Call, decode_base64, encode_base64, json_body
+from kes_core.server.call import Call, binary_member, json_body
 from kes_core.server.errors import (
     HMAC_UNSUPPORTED,
     INVALID_BODY,
@@ -73,7 +74,7 @@ async def _store(call: Call, key: KeyVersion) -> None:
 
 async def _import(call: Call) -> None:
     members = json_body(await call.limited_body(), INVALID_IMPORT_BODY)
-    key = decode_base64(members, "key", INVALID_IMPORT_BODY)
+    key = binary_member(members, "key", INVALID_IMPORT_BODY)
     cipher = members.get("cipher") or ""
     if not isinstance(cipher, str):
         raise APIError(*INVALID_IMPORT_BODY)
@@ -117,7 +118,7 @@ async def _list(call: Call) -> dict[str, Any]:
 
 async def _generate(call: Call) -> dict[str, str]:
     body = await call.limited_body()
-    context = decode_base64(json_body(body), "context") if body else b""
+    context = binary_member(json_body(body), "context") if body else b""
     key = await _key(call)
     plaintext = urandom(_DATA_KEY_SIZE)
     return {
@@ -128,14 +129,14 @@ async def _generate(call: Call) -> dict[str, str]:
 
 async def _encrypt(call: Call) -> dict[str, str]:
     members = json_body(await call.limited_body())
-    plaintext, context = decode_base64(members, "plaintext"), decode_base64(members, "context")
+    plaintext, context = binary_member(members, "plaintext"), binary_member(members, "context")
     key = await _key(call)
     return {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))}
 
 
 async def _decrypt(call: Call) -> dict[str, str]:
     members = json_body(await call.limited_body())
-    ciphertext, context = decode_base64(members, "ciphertext"), decode_base64(members, "context")
+    ciphertext, context = binary_member(members, "ciphertext"), binary_member(members, "context")
     key = await _key(call)
     return {"plaintext": encode_base64(_open(key, ciphertext, context))}
 
@@ -146,13 +147,13 @@ async def _decrypt_all(call: Call) -> list[dict[str, str]]:
         raise APIError(*INVALID_BODY)
     if len(items) > _MAX_CIPHERTEXTS:
         raise APIError(*TOO_MANY_CIPHERTEXTS)
-    sealed = [(decode_base64(item, "ciphertext"), decode_base64(item, "context")) for item in items]
+    sealed = [(binary_member(item, "ciphertext"), binary_member(item, "context")) for item in items]
     key = await _key(call)
     return [{"plaintext": encode_base64(_open(key, ciphertext, context))} for ciphertext, context in sealed]
 
 
 async def _hmac(call: Call) -> dict[str, str]:
-    message = decode_base64(json_body(await call.limited_body()), "message")
+    message = binary_member(json_body(await call.limited_body()), "message")
     key = await _key(call)
     if key.hmac_key is None:
         raise APIError(*HMAC_UNSUPPORTED)

@@ -184,7 +184,9 @@ class FileKeyStore(KeyStore):
 
     def _names(self) -> list[str]:
         with os.scandir(self._path) as entries:
-            return [entry.name for entry in entries if is_valid_name(entry.name) and entry.is_file(follow_symlinks=False)]
+            return [
+                entry.name for entry in entries if is_valid_name(entry.name) and entry.is_file(follow_symlinks=False)
+            ]
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:

@@ -1,0 +1,157 @@
+"""How a client speaks to servers: its certificate, what it sends, and when it tries again. Private."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+
+from kes_core import _api
+from kes_core._api import APIError, KESConnectionError, KESError, Request
+from kes_core.identity import APIKey
+
+__all__ = ["MAX_ANSWER", "Settings", "content_of", "failed", "may_repeat", "read_answer", "retries", "too_large"]
+
+T = TypeVar("T")
+
+MAX_ANSWER: Final = 4 * 1024 * 1024
+_ATTEMPTS: Final = 3
+"""How often each endpoint is tried."""
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""What httpx raises before a request is on its way."""
+
+
+class Settings:
+    """Where the servers are and how to speak to them: what both clients are made from."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        api_key: str | APIKey | None,
+        key_file: str | os.PathLike[str] | None,
+        cert_file: str | os.PathLike[str] | None,
+        password: str | None,
+        ca: str | os.PathLike[str] | None,
+        insecure: bool,
+        timeout: float,
+    ) -> None:
+        given = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
+        self.endpoints = [_endpoint(text) for text in given if text.strip()]
+        if not self.endpoints:
+            raise ValueError("no endpoint is given; expected one like https://127.0.0.1:7373")
+        if api_key is not None and (key_file is not None or cert_file is not None):
+            raise ValueError("an API key and a key file exclude each other: give one of them")
+        if (key_file is None) != (cert_file is None):
+            raise ValueError("a private key and its certificate go together: give both files")
+        self.timeout = timeout
+        self.ssl = _ssl_context(ca, insecure)
+        if api_key is not None:
+            _load_api_key(self.ssl, api_key if isinstance(api_key, APIKey) else APIKey.parse(api_key))
+        elif key_file is not None and cert_file is not None:
+            _load_key_pair(self.ssl, key_file, cert_file, password)
+
+
+def _endpoint(text: str) -> str:
+    text = text.strip().rstrip("/")
+    url = httpx.URL(text if "://" in text else f"https://{text}")
+    if url.scheme != "https" or not url.host or url.path != "/":
+        raise ValueError(f"{text!r} is no endpoint; expected one like https://127.0.0.1:7373")
+    return str(url).rstrip("/")
+
+
+def _ssl_context(ca: str | os.PathLike[str] | None, insecure: bool) -> ssl.SSLContext:
+    if ca is None:
+        context = ssl.create_default_context()
+    elif Path(ca).is_dir():
+        context = ssl.create_default_context(capath=os.fspath(ca))
+    else:
+        context = ssl.create_default_context(cafile=os.fspath(ca))
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _load_api_key(context: ssl.SSLContext, api_key: APIKey) -> None:
+    """Let `context` show a certificate made for `api_key`. Python's ssl only reads files."""
+    key_pem, cert_pem = api_key.certificate()
+    # A directory that only its owner can look into, for as long as it takes to read the file.
+    with tempfile.TemporaryDirectory(prefix="kes-") as directory:
+        file = Path(directory) / "client.pem"
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(key_pem + cert_pem)
+        context.load_cert_chain(file)
+
+
+def _load_key_pair(
+    context: ssl.SSLContext,
+    key_file: str | os.PathLike[str],
+    cert_file: str | os.PathLike[str],
+    password: str | None,
+) -> None:
+    for file, what in ((key_file, "private key"), (cert_file, "certificate")):
+        if not os.access(file, os.R_OK):
+            raise ValueError(f"the client's {what} {os.fspath(file)!r} can't be read")
+
+    def ask() -> str:
+        if password is None:
+            raise ValueError(f"the private key {os.fspath(key_file)!r} is encrypted: a password is needed")
+        return password
+
+    try:
+        context.load_cert_chain(cert_file, key_file, ask)
+    except ssl.SSLError as error:
+        reason = error.reason or "no PEM private key with its certificate"
+        files = f"{os.fspath(key_file)!r} and {os.fspath(cert_file)!r}"
+        raise ValueError(f"the private key and certificate {files} can't be used: {reason}") from None
+
+
+def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
+    if request.body is None:
+        return None, {"accept": "application/json"}
+    headers = {"accept": "application/json", "content-type": "application/json"}
+    return json.dumps(request.body, separators=(",", ":")).encode(), headers
+
+
+def read_answer(request: Request[T], status: int, body: bytes) -> T:
+    _api.raise_for_status(status, body)
+    try:
+        return request.parse(json.loads(body) if body else None)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise APIError(status, "the server's answer is not what the protocol says") from error
+
+
+def too_large(endpoint: str) -> KESError:
+    return KESError(f"{endpoint}: the answer is larger than {MAX_ANSWER} bytes")
+
+
+def may_repeat(request: Request[T], error: BaseException) -> bool:
+    return isinstance(error, _NOT_SENT) or (isinstance(error, httpx.TransportError) and request.repeatable)
+
+
+def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
+    """Return how often and when a request is sent again: arguments of tenacity's classes."""
+    import tenacity  # noqa: PLC0415 # slow to import, and seldom needed
+
+    return {
+        "retry": tenacity.retry_if_exception(lambda error: may_repeat(request, error)),
+        "stop": tenacity.stop_after_attempt(_ATTEMPTS * len(settings.endpoints) - 1),
+        "wait": tenacity.wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.05),
+        "reraise": True,
+    }
+
+
+def failed(error: httpx.TransportError) -> KESConnectionError:
+    endpoint = f"{error.request.url.scheme}://{error.request.url.netloc.decode('ascii')}"
+    reason = str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        reason += "; if the server's certificate is self-made, trust it or skip its verification"
+    return KESConnectionError(f"{endpoint}: {reason}")
