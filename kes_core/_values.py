@@ -10,39 +10,15 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, SecretStr, WithJsonSchema
 
+from kes_core._duration import parse_duration
+
 __all__ = ["LOG_OFF", "Duration", "LogLevel", "OnOff", "Secret", "Switch"]
 
-_UNITS: Final = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "\u00b5s": 1e-6,
-    "\u03bcs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-}
-_NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)"
-_PART: Final = re.compile(rf"({_NUMBER})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)", re.ASCII)
-_DURATION: Final = re.compile(rf"([+-]?)((?:{_NUMBER}(?:ns|us|\u00b5s|\u03bcs|ms|s|m|h))+)", re.ASCII)
-_MAX_DURATION: Final = 2**63 / 1e9
 _AS_IN: Final = "as in 10s, 1m30s, 500ms or 168h"
 
 
 def _duration(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.fullmatch(value)
-    if match is None:
-        if re.fullmatch(rf"[+-]?{_NUMBER}", value, re.ASCII):
-            raise ValueError(f"is not a duration: a number needs a unit, {_AS_IN}")
-        raise ValueError(f"is not a duration, {_AS_IN}; units are h, m, s, ms, us and ns")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match.group(2)))
-    if match.group(1) == "-" and seconds:
-        raise ValueError("is negative; a duration must be zero or more")
-    if seconds >= _MAX_DURATION:
-        raise ValueError("is too long; the longest duration is 2540400h")
-    return seconds
+    return parse_duration(value) if isinstance(value, str) else value
 
 
 Duration = Annotated[

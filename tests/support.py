@@ -124,6 +124,11 @@ class Server:
             yield connection
 
 
+def send_raw(client: httpx.Client, method: str, target: str, **options: Any) -> httpx.Response:
+    """Send a request with exactly this target: httpx tidies paths, and an attacker does not."""
+    return client.request(method, "/", extensions={"target": target.encode()}, **options)
+
+
 def make_server_certificate(directory: Path) -> tuple[Path, Path]:
     """Write a self-signed certificate for the server into `directory`; return the paths of key and certificate."""
     credentials = make_credentials(directory, "server")

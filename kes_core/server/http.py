@@ -232,6 +232,15 @@ async def _send_parts(
         await protocol.stream_send(StreamClosed(stream_id=stream_id))
 
 
+def _refusal(request: h11.Request) -> int | None:
+    """Return the status with which a request is refused whatever it asks for; nothing for most."""
+    if request.http_version not in {b"1.0", b"1.1"}:
+        return 505
+    names = {name for name, _value in request.headers}
+    # Two lengths are how a request is smuggled past a proxy (RFC 9112, section 6.1).
+    return 400 if b"transfer-encoding" in names and b"content-length" in names else None
+
+
 class HTTP1Protocol(H11Protocol):
     """HTTP/1.1, one request at a time."""
 
@@ -250,8 +259,8 @@ class HTTP1Protocol(H11Protocol):
 
     @property
     def has_partial_request(self) -> bool:
-        """Whether the client has begun a request that is not complete enough to be worked on."""
-        return self.idle and bool(self.connection.trailing_data[0])
+        """Whether the client owes a part of a request: of the next one's header, or of a body that nobody wants."""
+        return self.idle and (self.connection.their_state is h11.SEND_BODY or bool(self.connection.trailing_data[0]))
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Upgrade to nothing: HTTP/2 is agreed on in the TLS handshake."""
@@ -266,6 +275,10 @@ class HTTP1Protocol(H11Protocol):
                 await self.send(Closed())
                 return
             if isinstance(event, h11.Request):
+                if (status := _refusal(event)) is not None:
+                    await self._refuse(status)
+                    await self.send(Closed())
+                    return
                 self._begin(event)
             elif isinstance(event, h11.Data):
                 await self._take_body(bytes(event.data))
@@ -312,6 +325,7 @@ class HTTP1Protocol(H11Protocol):
             and not connection.they_are_waiting_for_100_continue
         ):
             await self.can_read.set()
+            await self.send(Updated(idle=True))
             return
         await super()._maybe_recycle()
 

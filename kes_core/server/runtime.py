@@ -244,8 +244,9 @@ class _Connection:
         elif isinstance(event, Closed):
             self._tls.close()
         elif isinstance(event, Updated) and event.idle:
-            self._waiting_for_header = False
-            self._deadline = self._loop.time() + IDLE_TIMEOUT
+            partial = self._protocol is not None and self._protocol.has_partial_request
+            self._waiting_for_header = partial
+            self._deadline = self._loop.time() + (HEADER_TIMEOUT if partial else IDLE_TIMEOUT)
             if self._runtime.context.terminated.is_set():
                 self._tls.close()
 

@@ -14,11 +14,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import Server, make_credentials, start_server, vectors
+from kes_core.crypto import HMACKey, KeyType, KeyVersion, SecretKey, Timestamp
+from tests.support import Server, make_credentials, send_raw, start_server, vectors
 
 ROUTES = vectors("api_routes")
 ZERO_IDENTITY = "3ecfcdf38fcbe141ae26a1030f81e96b753365a46760ae6b578698a97c59fd22"
 OTHER = "0426fa9a04bc2756b92fbe8a97e1a1e07b53ecf04ed33da22c33e5c9faeb8cbb"
+ZERO = KeyVersion(
+    SecretKey(bytes(32), KeyType.AES256),
+    HMACKey(bytes(32)),
+    Timestamp.parse("2023-11-14T22:13:20.123456789Z"),
+    ZERO_IDENTITY,
+)
 # Parts of the API that come with metrics and log streams.
 LATER = {"/v1/metrics", "/v1/log/error", "/v1/log/audit"}
 
@@ -38,7 +45,7 @@ def vector_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys = directory / "keys"
     keys.mkdir(mode=0o700)
     entries = {
-        "zero": stored("32 zero bytes as key and HMAC key"),
+        "zero": ZERO.encode().decode("ascii"),
         "old-json": stored("json, bytes only: 32 zero bytes"),
         "broken": stored("protobuf, key of 16 bytes"),
         "no-hmac": stored("protobuf, no HMAC key"),
@@ -64,9 +71,7 @@ def request(server: Server, text: str, *, http2: bool, **options: Any) -> httpx.
     """Send the request that a vector writes as `METHOD /path`, without normalising the path."""
     method, path = text.split(" ", 1)
     with server.client(http2=http2) as client:
-        built = client.build_request(method, "/", **options)
-        built.url = built.url.copy_with(raw_path=path.encode())
-        return client.send(built)
+        return send_raw(client, method, path, **options)
 
 
 def test_api_lists_every_route_with_its_limits(vector_server: Server) -> None:
@@ -234,7 +239,7 @@ def test_slips_of_the_go_server_with_stored_keys(vector_server: Server) -> None:
     with vector_server.client() as client:
         void = client.get("/v1/key/describe/void")
         assert (void.status_code, void.json()) == (502, {"message": "failed to read key"})
-        assert "void" in vector_server.wait_for_log("failed to read key")
+        assert "failed to read key" in vector_server.wait_for_log("'void'")
         data_key = client.put("/v1/key/generate/no-hmac").json()
         opened = client.put("/v1/key/decrypt/no-hmac", json={"ciphertext": data_key["ciphertext"]}).json()
         assert opened == {"plaintext": data_key["plaintext"]}
@@ -246,7 +251,7 @@ def test_no_client_loses_a_name(run_server: Any) -> None:
     names = [f"key-{number:04}" for number in range(3000)]
     server = run_server({"keys": [{"name": name} for name in [*names, "other"]]})
     with server.client() as client:
-        for pattern in ("key-", "key-*", "k"):
+        for pattern in ("key", "key-*", "k*"):
             seen: list[str] = []
             place = pattern
             pages = 0
@@ -260,7 +265,7 @@ def test_no_client_loses_a_name(run_server: Any) -> None:
         assert client.get("/v1/key/list/nothing").json() == {"names": []}
 
 
-def test_curl_decrypts_what_curl_encrypted(server: Server, tmp_path: Path) -> None:
+def test_curl_decrypts_what_curl_encrypted(server: Server) -> None:
     """A client that no one here wrote, over both versions of HTTP."""
     curl = shutil.which("curl")
     assert curl, "curl is needed: apt install curl"
@@ -276,7 +281,8 @@ def test_curl_decrypts_what_curl_encrypted(server: Server, tmp_path: Path) -> No
         name = "curl" + version.strip("-").replace(".", "")
         assert call(version, f"/v1/key/create/{name}") == ""
         data_key = json.loads(call(version, f"/v1/key/generate/{name}"))
-        opened = json.loads(call(version, f"/v1/key/decrypt/{name}", json.dumps({"ciphertext": data_key["ciphertext"]})))
+        body = json.dumps({"ciphertext": data_key["ciphertext"]})
+        opened = json.loads(call(version, f"/v1/key/decrypt/{name}", body))
         assert opened["plaintext"] == data_key["plaintext"]
 
 

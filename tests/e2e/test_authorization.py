@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from kes_core.identity import identity_of_certificate
 from kes_core.routes import ROUTES, Argument, Auth, Route
-from tests.support import Credentials, Server, make_credentials, start_server
+from tests.support import Credentials, Server, make_credentials, send_raw, start_server
 
 REFUSED = {"message": "not authorized: insufficient permissions"}
 SERVED = [route for route in ROUTES if route.path not in {"/v1/metrics", "/v1/log/error", "/v1/log/audit"}]
@@ -39,15 +39,15 @@ def certificate(directory: Path, name: str, *, days: int = 30, ca: bool = False)
     """Write a self-signed certificate that ends `days` from now; return key file, certificate file and identity."""
     key = Ed25519PrivateKey.generate()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     built = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=60))
-        .not_valid_after(now + datetime.timedelta(days=days))
+        .not_valid_before(now - dt.timedelta(days=60))
+        .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .sign(key, None)
     )
@@ -153,7 +153,7 @@ def test_no_certificate_fails_in_the_handshake(clients: Clients, path: str) -> N
     context.verify_mode = ssl.CERT_NONE
     with (
         httpx.Client(base_url=clients.server.url, verify=context) as client,
-        pytest.raises(httpx.TransportError, match="(?i)certificate.?required"),
+        pytest.raises(httpx.TransportError, match=r"(?i)certificate.?required"),
     ):
         client.get(path)
 
@@ -219,8 +219,8 @@ def test_two_identities_with_two_policies_can_not_reach_each_other(
         sealed = a.put("/v1/key/generate/a-key").json()
         assert b.put("/v1/key/decrypt/a-key", json={"ciphertext": sealed["ciphertext"]}).status_code == 403
         assert b.put("/v1/key/decrypt/b-key", json={"ciphertext": sealed["ciphertext"]}).status_code == 400
-        assert a.get("/v1/key/list/a-").json() == {"names": ["a-key"]}
-        assert a.get("/v1/key/list/b-").status_code == 403
+        assert a.get("/v1/key/list/a-*").json() == {"names": ["a-key"]}
+        assert a.get("/v1/key/list/b-*").status_code == 403
         assert a.get("/v1/key/list/").status_code == 403
         me = a.get("/v1/identity/self/describe").json()
     assert me["identity"] == first.identity
@@ -259,9 +259,7 @@ def test_no_way_of_writing_a_path_reaches_another_tenants_key(
     with server.client(second) as b:
         b.put("/v1/key/create/b-key")
     with server.client(first, http2=http2) as client:
-        request = client.build_request("GET", "/")
-        request.url = request.url.copy_with(raw_path=path.encode())
-        response = client.send(request)
+        response = send_raw(client, "GET", path)
         assert response.status_code in {307, 400, 403, 404}
         assert "algorithm" not in response.text
         if response.status_code == 307:

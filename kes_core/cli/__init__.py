@@ -1,0 +1,5 @@
+"""The `kes` command. Each group of commands is a module, which is imported when it is called."""
+
+from kes_core.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,121 @@
+"""What commands that speak to a server share: their options, the client they make, and how they print."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from kes_core.cli.main import CLIError
+
+if TYPE_CHECKING:
+    from kes_core.client import Client
+
+__all__ = ["connected", "decode_base64_argument", "for_people", "print_json", "print_table", "server_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SERVER: Final = ("MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT")
+_API_KEY: Final = ("MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY")
+_KEY_FILE: Final = ("MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY")
+_CERT_FILE: Final = ("MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT")
+_DEFAULT_SERVER: Final = "127.0.0.1:7373"
+
+
+def server_options(function: F, *, names: tuple[str, ...] = ("-s", "--server")) -> F:
+    """Add the options that say which server to ask, and as whom. The command gets them as `server`."""
+
+    @click.option(*names, "endpoint", metavar="HOST[:PORT]", help="The server, or several, separated by commas.")
+    @click.option("-a", "--api-key", metavar="KEY", help="The API key to use. Better given by KES_API_KEY.")
+    @click.option("-k", "--insecure", is_flag=True, help="Do not verify the server's certificate.")
+    @functools.wraps(function)
+    def command(endpoint: str | None, api_key: str | None, insecure: bool, **arguments: Any) -> Any:
+        server = functools.partial(connected, endpoint, api_key, insecure=insecure)
+        return function(server=server, **arguments)
+
+    return command  # type: ignore[return-value] # click calls it with its own arguments
+
+
+def _from_environment(names: tuple[str, ...]) -> str | None:
+    return next((value for name in names if (value := os.environ.get(name))), None)
+
+
+@contextlib.contextmanager
+def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> Iterator[Client]:
+    """Give a client for the server that the options or the environment name.
+
+    Raises:
+        CLIError: Nothing says who the client is, or too much does, or a request fails.
+    """
+    from kes_core.client import Client, KESError  # noqa: PLC0415 # slow to import
+
+    server = endpoint or _from_environment(_SERVER) or _DEFAULT_SERVER
+    key_file, cert_file = _from_environment(_KEY_FILE), _from_environment(_CERT_FILE)
+    if api_key is not None:  # a flag wins over the environment
+        key_file = cert_file = None
+    else:
+        api_key = _from_environment(_API_KEY)
+    if api_key is not None and (key_file or cert_file):
+        raise CLIError(
+            "both an API key and a key file are set; unset KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT"
+        )
+    if api_key is None and key_file is None and cert_file is None:
+        raise CLIError("nothing says who you are; set KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT")
+    try:
+        client = Client(
+            server,
+            api_key=api_key,
+            key_file=key_file,
+            cert_file=cert_file,
+            password=os.environ.get("KES_CLIENT_KEY_PASSWORD"),
+            insecure=insecure,
+        )
+    except ValueError as error:
+        raise CLIError(str(error)) from error
+    with client:
+        try:
+            yield client
+        except KESError as error:
+            hint = " (-k skips the verification)" if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
+            raise CLIError(f"{error}{hint}") from error
+
+
+def for_people(as_json: bool = False) -> bool:
+    """Tell whether somebody reads the output: it goes to a terminal, and JSON was not asked for."""
+    return not as_json and sys.stdout.isatty()
+
+
+def print_json(value: object) -> None:
+    """Print `value` for a program."""
+    click.echo(json.dumps(value, separators=(",", ":")))
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table for a person."""
+    from rich.console import Console  # noqa: PLC0415 # slow to import
+    from rich.table import Table  # noqa: PLC0415 # as above
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def decode_base64_argument(text: str, what: str) -> bytes:
+    """Return the bytes that a base64 argument stands for; `-` reads it from standard input."""
+    from kes_core._encoding import decode_base64  # noqa: PLC0415 # as above
+
+    if text == "-":
+        text = sys.stdin.read().strip()
+    try:
+        return decode_base64(text)
+    except ValueError:
+        raise CLIError(f"the {what} is not base64") from None

@@ -1,0 +1,299 @@
+"""`kes identity`: make and inspect API keys, certificates and identities."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli.key import print_names
+from kes_core.cli.main import CLIError
+
+if TYPE_CHECKING:
+    from kes_core.client import IdentityInfo
+
+__all__ = ["command", "write_certificate"]
+
+_EXPIRY: Final = dt.timedelta(hours=720)
+_HOST: Final = re.compile(
+    r"localhost|(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?",
+    re.ASCII,
+)
+_MAX_HOST: Final = 253
+_MAX_SUBJECT: Final = 64
+_PASSPHRASE_VARIABLE: Final[str] = "KES_PRIVATE_KEY_PASSWORD"
+"""The environment variable that answers the question for a passphrase."""
+
+
+class _Identity(click.Group):
+    """Takes what is no command for an API key or a file: `kes identity FILE`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            return "of", of, args
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    "identity",
+    cls=_Identity,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Make and inspect API keys, certificates and identities.
+
+    Without a command: make an API key. With an API key or a file: show its identity.
+    """
+    if context.invoked_subcommand is None:
+        _new_api_key()
+
+
+def _new_api_key() -> None:
+    from kes_core.identity import APIKey  # noqa: PLC0415 # slow to import
+
+    made = APIKey.generate()
+    if not for_people():
+        print_json({"api_key": str(made), "identity": made.identity})
+        return
+    click.echo(f"\nYour API key:\n\n   {click.style(str(made), bold=True)}\n")
+    click.echo("This is the only time it is shown. Keep it secret and secure.\n")
+    click.echo(f"Your Identity:\n\n   {click.style(made.identity, bold=True)}\n")
+    click.echo(
+        "The identity is not a secret. It can be shared. Any peer\nneeds this identity in order to verify your API key."
+    )
+
+
+def _duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> dt.timedelta:
+    if text is None:
+        return _EXPIRY
+    from kes_core._duration import parse_duration  # noqa: PLC0415 # slow to import
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}") from None
+    if not 0 < seconds <= dt.timedelta(days=365 * 100).total_seconds():
+        raise click.BadParameter("a certificate is valid for up to 876000h, and for some time at least")
+    return dt.timedelta(seconds=seconds)
+
+
+def _ip(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> list[Any]:
+    found = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_address(text))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no IP address") from None
+    return found
+
+
+@command.command("new")
+@click.argument("subject", default="")
+@click.option("--key", "key_file", metavar="FILE", type=click.Path(path_type=Path), help="[default: private.key]")
+@click.option("--cert", "cert_file", metavar="FILE", type=click.Path(path_type=Path), help="[default: public.crt]")
+@click.option("--ip", "ips", metavar="IP", multiple=True, callback=_ip, help="An IP address the certificate is for.")
+@click.option("--dns", metavar="NAME", multiple=True, help="A host name the certificate is for.")
+@click.option("--expiry", metavar="DURATION", callback=_duration, help="How long it is valid.  [default: 720h]")
+@click.option("--encrypt", is_flag=True, help="Encrypt the private key with a passphrase.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
+def new(
+    subject: str,
+    key_file: Path | None,
+    cert_file: Path | None,
+    ips: list[ipaddress.IPv4Address | ipaddress.IPv6Address],
+    dns: tuple[str, ...],
+    expiry: dt.timedelta,
+    encrypt: bool,
+    force: bool,
+) -> None:
+    """Make a private key and a self-signed certificate for server or client; without anything to put in, an API key.
+
+    SUBJECT is the certificate's common name; a host name also becomes one that the certificate is for.
+    """
+    if not (subject or key_file or cert_file or ips or dns or encrypt):
+        _new_api_key()
+        return
+    if len(subject) > _MAX_SUBJECT:
+        raise click.UsageError(f"A subject has at most {_MAX_SUBJECT} characters.")
+    names = [*dns, *([subject] if _HOST.fullmatch(subject) and subject not in dns else [])]
+    for name in names:
+        if len(name) > _MAX_HOST or not _HOST.fullmatch(name):
+            raise click.UsageError(f"{name!r} is no host name.")
+    identity = write_certificate(
+        key_file or Path("private.key"),
+        cert_file or Path("public.crt"),
+        subject=subject,
+        dns=names,
+        ips=ips,
+        valid_for=expiry,
+        passphrase=_ask_passphrase() if encrypt else None,
+        overwrite=force,
+    )
+    click.echo(f"\n  Private key:  {key_file or 'private.key'}")
+    click.echo(f"  Certificate:  {cert_file or 'public.crt'}")
+    click.echo(f"  Identity:     {identity}")
+
+
+def _ask_passphrase() -> str:
+    given = os.environ.get(_PASSPHRASE_VARIABLE)
+    if given:
+        return given
+    asked: str = click.prompt("Passphrase for the private key", hide_input=True, confirmation_prompt=True, err=True)
+    return asked
+
+
+def write_certificate(
+    key_file: Path,
+    cert_file: Path,
+    *,
+    subject: str,
+    dns: Sequence[str],
+    ips: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address],
+    valid_for: dt.timedelta,
+    passphrase: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Make a private key and a certificate for server and client, write both files, and return the identity.
+
+    Raises:
+        CLIError: A file is there already or can't be written. No file is changed then, and none is left behind.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 # slow to import
+    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 # as above
+
+    from kes_core.identity import identity_of_certificate, make_certificate, private_key_pem  # noqa: PLC0415 # as above
+
+    if key_file.absolute() == cert_file.absolute():
+        raise CLIError(f"key and certificate can't both be written to {str(key_file)!r}")
+    key = Ed25519PrivateKey.generate()
+    made = make_certificate(key, subject=subject, valid_for=valid_for, dns=dns, ips=ips)
+    contents = {
+        key_file: (private_key_pem(key, passphrase), 0o600),
+        cert_file: (made.public_bytes(Encoding.PEM), 0o644),
+    }
+    if not overwrite:
+        for file in contents:
+            if file.exists():
+                raise CLIError(f"{str(file)!r} exists already; -f overwrites it")
+    _write_all(contents, overwrite=overwrite)
+    return identity_of_certificate(made)
+
+
+def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> None:
+    """Write files next to their places, and put them there once all are whole."""
+    written: dict[Path, Path] = {}
+    placed: list[Path] = []
+    file = next(iter(contents))
+    try:
+        for file, (content, mode) in contents.items():
+            temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            written[file] = temporary
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+        for file, temporary in written.items():
+            if overwrite:
+                temporary.replace(file)
+            else:
+                os.link(temporary, file)  # fails if somebody was faster
+                placed.append(file)
+    except OSError as error:
+        for done in placed:
+            done.unlink(missing_ok=True)
+        raise CLIError(f"{str(file)!r} can't be written: {error.strerror}") from error
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+
+
+@command.command("of")
+@click.argument("what", metavar="CERTIFICATE|API-KEY")
+def of(what: str) -> None:
+    """Show the identity of a certificate in a file, or of an API key."""
+    identity = _identity_of(what)
+    if for_people():
+        click.echo(f"\n  Identity:  {identity}")
+    else:
+        print_json({"identity": identity})
+
+
+def _identity_of(what: str) -> str:
+    from kes_core.identity import APIKey, IdentityError, identity_of_certificate  # noqa: PLC0415 # slow to import
+
+    file = Path(what)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        try:
+            return APIKey.parse(what).identity
+        except ValueError:
+            # Never repeated: it may be most of an API key.
+            raise CLIError(f"the argument is no API key, and no file that can be read: {error.strerror}") from None
+    from cryptography import x509  # noqa: PLC0415 # as above
+
+    if b"-----BEGIN" not in content:
+        try:
+            return APIKey.parse(content.decode("ascii").strip()).identity
+        except ValueError:
+            raise CLIError(f"{what!r} holds neither a certificate nor an API key") from None
+    try:
+        return identity_of_certificate(x509.load_pem_x509_certificate(content))
+    except (ValueError, IdentityError):
+        raise CLIError(f"{what!r} holds no valid PEM certificate") from None
+
+
+@command.command("info")
+@click.argument("identity", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def info(server: Any, identity: str, as_json: bool) -> None:
+    """Show facts about an identity; without one, about yourself."""
+    with server() as client:
+        found = client.describe_identity(identity) if identity else client.describe_self()
+    if for_people(as_json):
+        _print_info(found)
+        return
+    facts: dict[str, Any] = {
+        "identity": found.identity,
+        "admin": found.is_admin,
+        "policy": found.policy,
+        "created_at": found.created_at,
+        "created_by": found.created_by,
+    }
+    if not identity:
+        facts |= {"allow": list(found.allow), "deny": list(found.deny)}
+    print_json(facts)
+
+
+def _print_info(found: IdentityInfo) -> None:
+    click.echo(f"Identity    {found.identity}")
+    click.echo(f"Role        {'Admin' if found.is_admin else 'User'}")
+    if found.policy:
+        click.echo(f"Policy      {found.policy}")
+    click.echo(f"Date        {found.created_at}")
+    click.echo(f"Created by  {found.created_by or '-'}")
+    for title, patterns in (("Allow", found.allow), ("Deny", found.deny)):
+        for pattern in patterns:
+            click.echo(f"{title:<10}  {pattern}")
+
+
+@command.command("ls")
+@click.argument("pattern", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def ls(server: Any, pattern: str, as_json: bool) -> None:
+    """List the identities that begin with PATTERN."""
+    with server() as client:
+        print_names(list(client.list_identities(pattern)), "Identity", as_json=as_json)

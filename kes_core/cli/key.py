@@ -1,0 +1,140 @@
+"""`kes key`: manage and use keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kes_core.cli._common import decode_base64_argument, for_people, print_json, print_table, server_options
+
+__all__ = ["command"]
+
+
+@click.group("key", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Manage and use keys."""
+
+
+@command.command("create")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@server_options
+def create(server: Any, names: tuple[str, ...]) -> None:
+    """Make new random keys."""
+    with server() as client:
+        for name in names:
+            client.create_key(name)
+
+
+@command.command("import")
+@click.argument("name")
+@click.argument("key", metavar="KEY")
+@click.option("--cipher", default="AES256", show_default=True, type=click.Choice(["AES256", "ChaCha20"]))
+@server_options
+def import_(server: Any, name: str, key: str, cipher: str) -> None:
+    """Store a key made elsewhere: 32 bytes in base64; - reads it from standard input."""
+    with server() as client:
+        client.import_key(name, decode_base64_argument(key, "key"), cipher)
+
+
+@command.command("info")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
+    """Show facts about keys, never the keys."""
+    with server() as client:
+        for name in names:
+            found = client.describe_key(name)
+            facts = {
+                "name": found.name,
+                "algorithm": found.algorithm,
+                "created_at": found.created_at,
+                "created_by": found.created_by,
+            }
+            if for_people(as_json):
+                click.echo(f"Name        {found.name}")
+                click.echo(f"Algorithm   {found.algorithm}")
+                click.echo(f"Date        {found.created_at}")
+                click.echo(f"Created by  {found.created_by or '-'}")
+            else:
+                print_json(facts)
+
+
+@command.command("ls")
+@click.argument("pattern", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def ls(server: Any, pattern: str, as_json: bool) -> None:
+    """List the keys whose names begin with PATTERN."""
+    with server() as client:
+        print_names(list(client.list_keys(pattern)), "Key", as_json=as_json)
+
+
+def print_names(names: list[str], title: str, *, as_json: bool) -> None:
+    """Print a listing."""
+    if for_people(as_json):
+        print_table([title], [[name] for name in names])
+    else:
+        print_json(names)
+
+
+@command.command("rm")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@server_options
+def rm(server: Any, names: tuple[str, ...]) -> None:
+    """Delete keys for good, and with them everything that they have encrypted."""
+    with server() as client:
+        for name in names:
+            client.delete_key(name)
+
+
+@command.command("encrypt")
+@click.argument("name")
+@click.argument("message")
+@server_options
+def encrypt(server: Any, name: str, message: str) -> None:
+    """Encrypt a message given in base64; - reads it from standard input."""
+    from kes_core._encoding import encode_base64  # noqa: PLC0415 # slow to import
+
+    with server() as client:
+        ciphertext = encode_base64(client.encrypt(name, decode_base64_argument(message, "message")))
+    if for_people():
+        click.echo(f"\nciphertext: {ciphertext}")
+    else:
+        print_json({"ciphertext": ciphertext})
+
+
+@command.command("decrypt")
+@click.argument("name")
+@click.argument("ciphertext")
+@click.argument("context", default="")
+@server_options
+def decrypt(server: Any, name: str, ciphertext: str, context: str) -> None:
+    """Decrypt a ciphertext given in base64, with its CONTEXT in base64; - reads it from standard input."""
+    from kes_core._encoding import encode_base64  # noqa: PLC0415 # as above
+
+    sealed, bound = decode_base64_argument(ciphertext, "ciphertext"), decode_base64_argument(context, "context")
+    with server() as client:
+        plaintext = encode_base64(client.decrypt(name, sealed, bound))
+    if for_people():
+        click.echo(f"\nplaintext: {plaintext}")
+    else:
+        print_json({"plaintext": plaintext})
+
+
+@command.command("dek")
+@click.argument("name")
+@click.argument("context", default="")
+@server_options
+def dek(server: Any, name: str, context: str) -> None:
+    """Make a data encryption key, bound to a CONTEXT given in base64."""
+    from kes_core._encoding import encode_base64  # noqa: PLC0415 # as above
+
+    with server() as client:
+        made = client.generate_key(name, decode_base64_argument(context, "context"))
+    plaintext, ciphertext = encode_base64(made.plaintext), encode_base64(made.ciphertext)
+    if for_people():
+        click.echo(f"{{\n  plaintext : {plaintext}\n  ciphertext: {ciphertext}\n}}")
+    else:
+        print_json({"plaintext": plaintext, "ciphertext": ciphertext})

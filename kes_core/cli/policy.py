@@ -1,0 +1,68 @@
+"""`kes policy`: look at policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli.key import print_names
+
+__all__ = ["command"]
+
+
+@click.group("policy", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Look at policies. They are made in the server's configuration file."""
+
+
+@command.command("info")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def info(server: Any, name: str, as_json: bool) -> None:
+    """Show facts about a policy."""
+    with server() as client:
+        found = client.describe_policy(name)
+    if for_people(as_json):
+        click.echo(f"Name        {found.name}")
+        click.echo(f"Date        {found.created_at}")
+        click.echo(f"Created by  {found.created_by or '-'}")
+    else:
+        print_json({"name": found.name, "created_at": found.created_at, "created_by": found.created_by})
+
+
+@command.command("ls")
+@click.argument("pattern", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def ls(server: Any, pattern: str, as_json: bool) -> None:
+    """List the policies whose names begin with PATTERN."""
+    with server() as client:
+        print_names(list(client.list_policies(pattern)), "Policy", as_json=as_json)
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def show(server: Any, name: str, as_json: bool) -> None:
+    """Show a policy with its patterns."""
+    with server() as client:
+        found = client.read_policy(name)
+    if not for_people(as_json):
+        print_json(
+            {
+                "allow": {pattern: {} for pattern in found.allow},
+                "deny": {pattern: {} for pattern in found.deny},
+                "created_at": found.created_at,
+                "created_by": found.created_by,
+            }
+        )
+        return
+    for title, patterns in (("Allow", found.allow), ("Deny", found.deny)):
+        if patterns:
+            click.echo(click.style(f"{title}:", bold=True))
+            for pattern in patterns:
+                click.echo(f"  · {pattern}")

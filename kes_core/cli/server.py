@@ -1,0 +1,161 @@
+"""`kes server`: start a server."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kes_core.cli.main import CLIError
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+    from kes_core.hookspecs import ServerInfo
+    from kes_core.identity import APIKey
+    from kes_core.plugins import Plugins
+
+__all__ = ["command"]
+
+
+@click.command("server", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--addr", metavar="HOST:PORT", help="The address to listen on.  [default: 0.0.0.0:7373]")
+@click.option(
+    "--config", "config_file", metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
+)
+@click.option("--key", metavar="FILE", help="The private key of the server's certificate.")
+@click.option("--cert", metavar="FILE", help="The server's certificate.")
+@click.option("--auth", type=click.Choice(["on", "off"]), help="Whether clients' certificates are verified.")
+@click.option("--mlock", is_flag=True, help="Keep all memory out of the swap.")
+@click.option("--dev", is_flag=True, help="Keys in memory, a self-made certificate and a fresh admin API key.")
+def command(
+    addr: str | None,
+    config_file: Path | None,
+    key: str | None,
+    cert: str | None,
+    auth: str | None,
+    mlock: bool,
+    dev: bool,
+) -> None:
+    """Start a server. What is given here wins over the configuration file."""
+    given = {"address": addr, "tls.key": key, "tls.cert": cert, "tls.auth": auth}
+    overrides = {field: value for field, value in given.items() if value is not None}
+    if dev:
+        if config_file is not None:
+            raise click.UsageError("--dev and --config exclude each other.")
+        _serve_for_development(overrides, mlock=mlock)
+    elif config_file is None:
+        raise click.UsageError("Missing option '--config', or '--dev' for a server to try things out.")
+    else:
+        _serve(config_file, overrides, mlock=mlock)
+
+
+def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None:
+    from kes_core.config import ConfigError, load_config  # noqa: PLC0415 # only a server needs it
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    plugins = load_plugins()
+
+    def load() -> Config:
+        return load_config(config_file, plugins=plugins, overrides=overrides)
+
+    try:
+        config = load()
+    except ConfigError as error:
+        raise CLIError(str(error)) from error
+    _run(config, plugins, mlock=mlock, reload=load, on_started=lambda info: _announce(info, config))
+
+
+def _run(config: Config, plugins: Plugins, **options: object) -> None:
+    from kes_core.server.main import ServerError, run  # noqa: PLC0415 # as above
+
+    try:
+        run(config, plugins=plugins, **options)  # type: ignore[arg-type] # those of `run`, from the two functions here
+    except ServerError as error:
+        raise CLIError(str(error)) from error
+
+
+def _announce(info: ServerInfo, config: Config) -> None:
+    """Tell a person what has started. Programs read the log."""
+    if not sys.stderr.isatty():
+        return
+    lines = [
+        f"kes {info.version}",
+        f"  Endpoint   {'  '.join(f'https://{address}' for address in info.addresses)}",
+        f"  Admin      {config.admin.identity}",
+        f"  Auth       {'on: certificates are verified' if config.tls.auth else 'off: any client can connect'}",
+        f"  Key store  {config.keystore.backend.name}",
+    ]
+    click.echo("\n".join(lines), err=True)
+
+
+_DEV_CONFIG = """
+address: 127.0.0.1:7373
+admin:
+  identity: {admin}
+tls:
+  key: {folder}/server.key
+  cert: {folder}/server.crt
+keystore:
+  memory: {{}}
+"""
+
+_DEV_NEXT = """
+A server for development: its keys are gone when it stops.
+
+  API key    {api_key}
+  Identity   {identity}
+
+Paste this into another terminal:
+
+  export KES_SERVER=https://{address}
+  export KES_API_KEY={api_key}
+  kes key create my-key -k
+  kes key dek my-key -k
+
+-k because the server's certificate is self-made. Ctrl-C stops the server.
+"""
+
+
+def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
+    from kes_core.config import ConfigError, parse_config  # noqa: PLC0415 # as above
+    from kes_core.identity import APIKey  # noqa: PLC0415 # as above
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    plugins = load_plugins()
+    admin = APIKey.generate()
+    folder = Path(tempfile.mkdtemp(prefix="kes-dev-"))
+    try:
+        _make_server_certificate(folder)
+        text = _DEV_CONFIG.format(admin=admin.identity, folder=folder)
+        try:
+            config = parse_config(text, filename="--dev", plugins=plugins, overrides=overrides)
+        except ConfigError as error:
+            raise CLIError(str(error)) from error
+        _run(config, plugins, mlock=mlock, on_started=lambda info: _announce_development(info, admin))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _announce_development(info: ServerInfo, admin: APIKey) -> None:
+    text = _DEV_NEXT.format(api_key=admin, identity=admin.identity, address=info.addresses[0])
+    click.echo(text)
+
+
+def _make_server_certificate(folder: Path) -> None:
+    import datetime as dt  # noqa: PLC0415 # as above
+    import ipaddress  # noqa: PLC0415 # as above
+
+    from kes_core.cli.identity import write_certificate  # noqa: PLC0415 # as above
+
+    write_certificate(
+        folder / "server.key",
+        folder / "server.crt",
+        subject="localhost",
+        dns=["localhost"],
+        ips=[ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")],
+        valid_for=dt.timedelta(days=30),
+    )
