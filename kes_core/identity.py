@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from os import urandom
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -40,6 +39,7 @@ __all__ = [
     "identity_of_certificate",
     "identity_of_chain",
     "identity_of_public_key",
+    "load_certificates",
     "make_certificate",
     "private_key_pem",
 ]
@@ -50,6 +50,9 @@ _SEED_SIZE: Final = 32
 _VALIDITY: Final = dt.timedelta(days=90)
 _CLOCK_SKEW: Final = dt.timedelta(minutes=5)
 """Certificates are valid from a little before now, for servers whose clock is behind."""
+
+
+_INVALID: Final = "tls: invalid client certificate"
 
 
 class IdentityError(ValueError):
@@ -69,19 +72,33 @@ def identity_of_certificate(certificate: x509.Certificate) -> str:
     """
     try:
         return identity_of_public_key(certificate.public_key())
-    except (UnsupportedAlgorithm, ValueError):
-        raise IdentityError("tls: invalid client certificate") from None
+    except Exception:  # whatever cryptography makes of a key that is not known or malformed
+        raise IdentityError(_INVALID) from None
+
+
+def load_certificates(pem: bytes) -> list[x509.Certificate]:
+    """Return the certificates in `pem`, of which there is one at least.
+
+    Raises:
+        IdentityError: There is none, or one that can't be read.
+    """
+    from cryptography import x509  # noqa: PLC0415 # slow to import, and the command line seldom needs it
+
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except Exception:  # there are many kinds of error for malformed certificates, not all of them ValueErrors
+        raise IdentityError(_INVALID) from None
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
-    from cryptography import x509  # noqa: PLC0415 # slow to import, and the command line seldom needs it
+    from cryptography import x509  # noqa: PLC0415 # as above
 
     try:
         return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
     except x509.ExtensionNotFound:
         return False
-    except ValueError:
-        raise IdentityError("tls: invalid client certificate") from None
+    except Exception:  # as above
+        raise IdentityError(_INVALID) from None
 
 
 def identity_of_chain(chain: Sequence[x509.Certificate]) -> tuple[str, x509.Certificate]:
@@ -112,11 +129,11 @@ def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> Certi
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         dns = tuple(names.get_values_for_type(x509.DNSName))
         ips = tuple(str(ip) for ip in names.get_values_for_type(x509.IPAddress))
-    except (x509.ExtensionNotFound, ValueError):
+    except Exception:  # as above, or there are none
         pass
     try:
         subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    except ValueError:
+    except Exception:  # as above
         subject = issuer = ""
     return CertificateFacts(
         subject=subject,

@@ -230,7 +230,7 @@ def of(what: str) -> None:
 
 
 def _identity_of(what: str) -> str:
-    from kes_core.identity import APIKey, IdentityError, identity_of_certificate  # noqa: PLC0415 # slow to import
+    from kes_core.identity import APIKey, IdentityError, identity_of_certificate, load_certificates  # noqa: PLC0415 # slow to import
 
     file = Path(what)
     try:
@@ -241,16 +241,14 @@ def _identity_of(what: str) -> str:
         except ValueError:
             # Never repeated: it may be most of an API key.
             raise CLIError(f"the argument is no API key, and no file that can be read: {error.strerror}") from None
-    from cryptography import x509  # noqa: PLC0415 # as above
-
     if b"-----BEGIN" not in content:
         try:
             return APIKey.parse(content.decode("ascii").strip()).identity
         except ValueError:
             raise CLIError(f"{what!r} holds neither a certificate nor an API key") from None
     try:
-        return identity_of_certificate(x509.load_pem_x509_certificate(content))
-    except (ValueError, IdentityError):
+        return identity_of_certificate(load_certificates(content)[0])
+    except IdentityError:
         raise CLIError(f"{what!r} holds no valid PEM certificate") from None
 
 

@@ -7,10 +7,9 @@ import ipaddress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from kes_core.identity import IdentityError, certificate_facts, identity_of_chain
+from kes_core.identity import IdentityError, certificate_facts, identity_of_chain, load_certificates
 from kes_core.server.errors import APIError
 
 if TYPE_CHECKING:
@@ -49,12 +48,10 @@ class Client(NamedTuple):
 def _holder_of(chain: tuple[str, ...], *, verified: bool) -> _Holder:
     """Look at a connection's certificates. The same chain is looked at once, however many requests follow."""
     try:
-        certificates = [x509.load_pem_x509_certificate(pem.encode("ascii")) for pem in chain]
+        certificates = [load_certificates(pem.encode("ascii"))[0] for pem in chain]
         identity, leaf = identity_of_chain(certificates)
     except IdentityError as error:
         return _Holder("", str(error), None)
-    except ValueError:
-        return _Holder("", "tls: invalid client certificate", None)
     return _Holder(identity, "", certificate_facts(leaf, verified=verified))
 
 
@@ -101,8 +98,8 @@ def _forwarded_holder(value: bytes) -> _Holder:
     if len(value) > _MAX_FORWARDED_CERTIFICATE:
         return invalid
     try:
-        certificates = x509.load_pem_x509_certificates(unquote_to_bytes(value))
-    except ValueError:
+        certificates = load_certificates(unquote_to_bytes(value))
+    except IdentityError:
         return invalid
     chain = tuple(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in certificates)
     return _holder_of(chain, verified=False)

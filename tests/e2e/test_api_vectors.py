@@ -223,9 +223,7 @@ def test_every_listed_error_message_is_the_vectors(vector_server: Server) -> Non
         "identity 'a.b' is empty, too long or contains invalid characters": ("GET", "/v1/identity/describe/a.b", None),
         "listing pattern 'a.b' is empty, too long or is invalid": ("GET", "/v1/key/list/a.b", None),
     }
-    known = {
-        re.sub(r"\{\w+\}", "*", case["message"]): case["status"] for case in vectors("errors")["cases"]
-    }
+    known = {re.sub(r"\{\w+\}", "*", case["message"]): case["status"] for case in vectors("errors")["cases"]}
     with vector_server.client() as client:
         for message, (method, path, body) in requests.items():
             response = client.request(method, path, json=body) if body else client.request(method, path)
