@@ -8,20 +8,21 @@ from typing import Final
 __all__ = ["parse_duration"]
 
 _UNITS: Final = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "\u00b5s": 1e-6,
-    "\u03bcs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
+    "ns": 1,
+    "us": 10**3,
+    "\u00b5s": 10**3,
+    "\u03bcs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
 }
+"""The units, in nanoseconds."""
 _NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)"
 _UNIT: Final = "|".join(_UNITS)
 _PART: Final = re.compile(rf"({_NUMBER})({_UNIT})", re.ASCII)
 _DURATION: Final = re.compile(rf"([+-]?)((?:{_NUMBER}(?:{_UNIT}))+)", re.ASCII)
-_MAX_SECONDS: Final = 2**63 / 1e9
+_MAX: Final = 2**63
 _AS_IN: Final = "as in 10s, 1m30s, 500ms or 168h"
 
 
@@ -36,9 +37,9 @@ def parse_duration(text: str) -> float:
         if re.fullmatch(rf"[+-]?{_NUMBER}", text, re.ASCII):
             raise ValueError(f"is not a duration: a number needs a unit, {_AS_IN}")
         raise ValueError(f"is not a duration, {_AS_IN}; units are h, m, s, ms, us and ns")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match.group(2)))
-    if match.group(1) == "-" and seconds:
+    nanoseconds = sum(round(float(number) * _UNITS[unit]) for number, unit in _PART.findall(match.group(2)))
+    if match.group(1) == "-" and nanoseconds:
         raise ValueError("is negative; a duration must be zero or more")
-    if seconds >= _MAX_SECONDS:
+    if nanoseconds >= _MAX:
         raise ValueError("is too long; the longest duration is 2540400h")
-    return seconds
+    return nanoseconds / 10**9

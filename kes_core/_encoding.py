@@ -58,5 +58,5 @@ def parse_json_object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("no JSON object")  # noqa: TRY004 # what is wrong is the text
+        raise ValueError("no JSON object")  # what is wrong is the text
     return value

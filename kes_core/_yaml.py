@@ -142,10 +142,9 @@ def parse(text: str, *, environ: Mapping[str, str], literal: Any) -> Document:
     """
     if len(text) > _MAX_SIZE:
         raise YAMLError(1, (), f"larger than {_MAX_SIZE} bytes")
-    loader = _Loader(text)
     reader = _Reader(environ, literal)
     try:
-        node = loader.get_single_node()
+        node = _Loader(text).get_single_node()
         if node is not None:
             reader.document.value = reader.read(node, ())
     except yaml.composer.ComposerError as error:
@@ -161,6 +160,4 @@ def parse(text: str, *, environ: Mapping[str, str], literal: Any) -> Document:
         raise YAMLError(line, (), "no valid YAML: a character that is not allowed") from None
     except RecursionError:
         raise YAMLError(1, (), "too many values, or nested too deeply") from None
-    finally:
-        loader.dispose()
     return reader.document

@@ -118,33 +118,36 @@ def identity_of_chain(chain: Sequence[x509.Certificate]) -> tuple[str, x509.Cert
 
 
 def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> CertificateFacts:
-    """Return what a certificate says of itself, for policy engines. What can't be read is left out."""
+    """Return what a certificate says of itself, for policy engines.
+
+    Raises:
+        IdentityError: It can't be read.
+    """
     from cryptography import x509  # noqa: PLC0415 # as above
 
     from kes_core.policy import CertificateFacts  # noqa: PLC0415 # as above
 
-    dns: tuple[str, ...] = ()
-    ips: tuple[str, ...] = ()
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         dns = tuple(names.get_values_for_type(x509.DNSName))
         ips = tuple(str(ip) for ip in names.get_values_for_type(x509.IPAddress))
-    except Exception:  # as above, or there are none
-        pass
-    try:
-        subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+    except x509.ExtensionNotFound:
+        dns = ips = ()
     except Exception:  # as above
-        subject = issuer = ""
-    return CertificateFacts(
-        subject=subject,
-        issuer=issuer,
-        serial_number=certificate.serial_number,
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-        dns_names=dns,
-        ip_addresses=ips,
-        verified=verified,
-    )
+        raise IdentityError(_INVALID) from None
+    try:
+        return CertificateFacts(
+            subject=certificate.subject.rfc4514_string(),
+            issuer=certificate.issuer.rfc4514_string(),
+            serial_number=certificate.serial_number,
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            dns_names=dns,
+            ip_addresses=ips,
+            verified=verified,
+        )
+    except Exception:  # as above
+        raise IdentityError(_INVALID) from None
 
 
 class APIKey:

@@ -50,9 +50,9 @@ def _holder_of(chain: tuple[str, ...], *, verified: bool) -> _Holder:
     try:
         certificates = [load_certificates(pem.encode("ascii"))[0] for pem in chain]
         identity, leaf = identity_of_chain(certificates)
+        return _Holder(identity, "", certificate_facts(leaf, verified=verified))
     except IdentityError as error:
         return _Holder("", str(error), None)
-    return _Holder(identity, "", certificate_facts(leaf, verified=verified))
 
 
 def client_of(scope: Mapping[str, Any], *, proxies: frozenset[str], proxy_header: bytes, verified: bool) -> Client:

@@ -1,8 +1,8 @@
 """Keys as files. Creating one is atomic and durable and never overwrites, whoever else works in the directory.
 
 A key is written to a temporary file, which is synced and then linked to its name. A link appears whole or not at all,
-fails if the name is taken, and is durable once the directory is synced. So a process that is killed at any moment leaves
-a key whole or not there, and of several that create the same key one wins.
+fails if the name is taken, and is durable once the directory is synced. So a process that is killed at any moment
+leaves a key whole or not there, and of several that create the same key one wins.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class FileKeyStore(KeyStore):
             raise KeyStoreError(f"{str(self._path)!r} is not a directory")
         if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise KeyStoreError(
-                f"others can write into the key directory {str(self._path)!r} (mode {stat.S_IMODE(facts.st_mode):04o}): "
-                f"chmod 0700 {self._path}"
+                f"others can write into the key directory {str(self._path)!r} "
+                f"(mode {stat.S_IMODE(facts.st_mode):04o}): chmod 0700 {self._path}"
             )
         if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
             raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
@@ -121,13 +121,13 @@ class FileKeyStore(KeyStore):
     def _remove_leftovers(self) -> None:
         """Remove temporary files that a killed process has left behind. A living one holds a lock on its own."""
         with os.scandir(self._path) as entries:
-            leftovers = [entry.path for entry in entries if entry.name.startswith(_TEMPORARY)]
+            leftovers = [Path(entry.path) for entry in entries if entry.name.startswith(_TEMPORARY)]
         for leftover in leftovers:
             with contextlib.suppress(OSError):
                 file = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(leftover)
+                    leftover.unlink()
                 finally:
                     os.close(file)
 
@@ -143,7 +143,7 @@ class FileKeyStore(KeyStore):
         try:
             fcntl.flock(output, fcntl.LOCK_EX)
             os.fchmod(output, 0o600)  # whatever the process's umask takes away
-            with open(output, "wb", closefd=False) as stream:
+            with os.fdopen(output, "wb", closefd=False) as stream:
                 stream.write(value)
             os.fsync(output)
             try:
@@ -166,7 +166,7 @@ class FileKeyStore(KeyStore):
             if error.errno == errno.ELOOP:
                 raise KeyStoreError(f"{str(file)!r} is a symbolic link, not a key") from None
             raise
-        with open(source, "rb") as stream:
+        with os.fdopen(source, "rb") as stream:
             if not stat.S_ISREG(os.fstat(source).st_mode):
                 raise KeyStoreError(f"{str(file)!r} is not a regular file")
             value = stream.read(MAX_VALUE_SIZE + 1)
@@ -176,7 +176,7 @@ class FileKeyStore(KeyStore):
 
     def _delete(self, file: Path) -> None:
         try:
-            os.unlink(file)
+            file.unlink()
         except FileNotFoundError:
             self._status()
             raise KeyNotFoundError(f"key {file.name!r} does not exist") from None
