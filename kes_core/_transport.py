@@ -144,7 +144,7 @@ def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
     return {
         "retry": tenacity.retry_if_exception(lambda error: may_repeat(request, error)),
         "stop": tenacity.stop_after_attempt(_ATTEMPTS * len(settings.endpoints) - 1),
-        "wait": tenacity.wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.05),
+        "wait": tenacity.wait_random_exponential(multiplier=0.05, max=1.0),
         "reraise": True,
     }
 

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
 from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.policy import Decision, PolicyRequest
 from kes_core.routes import ROUTES, Argument, Auth, Route
-from kes_core.server import errors
+from kes_core.server import errors, schemas
 from kes_core.server.auth import Client, client_of
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError, error_body
@@ -67,10 +68,27 @@ class KESApp(FastAPI):
                 self._add(route, handlers[route.path])
 
     def _add(self, route: Route, handler: Handler) -> None:
+        """Add a route of the table, with its documentation."""
         self._handlers[route.path] = (route, handler)
-        methods = [route.method, "POST"] if route.method == "PUT" else [route.method]
-        parameter = f"{{{route.argument.value}}}" if route.argument is not None else ""
-        self.add_route(route.path + parameter, handler, methods=methods, name=route.summary)  # type: ignore[arg-type] # handlers take a Call and return what is encoded as JSON
+        argument = f"{{{route.argument.value}}}" if route.argument is not None else ""
+        body = schemas.BODIES.get(route.path)
+        extra: dict[str, Any] = {}
+        if route.argument is not None:
+            extra["parameters"] = [
+                {"name": route.argument.value, "in": "path", "required": True, "schema": {"type": "string"}}
+            ]
+        if body is not None:
+            schema = TypeAdapter(body).json_schema()
+            extra["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        self.add_api_route(
+            route.path + argument,
+            handler,
+            methods=[route.method],  # and POST for PUT, which is an older spelling and not documented
+            summary=route.summary,
+            response_model=schemas.ANSWERS.get(route.path),
+            responses={"default": {"model": schemas.Error}},
+            openapi_extra=extra,
+        )
 
     async def _list_api(self, call: Call) -> list[dict[str, Any]]:
         return system.api_listing(frozenset(self._handlers), call.server_state.timeouts)

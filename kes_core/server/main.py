@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -38,6 +39,11 @@ GRACE: Final = 20.0
 CERTIFICATE_INTERVAL: Final = 15 * 60.0
 """Seconds after which the certificate is read again (protocol section 8)."""
 _AUDIT_LEVEL: Final = 0
+_LISTEN_HINTS: Final = {
+    errno.EADDRINUSE: "; is another server running there?",
+    errno.EACCES: "; ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+    errno.EADDRNOTAVAIL: "; the machine has no such address",
+}
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
@@ -221,8 +227,10 @@ def _listen(config: Config) -> list[socket.socket]:
     except OSError as error:
         for sock in sockets:
             sock.close()
-        reason = error.strerror or str(error)
-        raise ServerError(f"can't listen on {config.address}: {reason}; is another server running there?") from error
+        is_gai = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_gai or not error.errno else os.strerror(error.errno)
+        hint = _LISTEN_HINTS.get(error.errno or 0, "") if not is_gai else ""
+        raise ServerError(f"can't listen on {config.address}: {reason}{hint}") from error
     return sockets
 
 

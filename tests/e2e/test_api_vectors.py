@@ -130,17 +130,18 @@ def request_body() -> Any:
     """Make the body that a vector describes."""
 
     def make(case: dict[str, Any]) -> bytes | Iterator[bytes] | None:
-        meaning = case["meaning"]
+        meaning: str = case["meaning"]
+        size: int = case.get("body_bytes", 0)
         if "body" in case:
             return str(case["body"]).encode()
         if "blanks over the limit" in meaning:
-            return b'{"message":"AAAA"}' + b" " * (case["body_bytes"] - 18)
-        if "body_bytes" in case:
+            return b'{"message":"AAAA"}' + b" " * (size - 18)
+        if size:
             frame = b'{"plaintext":""}'
             filler = base64.b64encode(bytes(3 * 250_000))
-            filler = filler[: (case["body_bytes"] - len(frame)) // 4 * 4]
+            filler = filler[: (size - len(frame)) // 4 * 4]
             body = b'{"plaintext":"' + filler + b'"'
-            return body + b" " * (case["body_bytes"] - len(body) - 1) + b"}"
+            return body + b" " * (size - len(body) - 1) + b"}"
         if "without a content length" in meaning:
             return iter([b'{"message":', b'"AAAA"}'])
         if "not read" in meaning:
@@ -270,7 +271,8 @@ def test_curl_decrypts_what_curl_encrypted(server: Server) -> None:
     credentials = server.admin
 
     def call(version: str, path: str, body: str = "") -> str:
-        command = [curl, "-sS", "-k", version, "--key", credentials.key, "--cert", credentials.cert, "-X", "PUT"]
+        files = ["--key", str(credentials.key), "--cert", str(credentials.cert)]
+        command = [curl, "-sS", "-k", version, *files, "-X", "PUT"]
         data = ["-d", body] if body else []
         done = subprocess.run([*command, *data, server.url + path], check=True, capture_output=True, text=True)
         return done.stdout
@@ -287,7 +289,8 @@ def test_curl_decrypts_what_curl_encrypted(server: Server) -> None:
 def test_openssl_s_client_gets_an_answer(server: Server) -> None:
     openssl = shutil.which("openssl")
     assert openssl, "openssl is needed: apt install openssl"
-    arguments = ["-connect", f"127.0.0.1:{server.port}", "-key", server.admin.key, "-cert", server.admin.cert]
+    files = ["-key", str(server.admin.key), "-cert", str(server.admin.cert)]
+    arguments = ["-connect", f"127.0.0.1:{server.port}", *files]
     done = subprocess.run(
         [openssl, "s_client", "-quiet", *arguments],
         input=b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",

@@ -19,7 +19,7 @@ def names_of(case: dict[str, Any]) -> list[str]:
     if "generate" not in case:
         return list(case["names"])
     generate = case["generate"]
-    return [generate["format"] % number for number in range(generate["count"])] + generate["more"]
+    return [generate["format"] % number for number in range(generate["count"])] + list(generate["more"])
 
 
 @pytest.mark.parametrize("case", LISTINGS, ids=range(len(LISTINGS)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.keystore import page_of
+from kes_core.server.call import Call
 from kes_core.server.errors import IDENTITY_NOT_FOUND, POLICY_NOT_FOUND, APIError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from kes_core.server.call import Call
     from kes_core.server.state import State
 
 __all__ = ["HANDLERS"]

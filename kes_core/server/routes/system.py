@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.keystore import KeyStoreError, KeyStoreUnreachableError
 from kes_core.routes import ROUTES
+from kes_core.server.call import Call
 from kes_core.server.errors import APIError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from kes_core.server.call import Call
 
 __all__ = ["API_PATH", "HANDLERS", "api_listing", "commit", "version"]
 

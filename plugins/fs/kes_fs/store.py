@@ -182,7 +182,7 @@ class FileKeyStore(KeyStore):
             raise KeyNotFoundError(f"key {file.name!r} does not exist") from None
         self._sync()
 
-    def _names(self) -> list[str]:
+    def _names(self) -> tuple[str, ...]:
         with os.scandir(self._path) as entries:
             return [
                 entry.name for entry in entries if is_valid_name(entry.name) and entry.is_file(follow_symlinks=False)

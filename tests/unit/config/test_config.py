@@ -55,7 +55,8 @@ async def connect(_config: Any) -> KeyStore:
 def plugins() -> Plugins:
     """The core's own plugins and key stores with simple sections."""
     loaded = load_plugins([])
-    sections = {"fs": DirectorySection, "memory": Section, "demo": DemoSection} | dict.fromkeys(OTHERS, AnySection)
+    sections: dict[str, type[BaseModel]] = {"fs": DirectorySection, "memory": Section, "demo": DemoSection}
+    sections |= dict.fromkeys(OTHERS, AnySection)
     backends = {name: KeyStoreBackend(name, model, connect) for name, model in sections.items()}
     broken = PluginInfo("cloud", "kes-cloud", "1.0", error="plugin 'cloud' of kes-cloud 1.0: can't be imported: boom")
     return replace(loaded, backends=types.MappingProxyType(backends), infos=(broken,))

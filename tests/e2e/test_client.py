@@ -1,0 +1,365 @@
+"""The Python client and the command line, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kes_core.client import (
+    APIError,
+    AsyncClient,
+    Client,
+    DecryptionError,
+    IdentityNotFoundError,
+    KESConnectionError,
+    KeyExistsError,
+    KeyNotFoundError,
+    NotAllowedError,
+    PolicyNotFoundError,
+)
+from kes_core.identity import APIKey
+from tests.support import Credentials, Server, make_credentials, start_server
+from tests.unit.test_cli import kes, on_a_terminal
+
+POLICIES = {
+    "app": {"allow": ["/v1/key/*", "/v1/status"], "deny": ["/v1/key/delete/*"]},
+    "other": {"allow": ["/version"]},
+}
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
+    return make_credentials(tmp_path_factory.mktemp("user"), "user")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, user: Credentials) -> Iterator[Server]:
+    policies = {**POLICIES, "app": {**POLICIES["app"], "identities": [user.identity]}}
+    server = start_server(tmp_path_factory.mktemp("server"), {"policy": policies})
+    yield server
+    assert server.stop() == 0
+
+
+def client(server: Server, credentials: Credentials | None = None) -> Client:
+    return Client(server.url, api_key=(credentials or server.admin).api_key, insecure=True)
+
+
+def test_keys_and_data_keys(server: Server) -> None:
+    with client(server) as kms:
+        kms.create_key("a-key")
+        with pytest.raises(KeyExistsError, match="key already exists"):
+            kms.create_key("a-key")
+        data_key = kms.generate_key("a-key", b"context")
+        assert len(data_key.plaintext) == 32
+        assert repr(data_key.plaintext) not in repr(data_key)
+        assert kms.decrypt("a-key", data_key.ciphertext, b"context") == data_key.plaintext
+        with pytest.raises(DecryptionError) as caught:
+            kms.decrypt("a-key", data_key.ciphertext)
+        assert caught.value.status == 400
+        sealed = kms.encrypt("a-key", b"text")
+        assert kms.decrypt_all("a-key", [(sealed, b""), (data_key.ciphertext, b"context")]) == [
+            b"text",
+            data_key.plaintext,
+        ]
+        kms.import_key("imported", bytes(32), "ChaCha20")
+        info = kms.describe_key("imported")
+        assert (info.name, info.algorithm, info.created_by) == ("imported", "ChaCha20", server.admin.identity)
+        assert len(kms.hmac("imported", b"message")) == 32
+        assert list(kms.list_keys("imp*")) == ["imported"]
+        kms.delete_key("imported")
+        for call in (kms.describe_key, kms.delete_key, kms.generate_key):
+            with pytest.raises(KeyNotFoundError):
+                call("imported")
+        with pytest.raises(APIError, match="is empty, too long or contains invalid characters"):
+            kms.create_key("no/name")
+
+
+def test_server_policies_and_identities(server: Server, user: Credentials) -> None:
+    with client(server) as kms:
+        assert kms.version().version
+        kms.ready()
+        status = kms.status()
+        assert status.keystore_reachable
+        assert status.uptime >= 0
+        assert "/v1/key/create/" in {route.path for route in kms.apis()}
+        assert list(kms.list_policies()) == ["app", "other"]
+        assert list(kms.list_policies("o")) == ["other"]
+        assert kms.describe_policy("app").allow == ()
+        policy = kms.read_policy("app")
+        assert policy.allow == ("/v1/key/*", "/v1/status")
+        assert policy.deny == ("/v1/key/delete/*",)
+        with pytest.raises(PolicyNotFoundError):
+            kms.read_policy("nothing")
+        assert list(kms.list_identities()) == sorted([server.admin.identity, user.identity])
+        assert kms.describe_identity(user.identity).policy == "app"
+        with pytest.raises(IdentityNotFoundError):
+            kms.describe_identity("0" * 64)
+        assert kms.describe_self().is_admin
+    with client(server, user) as kms:
+        me = kms.describe_self()
+        assert (me.identity, me.is_admin, me.policy) == (user.identity, False, "app")
+        assert me.allow == policy.allow
+        with pytest.raises(NotAllowedError):
+            kms.delete_key("a-key")
+
+
+def test_asynchronous_client(server: Server) -> None:
+    async def check() -> None:
+        async with AsyncClient(server.url, api_key=server.admin.api_key, insecure=True) as kms:
+            await kms.create_key("async-key")
+            data_keys = await asyncio.gather(*(kms.generate_key("async-key") for _ in range(50)))
+            opened = await asyncio.gather(*(kms.decrypt("async-key", key.ciphertext) for key in data_keys))
+            assert opened == [key.plaintext for key in data_keys]
+            assert [name async for name in kms.list_keys("async")] == ["async-key"]
+            with pytest.raises(KeyExistsError):
+                await kms.create_key("async-key")
+            assert (await kms.describe_self()).is_admin
+            assert (await kms.status()).keystore_reachable
+            await kms.ready()
+            await kms.delete_key("async-key")
+
+    asyncio.run(check())
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(cls: type) -> set[str]:
+        return {name for name in vars(cls) if not name.startswith("_")} - {"close", "aclose"}
+
+    assert methods(Client) == methods(AsyncClient)
+
+
+def test_all_names_of_many_pages(run_server: Callable[..., Server]) -> None:
+    names = [f"key-{number:04}" for number in range(2500)]
+    server = run_server({"keys": [{"name": name} for name in names]})
+    with client(server) as kms:
+        assert list(kms.list_keys()) == names
+        assert list(kms.list_keys("key-2*")) == names[2000:]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_dead_endpoints_are_passed_over(server: Server) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    with Client(f"{dead}, {server.url}", api_key=server.admin.api_key, insecure=True) as kms:
+        assert kms.version().version
+        kms.create_key("second-endpoint")  # no connection came about, so it has not been sent before
+        assert list(kms.list_keys("second")) == ["second-endpoint"]
+    with Client(dead, api_key=server.admin.api_key, insecure=True) as kms:
+        start = time.monotonic()
+        with pytest.raises(KESConnectionError, match=f"https://{dead}: .*refused"):
+            kms.version()
+        assert time.monotonic() - start < 5
+
+
+class BreakingServer:
+    """Takes TLS connections and requests, and breaks off without an answer. No real server can be made to do it."""
+
+    def __init__(self, directory: Path) -> None:
+        credentials = make_credentials(directory, "breaking")
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(credentials.cert, credentials.key)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.requests: list[bytes] = []
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                raw, _ = self.listener.accept()
+            except OSError:
+                return
+            with self.context.wrap_socket(raw, server_side=True) as connection:
+                self.requests.append(connection.recv(65536).split(b" HTTP/")[0])
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+
+@pytest.fixture
+def breaking(tmp_path: Path) -> Iterator[BreakingServer]:
+    breaking = BreakingServer(tmp_path)
+    yield breaking
+    breaking.close()
+
+
+def test_only_what_may_be_repeated_is_sent_again(server: Server, breaking: BreakingServer) -> None:
+    endpoints = [breaking.url, server.url]
+    with Client(endpoints, api_key=server.admin.api_key, insecure=True) as kms:
+        assert kms.version().version  # sent again, to the other server
+        with pytest.raises(KESConnectionError):
+            kms.create_key("never-twice")
+        with pytest.raises(KESConnectionError):
+            kms.import_key("never-twice", bytes(32))
+        assert list(kms.list_keys("never")) == []
+    assert breaking.requests.count(b"PUT /v1/key/create/never-twice") == 1
+    assert breaking.requests.count(b"PUT /v1/key/import/never-twice") == 1
+
+
+def test_server_certificate_is_verified(server: Server) -> None:
+    with (
+        Client(server.url, api_key=server.admin.api_key) as kms,
+        pytest.raises(KESConnectionError, match=r"CERTIFICATE_VERIFY_FAILED.*trust it or skip"),
+    ):
+        kms.version()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"endpoints": ""}, "no endpoint is given"),
+        ({"endpoints": "http://a"}, "'http://a' is no endpoint"),
+        ({"endpoints": "https://a/path"}, "is no endpoint"),
+        ({"api_key": "kes:v1:nonsense"}, "no API key"),
+        ({"api_key": APIKey.generate(), "key_file": "a", "cert_file": "b"}, "exclude each other"),
+        ({"key_file": "a"}, "go together"),
+        ({"key_file": "missing", "cert_file": "missing"}, "the client's private key 'missing' can't be read"),
+    ],
+)
+def test_arguments_that_do_not_go_together(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Client(**arguments)  # type: ignore[arg-type] # some are wrong, which is the point
+
+
+def test_encrypted_key_file(server: Server, tmp_path: Path) -> None:
+    kes("identity", "new", "--encrypt", "x", cwd=tmp_path, environment={"KES_PRIVATE_KEY_PASSWORD": "correct horse"})
+    key, cert = tmp_path / "private.key", tmp_path / "public.crt"
+    with Client(server.url, key_file=key, cert_file=cert, password="correct horse", insecure=True) as kms:
+        assert kms.version().version
+    with pytest.raises(ValueError, match="is encrypted: a password is needed"):
+        Client(server.url, key_file=key, cert_file=cert)
+    with pytest.raises(ValueError, match="can't be used"):
+        Client(server.url, key_file=key, cert_file=cert, password="wrong")
+
+
+# The command line
+
+
+@pytest.fixture
+def environment(server: Server) -> dict[str, str]:
+    return {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
+
+
+def test_commands_for_keys(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    def run(*arguments: str, stdin: str = "") -> str:
+        return kes("key", *arguments, "-k", cwd=tmp_path, environment=environment, stdin=stdin).stdout
+
+    assert run("create", "cli-1", "cli-2") == ""
+    assert json.loads(run("ls", "cli")) == ["cli-1", "cli-2"]
+    assert json.loads(run("info", "cli-1"))["created_by"] == server.admin.identity
+    context = base64.b64encode(b"context").decode()
+    dek = json.loads(run("dek", "cli-1", context))
+    assert list(dek) == ["plaintext", "ciphertext"]
+    assert json.loads(run("decrypt", "cli-1", dek["ciphertext"], context)) == {"plaintext": dek["plaintext"]}
+    sealed = json.loads(run("encrypt", "cli-1", "dGV4dA=="))["ciphertext"]
+    assert json.loads(run("decrypt", "cli-1", "-", stdin=sealed + "\n")) == {"plaintext": "dGV4dA=="}
+    key = base64.b64encode(bytes(32)).decode()
+    assert run("import", "cli-3", "-", "--cipher", "ChaCha20", stdin=key) == ""
+    assert json.loads(run("info", "cli-3"))["algorithm"] == "ChaCha20"
+    assert run("rm", "cli-1", "cli-2", "cli-3") == ""
+    failed = kes("key", "info", "cli-1", "-k", cwd=tmp_path, code=1, environment=environment)
+    assert failed.stderr == "Error: key does not exist\n"
+    failed = kes("key", "encrypt", "cli-1", "not base64", "-k", cwd=tmp_path, code=1, environment=environment)
+    assert failed.stderr == "Error: the message is not base64\n"
+
+
+def test_commands_for_policies_identities_and_status(
+    server: Server, environment: dict[str, str], tmp_path: Path, user: Credentials
+) -> None:
+    def run(*arguments: str) -> object:
+        return json.loads(kes(*arguments, "-k", cwd=tmp_path, environment=environment).stdout)
+
+    assert run("policy", "ls") == ["app", "other"]
+    shown = run("policy", "show", "app")
+    assert isinstance(shown, dict)
+    assert shown["deny"] == {"/v1/key/delete/*": {}}
+    info = run("policy", "info", "app")
+    assert isinstance(info, dict)
+    assert info["created_by"] == server.admin.identity
+    assert run("ls", "-p") == ["app", "other"]
+    identities = sorted([server.admin.identity, user.identity])
+    assert run("ls", "-i") == identities
+    assert run("identity", "ls") == identities
+    found = run("identity", "info", user.identity)
+    assert isinstance(found, dict)
+    assert found["policy"] == "app"
+    me = run("identity", "info")
+    assert isinstance(me, dict)
+    assert me["admin"] is True
+    status = run("status", "--api")
+    assert isinstance(status, dict)
+    assert status["keystore_reachable"] is True
+    assert {"method": "GET", "path": "/version", "max_body": 0, "timeout": 10} in status["apis"]
+    assert "apis" not in (run("status") or {})  # type: ignore[operator] # a dictionary, as above
+
+
+def test_what_a_person_sees(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    def show(*arguments: str) -> str:
+        return on_a_terminal(*arguments, "-k", cwd=tmp_path, environment=environment)
+
+    with client(server) as kms:
+        kms.create_key("seen")
+    dek = show("key", "dek", "seen").splitlines()
+    assert dek[0] == "{"
+    assert dek[1].startswith("  plaintext : ")
+    assert dek[2].startswith("  ciphertext: ")
+    assert dek[3] == "}"
+    assert "seen" in [line.strip() for line in show("key", "ls").splitlines()[1:]]
+    assert "Algorithm   " in show("key", "info", "seen")
+    assert "· /v1/key/*" in show("policy", "show", "app")
+    status = show("status", "-s", "--api")
+    assert "reachable" in status
+    assert "/v1/key/bulk/decrypt/" in status
+    assert "Memory" not in status
+    assert json.loads(show("status", "--json"))["version"]
+
+
+def test_where_the_client_looks_for_server_and_credentials(server: Server, user: Credentials, tmp_path: Path) -> None:
+    """Protocol section 9: the first that is found wins, and a flag wins over all."""
+    admin = str(server.admin.api_key)
+    files = {"MINIO_KES_KEY_FILE": str(user.key), "MINIO_KES_CERT_FILE": str(user.cert)}
+
+    def identity(*arguments: str, **environment: str) -> object:
+        done = kes("identity", "info", *arguments, "-k", cwd=tmp_path, environment=environment)
+        return json.loads(done.stdout)["identity"]
+
+    dead = f"127.0.0.1:{free_port()}"
+    assert identity(KES_SERVER=server.url, MINIO_KMS_KES_ENDPOINT=dead, KES_API_KEY=admin) == server.admin.identity
+    assert identity(MINIO_KES_SERVER=server.url, KES_SERVER=dead, MINIO_KES_API_KEY=admin) == server.admin.identity
+    assert identity(MINIO_KMS_KES_ENDPOINT=server.url, MINIO_KMS_KES_API_KEY=admin) == server.admin.identity
+    assert identity("-s", server.url, KES_SERVER=dead, **files) == user.identity
+    assert identity("-a", admin, KES_SERVER=server.url, **files) == server.admin.identity
+    plain = {"KES_CLIENT_KEY": str(user.key), "KES_CLIENT_CERT": str(user.cert)}
+    assert identity(KES_SERVER=server.url.removeprefix("https://"), **plain) == user.identity
+
+
+def test_a_command_adds_little_to_the_servers_time(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    with client(server) as kms:
+        kms.create_key("quick")
+    best = 60.0
+    for _ in range(5):
+        start = time.perf_counter()
+        kes("key", "dek", "quick", "-k", cwd=tmp_path, environment=environment)
+        best = min(best, time.perf_counter() - start)
+    with server.client() as http:
+        http.put("/v1/key/generate/quick")
+        start = time.perf_counter()
+        http.put("/v1/key/generate/quick")
+        servers_time = time.perf_counter() - start
+    assert best - servers_time < 0.25

@@ -1,0 +1,219 @@
+"""The command line without a server: identities, usage, errors, speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from kes_core.identity import APIKey, identity_of_certificate, identity_of_public_key
+
+KES = [sys.executable, "-m", "kes_core.cli"]
+
+
+def kes(
+    *arguments: str, cwd: Path, code: int = 0, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `kes`, and check its exit code and that errors go to standard error alone."""
+    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
+    done = subprocess.run(
+        [*KES, *arguments],
+        cwd=cwd,
+        env=clean | dict(environment or {}),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.stderr == ""
+    return done
+
+
+def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Run `kes` as a person would, and return what the terminal shows."""
+    parent, child = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
+    with subprocess.Popen(
+        [*KES, *arguments], cwd=cwd, env=clean | dict(environment or {}), stdin=child, stdout=child, stderr=child
+    ) as process:
+        os.close(child)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(parent, 65536)
+            except OSError:  # the other side is closed
+                break
+            if not chunk:
+                break
+            shown += chunk
+        os.close(parent)
+        assert process.wait(timeout=30) == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_new_api_key(tmp_path: Path) -> None:
+    made = json.loads(kes("identity", cwd=tmp_path).stdout)
+    key = APIKey.parse(made["api_key"])
+    assert made == {"api_key": str(key), "identity": key.identity}
+    assert json.loads(kes("identity", "new", cwd=tmp_path).stdout).keys() == made.keys()
+    shown = on_a_terminal("identity", cwd=tmp_path)
+    assert "Your API key:" in shown
+    assert "kes:v1:" in shown
+
+
+def test_identity_of_api_key_and_files(tmp_path: Path) -> None:
+    key = APIKey.generate()
+    (tmp_path / "key").write_text(f"{key}\n")
+    (tmp_path / "cert").write_bytes(key.certificate()[1])
+    expected = {"identity": key.identity}
+    for arguments in ([str(key)], ["key"], ["cert"], ["of", str(key)], ["of", "key"], ["of", "cert"]):
+        assert json.loads(kes("identity", *arguments, cwd=tmp_path).stdout) == expected
+    assert on_a_terminal("identity", "of", "cert", cwd=tmp_path) == f"\n  Identity:  {key.identity}\n"
+
+
+def test_identity_new_as_the_guide_has_it(tmp_path: Path) -> None:
+    """`kes identity new --ip "127.0.0.1" localhost`, as in releases of 2023."""
+    done = kes("identity", "new", "--ip", "127.0.0.1", "localhost", cwd=tmp_path)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "public.crt").read_bytes())
+    identity = identity_of_certificate(certificate)
+    assert done.stdout == (f"\n  Private key:  private.key\n  Certificate:  public.crt\n  Identity:     {identity}\n")
+    assert stat.S_IMODE((tmp_path / "private.key").stat().st_mode) == 0o600
+    private_key = load_pem_private_key((tmp_path / "private.key").read_bytes(), None)
+    assert identity_of_public_key(private_key.public_key()) == identity
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    assert lifetime.total_seconds() == pytest.approx(720 * 3600, abs=600)
+
+
+def test_identity_new_with_other_files_and_subject(tmp_path: Path) -> None:
+    kes("identity", "new", "--key=client.key", "--cert=client.crt", "--expiry", "1h30m", "MyApp", cwd=tmp_path)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "client.crt").read_bytes())
+    assert certificate.subject.rfc4514_string() == "CN=MyApp"
+    with pytest.raises(x509.ExtensionNotFound):
+        certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).total_seconds() < 6000
+    kes("identity", "new", "-f", "--dns", "a.example", "--dns", "b.example", "kms.example", cwd=tmp_path)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "public.crt").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["a.example", "b.example", "kms.example"]
+
+
+def test_encrypted_private_key(tmp_path: Path) -> None:
+    kes("identity", "new", "--encrypt", "x", cwd=tmp_path, environment={"KES_PRIVATE_KEY_PASSWORD": "correct horse"})
+    pem = (tmp_path / "private.key").read_bytes()
+    load_pem_private_key(pem, b"correct horse")
+    with pytest.raises(TypeError):
+        load_pem_private_key(pem, None)
+
+
+def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) -> None:
+    (tmp_path / "public.crt").write_text("mine")
+    done = kes("identity", "new", "x", cwd=tmp_path, code=1)
+    assert done.stderr == "Error: 'public.crt' exists already; -f overwrites it\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["public.crt"]
+    assert (tmp_path / "public.crt").read_text() == "mine"
+    done = kes("identity", "new", "--cert", "missing/public.crt", "x", cwd=tmp_path, code=1)
+    assert done.stderr == "Error: 'missing/public.crt' can't be written: No such file or directory\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["public.crt"]
+    done = kes("identity", "new", "--key", "a", "--cert", "a", "x", cwd=tmp_path, code=1)
+    assert "can't both be written to 'a'" in done.stderr
+    kes("identity", "new", "-f", "x", cwd=tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["private.key", "public.crt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nonsense"], 2, "No such command 'nonsense'"),
+        (["identity", "new", "--expiry", "5", "x"], 2, "'5' is not a duration: a number needs a unit"),
+        (["identity", "new", "--expiry", "0s", "x"], 2, "for some time at least"),
+        (["identity", "new", "--ip", "1.2.3", "x"], 2, "'1.2.3' is no IP address"),
+        (["identity", "new", "--dns", "a b", "x"], 2, "'a b' is no host name"),
+        (["identity", "new", "x" * 65], 2, "at most 64 characters"),
+        (["identity", "of"], 2, "Missing argument"),
+        (["identity", "of", "missing"], 1, "is no API key, and no file that can be read: No such file or directory"),
+        (["server"], 2, "Missing option '--config', or '--dev'"),
+        (["server", "--dev", "--config", "x"], 2, "--dev and --config exclude each other"),
+        (["server", "--config", "missing.yml"], 1, "missing.yml: can't be read: No such file or directory"),
+        (["server", "--dev", "--auth", "maybe"], 2, "'maybe' is not one of 'on', 'off'"),
+        (["key", "create"], 2, "Missing argument 'NAME...'"),
+        (["key", "import", "x", "AA", "--cipher", "DES"], 2, "'DES' is not one of 'AES256', 'ChaCha20'"),
+        (["ls", "-i", "-p"], 2, "-i and -p exclude each other"),
+        (["status"], 1, "nothing says who you are; set KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT"),
+        (["status", "--api-key", "kes:v1:AAAA"], 1, "no API key: expected kes:v1: followed by 44 characters of base64"),
+        (["status", "--server", "http://x", "--api-key", "KEY"], 1, "'http://x' is no endpoint"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_errors_and_exit_codes(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
+    arguments = [str(APIKey.generate()) if argument == "KEY" else argument for argument in arguments]
+    assert message in kes(*arguments, cwd=tmp_path, code=code).stderr
+
+
+def test_what_looks_like_an_api_key_is_not_repeated(tmp_path: Path) -> None:
+    almost = str(APIKey.generate())[:-2]
+    assert almost[10:20] not in kes("identity", "of", almost, cwd=tmp_path, code=1).stderr
+    assert almost[10:20] not in kes("status", "--api-key", almost, cwd=tmp_path, code=1).stderr
+
+
+def test_credentials_exclude_each_other(tmp_path: Path) -> None:
+    key = str(APIKey.generate())
+    both = {"KES_API_KEY": key, "KES_CLIENT_KEY": "a", "KES_CLIENT_CERT": "b"}
+    assert "both an API key and a key file are set" in kes("status", cwd=tmp_path, code=1, environment=both).stderr
+    half = kes("status", cwd=tmp_path, code=1, environment={"KES_CLIENT_KEY": "a"}).stderr
+    assert "a private key and its certificate go together" in half
+    missing = kes("status", cwd=tmp_path, code=1, environment={"KES_CLIENT_KEY": "a", "KES_CLIENT_CERT": "b"}).stderr
+    assert "the client's private key 'a' can't be read" in missing
+
+
+def test_server_that_is_not_there(tmp_path: Path) -> None:
+    key = str(APIKey.generate())
+    done = kes("status", cwd=tmp_path, code=1, environment={"KES_API_KEY": key, "KES_SERVER": "127.0.0.1:1"})
+    assert done.stderr == "Error: https://127.0.0.1:1: [Errno 111] Connection refused\n"
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    for arguments in ([], ["identity"], ["identity", "new"], ["key"], ["key", "dek"], ["server"], ["status"], ["ls"]):
+        text = kes(*arguments, "--help", cwd=tmp_path).stdout
+        assert "Usage: " in text
+        assert "issue" not in text
+    assert kes("--version", cwd=tmp_path).stdout.startswith("kes 0.")
+
+
+def seconds_for(code: str) -> float:
+    """Return the least time that Python takes for a piece of code in a process of its own."""
+    best = 60.0
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def test_help_is_there_at_once() -> None:
+    assert seconds_for("import sys; sys.argv = ['kes', '--help']; from kes_core.cli import main; main()") < 0.15
+
+
+def test_client_side_imports_neither_server_nor_plugins() -> None:
+    modules = "kes_core.client, kes_core.cli.key, kes_core.cli.identity, kes_core.cli.status, kes_core.cli.policy"
+    unwanted = {"fastapi", "hypercorn", "pydantic", "pluggy", "yaml", "kes_fs", "kes_core.server", "google.protobuf"}
+    code = f"import sys, {modules}\nfound = {unwanted} & set(sys.modules)\nassert not found, found\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
