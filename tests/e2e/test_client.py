@@ -349,6 +349,7 @@ def test_where_the_client_looks_for_server_and_credentials(server: Server, user:
     assert identity(KES_SERVER=server.url.removeprefix("https://"), **plain) == user.identity
 
 
+@pytest.mark.measured
 def test_a_command_adds_little_to_the_servers_time(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
     with client(server) as kms:
         kms.create_key("quick")

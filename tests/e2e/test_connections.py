@@ -122,6 +122,7 @@ class Http2Client:
         return good
 
 
+@pytest.mark.measured
 def test_one_connection_carries_50000_requests_while_others_come_and_go(busy: Server) -> None:
     """64 at a time, without one failing; 200 connections are opened and closed meanwhile."""
 

@@ -390,6 +390,7 @@ def _connect(server: Server, context: Any) -> Any:
         raise
 
 
+@pytest.mark.measured
 def test_start_up_time_and_memory(tmp_path: Path) -> None:
     """It answers within 1.5 seconds and holds less than 120 MiB when idle."""
     seconds = []

@@ -208,6 +208,7 @@ def seconds_for(code: str) -> float:
     return best
 
 
+@pytest.mark.measured
 def test_help_is_there_at_once() -> None:
     assert seconds_for("import sys; sys.argv = ['kes', '--help']; from kes_core.cli import main; main()") < 0.15
 

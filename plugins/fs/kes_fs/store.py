@@ -184,9 +184,8 @@ class FileKeyStore(KeyStore):
 
     def _names(self) -> tuple[str, ...]:
         with os.scandir(self._path) as entries:
-            return [
-                entry.name for entry in entries if is_valid_name(entry.name) and entry.is_file(follow_symlinks=False)
-            ]
+            files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        return tuple(name for name in files if is_valid_name(name))
 
     @contextlib.contextmanager
     def _directory(self) -> Iterator[int]:

@@ -1,0 +1,187 @@
+"""What the documentation shows works: the README's commands, and the examples in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kes_core.config import FileSettings
+from tests.support import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(file: str, language: str) -> list[str]:
+    """Return the code blocks of one language in a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE)
+
+
+class Quickstart:
+    """The server that the README's first command starts."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.directory = directory
+        self.environment = {name: value for name, value in os.environ.items() if "KES_" not in name}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def start(self) -> str:
+        """Start it, and return what it prints to be pasted."""
+        options = {"KES_DEMO": str(self.directory / "kes-demo"), "KES_DEMO_ADDRESS": self.address}
+        # The environment is there already; making it is the first thing that the continuous integration does.
+        code = (
+            "import sys, pathlib; sys.path.insert(0, 'scripts'); import quickstart; "
+            f"quickstart.prepare = lambda dev: pathlib.Path({str(Path(sys.executable).parent)!r}); quickstart.main()"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=self.environment | options,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        pasted = ""
+        for line in self.process.stdout:
+            pasted += line
+            if line.startswith("-k because"):
+                break
+        assert "listening on" in self.process.stderr.readline()
+        return pasted
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(timeout=20) == 0
+        self.process.communicate()
+
+    def paste(self, commands: str) -> str:
+        """Run lines as in the user's other terminal."""
+        script = f"set -e\nexport KES_SERVER=https://{self.address}\n{commands}"
+        done = subprocess.run(
+            ["sh", "-c", script],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+
+@pytest.fixture
+def quickstart(tmp_path: Path) -> Iterator[Quickstart]:
+    started = Quickstart(tmp_path)
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+        started.process.communicate()
+
+
+def test_tour_of_the_readme(quickstart: Quickstart) -> None:
+    """Its commands in their order; the outputs have the shape that it shows."""
+    printed = quickstart.start()
+    exports = "export KES_API_KEY=$(cat kes-demo/admin.api-key)\n"
+    assert "kes key create my-key -k" in printed
+    assert f"https://{quickstart.address}" in printed
+    commands, outputs = blocks("README.md", "sh"), blocks("README.md", "json")
+    tour = [command for command in commands if command.startswith(("kes key", "kes identity\n"))]
+    assert len(tour) == 4
+    assert exports in commands[2]
+    assert quickstart.paste(exports + tour[0]) == ""
+    for command, output in zip(tour[1:], outputs, strict=True):
+        shown, expected = json.loads(quickstart.paste(exports + command)), json.loads(output)
+        assert shown.keys() == expected.keys()
+        assert {name: len(value) for name, value in shown.items()} == {n: len(v) for n, v in expected.items()}
+    sealed = json.loads(quickstart.paste(exports + tour[1]))
+    quickstart.stop()
+    quickstart.start()  # the key is still there
+    opened = json.loads(quickstart.paste(f"{exports}kes key decrypt my-key {sealed['ciphertext']} -k"))
+    assert opened == {"plaintext": sealed["plaintext"]}
+    quickstart.stop()
+    secret = quickstart.directory / "kes-demo" / "admin.api-key"
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_python_example_of_the_api_page(server: Server) -> None:
+    (code,) = blocks("docs/api.md", "python")
+    code = code.replace("https://127.0.0.1:7373", server.url).replace("kes:v1:...", str(server.admin.api_key))
+    for _ in range(2):  # the key is there the second time
+        exec(compile(code, "api.md", "exec"), {})  # the example, as it stands there
+
+
+def test_plugin_of_the_plugin_page(tmp_path: Path) -> None:
+    """It is installed as a package would be, and a server runs on it."""
+    (code,) = blocks("docs/plugins.md", "python")
+    (entry,) = blocks("docs/plugins.md", "toml")
+    (section,) = blocks("docs/plugins.md", "yaml")
+    (tmp_path / "my_package.py").write_text(code)
+    metadata = tmp_path / "my_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    points = re.sub(r"\[project.entry-points.(\w+)\]", r"[\1]", entry).replace('"', "")
+    (metadata / "entry_points.txt").write_text(points)
+    check = (
+        "import asyncio\n"
+        "from kes_core.config import parse_config\n"
+        "from kes_core.plugins import load_plugins\n"
+        "text = 'admin: {identity: x}\\ntls: {key: k, cert: c}\\n' + " + repr(section) + "\n"
+        "config = parse_config(text, filename='config.yml', plugins=load_plugins(), environ={})\n"
+        "async def main():\n"
+        "    store = await config.keystore.backend.connect(config.keystore.settings)\n"
+        "    await store.create('a', b'value')\n"
+        "    assert await store.get('a') == b'value'\n"
+        "    assert (await store.list()).names == ['a']\n"
+        "    await store.delete('a')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("hello\n", "")
+
+
+LINKS = sorted(
+    {"README.md", "CONTRIBUTING.md", "SECURITY.md", *(f"docs/{f.name}" for f in (ROOT / "docs").glob("*.md"))}
+)
+
+
+@pytest.mark.parametrize("file", LINKS)
+def test_links_lead_somewhere(file: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / file).read_text()):
+        if not target.startswith("http"):
+            assert ((ROOT / file).parent / target).exists(), target
+
+
+def test_configuration_page_names_every_field() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    for name in FileSettings.model_fields:
+        assert re.search(rf"`{name}[.`\[]", page), name
+
+
+def test_every_dependency_is_explained() -> None:
+    project: Any = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (ROOT / "docs/dependencies.md").read_text()
+    for requirement in project["dependencies"]:
+        name = re.match(r"[a-z]+", requirement)
+        assert name is not None
+        assert f"| {name.group()} |" in page
