@@ -114,7 +114,7 @@ class _Dispatcher:
             route, handler, argument = self._route(scope, path)
             if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
                 sender = client_of(
-                    scope, proxies=state.proxies, proxy_header=state.proxy_header, verified=state.verified
+                    scope, proxies=state.proxies, proxy_header=state.proxy_header, authorities=state.authorities
                 )
             call = Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
             async with asyncio.timeout(state.timeouts[route.path]):

@@ -141,7 +141,7 @@ class _Server:
             try:
                 config = self._reload()
                 state = await connect(config, self._plugins)
-            except (ConfigError, KeyStoreError) as error:
+            except (ConfigError, KeyStoreError, TLSError) as error:
                 logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
                 return
             if not self._renew_tls(config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from kes_core.cache import CacheExpiry, KeyCache
 from kes_core.crypto import KeyVersion, Timestamp
 from kes_core.keystore import KeyExistsError, KeyNotFoundError
 from kes_core.routes import ROUTES
+from kes_core.server.auth import Authorities
 from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ class State:
     """The name of the policy of each identity that has one."""
     proxies: frozenset[str]
     proxy_header: bytes
-    verified: bool
-    """Whether clients' certificates are verified (`tls.auth: on`)."""
+    authorities: Authorities | None
+    """Who has to vouch for clients (`tls.auth: on`)."""
     timeouts: Mapping[str, float | None]
     """The time for a request by route, in seconds."""
     unauthenticated: frozenset[str]
@@ -59,7 +61,9 @@ async def connect(config: Config, plugins: Plugins) -> State:
 
     Raises:
         KeyStoreError: The key store can't be connected to, or a key not be made.
+        TLSError: The CAs for clients can't be read.
     """
+    authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None) if config.tls.auth else None
     store = await config.keystore.backend.connect(config.keystore.settings)
     expiry = config.cache.expiry
     cache = KeyCache(store, CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline))
@@ -81,7 +85,7 @@ async def connect(config: Config, plugins: Plugins) -> State:
         ),
         proxies=frozenset(config.tls.proxy.identities),
         proxy_header=config.tls.proxy.header.cert.lower().encode("ascii"),
-        verified=config.tls.auth,
+        authorities=authorities,
         timeouts=MappingProxyType(_timeouts(config)),
         unauthenticated=frozenset(path for path, api in config.api.items() if api.skip_auth),
         started_at=Timestamp.now(),

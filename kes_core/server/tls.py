@@ -22,7 +22,7 @@ from OpenSSL import SSL
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-__all__ = ["ClientCertificate", "TLSConnection", "TLSError", "TLSSettings", "make_context"]
+__all__ = ["ClientCertificate", "TLSConnection", "TLSError", "TLSSettings", "load_client_cas", "make_context"]
 
 _TLS12_CIPHERS: Final = b":".join(
     [
@@ -131,7 +131,12 @@ def _spki(key: object) -> bytes:
     return der
 
 
-def _load_client_cas(context: SSL.Context, ca: Path | None) -> None:
+def load_client_cas(context: SSL.Context, ca: Path | None) -> None:
+    """Let `context` trust the CAs in a PEM file or a directory of them; the system's where there is none.
+
+    Raises:
+        TLSError: There is none that can be read.
+    """
     if ca is None:
         context.set_default_verify_paths()
         return
@@ -175,7 +180,7 @@ def make_context(settings: TLSSettings) -> SSL.Context:
     if wanted.required:
         mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
     if wanted.verified:
-        _load_client_cas(context, settings.ca)
+        load_client_cas(context, settings.ca)
         context.set_verify(mode, lambda _connection, _certificate, _error, _depth, ok: bool(ok))
     else:
         # The identity is the hash of the public key, whose possession the handshake proves; chain, dates and usage
