@@ -52,6 +52,11 @@ class Route:
     may_skip_auth: bool = False
     """Whether `api.<path>.skip_auth` may be set."""
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether requests count in the metrics: those to keys, policies and identities do."""
+        return self.path.startswith(("/v1/key/", "/v1/policy/", "/v1/identity/"))
+
 
 def _key(operation: str, method: str, summary: str, *, max_body: int = 0, argument: Argument = Argument.NAME) -> Route:
     return Route(f"/v1/key/{operation}/", method, summary, max_body=max_body, argument=argument)

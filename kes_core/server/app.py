@@ -14,7 +14,7 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -27,16 +27,19 @@ from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.policy import Decision, PolicyRequest
 from kes_core.routes import ROUTES, Argument, Auth, Route
 from kes_core.server import errors, schemas
+from kes_core.server.audit import AuditLog
 from kes_core.server.auth import Client, client_of
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError, error_body
 from kes_core.server.http import Message, decode_path
-from kes_core.server.routes import keys, policies, system
+from kes_core.server.metrics import Metrics
+from kes_core.server.routes import keys, logs, policies, system
+from kes_core.server.routes.logs import Text
+from kes_core.server.streams import Hub
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
 
-    from kes_core.server.audit import AuditLog
     from kes_core.server.state import State
 
 __all__ = ["KESApp"]
@@ -48,6 +51,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 _MAX_PATH_SEGMENTS: Final = 5
 """The most segments before a route's argument: `/v1/key/bulk/decrypt/`."""
 _JSON: Final = (b"content-type", b"application/json")
+_NDJSON: Final = (b"content-type", b"application/x-ndjson")
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _LOCATION_SAFE: Final = "/%:@!$&'()*+,;=-._~"
 _NOBODY: Final = Client("", "tls: client certificate is required", "", None)
@@ -57,15 +61,29 @@ _SUBJECTS: Final = {"key": "key name", "policy": "policy name", "identity": "ide
 class KESApp(FastAPI):
     """The API of the server. `state` is what it works with; assign another to swap everything at once."""
 
-    def __init__(self, state: State, audit: AuditLog) -> None:
+    def __init__(self, state: State) -> None:
         super().__init__(title="kes-core", version=system.version(), openapi_url=None, redirect_slashes=False)
         self.server_state = state
-        self.audit = audit
+        self.metrics = Metrics()
+        self.error_log = Hub(self._count_error_events)
+        self.audit_log = Hub(self._count_audit_events)
+        self.audit = AuditLog(readers=self.audit_log)
         self._handlers: dict[str, tuple[Route, Handler]] = {}
-        handlers = {**system.HANDLERS, **keys.HANDLERS, **policies.HANDLERS, system.API_PATH: self._list_api}
+        streams = logs.handlers(self.metrics, self.error_log, self.audit_log)
+        handlers = {**system.HANDLERS, system.API_PATH: self._list_api, **streams, **keys.HANDLERS, **policies.HANDLERS}
         for route in ROUTES:
-            if route.path in handlers:
-                self._add(route, handlers[route.path])
+            self._add(route, handlers[route.path])
+
+    def close_streams(self) -> None:
+        """End the answers that would go on for ever."""
+        self.error_log.close()
+        self.audit_log.close()
+
+    def _count_error_events(self, count: int) -> None:
+        self.metrics.error_events += count
+
+    def _count_audit_events(self, count: int) -> None:
+        self.metrics.audit_events += count
 
     def _add(self, route: Route, handler: Handler) -> None:
         """Add a route of the table, with its documentation."""
@@ -91,7 +109,7 @@ class KESApp(FastAPI):
         )
 
     async def _list_api(self, call: Call) -> list[dict[str, Any]]:
-        return system.api_listing(frozenset(self._handlers), call.server_state.timeouts)
+        return system.api_listing(call.server_state.timeouts)
 
     def build_middleware_stack(self) -> ASGIApp:
         return _Dispatcher(self, self._handlers)
@@ -106,57 +124,74 @@ class _Dispatcher:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        state = self._app.server_state
+        metrics = self._app.metrics
         path = decode_path(scope["raw_path"])
-        sender = _NOBODY
-        status, headers, body = 500, [_JSON], error_body(errors.INTERNAL[1])
+        call: Call | None = None
         try:
-            route, handler, argument = self._route(scope, path)
-            if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
-                sender = client_of(
-                    scope, proxies=state.proxies, proxy_header=state.proxy_header, authorities=state.authorities
-                )
-            call = Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
-            async with asyncio.timeout(state.timeouts[route.path]):
-                if route.auth is Auth.POLICY and route.path not in state.unauthenticated:
-                    await _authorize(call, path)
-                _validate(route, argument)
-                answer = await handler(call)
+            call = self._begin(scope, receive, path)
+            async with asyncio.timeout(call.server_state.timeouts[call.kes_route.path]):
+                await _authorize(call, path)
+                counting = call.kes_route.is_counted
+                metrics.active += counting
+                try:
+                    _validate(call.kes_route, call.argument)
+                    answer = await self._handlers[call.kes_route.path][1](call)
+                finally:
+                    metrics.active -= counting
             status, headers, body = _success(answer)
         except APIError as error:
-            status, body = error.status, error_body(error.message)
+            status, headers, body = error.status, [_JSON], error_body(error.message)
         except _NotRouted as error:
             status, headers, body = error.status, error.headers, error.body
         except TimeoutError:
-            status, body = errors.TIMED_OUT[0], error_body(errors.TIMED_OUT[1])
+            status, headers, body = errors.TIMED_OUT[0], [_JSON], error_body(errors.TIMED_OUT[1])
         except ClientDisconnect:
             return
         except Exception:
             logger.exception("internal error while serving %r", path)
-        headers = [*headers, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            status, headers, body = 500, [_JSON], error_body(errors.INTERNAL[1])
+        seconds = time.perf_counter() - started
+        if call is not None and call.is_authorized and call.kes_route.is_counted:
+            metrics.answered(status, seconds)
+        if isinstance(body, bytes):
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
         if self._app.audit.enabled:
-            address = sender.address or (scope["client"] or ("",))[0]
-            seconds = time.perf_counter() - started
-            self._app.audit.record(ip=address, path=path, identity=sender.identity, code=status, seconds=seconds)
+            address = (call.sender.address if call else "") or (scope["client"] or ("",))[0]
+            identity = call.sender.identity if call else ""
+            self._app.audit.record(ip=address, path=path, identity=identity, code=status, seconds=seconds)
+        if not isinstance(body, bytes):
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await _stream(body, receive, send)
 
-    def _route(self, scope: Message, path: str) -> tuple[Route, Handler, str]:
-        route, handler, argument = self._find(scope["raw_path"], path, scope["query_string"])
+    def _begin(self, scope: Message, receive: Receive, path: str) -> Call:
+        """Find out what a request asks for, and who sent it."""
+        state = self._app.server_state
+        route, argument = self._route(scope, path)
+        sender = _NOBODY
+        if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
+            sender = client_of(
+                scope, proxies=state.proxies, proxy_header=state.proxy_header, authorities=state.authorities
+            )
+        return Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
+
+    def _route(self, scope: Message, path: str) -> tuple[Route, str]:
+        route, argument = self._find(scope["raw_path"], path, scope["query_string"])
         method = scope["method"]
         if method != route.method and not (method == "POST" and route.method == "PUT"):
             message = f"received method '{method}' expected '{route.method}'"
             raise _NotRouted(405, [_JSON, (b"accept", route.method.encode("ascii"))], error_body(message))
-        return route, handler, argument
+        return route, argument
 
-    def _find(self, raw_path: bytes, path: str, query: bytes) -> tuple[Route, Handler, str]:
+    def _find(self, raw_path: bytes, path: str, query: bytes) -> tuple[Route, str]:
         """Return the route for a decoded path, or where the client should ask instead."""
         clean = _clean(raw_path)
         if clean != raw_path:
             raise _redirect(clean, query)
         found = self._handlers.get(path)
         if found is not None:
-            return *found, ""
+            return found[0], ""
         end = 0
         for _segment in range(_MAX_PATH_SEGMENTS):
             end = path.find("/", end) + 1
@@ -164,7 +199,7 @@ class _Dispatcher:
                 break
             found = self._handlers.get(path[:end])
             if found is not None:
-                return *found, path[end:]
+                return found[0], path[end:]
         if path + "/" in self._handlers:
             raise _redirect(raw_path + b"/", query)
         raise _NotRouted(404, [_TEXT, (b"x-content-type-options", b"nosniff")], errors.NO_ROUTE)
@@ -196,10 +231,14 @@ def _redirect(raw_path: bytes, query: bytes) -> _NotRouted:
 
 async def _authorize(call: Call, path: str) -> None:
     """Ask the policy engines: one that denies refuses, and one at least has to allow (protocol section 2)."""
-    state, sender = call.server_state, call.sender
+    state, sender, route = call.server_state, call.sender, call.kes_route
+    if route.auth is not Auth.POLICY or route.path in state.unauthenticated:
+        call.is_authorized = True
+        return
     if sender.error:
         raise APIError(400, sender.error)
     if sender.identity == state.admin:
+        call.is_authorized = True
         return
     request = PolicyRequest(
         identity=sender.identity,
@@ -227,6 +266,7 @@ async def _authorize(call: Call, path: str) -> None:
     if not allowed:
         logger.info("refused %s to %s: %s", path, sender.identity, "; ".join(reasons))
         raise APIError(*errors.NOT_ALLOWED)
+    call.is_authorized = True
 
 
 def _validate(route: Route, argument: str) -> None:
@@ -241,7 +281,33 @@ def _validate(route: Route, argument: str) -> None:
             raise APIError(400, f"listing pattern '{argument}' is empty, too long or is invalid")
 
 
-def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes | AsyncIterator[bytes]]:
     if answer is None:
         return 200, [], b""
+    if isinstance(answer, Text):
+        return 200, [(b"content-type", answer.content_type)], answer.body
+    if isinstance(answer, AsyncIterator):
+        return 200, [_NDJSON], answer
     return 200, [_JSON], json.dumps(answer, separators=(",", ":")).encode("ascii")
+
+
+async def _stream(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Send an answer part by part as it comes, until it ends or the client is gone."""
+
+    async def send_parts() -> None:
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def wait_until_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    sending, gone = asyncio.ensure_future(send_parts()), asyncio.ensure_future(wait_until_gone())
+    try:
+        await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sending.cancel()
+        gone.cancel()
+        await asyncio.gather(sending, gone, return_exceptions=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from kes_core.hookspecs import AuditSink
+    from kes_core.server.streams import Hub
 
 __all__ = ["AuditLog", "StreamSink"]
 
@@ -55,22 +56,26 @@ class StreamSink:
 class AuditLog:
     """Hands audit records to the sinks."""
 
-    def __init__(self, sinks: Sequence[AuditSink] = ()) -> None:
+    def __init__(self, sinks: Sequence[AuditSink] = (), readers: Hub | None = None) -> None:
+        """Hand records to `sinks`, and to the clients that read the log at the moment."""
         self._sinks = tuple(sinks)
+        self._readers = readers
 
     @property
     def enabled(self) -> bool:
         """Whether anybody reads the records. Making them is left out if not."""
-        return bool(self._sinks)
+        return bool(self._sinks) or (self._readers is not None and self._readers.has_readers)
 
     def record(self, *, ip: str, path: str, identity: str, code: int, seconds: float) -> None:
         """Record one request and its response, `seconds` after it came in."""
+        text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         event = {
             "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "request": {"ip": ip, "path": path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")},
+            "request": {"ip": ip, "path": text, "identity": identity},
             "response": {"code": code, "time": int(seconds * 1e9)},
         }
-        event["request"]["identity"] = identity  # type: ignore[index] # a dictionary, as written above
+        if self._readers is not None:
+            self._readers.publish(event)
         for sink in self._sinks:
             try:
                 sink.audit(event)

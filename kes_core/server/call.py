@@ -31,6 +31,7 @@ class Call(Request):
         """What follows the route's path: a name or a listing pattern, valid once a handler sees it."""
         self.sender = sender
         """Who sent the request."""
+        self.is_authorized = False
 
     async def limited_body(self) -> bytes:
         """Return the body, cut off at the route's limit: what follows a complete value is not read."""

@@ -92,7 +92,18 @@ _DATE: Final = _Date()
 class _RequestStream:
     """One request and its response: the ASGI interface of the application."""
 
-    __slots__ = ("_body", "_body_size", "_protocol", "_started", "_waiter", "closed", "ended", "scope", "stream_id")
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_end_told",
+        "_protocol",
+        "_started",
+        "_waiter",
+        "closed",
+        "ended",
+        "scope",
+        "stream_id",
+    )
 
     idle = False  # Hypercorn asks: a stream counts as work until it is closed
 
@@ -100,6 +111,7 @@ class _RequestStream:
         self._protocol = protocol
         self._body: list[bytes] = []
         self._body_size = 0
+        self._end_told = False
         self._waiter: asyncio.Future[None] | None = None
         self._started: tuple[int, Headers] | None = None
         self.scope = scope
@@ -147,8 +159,9 @@ class _RequestStream:
     # The application's side
 
     async def receive(self) -> Message:
-        while not self._body and not self.ended and not self.closed:
-            await self._protocol.wants_body(self)
+        while not self._body and not self.closed and (self._end_told or not self.ended):
+            if not self.ended:
+                await self._protocol.wants_body(self)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self.closed:
@@ -158,6 +171,7 @@ class _RequestStream:
         self._body.clear()
         if size:
             self._protocol.consumed(self, size)
+        self._end_told = self.ended  # from then on there is nothing to tell but that the client is gone
         return {"type": "http.request", "body": data, "more_body": not self.ended}
 
     async def send(self, message: Message) -> None:

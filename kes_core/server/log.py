@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-__all__ = ["set_level", "set_up"]
+__all__ = ["publish", "set_level", "set_up"]
 
 _OFF: Final = 9
 """The configuration's level (Go's scale: debug -4, info 0, warn 4, error 8) from which on nothing is logged."""
@@ -44,9 +44,17 @@ def set_up(level: int, stream: TextIO | None = None) -> None:
     set_level(level)
 
 
+def publish(handler: logging.Handler) -> None:
+    """Also hand what is logged to `handler`, a line a record."""
+    handler.setFormatter(_Formatter(as_json=False))
+    handler.setLevel(logging.getLogger().handlers[0].level)
+    logging.getLogger().addHandler(handler)
+
+
 def set_level(level: int) -> None:
     """Log from `level` of the configuration's scale on."""
     # From Go's scale, where 4 lie between two levels, to Python's, where 10 do.
     python_level = logging.INFO + round(level * 2.5) if level < _OFF else logging.CRITICAL + 1
     logging.getLogger("kes").setLevel(python_level)
-    logging.getLogger().handlers[0].setLevel(python_level)
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(python_level)

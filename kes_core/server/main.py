@@ -24,6 +24,7 @@ from kes_core.server.audit import AuditLog, StreamSink
 from kes_core.server.routes.system import version
 from kes_core.server.runtime import HypercornRuntime, Runtime
 from kes_core.server.state import State, connect
+from kes_core.server.streams import ErrorLogHandler
 from kes_core.server.tls import ClientCertificate, TLSError, TLSSettings
 
 if TYPE_CHECKING:
@@ -104,12 +105,14 @@ class _Server:
         try:
             runtime_tls = _tls_settings(self._config)
             state = await connect(self._config, self._plugins)
-            self._app = KESApp(state, self._audit_log(self._config))
+            self._app = KESApp(state)
+            self._app.audit = self._audit_log(self._config)
             self._runtime = HypercornRuntime(self._app, runtime_tls)
         except BaseException:
             for sock in sockets:
                 sock.close()
             raise
+        log.publish(ErrorLogHandler(self._app.error_log, loop))
         self._cache_task = self._spawn(state.cache.run())
         await self._runtime.start(sockets)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._read_again()))
@@ -125,6 +128,7 @@ class _Server:
         try:
             await stop.wait()
         finally:
+            self._app.close_streams()
             await self._runtime.stop(grace=GRACE)
             self._notify("kes_server_stopping", info)
             for task in self._tasks:
@@ -176,7 +180,7 @@ class _Server:
         sinks: list[AuditSink] = [sink for sinks in self._plugins.hook.kes_audit_sinks() for sink in sinks]
         if config.log.audit <= _AUDIT_LEVEL:
             sinks.append(StreamSink())
-        return AuditLog(sinks)
+        return AuditLog(sinks, self._app.audit_log)
 
     def _notify(self, hook: str, info: ServerInfo) -> None:
         try:

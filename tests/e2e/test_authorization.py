@@ -21,7 +21,8 @@ from kes_core.routes import ROUTES, Argument, Auth, Route
 from tests.support import Credentials, Server, make_credentials, send_raw, start_server
 
 REFUSED = {"message": "not authorized: insufficient permissions"}
-SERVED = [route for route in ROUTES if route.path not in {"/v1/metrics", "/v1/log/error", "/v1/log/audit"}]
+# Those that answer at once: the streams are in test_observability.
+SERVED = [route for route in ROUTES if route.timeout]
 
 
 def example_path(route: Route) -> str:
@@ -132,7 +133,7 @@ def test_expired_certificate_is_as_good_as_another(clients: Clients, route: Rout
     """By default an identity is a public key: dates, issuer and usage are not looked at."""
     response = clients.ask(as_client(clients.allowed, clients.expired_files), route)
     assert response.status_code != 403
-    assert response.json() != REFUSED if response.content else True
+    assert "tls: " not in response.text
 
 
 @pytest.mark.parametrize("route", SERVED, ids=[route.path for route in SERVED])

@@ -10,12 +10,11 @@ from fastapi.openapi.utils import get_openapi
 
 from kes_core.routes import ROUTES
 from kes_core.server.app import KESApp
-from kes_core.server.audit import AuditLog
 
 
 def make_app() -> KESApp:
     state: Any = SimpleNamespace()
-    return KESApp(state, AuditLog())
+    return KESApp(state)
 
 
 def test_every_route_is_documented() -> None:
@@ -25,13 +24,11 @@ def test_every_route_is_documented() -> None:
     documented = schema["paths"]
     for route in ROUTES:
         path = route.path + (f"{{{route.argument.value}}}" if route.argument else "")
-        if path not in served:
-            continue
         operation = documented[path][route.method.lower()]
         assert operation["summary"] == route.summary
         assert ("requestBody" in operation) == (route.max_body > 0)
         assert "default" in operation["responses"]
-    assert len(served) >= 20
+    assert len(served) == len(ROUTES)
 
 
 def test_a_request_costs_no_more_than_it_must() -> None:

@@ -9,13 +9,13 @@ import platform
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.keystore import KeyStoreError, KeyStoreUnreachableError
 from kes_core.routes import ROUTES
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError
+from kes_core.server.metrics import memory, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -60,14 +60,16 @@ async def _ready(call: Call) -> None:
 
 
 async def _status(call: Call) -> dict[str, Any]:
+    heap, stack = memory()
     answer: dict[str, Any] = {
         "version": version(),
         "os": _OS,
         "arch": _ARCH,
         "uptime": int(time.monotonic() - _STARTED),
         "num_cpu": os.cpu_count() or 1,
-        "num_cpu_used": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        **_memory(),
+        "num_cpu_used": usable_cpus(),
+        "mem_heap_used": heap,
+        "mem_stack_used": stack,
     }
     try:
         # Integers that clients read as nanoseconds (protocol section 4).
@@ -79,21 +81,8 @@ async def _status(call: Call) -> dict[str, Any]:
     return answer
 
 
-def _memory() -> dict[str, int]:
-    """Return the memory in use in bytes: data and stack, as the operating system counts them."""
-    sizes = {"VmData": 0, "VmStk": 0}
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in sizes:
-                sizes[name] = int(value.split()[0]) * 1024
-    except OSError:  # not Linux
-        pass
-    return {"mem_heap_used": sizes["VmData"], "mem_stack_used": sizes["VmStk"]}
-
-
-def api_listing(served: frozenset[str], timeouts: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Return the list of the routes with the paths `served`: path, method, body limit in bytes, timeout in seconds."""
+def api_listing(timeouts: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Return the list of the routes: path, method, body limit in bytes, timeout in seconds."""
     return [
         {
             "method": route.method,
@@ -102,7 +91,6 @@ def api_listing(served: frozenset[str], timeouts: Mapping[str, float | None]) ->
             "timeout": int(timeouts[route.path] or 0),
         }
         for route in ROUTES
-        if route.path in served
     ]
 
 

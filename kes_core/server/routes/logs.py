@@ -1,0 +1,42 @@
+"""`/v1/metrics` and `/v1/log/*`: what goes on in the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from kes_core.server.call import Call
+from kes_core.server.errors import APIError
+from kes_core.server.metrics import CONTENT_TYPE, Metrics
+from kes_core.server.streams import Hub
+
+__all__ = ["Text", "handlers"]
+
+
+class Text:
+    """An answer that is text and no JSON."""
+
+    def __init__(self, content_type: bytes, body: bytes) -> None:
+        self.content_type = content_type
+        self.body = body
+
+
+def handlers(metrics: Metrics, errors: Hub, audit: Hub) -> Mapping[str, Callable[[Call], Awaitable[Any]]]:
+    """Return the handlers by path, for what the server counts and the events that it publishes."""
+
+    async def read_metrics(_call: Call) -> Text:
+        return Text(CONTENT_TYPE, metrics.exposition())
+
+    async def read_errors(_call: Call) -> AsyncIterator[bytes]:
+        return _read(errors)
+
+    async def read_audit(_call: Call) -> AsyncIterator[bytes]:
+        return _read(audit)
+
+    return {"/v1/metrics": read_metrics, "/v1/log/error": read_errors, "/v1/log/audit": read_audit}
+
+
+def _read(hub: Hub) -> AsyncIterator[bytes]:
+    if hub.is_full:
+        raise APIError(503, "too many clients read this log")
+    return hub.read()

@@ -1,0 +1,91 @@
+"""Streams of log events to clients: `/v1/log/error` and `/v1/log/audit`.
+
+Publishing never waits. A reader that does not keep up is cut off rather than served with gaps it can't see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+
+__all__ = ["ErrorLogHandler", "Hub"]
+
+MAX_BACKLOG: Final = 1024
+"""Events that may wait for one reader."""
+MAX_READERS: Final = 100
+"""Readers of one log at a time."""
+
+
+class Hub:
+    """Hands events to all who read them at the moment. Belongs to one event loop."""
+
+    def __init__(self, on_event: Callable[[int], None]) -> None:
+        """Make a hub without readers.
+
+        Args:
+            on_event: Called with the number of readers that an event was handed to.
+        """
+        self._on_event = on_event
+        self._readers: set[asyncio.Queue[bytes | None]] = set()
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether anybody reads."""
+        return bool(self._readers)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more readers are taken."""
+        return len(self._readers) >= MAX_READERS
+
+    def publish(self, event: Mapping[str, Any]) -> None:
+        """Hand an event to every reader."""
+        if not self._readers:
+            return
+        line = json.dumps(event, separators=(",", ":")).encode("ascii") + b"\n"
+        self._on_event(len(self._readers))
+        for reader in list(self._readers):
+            if reader.qsize() >= MAX_BACKLOG:
+                self._end(reader)
+            else:
+                reader.put_nowait(line)
+
+    def close(self) -> None:
+        """End all streams."""
+        for reader in list(self._readers):
+            self._end(reader)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Yield events from now on, as lines of JSON, several at once if several are there."""
+        reader: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._readers.add(reader)
+        try:
+            while True:
+                lines = [await reader.get()]
+                while not reader.empty():
+                    lines.append(reader.get_nowait())
+                yield b"".join(line for line in lines if line is not None)
+                if None in lines:
+                    return
+        finally:
+            self._readers.discard(reader)
+
+    def _end(self, reader: asyncio.Queue[bytes | None]) -> None:
+        self._readers.discard(reader)
+        reader.put_nowait(None)
+
+
+class ErrorLogHandler(logging.Handler):
+    """Publishes what is logged, from whichever thread."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._hub = hub
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._hub.has_readers and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hub.publish, {"message": self.format(record)})

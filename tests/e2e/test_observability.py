@@ -1,0 +1,169 @@
+"""Metrics, and the streams of log events."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.test_connections import Http2Client
+from tests.support import Credentials, Server, make_credentials, start_server, vectors
+
+METRICS = vectors("metrics")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
+    return make_credentials(tmp_path_factory.mktemp("stranger"), "stranger")
+
+
+def families(server: Server) -> dict[str, Any]:
+    with server.client() as client:
+        response = client.get("/v1/metrics")
+    assert response.headers["content-type"] == METRICS["content_type"].split(" (")[0]
+    lines = response.text.splitlines()
+    types = dict(line.split()[2:] for line in lines if line.startswith("# TYPE"))
+    samples: dict[str, dict[str, float]] = {name: {} for name in types}
+    for line in lines:
+        # By hand: parsers of today have other names for counters than this format has.
+        if match := re.fullmatch(r'(\w+)(?:\{(?:code|le)="([^"]+)"\})? (\S+)', line):
+            sample, label, value = match.groups()
+            name = sample if sample in types else sample.rpartition("_")[0]
+            samples[name][sample.removeprefix(name) + (label or "")] = float(value)
+    return {name: (types[name], samples[name]) for name in types}
+
+
+def test_metrics_of_the_vectors(run_server: Callable[..., Server], stranger: Credentials) -> None:
+    server = run_server({"keys": [{"name": "k"}]})
+    before = families(server)
+    expected = {case["name"]: case for case in METRICS["cases"]}
+    for name, case in expected.items():
+        assert (name in before) == case["shown_before_first_event"], name
+    with server.client() as client:
+        for _ in range(3):
+            client.put("/v1/key/generate/k")
+        client.get("/v1/key/describe/nothing")
+        client.get("/v1/status")
+        client.get("/v1/ready")
+        client.get("/nowhere")
+        client.get("/v1/key/create/k")
+    with server.client(stranger) as client:
+        client.put("/v1/key/generate/k")
+    after = families(server)
+    for name, (kind, samples) in after.items():
+        assert kind == expected[name]["type"]
+        assert samples
+    # What was refused, is no route, or asks for the server itself does not count.
+    assert after["kes_http_request_success"][1] == {"200": 3.0}
+    assert after["kes_http_request_error"][1] == {"404": 1.0}
+    assert "kes_http_request_failure" not in after
+    times = after["kes_http_response_time"][1]
+    assert [name.removeprefix("_bucket") for name in times if "_bucket" in name] == METRICS["bucket_labels"]
+    assert times["_count"] == times["_bucket+Inf"] == 4.0
+    assert after["kes_http_request_active"][1] == {"": 0.0}
+    assert after["kes_system_num_cpu"][1][""] >= 1
+
+
+class Reader:
+    """Reads a stream of events in a thread of its own."""
+
+    def __init__(self, server: Server, path: str, *, http2: bool) -> None:
+        self.events: list[Any] = []
+        self.changed = threading.Condition()
+        self.began = threading.Event()
+        self.ended = threading.Event()
+        self.client = server.client(http2=http2)
+        self.thread = threading.Thread(target=self.run, args=(path,))
+        self.thread.start()
+        assert self.began.wait(10)
+
+    def run(self, path: str) -> None:
+        try:
+            with self.client.stream("GET", path, timeout=None) as response:
+                assert response.headers["content-type"] == "application/x-ndjson"
+                self.began.set()
+                for line in response.iter_lines():
+                    with self.changed:
+                        self.events.append(json.loads(line))
+                        self.changed.notify_all()
+        except httpx.HTTPError:
+            pass
+        finally:
+            self.ended.set()
+
+    def wait_for(self, count: int) -> list[Any]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.events) >= count, timeout=10)
+            return list(self.events)
+
+    def close(self) -> None:
+        self.thread.join(10)
+        self.client.close()
+
+
+@pytest.fixture(params=[False, True], ids=["h1", "h2"])
+def streaming(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, bool]]:
+    server = start_server(tmp_path_factory.mktemp("streams"))
+    yield server, request.param
+    if server.process.poll() is None:
+        server.kill()
+
+
+def test_audit_events_reach_all_readers_at_once(streaming: tuple[Server, bool], stranger: Credentials) -> None:
+    """Also where nothing is written to standard output."""
+    server, http2 = streaming
+    readers = [Reader(server, "/v1/log/audit", http2=http2) for _ in range(3)]
+    with server.client() as client:
+        client.put("/v1/key/create/my-key")
+    with server.client(stranger) as client:
+        client.get("/v1/status")
+    for number, reader in enumerate(readers):
+        # Each has seen those come that began to read after it.
+        events = reader.wait_for(2 - number + 2)[-2:]
+        assert [(e["request"]["path"], e["response"]["code"]) for e in events] == [
+            ("/v1/key/create/my-key", 200),
+            ("/v1/status", 403),
+        ]
+        assert events[1]["request"]["identity"] == stranger.identity
+    counted = families(server)["kes_log_audit_events"][1][""]
+    assert counted >= 6
+    assert server.stop() == 0  # a stream does not hold up a stop
+    for reader in readers:
+        assert reader.ended.wait(10)
+        reader.close()
+    assert server.audit.empty()
+
+
+def test_error_events_reach_readers(streaming: tuple[Server, bool], stranger: Credentials) -> None:
+    server, http2 = streaming
+    reader = Reader(server, "/v1/log/error", http2=http2)
+    with server.client(stranger) as client:
+        client.get("/v1/status")
+    (event,) = reader.wait_for(1)
+    assert list(event) == ["message"]
+    assert f"refused /v1/status to {stranger.identity}" in event["message"]
+    assert families(server)["kes_log_error_events"][1] == {"": 1.0}
+    server.stop()
+    reader.close()
+
+
+def test_reader_that_reads_nothing_is_cut_off(streaming: tuple[Server, bool]) -> None:
+    """And delays nobody."""
+    server, http2 = streaming
+    with (
+        server.client(http2=http2) as idle,
+        idle.stream("GET", "/v1/log/audit", timeout=None),
+        server.connection(alpn=["h2"]) as connection,
+    ):
+        busy = Http2Client(connection)
+        # Short to send and long to log: each of these characters is written as six.
+        assert busy.run("GET", "/v1/key/describe/" + "%01" * 1000, count=3000, at_once=50) == 0
+        counted = families(server)["kes_log_audit_events"][1][""]
+        assert counted < 3000  # it has missed some, and is no longer handed any
