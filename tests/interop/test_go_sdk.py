@@ -1,0 +1,84 @@
+"""The official Go SDK, unchanged, against a running server. Needs Go; the module comes through its module proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kes_core.identity import APIKey
+from tests.support import make_credentials, start_server
+
+MODULE = Path(__file__).parent / "go"
+GO = shutil.which("go")
+
+pytestmark = pytest.mark.skipif(GO is None, reason="Go is not installed: the official SDK is not driven")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A server with 3,000 keys, one whose store is gone, and a place where there is none."""
+    directory, down_directory = tmp_path_factory.mktemp("up"), tmp_path_factory.mktemp("down")
+    admin = make_credentials(directory, "admin")
+    user = APIKey.generate()
+    policies = {
+        "go-user": {"allow": ["/v1/key/*", "/v1/status"], "deny": ["/v1/key/delete/*"], "identities": [user.identity]},
+        "empty": {},
+    }
+    keys = [{"name": f"page-{number:04}"} for number in range(3000)]
+    server = start_server(directory, {"policy": policies, "keys": keys}, admin=admin)
+    down = start_server(down_directory, {"keystore": {"fs": {"path": str(down_directory / "keys")}}}, admin=admin)
+    (down_directory / "keys").rmdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = f"https://127.0.0.1:{free.getsockname()[1]}"
+    yield os.environ | {
+        "KES_TEST_SERVER": server.url,
+        "KES_TEST_DOWN": down.url,
+        "KES_TEST_DEAD": dead,
+        "KES_TEST_ADMIN": str(admin.api_key),
+        "KES_TEST_USER": str(user),
+    }
+    assert server.stop() == 0
+    assert down.stop() == 0
+
+
+def go_tests() -> list[str]:
+    text = (MODULE / "interop_test.go").read_text()
+    return [line.split("(")[0].removeprefix("func ") for line in text.splitlines() if line.startswith("func Test")]
+
+
+@pytest.fixture(scope="module")
+def results(environment: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Run all of them once; return result and output of each."""
+    assert GO is not None
+    done = subprocess.run(
+        [GO, "test", "-count=1", "-json", "-timeout=300s", "./..."],
+        cwd=MODULE,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    outputs: dict[str, str] = {}
+    actions: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        event = json.loads(line)
+        name = event.get("Test", "")
+        outputs[name] = outputs.get(name, "") + event.get("Output", "")
+        if event["Action"] in {"pass", "fail", "skip"}:
+            actions[name] = event["Action"]
+    assert actions, done.stdout + done.stderr
+    return {name: (actions.get(name, "missing"), outputs.get(name, "")) for name in go_tests()}
+
+
+@pytest.mark.parametrize("name", go_tests())
+def test_go_sdk(name: str, results: dict[str, tuple[str, str]]) -> None:
+    action, output = results[name]
+    assert action == "pass", output
