@@ -259,12 +259,12 @@ async def _authorize(call: Call, path: str) -> None:
             logger.exception("policy engine %r failed; the request is refused", name)
             decision, reason = Decision.DENY, "failed"
         if decision is Decision.DENY:
-            logger.info("refused %s to %s: %s: %s", path, sender.identity, name, reason)
+            logger.info("refused %r to %s: %s: %s", path, sender.identity, name, reason)
             raise APIError(*errors.NOT_ALLOWED)
         allowed = allowed or decision is Decision.ALLOW
         reasons.append(f"{name}: {reason}")
     if not allowed:
-        logger.info("refused %s to %s: %s", path, sender.identity, "; ".join(reasons))
+        logger.info("refused %r to %s: %s", path, sender.identity, "; ".join(reasons))
         raise APIError(*errors.NOT_ALLOWED)
     call.is_authorized = True
 

@@ -192,6 +192,8 @@ class _Connection:
             while data := await self._tls.read():
                 await protocol.handle(RawData(data))
                 self._update_deadline(protocol)
+                # Who does not read the answers, to pings also, is not read from either.
+                await self._tls.drain()
         finally:
             await protocol.handle(Closed())
             self._tls.close()

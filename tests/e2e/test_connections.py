@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h2.config
@@ -392,3 +393,27 @@ def test_garbage_is_refused(busy: Server, garbage: bytes) -> None:
         send_quietly(connection, garbage)
         answer = wait_until_closed(connection, within=15)
         assert not answer.startswith(b"HTTP/1.1 2")
+
+
+def test_client_that_only_asks_and_never_reads_is_cut_off(busy: Server) -> None:
+    """It is read from no more once its answers pile up, so that they take no memory without bound."""
+    before = resident_kib(busy)
+    with still_served(busy), busy.connection(alpn=["h2"]) as connection:
+        client = Http2Client(connection)
+        connection.settimeout(2)
+        with pytest.raises(TimeoutError):
+            ping_without_end(client)
+        assert resident_kib(busy) - before < 64 * 1024
+
+
+def ping_without_end(client: Http2Client) -> None:
+    for _ in range(100_000):
+        for _ in range(100):
+            client.h2.ping(b"12345678")
+        client.flush()
+
+
+def resident_kib(server: Server) -> int:
+    """Return the memory that the server's process holds."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])

@@ -148,7 +148,7 @@ def test_error_events_reach_readers(streaming: tuple[Server, bool], stranger: Cr
         client.get("/v1/status")
     (event,) = reader.wait_for(1)
     assert list(event) == ["message"]
-    assert f"refused /v1/status to {stranger.identity}" in event["message"]
+    assert f"refused '/v1/status' to {stranger.identity}" in event["message"]
     assert families(server)["kes_log_error_events"][1] == {"": 1.0}
     server.stop()
     reader.close()
