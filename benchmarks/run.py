@@ -14,7 +14,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support import make_credentials, write_config  # noqa: E402 # from the project's root
+from tests.support import free_port, make_credentials, write_config  # noqa: E402 # from the project's root
 
 SERVER_CORE, LOAD_CORE = 0, 1
 TOKEN = "benchmark"
@@ -62,8 +61,7 @@ def pinned(core: int) -> Callable[[], None]:
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:

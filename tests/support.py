@@ -129,6 +129,13 @@ def send_raw(client: httpx.Client, method: str, target: str, **options: Any) -> 
     return client.request(method, "/", extensions={"target": target.encode()}, **options)
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 def make_server_certificate(directory: Path) -> tuple[Path, Path]:
     """Write a self-signed certificate for the server into `directory`; return the paths of key and certificate."""
     credentials = make_credentials(directory, "server")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from kes_core.config import FileSettings
-from tests.support import Server
+from tests.support import Server, free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +30,7 @@ class Quickstart:
     """The server that the README's first command starts."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.directory = directory
         self.environment = {name: value for name, value in os.environ.items() if "KES_" not in name}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kes_core.identity import APIKey
-from tests.support import make_credentials, start_server
+from tests.support import free_port, make_credentials, start_server
 
 MODULE = Path(__file__).parent / "go"
 GO = shutil.which("go")
@@ -35,8 +34,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     server = start_server(directory, {"policy": policies, "keys": keys}, admin=admin)
     down = start_server(down_directory, {"keystore": {"fs": {"path": str(down_directory / "keys")}}}, admin=admin)
     (down_directory / "keys").rmdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        dead = f"https://127.0.0.1:{free.getsockname()[1]}"
+    dead = f"https://127.0.0.1:{free_port()}"
     yield os.environ | {
         "KES_TEST_SERVER": server.url,
         "KES_TEST_DOWN": down.url,

@@ -1,6 +1,27 @@
-"""The Vault key store of kes-core is not there yet. This package holds its place and provides nothing.
+"""The HashiCorp Vault and OpenBao key store of kes-core (protocol section 6)."""
 
-A configuration that names `keystore.vault` is refused with the list of the key stores that are installed.
-"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kes_core import KeyStoreBackend, hookimpl
+from kes_vault.config import VaultConfig
+
+if TYPE_CHECKING:
+    from kes_vault.store import VaultKeyStore
+
+__all__ = ["VaultConfig"]
 
 kes_hookspec_version = 1
+
+
+async def _connect(config: VaultConfig) -> VaultKeyStore:
+    from kes_vault.store import connect  # noqa: PLC0415 # plugins import what they need when they are used
+
+    return await connect(config)
+
+
+@hookimpl
+def kes_keystore_backends() -> Sequence[KeyStoreBackend]:
+    return [KeyStoreBackend(name="vault", config=VaultConfig, connect=_connect)]

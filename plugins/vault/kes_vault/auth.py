@@ -1,0 +1,131 @@
+"""Logging in to Vault, by any of its methods: each is a function that returns a token with its lifetime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kes_core import KeyStoreError
+from kes_core.config import Secret
+
+if TYPE_CHECKING:
+    import hvac
+
+    from kes_vault.config import AppRoleConfig, VaultConfig
+
+__all__ = ["Login", "Token", "login_of", "retry_of"]
+
+
+class Token(NamedTuple):
+    """A token and how long it lives."""
+
+    value: str
+    seconds: float
+    """Until it expires; 0: never."""
+    renewable: bool
+
+    def __repr__(self) -> str:
+        return f"<Token for {self.seconds:g} s>"
+
+
+Login = Callable[["hvac.Client"], Token]
+"""Logs in with a client that has no token yet. Blocks."""
+
+
+def _read(path: str, what: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyStoreError(f"the {what} {path!r} can't be read: {type(error).__name__}") from None
+
+
+def _text_or_file(value: Secret, what: str) -> str:
+    text = value.get()
+    return _read(text, what) if os.sep in text else text
+
+
+def _token_of(answer: dict[str, Any]) -> Token:
+    auth = answer["auth"]
+    return Token(auth["client_token"], float(auth["lease_duration"]), bool(auth["renewable"]))
+
+
+def _approle(config: AppRoleConfig) -> Login:
+    unwrapped: dict[str, str] = {}
+
+    def secret_of(client: hvac.Client) -> str:
+        given = config.secret.get() if config.secret is not None else _read(config.secret_file, "AppRole secret")
+        if not config.secret_wrapped:
+            return given
+        if given not in unwrapped:  # a wrapping token works once
+            unwrapped.clear()
+            client.token = given
+            try:
+                answer = client.sys.unwrap()  # type: ignore[no-untyped-call] # its stub has no types
+            finally:
+                client.token = ""
+            unwrapped[given] = answer["data"]["secret_id"]
+        return unwrapped[given]
+
+    def login(client: hvac.Client) -> Token:
+        secret = secret_of(client)
+        return _token_of(client.auth.approle.login(config.id, secret, use_token=False, mount_point=config.engine))
+
+    return login
+
+
+def _given_token(read: Callable[[], str]) -> Login:
+    """Use a token that somebody else has made: look up what it is worth."""
+
+    def login(client: hvac.Client) -> Token:
+        token = read()
+        client.token = token
+        try:
+            data = client.auth.token.lookup_self()["data"]
+        finally:
+            client.token = ""
+        return Token(token, float(data["ttl"]), bool(data.get("renewable")))
+
+    return login
+
+
+def login_of(config: VaultConfig) -> Login:
+    """Return how to log in with the one method that `config` has."""
+    if config.approle is not None:
+        return _approle(config.approle)
+    if (kubernetes := config.kubernetes) is not None:
+        return lambda client: _token_of(
+            client.auth.kubernetes.login(
+                kubernetes.role,
+                _text_or_file(kubernetes.jwt, "service account token"),
+                use_token=False,
+                mount_point=kubernetes.engine,
+            )
+        )
+    if (jwt := config.jwt) is not None:
+        return lambda client: _token_of(
+            client.auth.jwt.jwt_login(jwt.role, _text_or_file(jwt.jwt, "JWT"), use_token=False, path=jwt.engine)
+        )
+    if (certificate := config.certificate) is not None:
+        return lambda client: _token_of(
+            client.auth.cert.login(
+                name=certificate.role,
+                cert_pem=config.tls.cert,
+                key_pem=config.tls.key,
+                mount_point=certificate.engine,
+                use_token=False,
+            )
+        )
+    if config.token is not None:
+        token = config.token
+        return _given_token(token.get)
+    return _given_token(lambda: _read(config.token_file, "token file"))
+
+
+def retry_of(config: VaultConfig) -> float:
+    """Return the seconds to wait after a login that failed."""
+    for method in (config.approle, config.kubernetes, config.jwt, config.certificate):
+        if method is not None:
+            return method.retry
+    return 5.0

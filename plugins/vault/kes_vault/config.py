@@ -1,0 +1,176 @@
+"""The section `keystore.vault` of the configuration file (protocol section 8)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, model_validator
+
+from kes_core.config import Duration, Required, Secret, Section, Switch
+
+__all__ = [
+    "AppRoleConfig",
+    "CertificateConfig",
+    "JWTConfig",
+    "KubernetesConfig",
+    "TLSConfig",
+    "TransitConfig",
+    "VaultConfig",
+]
+
+
+def _endpoint(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path not in {"", "/"} or parts.username:
+        raise ValueError("is not the URL of a Vault server; expected one like https://127.0.0.1:8200")
+    return value.rstrip("/")
+
+
+def _required_secret(value: Secret) -> Secret:
+    if not value.get():
+        raise ValueError("is empty, but required")
+    return value
+
+
+def _default(name: str) -> AfterValidator:
+    return AfterValidator(lambda value: value.strip("/") or name)
+
+
+def _token_or_file(value: Secret) -> Secret:
+    """A value with a path separator is a file, which is read again at each login; it has to be there already."""
+    text = _required_secret(value).get()
+    if os.sep in text and not os.access(text, os.R_OK):
+        raise ValueError(f"the file {text!r} can't be read")
+    return value
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+RequiredSecret = Annotated[Secret, AfterValidator(_required_secret)]
+TokenOrFile = Annotated[Secret, AfterValidator(_token_or_file)]
+
+
+class TransitConfig(Section):
+    """`transit`: stored values are encrypted by Vault's transit engine first."""
+
+    engine: Annotated[str, _default("transit")] = "transit"
+    key: Required
+
+
+class AppRoleConfig(Section):
+    """`approle`: log in with a role's ID and a secret."""
+
+    engine: Annotated[str, _default("approle")] = "approle"
+    namespace: str | None = None
+    """The namespace of the login, if it is another; `/` is the root namespace."""
+    id: Required
+    secret: Secret | None = None
+    secret_file: str = ""
+    """A file that holds the secret, read again at each login."""
+    secret_wrapped: Switch = False
+    """Whether the secret is the token of a response-wrapped secret, which is unwrapped once."""
+    retry: Duration = 5.0
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        has_secret = self.secret is not None and bool(self.secret.get())
+        if has_secret and self.secret_file:
+            raise ValueError("'secret' and 'secret_file' exclude each other; give one of them")
+        if not has_secret and not self.secret_file:
+            raise ValueError("no secret is given; set 'secret' or 'secret_file'")
+        return self
+
+
+class KubernetesConfig(Section):
+    """`kubernetes`: log in with the token of a service account."""
+
+    engine: Annotated[str, _default("kubernetes")] = "kubernetes"
+    namespace: str | None = None
+    role: str = ""
+    jwt: TokenOrFile
+    retry: Duration = 5.0
+
+
+class JWTConfig(Section):
+    """`jwt`: log in with a JSON web token."""
+
+    engine: Annotated[str, _default("jwt")] = "jwt"
+    namespace: str | None = None
+    role: str = ""
+    jwt: TokenOrFile
+    retry: Duration = 5.0
+
+
+class CertificateConfig(Section):
+    """`certificate`: log in with the client certificate of `tls`."""
+
+    engine: Annotated[str, _default("cert")] = "cert"
+    namespace: str | None = None
+    role: str = ""
+    retry: Duration = 5.0
+
+
+class TLSConfig(Section):
+    """`tls`: how to trust Vault, and what to show it."""
+
+    key: str = ""
+    cert: str = ""
+    ca: str = ""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if bool(self.key) != bool(self.cert):
+            missing = "cert" if self.key else "key"
+            raise ValueError(f"a private key and its certificate go together; '{missing}' is missing")
+        return self
+
+
+class StatusConfig(Section):
+    """`status`."""
+
+    ping: Duration = 10.0
+
+
+class VaultConfig(Section):
+    """The section `keystore.vault`."""
+
+    endpoint: Endpoint
+    engine: Annotated[str, _default("kv")] = "kv"
+    version: Literal["v1", "v2"] = "v1"
+    namespace: str = ""
+    prefix: str = ""
+    transit: TransitConfig | None = None
+    approle: AppRoleConfig | None = None
+    kubernetes: KubernetesConfig | None = None
+    jwt: JWTConfig | None = None
+    certificate: CertificateConfig | None = None
+    token: RequiredSecret | None = None
+    token_file: str = ""
+    """A file that holds a token, read again when the token is no longer accepted."""
+    tls: TLSConfig = TLSConfig()
+    status: StatusConfig = StatusConfig()
+    timeout: Duration = 5.0
+    """How long Vault may take for one answer."""
+    start_timeout: Duration = 30.0
+    """How long the server waits at its start for a Vault that can't be reached or is sealed."""
+
+    @model_validator(mode="after")
+    def _one_method(self) -> Self:
+        methods = [name for name in ("approle", "kubernetes", "jwt", "certificate", "token") if getattr(self, name)]
+        if self.token_file:
+            methods.append("token_file")
+        known = "approle, kubernetes, jwt, certificate, token, token_file"
+        if not methods:
+            raise ValueError(f"no authentication method is given; set one of {known}")
+        if len(methods) > 1:
+            raise ValueError(f"more than one authentication method is given ({', '.join(methods)}); keep one")
+        if self.certificate is not None and not self.tls.cert:
+            raise ValueError("the authentication method 'certificate' needs tls.key and tls.cert")
+        return self
+
+    def file_paths(self) -> list[Path]:
+        """Return the files that the section names and that must be there."""
+        names = (self.tls.key, self.tls.cert, self.tls.ca, self.token_file)
+        return [Path(name) for name in names if name]

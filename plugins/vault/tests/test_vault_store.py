@@ -1,0 +1,490 @@
+"""The Vault key store against a real OpenBao."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.crypto import KeyVersion, StoredKeyError
+from kes_vault.config import VaultConfig
+from kes_vault.store import VaultKeyStore, connect
+from tests.openbao import KV1_POLICY, KV2_POLICY, OpenBao
+from tests.support import vectors
+
+Check = Callable[[VaultKeyStore], Awaitable[None]]
+VERSIONS = ["v1", "v2"]
+POLICIES = {"v1": KV1_POLICY, "v2": KV2_POLICY}
+WIDE = 'path "{engine}/*" {{ capabilities = ["create", "read", "update", "delete", "list"] }}'
+
+
+class Tenant:
+    """An engine, a policy and a role in Vault, and the configuration that uses them."""
+
+    def __init__(self, bao: OpenBao, version: str, policy: str | None = None, **role: Any) -> None:
+        self.bao = bao
+        self.version = version
+        self.engine = bao.mount(version)
+        self.policy = (policy or POLICIES[version]).format(engine=self.engine)
+        self.role, self.role_id, self.secret = bao.role(self.policy, **role)
+
+    def config(self, **options: Any) -> VaultConfig:
+        section: dict[str, Any] = {
+            "endpoint": self.bao.url,
+            "engine": self.engine,
+            "version": self.version,
+            "approle": {"id": self.role_id, "secret": self.secret},
+            "tls": {"ca": str(self.bao.ca)},
+            "start_timeout": "0s",
+        }
+        section |= options
+        return VaultConfig.model_validate({name: value for name, value in section.items() if value is not None})
+
+    def read(self, name: str) -> Any:
+        """Return what is stored, as the root sees it."""
+        kv = self.bao.root.secrets.kv
+        if self.version == "v1":
+            return kv.v1.read_secret(name, mount_point=self.engine)["data"]
+        return kv.v2.read_secret_version(name, mount_point=self.engine, raise_on_deleted_version=True)["data"]["data"]
+
+    def write(self, name: str, data: dict[str, str]) -> None:
+        kv = self.bao.root.secrets.kv
+        if self.version == "v1":
+            kv.v1.create_or_update_secret(name, data, method="POST", mount_point=self.engine)
+        else:
+            kv.v2.create_or_update_secret(name, data, mount_point=self.engine)
+
+
+def run(config: VaultConfig, check: Check) -> None:
+    async def start() -> None:
+        store = await connect(config)
+        try:
+            await check(store)
+        finally:
+            await store.close()
+
+    asyncio.run(start())
+
+
+async def nothing(_store: VaultKeyStore) -> None:
+    """Check that a store starts and stops."""
+
+
+def failure(config: VaultConfig, kind: type[KeyStoreError] = KeyStoreError) -> str:
+    with pytest.raises(kind) as caught:
+        run(config, nothing)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_contract(bao: OpenBao, version: str) -> None:
+    tenant = Tenant(bao, version, None if version == "v2" else WIDE)
+
+    async def check(store: VaultKeyStore) -> None:
+        assert await store.list() == ([], "")
+        values = {"a": b"text", "b": b"\0\xff", "empty": b"", "large": b"x" * 65536, "marked": b"vault:v1:x"}
+        for name, value in values.items():
+            await store.create(name, value)
+        assert {name: await store.get(name) for name in values} == values
+        with pytest.raises(KeyExistsError):
+            await store.create("a", b"other")
+        assert await store.get("a") == b"text"
+        assert await store.list(limit=2) == (["a", "b"], "empty")
+        assert await store.list("l") == (["large"], "")
+        await store.delete("a")
+        await store.delete("a")  # Vault can't tell
+        with pytest.raises(KeyNotFoundError):
+            await store.get("a")
+        await store.create("a", b"again")
+        assert await store.get("a") == b"again"
+        await store.status()
+        assert tenant.secret not in repr(store)
+        await store.close()
+
+    run(tenant.config(), check)
+    assert tenant.read("a") == {"a": "again"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_keys_of_the_other_server_are_read_and_ours_are_its(bao: OpenBao, version: str) -> None:
+    tenant = Tenant(bao, version)
+    cases = [case for case in vectors("key_encoding")["cases"] if case["raw"]]
+    for number, case in enumerate(cases):
+        tenant.write(f"key-{number}", {f"key-{number}": case["raw"]})
+    ours = KeyVersion.generate("me")
+
+    async def check(store: VaultKeyStore) -> None:
+        for number, case in enumerate(cases):
+            value = await store.get(f"key-{number}")
+            assert value == case["raw"].encode()
+            if not case.get("should_fail"):
+                assert KeyVersion.decode(value).created_by == case["created_by"]
+            elif case["name"] != "protobuf, no HMAC key":
+                with pytest.raises(StoredKeyError):
+                    KeyVersion.decode(value)
+        await store.create("ours", ours.encode())
+
+    run(tenant.config(), check)
+    assert tenant.read("ours") == {"ours": ours.encode().decode()}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_prefixes_keep_tenants_apart(bao: OpenBao, version: str) -> None:
+    tenant = Tenant(bao, version, WIDE)
+
+    async def check_first(store: VaultKeyStore) -> None:
+        await store.create("k", b"first")
+        assert (await store.list()).names == ["k"]
+
+    async def check_second(store: VaultKeyStore) -> None:
+        with pytest.raises(KeyNotFoundError):
+            await store.get("k")
+        await store.create("k", b"second")
+        await store.create("first", b"named like a folder")
+        assert (await store.list()).names == ["first", "k"]
+
+    run(tenant.config(prefix="first"), check_first)
+    run(tenant.config(prefix="/"), check_second)
+    assert tenant.read("first/k") == {"k": "first"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("width", ["narrow", "wide"])
+def test_of_eight_servers_that_create_one_key_one_wins(bao: OpenBao, version: str, width: str) -> None:
+    """Over K/V v1 with a policy that grants *update* Vault can't promise it; what is told is then what is stored."""
+    tenant = Tenant(bao, version, WIDE if width == "wide" else None)
+
+    async def race() -> None:
+        stores = [await connect(tenant.config()) for _ in range(8)]
+        try:
+            for number in range(5):
+                name = f"key-{number}"
+                results = await asyncio.gather(
+                    *(store.create(name, b"of server %d" % index) for index, store in enumerate(stores)),
+                    return_exceptions=True,
+                )
+                winners = [index for index, result in enumerate(results) if result is None]
+                losers = [result for result in results if result is not None]
+                assert all(isinstance(loser, KeyExistsError) for loser in losers), losers
+                stored = await stores[0].get(name)
+                assert stored in {b"of server %d" % index for index in winners}
+                if (version, width) != ("v1", "wide"):
+                    assert len(winners) == 1
+        finally:
+            for store in stores:
+                await store.close()
+
+    asyncio.run(race())
+
+
+def test_wide_policy_over_v1_is_warned_of(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    run(Tenant(bao, "v1", WIDE).config(), nothing)
+    assert "grants 'update'" in caplog.text
+    caplog.clear()
+    run(Tenant(bao, "v2", WIDE).config(), nothing)
+    assert caplog.text == ""
+
+
+def test_listing_without_the_capability_says_so(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    """The guide's policy for K/V v1 grants no *list*."""
+    tenant = Tenant(bao, "v1")
+
+    async def check(store: VaultKeyStore) -> None:
+        with pytest.raises(KeyStoreError, match=f"lacks the capability 'list' on '{tenant.engine}/': grant it"):
+            await store.list()
+
+    run(tenant.config(), check)
+    assert "without it keys can't be listed" in caplog.text
+
+
+def test_ten_thousand_keys_in_pages(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v1", WIDE)
+
+    async def check(store: VaultKeyStore) -> None:
+        names = [f"key-{number:05}" for number in range(10_000)]
+        waiting = iter(names)
+
+        async def create() -> None:
+            for name in waiting:
+                await store._write(name, "x")
+
+        await asyncio.gather(*(create() for _ in range(16)))
+        seen: list[str] = []
+        start = ""
+        while True:
+            page = await store.list("key", start=start)
+            assert len(page.names) <= 1024
+            seen += page.names
+            if not page.next:
+                break
+            start = page.next
+        assert seen == names
+
+    run(tenant.config(), check)
+
+
+def test_a_thousand_keys_created_at_once(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+
+    async def check(store: VaultKeyStore) -> None:
+        values = {f"key-{number}": b"%d" % number for number in range(1000)}
+        await asyncio.gather(*(store.create(name, value) for name, value in values.items()))
+        assert (await store.list(limit=2000)).names == sorted(values)
+        found = await asyncio.gather(*(store.get(name) for name in values))
+        assert found == list(values.values())
+
+    run(tenant.config(), check)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_transit(bao: OpenBao, version: str) -> None:
+    transit = bao.unique("transit")
+    bao.root.sys.enable_secrets_engine("transit", path=transit)
+    bao.root.secrets.transit.create_key("sealing", mount_point=transit)
+    policy = POLICIES[version] + f'\npath "{transit}/*" {{{{ capabilities = ["create", "update"] }}}}'
+    tenant = Tenant(bao, version, policy)
+    key = KeyVersion.generate("me")
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", key.encode())
+        assert KeyVersion.decode(await store.get("k")) == key
+        tenant.write("plain", {"plain": "not encrypted"})
+        assert await store.get("plain") == b"not encrypted"
+
+    run(tenant.config(transit={"engine": transit, "key": "sealing"}), check)
+    assert tenant.read("k")["k"].startswith("vault:v1:")
+
+    async def check_without(store: VaultKeyStore) -> None:
+        with pytest.raises(KeyStoreError, match=r"encrypted by Vault's transit engine: set keystore\.vault\.transit"):
+            await store.get("k")
+
+    run(tenant.config(), check_without)
+
+
+def test_namespaces(bao: OpenBao) -> None:
+    """Engine and login in a namespace; and a login in the root namespace for an engine in another."""
+    namespace = bao.unique("ns")
+    bao.root.adapter.post(f"/v1/sys/namespaces/{namespace}")
+    bao.root.adapter.namespace = namespace
+    try:
+        tenant = Tenant(bao, "v2")
+    finally:
+        bao.root.adapter.namespace = None
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        assert (await store.list()).names == ["k"]
+        await store.status()
+
+    run(tenant.config(namespace=namespace), check)
+    assert "login to Vault failed" in failure(tenant.config())
+    inside = f'path "{namespace}/{tenant.engine}/*" {{ capabilities = ["create", "read", "list", "delete"] }}'
+    inside += f'\npath "{namespace}/sys/*" {{ capabilities = ["read", "update"] }}'
+    _role, role_id, secret = bao.role(inside)
+    approle = {"id": role_id, "secret": secret, "namespace": "/"}
+
+    async def check_read(store: VaultKeyStore) -> None:
+        assert await store.get("k") == b"v"
+
+    run(tenant.config(namespace=namespace, approle=approle), check_read)
+
+
+def test_secret_and_token_from_files(bao: OpenBao, tmp_path: Path) -> None:
+    tenant = Tenant(bao, "v2")
+    secret_file, token_file = tmp_path / "secret", tmp_path / "token"
+    secret_file.write_text(tenant.secret + "\n")
+    token = bao.root.auth.token.create(policies=[tenant.role], ttl="1h")["auth"]["client_token"]
+    token_file.write_text(token + "\n")
+    for options in (
+        {"approle": {"id": tenant.role_id, "secret_file": str(secret_file)}},
+        {"approle": None, "token_file": str(token_file)},
+        {"approle": None, "token": token},
+    ):
+        run(tenant.config(**options), nothing)
+
+
+def test_secret_file_is_read_again_at_each_login(bao: OpenBao, tmp_path: Path) -> None:
+    """A secret that is destroyed and replaced in its file."""
+    tenant = Tenant(bao, "v2")
+    secret_file = tmp_path / "secret"
+    secret_file.write_text(tenant.secret)
+    approle = bao.root.auth.approle
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        approle.destroy_secret_id(tenant.role, tenant.secret)
+        bao.root.auth.token.revoke(store._session.client.token)
+        with pytest.raises(KeyStoreError, match="login to Vault failed"):
+            await store.get("k")
+        secret_file.write_text(approle.generate_secret_id(tenant.role)["data"]["secret_id"])
+        assert await store.get("k") == b"v"
+        await store.status()
+
+    run(tenant.config(approle={"id": tenant.role_id, "secret_file": str(secret_file)}), check)
+
+
+def test_response_wrapped_secret_is_unwrapped_once(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+    wrapping = bao.root.auth.approle.generate_secret_id(tenant.role, wrap_ttl="1m")["wrap_info"]["token"]
+    approle = {"id": tenant.role_id, "secret": wrapping, "secret_wrapped": "on"}
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        bao.root.auth.token.revoke(store._session.client.token)
+        assert await store.get("k") == b"v"  # another login, with the secret that was in the wrapping
+
+    run(tenant.config(approle=approle), check)
+    assert "login to Vault failed: wrapping token is not valid" in failure(tenant.config(approle=approle))
+
+
+def test_jwt_login(bao: OpenBao, tmp_path: Path) -> None:
+    """With a token signed by a key that Vault knows, from a file that is read again at each login."""
+    tenant = Tenant(bao, "v2")
+    engine = bao.unique("jwt")
+    bao.root.sys.enable_auth_method("jwt", path=engine)
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    bao.root.adapter.post(f"/v1/auth/{engine}/config", json={"jwt_validation_pubkeys": [public]})
+    role = {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"], "token_policies": [tenant.role]}
+    bao.root.adapter.post(f"/v1/auth/{engine}/role/kes", json=role)
+
+    def part(data: Any) -> str:
+        return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
+
+    now = int(time.time())
+    claims = {"sub": "kes", "aud": "vault", "iat": now, "nbf": now - 60, "exp": now + 600}
+    signed = f"{part({'alg': 'ES256'})}.{part(claims)}"
+    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(SHA256())))
+    signature = base64.urlsafe_b64encode(r.to_bytes(32, "big") + s.to_bytes(32, "big")).rstrip(b"=").decode()
+    file = tmp_path / "jwt"
+    file.write_text(f"{signed}.{signature}\n")
+    run(tenant.config(approle=None, jwt={"engine": engine, "role": "kes", "jwt": str(file)}), nothing)
+
+
+# Tokens
+
+
+def test_revoked_token_is_replaced_at_once(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        session = store._session
+        bao.root.auth.token.revoke(session.client.token)
+        assert await asyncio.gather(*(store.get("k") for _ in range(50))) == [b"v"] * 50
+        assert session._logins == 2  # one for all of them
+
+    run(tenant.config(), check)
+
+
+@pytest.mark.parametrize("renewable", [True, False], ids=["renewed", "replaced"])
+def test_token_is_kept_alive(bao: OpenBao, renewable: bool) -> None:
+    lifetime = {"token_period": "2s"} if renewable else {"token_period": 0, "token_ttl": "2s", "token_max_ttl": "2s"}
+    tenant = Tenant(bao, "v2", **lifetime)
+
+    async def check(store: VaultKeyStore) -> None:
+        first = store._session.client.token
+        end = asyncio.get_running_loop().time() + 5
+        while asyncio.get_running_loop().time() < end:
+            with pytest.raises(KeyNotFoundError):
+                await store.get("k")
+        assert (store._session.client.token == first) is renewable
+
+    run(tenant.config(), check)
+
+
+# Vault comes and goes
+
+
+def test_sealed_killed_and_back(own_bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    tenant = Tenant(own_bao, "v2")
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        await asyncio.to_thread(own_bao.seal)
+        for call in (store.status(), store.get("k"), store.create("x", b""), store.list(), store.delete("k")):
+            with pytest.raises(KeyStoreUnreachableError, match="is sealed"):
+                await call
+        await asyncio.to_thread(own_bao.unseal)
+        assert await store.get("k") == b"v"
+        await asyncio.to_thread(own_bao.kill)
+        for call in (store.status(), store.get("k")):
+            with pytest.raises(KeyStoreUnreachableError, match="can't be reached"):
+                await call
+        await asyncio.to_thread(own_bao.start)
+        await asyncio.to_thread(own_bao.unseal)
+        await store.status()
+        assert await store.get("k") == b"v"
+
+    run(tenant.config(), check)
+    assert tenant.secret not in caplog.text
+
+
+def test_server_waits_for_vault_at_its_start(own_bao: OpenBao) -> None:
+    tenant = Tenant(own_bao, "v2")
+    own_bao.seal()
+    assert "is sealed: unseal it" in failure(tenant.config(), KeyStoreUnreachableError)
+
+    async def check() -> None:
+        connecting = asyncio.create_task(connect(tenant.config(start_timeout="60s")))
+        await asyncio.to_thread(own_bao.unseal)
+        store = await connecting
+        await store.create("k", b"v")
+        await store.close()
+
+    asyncio.run(check())
+
+
+# What can be wrong at the start
+
+
+def test_messages_at_the_start(bao: OpenBao, tmp_path: Path) -> None:
+    tenant, other = Tenant(bao, "v2"), Tenant(bao, "v1")
+    approle = {"id": tenant.role_id, "secret": "wrong"}
+    assert failure(tenant.config(approle=approle)) == (
+        "login to Vault failed: invalid role or secret ID; check role, credentials and namespace"
+    )
+    assert "role or secret ID" in failure(tenant.config(approle={"id": "wrong", "secret": tenant.secret}))
+    for method in (
+        {"approle": {**approle, "engine": "elsewhere"}},
+        {"approle": None, "kubernetes": {"role": "r", "jwt": "a.b.c"}},
+        {"approle": None, "token": "wrong"},
+        {
+            "approle": None,
+            "certificate": {"role": "r"},
+            "tls": {"ca": str(bao.ca), "cert": str(bao.ca), "key": str(bao.directory / "vault.key")},
+        },
+    ):
+        assert "login to Vault failed" in failure(tenant.config(**method))
+    assert failure(tenant.config(version="v1")) == (
+        f"the K/V engine at {tenant.engine!r} is v2, but version: v1 is configured: set version: v2"
+    )
+    assert "is v1, but version: v2 is configured: set version: v1" in failure(other.config(version="v2"))
+    assert failure(tenant.config(engine="nowhere")).startswith(
+        "no K/V engine is mounted at 'nowhere', or the token's policy grants nothing below it: run 'vault secrets "
+    )
+    assert "is not trusted: set tls.ca to its CA" in failure(tenant.config(tls=None))
+    missing = {"ca": f"{tmp_path}/missing"}
+    assert f"the file '{tmp_path}/missing' of keystore.vault is not there" in failure(tenant.config(tls=missing))
+    assert "can't be reached" in failure(tenant.config(endpoint="https://127.0.0.1:1"), KeyStoreUnreachableError)
+    blind = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["create"] }}')
+    assert f"lacks the capability 'read' on '{blind.engine}/data/*': grant it" in failure(blind.config())
+
+
+def test_missing_capabilities_are_told_at_the_start(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    reader = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["read"] }}')
+    run(reader.config(), nothing)
+    for capability, kind in (("create", "data/*"), ("delete", "metadata/*"), ("list", "metadata")):
+        assert f"lacks the capability '{capability}' on '{reader.engine}/{kind}'" in caplog.text
