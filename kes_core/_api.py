@@ -199,7 +199,9 @@ class Request(Generic[T]):
 
 
 def _path(api: str, argument: str) -> str:
-    return f"/v1/{api}/{quote(argument, safe='*~')}"
+    # Dots too, or `..` would be taken for a step up in the path and never reach the server. No valid name has any.
+    escaped = quote(argument, safe="*~", errors="surrogateescape").replace(".", "%2E")
+    return f"/v1/{api}/{escaped}"
 
 
 def _encode(data: bytes) -> str:

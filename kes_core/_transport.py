@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import ssl
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,13 +18,26 @@ from kes_core import _api
 from kes_core._api import APIError, KESConnectionError, KESError, Request
 from kes_core.identity import APIKey
 
-__all__ = ["MAX_ANSWER", "Settings", "content_of", "failed", "may_repeat", "read_answer", "retries", "too_large"]
+__all__ = [
+    "MAX_ANSWER",
+    "Settings",
+    "connection_errors",
+    "content_of",
+    "failed",
+    "may_repeat",
+    "read_answer",
+    "retries",
+    "too_large",
+]
 
 T = TypeVar("T")
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
+MAX_REQUEST: Final = 1024 * 1024
+"""The longest body, in bytes, that any release of the server takes."""
 _ATTEMPTS: Final = 3
 """How often each endpoint is tried."""
+_EXPECTED: Final = "expected one like https://127.0.0.1:7373"
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """What httpx raises before a request is on its way."""
 
@@ -45,7 +60,8 @@ class Settings:
         given = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
         self.endpoints = [_endpoint(text) for text in given if text.strip()]
         if not self.endpoints:
-            raise ValueError("no endpoint is given; expected one like https://127.0.0.1:7373")
+            raise ValueError(f"no endpoint is given; {_EXPECTED}")
+        self._first = 0
         if api_key is not None and (key_file is not None or cert_file is not None):
             raise ValueError("an API key and a key file exclude each other: give one of them")
         if (key_file is None) != (cert_file is None):
@@ -57,22 +73,40 @@ class Settings:
         elif key_file is not None and cert_file is not None:
             _load_key_pair(self.ssl, key_file, cert_file, password)
 
+    def in_turn(self) -> Iterator[str]:
+        """Yield the endpoints again and again, from the one that answered last: a dead one costs time only once."""
+        return itertools.cycle(self.endpoints[self._first :] + self.endpoints[: self._first])
+
+    def answered(self, endpoint: str) -> None:
+        """Ask `endpoint` first from now on."""
+        self._first = self.endpoints.index(endpoint)
+
 
 def _endpoint(text: str) -> str:
     text = text.strip().rstrip("/")
-    url = httpx.URL(text if "://" in text else f"https://{text}")
-    if url.scheme != "https" or not url.host or url.path != "/":
-        raise ValueError(f"{text!r} is no endpoint; expected one like https://127.0.0.1:7373")
+    if "@" in text:  # not repeated: what stands before it may be a password
+        raise ValueError(f"an endpoint has no user name or password; {_EXPECTED}")
+    try:
+        url = httpx.URL(text if "://" in text else f"https://{text}")
+    except httpx.InvalidURL:
+        raise ValueError(f"{text!r} is no endpoint; {_EXPECTED}") from None
+    if url.scheme != "https" or not url.host or url.raw_path != b"/" or url.fragment:
+        raise ValueError(f"{text!r} is no endpoint; {_EXPECTED}")
     return str(url).rstrip("/")
 
 
 def _ssl_context(ca: str | os.PathLike[str] | None, insecure: bool) -> ssl.SSLContext:
-    if ca is None:
-        context = ssl.create_default_context()
-    elif Path(ca).is_dir():
-        context = ssl.create_default_context(capath=os.fspath(ca))
-    else:
-        context = ssl.create_default_context(cafile=os.fspath(ca))
+    try:
+        if ca is None:
+            context = ssl.create_default_context()
+        elif Path(ca).is_dir():
+            context = ssl.create_default_context(capath=os.fspath(ca))
+        else:
+            context = ssl.create_default_context(cafile=os.fspath(ca))
+    except ssl.SSLError:
+        raise ValueError(f"the CA file {os.fspath(ca or '')!r} holds no PEM certificate") from None
+    except OSError as error:
+        raise ValueError(f"the CA file {os.fspath(ca or '')!r} can't be read: {error.strerror}") from None
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -98,7 +132,7 @@ def _load_key_pair(
     password: str | None,
 ) -> None:
     for file, what in ((key_file, "private key"), (cert_file, "certificate")):
-        if not os.access(file, os.R_OK):
+        if not os.access(file, os.R_OK) or Path(file).is_dir():
             raise ValueError(f"the client's {what} {os.fspath(file)!r} can't be read")
 
     def ask() -> str:
@@ -115,10 +149,15 @@ def _load_key_pair(
 
 
 def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
+    # Not compressed: an answer has to be read before it can be known how long it gets.
+    headers = {"accept": "application/json", "accept-encoding": "identity"}
     if request.body is None:
-        return None, {"accept": "application/json"}
-    headers = {"accept": "application/json", "content-type": "application/json"}
-    return json.dumps(request.body, separators=(",", ":")).encode(), headers
+        return None, headers
+    content = json.dumps(request.body, separators=(",", ":")).encode()
+    if len(content) > MAX_REQUEST:
+        # The server breaks off while such a body is still being sent, and what it answers may be lost.
+        raise KESError(f"the request has {len(content)} bytes; servers take up to {MAX_REQUEST}")
+    return content, headers | {"content-type": "application/json"}
 
 
 def read_answer(request: Request[T], status: int, body: bytes) -> T:
@@ -131,6 +170,15 @@ def read_answer(request: Request[T], status: int, body: bytes) -> T:
 
 def too_large(endpoint: str) -> KESError:
     return KESError(f"{endpoint}: the answer is larger than {MAX_ANSWER} bytes")
+
+
+@contextlib.contextmanager
+def connection_errors(endpoint: str) -> Iterator[None]:
+    """Make errors of the connection httpx's own. On asyncio it lets those of TLS through, as a refused certificate."""
+    try:
+        yield
+    except OSError as error:
+        raise httpx.ReadError(str(error), request=httpx.Request("GET", endpoint)) from error
 
 
 def may_repeat(request: Request[T], error: BaseException) -> bool:
@@ -152,6 +200,8 @@ def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
 def failed(error: httpx.TransportError) -> KESConnectionError:
     endpoint = f"{error.request.url.scheme}://{error.request.url.netloc.decode('ascii')}"
     reason = str(error) or type(error).__name__
+    if isinstance(error, httpx.ProtocolError):  # its text may be no more than the number of a stream
+        reason = f"the connection broke off in the middle: {type(error.__cause__ or error).__name__} {reason}"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         reason += "; if the server's certificate is self-made, trust it or skip its verification"
     return KESConnectionError(f"{endpoint}: {reason}")

@@ -8,9 +8,9 @@
         ...
         plaintext = client.decrypt("my-key", data_key.ciphertext, context=b"my-bucket/my-object")
 
-Several endpoints may be given; one after the other is tried until one answers. A request whose connection breaks is
-sent again, a few times with growing pauses, unless it creates or imports a key: that is sent to the next endpoint only
-if it has certainly not been sent before, because no connection came about.
+Several endpoints may be given; one after the other is tried until one answers, and that one is asked first from then
+on. A request whose connection breaks is sent again, a few times with growing pauses, unless it creates or imports a
+key: that is sent to the next endpoint only if it has certainly not been sent before, because no connection came about.
 
     KESError
     ├── KESConnectionError      no server answered
@@ -21,7 +21,6 @@ if it has certainly not been sent before, because no connection came about.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -52,6 +51,7 @@ from kes_core._api import (
 from kes_core._transport import (
     MAX_ANSWER,
     Settings,
+    connection_errors,
     content_of,
     failed,
     may_repeat,
@@ -245,7 +245,7 @@ class Client:
                 return
 
     def _send(self, request: Request[T]) -> T:
-        endpoints = itertools.cycle(self._settings.endpoints)
+        endpoints = self._settings.in_turn()
         try:
             return self._attempt(request, next(endpoints))
         except httpx.TransportError as error:
@@ -260,13 +260,18 @@ class Client:
 
     def _attempt(self, request: Request[T], endpoint: str) -> T:
         content, headers = content_of(request)
-        with self._http.stream(request.method, endpoint + request.path, content=content, headers=headers) as response:
+        url = endpoint + request.path
+        with (
+            connection_errors(endpoint),
+            self._http.stream(request.method, url, content=content, headers=headers) as response,
+        ):
             body = b""
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER:
                     raise too_large(endpoint)
-            return read_answer(request, response.status_code, body)
+        self._settings.answered(endpoint)
+        return read_answer(request, response.status_code, body)
 
 
 class AsyncClient:
@@ -398,7 +403,7 @@ class AsyncClient:
                 return
 
     async def _send(self, request: Request[T]) -> T:
-        endpoints = itertools.cycle(self._settings.endpoints)
+        endpoints = self._settings.in_turn()
         try:
             return await self._attempt(request, next(endpoints))
         except httpx.TransportError as error:
@@ -417,10 +422,12 @@ class AsyncClient:
     async def _attempt(self, request: Request[T], endpoint: str) -> T:
         content, headers = content_of(request)
         url = endpoint + request.path
-        async with self._http.stream(request.method, url, content=content, headers=headers) as response:
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_ANSWER:
-                    raise too_large(endpoint)
-            return read_answer(request, response.status_code, body)
+        with connection_errors(endpoint):
+            async with self._http.stream(request.method, url, content=content, headers=headers) as response:
+                body = b""
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
+                        raise too_large(endpoint)
+        self._settings.answered(endpoint)
+        return read_answer(request, response.status_code, body)

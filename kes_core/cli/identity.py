@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import ipaddress
 import os
 import re
@@ -29,6 +30,8 @@ _HOST: Final = re.compile(
 )
 _MAX_HOST: Final = 253
 _MAX_SUBJECT: Final = 64
+_MAX_PASSPHRASE: Final = 1023
+"""In bytes: what OpenSSL takes."""
 _PASSPHRASE_VARIABLE: Final[str] = "KES_PRIVATE_KEY_PASSWORD"
 """The environment variable that answers the question for a passphrase."""
 
@@ -75,9 +78,9 @@ def _new_api_key() -> None:
     )
 
 
-def _duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> dt.timedelta:
+def _duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> dt.timedelta | None:
     if text is None:
-        return _EXPIRY
+        return None
     from kes_core._duration import parse_duration  # noqa: PLC0415 # slow to import
 
     try:
@@ -114,7 +117,7 @@ def new(
     cert_file: Path | None,
     ips: list[ipaddress.IPv4Address | ipaddress.IPv6Address],
     dns: tuple[str, ...],
-    expiry: dt.timedelta,
+    expiry: dt.timedelta | None,
     encrypt: bool,
     force: bool,
 ) -> None:
@@ -123,10 +126,14 @@ def new(
     SUBJECT is the certificate's common name; a host name also becomes one that the certificate is for.
     """
     if not (subject or key_file or cert_file or ips or dns or encrypt):
+        if expiry is not None or force:
+            raise click.UsageError("--expiry and --force are for certificates: name a subject, a host or a file.")
         _new_api_key()
         return
     if len(subject) > _MAX_SUBJECT:
         raise click.UsageError(f"A subject has at most {_MAX_SUBJECT} characters.")
+    if not subject.isprintable():  # nor is what is not UTF-8
+        raise click.UsageError("A subject has printable characters only.")
     names = [*dns, *([subject] if _HOST.fullmatch(subject) and subject not in dns else [])]
     for name in names:
         if len(name) > _MAX_HOST or not _HOST.fullmatch(name):
@@ -137,7 +144,7 @@ def new(
         subject=subject,
         dns=names,
         ips=ips,
-        valid_for=expiry,
+        valid_for=expiry or _EXPIRY,
         passphrase=_ask_passphrase() if encrypt else None,
         overwrite=force,
     )
@@ -147,11 +154,16 @@ def new(
 
 
 def _ask_passphrase() -> str:
-    given = os.environ.get(_PASSPHRASE_VARIABLE)
-    if given:
-        return given
-    asked: str = click.prompt("Passphrase for the private key", hide_input=True, confirmation_prompt=True, err=True)
-    return asked
+    passphrase: str = os.environ.get(_PASSPHRASE_VARIABLE) or click.prompt(
+        "Passphrase for the private key", hide_input=True, confirmation_prompt=True, err=True
+    )
+    try:
+        size = len(passphrase.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise CLIError("the passphrase is not UTF-8") from None
+    if size > _MAX_PASSPHRASE:
+        raise CLIError(f"the passphrase is too long; it can have {_MAX_PASSPHRASE} bytes")
+    return passphrase
 
 
 def write_certificate(
@@ -175,7 +187,7 @@ def write_certificate(
 
     from kes_core.identity import identity_of_certificate, make_certificate, private_key_pem  # noqa: PLC0415 # as above
 
-    if key_file.absolute() == cert_file.absolute():
+    if os.path.realpath(key_file) == os.path.realpath(cert_file):
         raise CLIError(f"key and certificate can't both be written to {str(key_file)!r}")
     key = Ed25519PrivateKey.generate()
     made = make_certificate(key, subject=subject, valid_for=valid_for, dns=dns, ips=ips)
@@ -185,37 +197,56 @@ def write_certificate(
     }
     if not overwrite:
         for file in contents:
-            if file.exists():
+            if os.path.lexists(file):
                 raise CLIError(f"{str(file)!r} exists already; -f overwrites it")
     _write_all(contents, overwrite=overwrite)
     return identity_of_certificate(made)
 
 
 def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> None:
-    """Write files next to their places, and put them there once all are whole."""
-    written: dict[Path, Path] = {}
+    """Write files next to their places, and put them there once all are whole. Takes back what it did if one fails."""
+    staged: dict[Path, Path] = {}
+    kept: dict[Path, Path] = {}
     placed: list[Path] = []
     file = next(iter(contents))
     try:
         for file, (content, mode) in contents.items():
-            temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+            temporary = _beside(file)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            written[file] = temporary
+            staged[file] = temporary
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
-        for file, temporary in written.items():
-            if overwrite:
+        for file, temporary in staged.items():
+            if overwrite and os.path.lexists(file):
+                kept[file] = _back_up(file)
                 temporary.replace(file)
             else:
                 os.link(temporary, file)  # fails if somebody was faster
-                placed.append(file)
-    except OSError as error:
+            placed.append(file)
+    except BaseException as error:
         for done in placed:
-            done.unlink(missing_ok=True)
-        raise CLIError(f"{str(file)!r} can't be written: {error.strerror}") from error
+            if done in kept:
+                kept[done].replace(done)
+            else:
+                done.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CLIError(f"{str(file)!r} can't be written: {error.strerror}") from error
+        raise
     finally:
-        for temporary in written.values():
+        for temporary in (*staged.values(), *kept.values()):
             temporary.unlink(missing_ok=True)
+
+
+def _back_up(file: Path) -> Path:
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    backup = _beside(file)
+    os.link(file, backup, follow_symlinks=False)
+    return backup
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{secrets.token_hex(8)}")
 
 
 @command.command("of")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Final, NoReturn
 
@@ -59,6 +60,14 @@ def cli() -> None:
     """Key management for data encryption keys: the server and its command line."""
 
 
+def _drop_output() -> None:
+    """Let nothing more be written: what is still buffered would fail once more, with a traceback, at the end."""
+    if sys.stdout is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def main() -> NoReturn:
     """Run the command that the arguments of the process name. Exit code 1: it failed; 2: it was called wrongly."""
     try:
@@ -75,6 +84,9 @@ def main() -> NoReturn:
     except CLIError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)  # whoever read the output has read enough
+    except OSError as error:
+        _drop_output()
+        if not isinstance(error, BrokenPipeError):  # whoever read the output has read enough
+            click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

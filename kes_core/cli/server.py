@@ -96,9 +96,6 @@ _DEV_CONFIG = """
 address: 127.0.0.1:7373
 admin:
   identity: {admin}
-tls:
-  key: {folder}/server.key
-  cert: {folder}/server.crt
 keystore:
   memory: {{}}
 """
@@ -130,9 +127,10 @@ def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
     folder = Path(tempfile.mkdtemp(prefix="kes-dev-"))
     try:
         _make_server_certificate(folder)
-        text = _DEV_CONFIG.format(admin=admin.identity, folder=folder)
+        text = _DEV_CONFIG.format(admin=admin.identity)
+        certificate = {"tls.key": str(folder / "server.key"), "tls.cert": str(folder / "server.crt")}
         try:
-            config = parse_config(text, filename="--dev", plugins=plugins, overrides=overrides)
+            config = parse_config(text, filename="--dev", plugins=plugins, overrides=certificate | overrides)
         except ConfigError as error:
             raise CLIError(str(error)) from error
         _run(config, plugins, mlock=mlock, on_started=lambda info: _announce_development(info, admin))
