@@ -45,7 +45,7 @@ Headers = list[tuple[bytes, bytes]]
 _MAX_UNREAD_BODY: Final = 64 * 1024
 """HTTP/1.1: bytes of a body that may wait for the handler. HTTP/2 has its flow-control window for this."""
 _MAX_DISCARDED_BODY: Final = 256 * 1024
-"""HTTP/1.1: what is read of a body nobody wanted, to keep the connection; more, and it is closed."""
+"""What is read of a body nobody wants; more, and the connection (HTTP/1.1) or the stream (HTTP/2) is closed."""
 _MAX_PENDING_RESETS: Final = 200
 """HTTP/2: how many more streams than it lets finish a client may reset (CVE-2023-44487)."""
 
@@ -385,6 +385,8 @@ class HTTP2Protocol(H2Protocol):
         self._link = link
         self._pending_resets = 0
         self._flush_scheduled = False
+        self._discarded: dict[int, int] = {}
+        """How much has been dropped of the body of each request that was answered before it was complete."""
         # WebSockets over HTTP/2, which Hypercorn offers, are not served.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
 
@@ -400,6 +402,7 @@ class HTTP2Protocol(H2Protocol):
             elif isinstance(event, h2.events.DataReceived):
                 self._take_body(event)
             elif isinstance(event, h2.events.StreamEnded):
+                self._discarded.pop(event.stream_id, None)
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_end()
             elif isinstance(event, h2.events.StreamReset):
@@ -438,17 +441,30 @@ class HTTP2Protocol(H2Protocol):
         self._link.spawn(stream.run(self._link.app))
 
     def _take_body(self, event: h2.events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id)
+        stream, stream_id = self.streams.get(event.stream_id), event.stream_id
+        if stream is None:
+            self._discard(stream_id, event.flow_controlled_length)
+            return
+        stream.feed(bytes(event.data))
         padding = event.flow_controlled_length - len(event.data)
-        if stream is not None:
-            stream.feed(bytes(event.data))
-        else:
-            padding = event.flow_controlled_length
         if padding:
-            self.connection.acknowledge_received_data(padding, event.stream_id)
+            self.connection.acknowledge_received_data(padding, stream_id)
+
+    def _discard(self, stream_id: int, size: int) -> None:
+        """Drop a part of a body that nobody wants, so that its sender gets to read the answer; too much, and it is cut.
+
+        RFC 9113, section 8.1, allows to cut at once, but not all clients keep the answer then.
+        """
+        self.connection.acknowledge_received_data(size, stream_id)
+        if stream_id in self._discarded:
+            self._discarded[stream_id] += size
+            if self._discarded[stream_id] > _MAX_DISCARDED_BODY:
+                del self._discarded[stream_id]
+                self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
 
     async def _take_reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
+        self._discarded.pop(event.stream_id, None)
         if stream is not None:
             self._pending_resets += 1
             self._release(stream)
@@ -493,7 +509,7 @@ class HTTP2Protocol(H2Protocol):
                 connection.send_data(stream_id, body, end_stream=True)
             if not stream.ended:
                 self._release(stream)
-                connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+                self._discarded[stream_id] = 0
         except h2.exceptions.ProtocolError:
             pass  # the client has reset the stream or closed the connection in the meantime
         await self._finish(stream)

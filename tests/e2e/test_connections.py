@@ -281,6 +281,16 @@ def test_body_over_the_limit_is_refused(busy: Server, declared: bytes) -> None:
         sender.join()
 
 
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+def test_client_that_sends_too_much_reads_why(busy: Server, http2: bool) -> None:
+    """It is read from for a while after the answer: closing at once would take the answer away from most clients."""
+    body = b'{"plaintext":"' + b"A" * 1_150_000 + b'"}'
+    with busy.client(http2=http2) as client:
+        for _ in range(3):
+            response = client.put("/v1/key/encrypt/my-key", content=body)
+            assert (response.status_code, response.json()) == (400, {"message": "invalid request body"})
+
+
 def send_quietly(connection: ssl.SSLSocket, data: bytes) -> None:
     """Send as much as the server takes."""
     try:
