@@ -1,7 +1,8 @@
 """The server's runtime: an ASGI application on listening sockets, over TLS.
 
 `Runtime` is all that the rest of the server knows of it, so that another HTTP server can be put under the same
-application without touching it. The one here is Hypercorn's protocols on TLS connections of our own (`tls`, `http`).
+application without touching it. The one here is Hypercorn's protocols (`http1`, `http2`) on TLS connections of our own
+(`tls`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
-from kes_core.server.http import App, HTTP1Protocol, HTTP2Protocol, Message
+from kes_core.server.http import App, Message
+from kes_core.server.http1 import HTTP1Protocol
+from kes_core.server.http2 import HTTP2Protocol
 from kes_core.server.tls import TLSConnection, TLSSettings, make_context
 
 if TYPE_CHECKING:
