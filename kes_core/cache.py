@@ -109,7 +109,11 @@ class KeyCache:
             KeyExistsError: The name is taken.
             KeyStoreError: The store fails.
         """
-        await self._watched(self._store.create(name, key.encode()))
+        try:
+            await self._watched(self._store.create(name, key.encode()))
+        finally:
+            # Who asks from now on must not be given the answer of a read that may have been too early.
+            self._reads.pop(name, None)
 
     async def delete(self, name: str) -> None:
         """Delete a key. Once this returns, or fails, it is no longer in memory.

@@ -224,6 +224,22 @@ def test_read_under_way_does_not_bring_a_deleted_key_back() -> None:
     run(check)
 
 
+def test_created_key_is_found_though_an_earlier_read_is_still_under_way() -> None:
+    async def check(s: Setup) -> None:
+        s.store.gate = asyncio.Event()
+        early = asyncio.create_task(s.cache.get("k"))
+        await s.store.reading.wait()
+        await s.cache.create("k", s.key)
+        late = asyncio.create_task(s.cache.get("k"))
+        await asyncio.sleep(0)
+        s.store.gate.set()
+        with pytest.raises(KeyNotFoundError):
+            await early
+        assert await late == s.key
+
+    run(check)
+
+
 def test_damaged_entry_is_named_and_not_shown() -> None:
     async def check(s: Setup) -> None:
         await s.store.create("k", b"c2VjcmV0IGJ1dCBubyBrZXk=")
