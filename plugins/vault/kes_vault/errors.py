@@ -39,6 +39,8 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
         return TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")
     reason = reason_of(error) if isinstance(error, vault.VaultError) else type(error).__name__
+    if "node not active" in reason:
+        return KeyStoreUnreachableError(f"Vault at {endpoint} has no active node at the moment")
     return KeyStoreError(f"Vault fails to {what}: {reason}")
 
 

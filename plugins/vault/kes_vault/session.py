@@ -130,7 +130,8 @@ class Session:
         try:
             return await self._call(what, function)
         except TokenRefusedError:
-            if self._problem is None and await self._is_valid():
+            # Somebody may have logged in meanwhile; then it was the old token that was refused.
+            if self._logins == logins and self._problem is None and await self._is_valid() and self._logins == logins:
                 raise  # the token is good: it is the policy
         await self._log_in(logins)
         return await self._call(what, function)
@@ -157,6 +158,11 @@ class Session:
             KeyStoreUnreachableError: It does not answer, is sealed or not initialized.
             KeyStoreError: It can't log in.
         """
+        await self._ask_for_health()
+        if self._problem is not None:
+            raise self._problem
+
+    async def _ask_for_health(self) -> None:
         endpoint = self._config.endpoint
         try:
             answer = await self._calls.run(self._health_client.adapter.get, "/v1/sys/health", raise_exception=False)
@@ -174,8 +180,6 @@ class Session:
                 raise KeyStoreUnreachableError(f"Vault at {endpoint} is a standby without an active node") from None
         elif code not in _STANDBY and code != _ACTIVE:
             raise KeyStoreError(f"Vault at {endpoint} answers the question for its health with status {code}")
-        if self._problem is not None:
-            raise self._problem
 
     # The token
 
@@ -187,8 +191,10 @@ class Session:
             try:
                 token = await self._calls.run(self._login, self._login_client)
             except VaultError as error:
-                self._problem = self._login_problem(error)
-                raise self._problem from None
+                problem = self._login_problem(error)
+                if not isinstance(problem, KeyStoreUnreachableError):
+                    self._problem = problem
+                raise problem from None
             except requests.exceptions.RequestException as error:
                 raise translate(error, "log in", self._config.endpoint) from None
             self.client.token = token.value
@@ -238,7 +244,7 @@ class Session:
 
     async def _renew(self) -> None:
         """Renew the token, or log in again if it can't be renewed."""
-        await self.health()  # not while Vault is sealed
+        await self._ask_for_health()  # not while Vault is sealed
         logins, token = self._logins, self._token
         if token is not None and token.renewable:
             try:
