@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from kes_core.crypto import KeyVersion, StoredKeyError
 from kes_core.keystore import (
     PAGE_SIZE,
+    KeyExistsError,
     KeyNotFoundError,
     KeyStore,
     KeyStoreError,
@@ -26,19 +27,24 @@ T = TypeVar("T")
 logger = logging.getLogger("kes.keystore")
 
 HEALTH_INTERVAL: Final = 10.0
-"""Seconds between two looks at the store's health."""
+"""Seconds between two looks at the store's health, and how long one may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheExpiry:
-    """How long keys stay in memory, in seconds; 0 switches a rule off."""
+    """How long keys are used without asking the store again, in seconds; 0 switches a rule off.
+
+    Each key has its own time, counted from when it was read: no key is used for longer than by dropping all of them
+    once in a while, and they are not all read again at the same moment.
+    """
 
     any: float = 300.0
     """However often they are used."""
     unused: float = 30.0
     """After their last use."""
     offline: float = 0.0
-    """Instead of both, while the store is unreachable."""
+    """Instead of both, while the store is unreachable. Where this is set, a key stays in memory until the store has
+    been seen to work after the key's time was up: an outage is noticed only some seconds after it began."""
 
 
 class _Entry:
@@ -56,20 +62,35 @@ class KeyCache:
     However many requests wait for a key that is not in memory, the store is asked once. Errors are not remembered.
     """
 
-    def __init__(self, store: KeyStore, expiry: CacheExpiry, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        expiry: CacheExpiry,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        health_interval: float = HEALTH_INTERVAL,
+    ) -> None:
         """Put a cache in front of `store`, which it closes when it is closed itself.
 
         Args:
             store: Where the keys are.
             expiry: How long they stay in memory.
             clock: Returns seconds that only grow.
+            health_interval: Seconds between two looks at the store's health (`run`), and how long one may take.
         """
         self._store = store
         self._expiry = expiry
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._reads: dict[str, asyncio.Task[KeyVersion]] = {}
+        """The read that later requests for a key may join."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """Calls to the store that go on when who asked for them gives up."""
+        self._health_interval = health_interval
         self._unreachable = False
+        self._answered_at = clock()
+        """The store is known to have worked at that time."""
+        self._complaint = ""
 
     def peek(self, name: str) -> KeyVersion | None:
         """Return a key if it is in memory, without asking the store. Counts as a use of it."""
@@ -78,7 +99,6 @@ class KeyCache:
             return None
         now = self._clock()
         if self._expired(entry, now):
-            self._entries.pop(name, None)
             return None
         entry.used_at = now
         return entry.key
@@ -96,11 +116,9 @@ class KeyCache:
             return key
         read = self._reads.get(name)
         if read is None:
-            read = asyncio.create_task(self._read(name))
+            read = self._start(self._read(name))
             self._reads[name] = read
-            read.add_done_callback(lambda done: self._read_done(name, done))
-        # A caller that gives up must not take the key from those who wait with it.
-        return await asyncio.shield(read)
+        return await self._outcome(read)
 
     async def create(self, name: str, key: KeyVersion) -> None:
         """Store a new key. It is read back from the store when it is first used.
@@ -118,16 +136,13 @@ class KeyCache:
     async def delete(self, name: str) -> None:
         """Delete a key. Once this returns, or fails, it is no longer in memory.
 
+        A deletion that was begun is carried out, also if the caller gives up.
+
         Raises:
             KeyNotFoundError: There is none, as far as the store can tell.
             KeyStoreError: The store fails.
         """
-        try:
-            await self._watched(self._store.delete(name))
-        finally:
-            self._entries.pop(name, None)
-            # A read that began before the deletion must not bring the key back.
-            self._reads.pop(name, None)
+        await self._outcome(self._start(self._delete(name)))
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         """List names as `KeyStore.list` does."""
@@ -147,71 +162,149 @@ class KeyCache:
     def sweep(self) -> None:
         """Drop what has expired, so that no key stays in memory longer than it may."""
         now = self._clock()
-        for name in [name for name, entry in self._entries.items() if self._expired(entry, now)]:
+        for name in [name for name, entry in self._entries.items() if self._useless(entry, now)]:
             del self._entries[name]
 
     async def run(self) -> None:
         """Look after the cache until cancelled: drop what expires, and notice when the store comes and goes."""
-        rules = [rule for rule in (self._expiry.any, self._expiry.unused, self._expiry.offline) if rule]
-        interval = min([HEALTH_INTERVAL, *(max(rule / 2, 0.1) for rule in rules)])
-        next_look = self._clock()
-        while True:
-            if self._clock() >= next_look:
-                next_look = self._clock() + HEALTH_INTERVAL
-                await self._look()
-            self.sweep()
-            await asyncio.sleep(interval)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sweep_regularly())
+            tasks.create_task(self._watch())
 
     async def close(self) -> None:
-        """Forget all keys and close the store."""
-        for read in list(self._reads.values()):
-            read.cancel()
+        """Forget all keys and close the store. Whoever waits for a key is told so."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._entries.clear()
         await self._store.close()
 
+    async def _sweep_regularly(self) -> None:
+        rules = (self._expiry.any, self._expiry.unused, self._expiry.offline)
+        interval = min([self._health_interval, *(max(rule / 2, 0.1) for rule in rules if rule)])
+        while True:
+            self.sweep()
+            await asyncio.sleep(interval)
+
+    async def _watch(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(self._health_interval)
+
     async def _look(self) -> None:
+        complaint = ""
         try:
-            await self.status()
+            # A file system or a connection can hang for ever.
+            async with asyncio.timeout(self._health_interval):
+                await self.status()
+        except TimeoutError:
+            self._note_outage(f"no answer within {self._health_interval:g} s")
         except KeyStoreUnreachableError:
             pass  # noted and logged
         except KeyStoreError as error:
-            logger.warning("the key store is unavailable: %s", error)
+            complaint = str(error)
+        except Exception as error:  # a faulty back end must not end the watch
+            complaint = f"the back end is faulty: {type(error).__name__}"
+        if complaint and complaint != self._complaint:
+            logger.warning("the key store is unavailable: %s", complaint)
+        self._complaint = complaint
+
+    def _start(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Make a call to the store that goes on when who asked for it gives up."""
+        task = asyncio.create_task(call)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # maybe nobody waits for it any more, which is no reason for a warning
+
+    async def _outcome(self, task: asyncio.Task[T]) -> T:
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise KeyStoreError("the key store has been closed")
+        return task.result()
 
     async def _read(self, name: str) -> KeyVersion:
-        value = await self._watched(self._store.get(name))
         try:
+            value = await self._watched(self._store.get(name))
             key = KeyVersion.decode(value)
+        except KeyStoreUnreachableError:
+            # The outage may have been noticed only now: for its time other rules apply.
+            kept = self.peek(name)
+            if kept is None:
+                raise
+            return kept
+        except KeyNotFoundError:
+            self._put(name, None)
+            raise
         except StoredKeyError as error:
+            self._put(name, None)
             raise KeyStoreError(f"the entry {name!r} in the key store is damaged: {error}") from None
-        if self._reads.get(name) is asyncio.current_task():
-            self._entries[name] = _Entry(key, self._clock())
-        return key
+        else:
+            self._put(name, _Entry(key, self._clock()))
+            return key
+        finally:
+            if self._reads.get(name) is asyncio.current_task():
+                del self._reads[name]
 
-    def _read_done(self, name: str, read: asyncio.Task[KeyVersion]) -> None:
-        if self._reads.get(name) is read:
-            del self._reads[name]
-        if not read.cancelled() and isinstance(read.exception(), KeyNotFoundError):
+    def _put(self, name: str, entry: _Entry | None) -> None:
+        """Take over what was read, unless the key has been created or deleted in the meantime."""
+        if self._reads.get(name) is not asyncio.current_task():
+            return
+        if entry is None:
             self._entries.pop(name, None)
+        else:
+            self._entries[name] = entry
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._watched(self._store.delete(name))
+        finally:
+            self._entries.pop(name, None)
+            # A read that began before the deletion must not bring the key back.
+            self._reads.pop(name, None)
 
     async def _watched(self, call: Awaitable[T]) -> T:
         """Await a call to the store, and note whether the store can be reached."""
+        started = self._clock()
         try:
             result = await call
         except KeyStoreUnreachableError as error:
-            if not self._unreachable:
-                self._unreachable = True
-                logger.error("the key store is not reachable: %s", error)
+            self._note_outage(str(error))
             raise
+        except (KeyExistsError, KeyNotFoundError):
+            self._note_answer(started)
+            raise
+        # Any other failure does not tell whether the store was reached.
+        self._note_answer(started)
+        return result
+
+    def _note_outage(self, reason: str) -> None:
+        if not self._unreachable:
+            self._unreachable = True
+            logger.error("the key store is not reachable: %s", reason)
+
+    def _note_answer(self, at: float) -> None:
+        self._answered_at = max(self._answered_at, at)
         if self._unreachable:
             self._unreachable = False
             logger.warning("the key store is reachable again")
-        return result
 
     def _expired(self, entry: _Entry, now: float) -> bool:
+        """Tell whether a key may no longer be used."""
         expiry = self._expiry
         if self._unreachable and expiry.offline:
             return now - entry.read_at >= expiry.offline
         return bool(
             (expiry.any and now - entry.read_at >= expiry.any)
             or (expiry.unused and now - entry.used_at >= expiry.unused)
+        )
+
+    def _useless(self, entry: _Entry, now: float) -> bool:
+        """Tell whether a key may not be used, nor is needed for an outage that nobody has noticed yet."""
+        return self._expired(entry, now) and (
+            self._unreachable or now - entry.read_at >= self._expiry.offline or self._expired(entry, self._answered_at)
         )

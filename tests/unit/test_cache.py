@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kes_core.cache import CacheExpiry, KeyCache
 from kes_core.crypto import KeyVersion
@@ -236,6 +239,7 @@ def test_created_key_is_found_though_an_earlier_read_is_still_under_way() -> Non
         with pytest.raises(KeyNotFoundError):
             await early
         assert await late == s.key
+        assert s.cache.peek("k") == s.key
 
     run(check)
 
@@ -278,24 +282,346 @@ def test_store_that_comes_and_goes_is_logged_once(caplog: pytest.LogCaptureFixtu
     ]
 
 
-def test_background_task_sweeps_and_watches(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-
+def test_answer_that_a_key_is_absent_or_taken_shows_that_the_store_is_back() -> None:
     async def check(s: Setup) -> None:
         await s.cache.create("k", s.key)
         await s.cache.get("k")
-        entries: Any = s.cache._entries
+        for answer, error in (
+            (lambda: s.cache.get("absent"), KeyNotFoundError),
+            (lambda: s.cache.create("k", s.key), KeyExistsError),
+        ):
+            await cut_off(s)
+            s.clock.now += 100
+            assert s.cache.peek("k") == s.key
+            s.store.down = False
+            with pytest.raises(error):
+                await answer()
+            assert s.cache.peek("k") is None  # the ordinary rules apply again
+            assert await s.cache.get("k") == s.key
 
-        async def sleep(seconds: float) -> None:
-            pauses.append(seconds)
-            s.clock.now += seconds
-            if len(pauses) == 20:
-                raise asyncio.CancelledError
+    run(check, any=50, unused=30, offline=3600)
 
-        monkeypatch.setattr("kes_core.cache.asyncio.sleep", sleep)
+
+async def cut_off(s: Setup) -> None:
+    s.store.down = True
+    with pytest.raises(KeyStoreUnreachableError):
+        await s.cache.status()
+
+
+@pytest.mark.parametrize("age", [31, 301])
+def test_key_that_expires_before_the_outage_is_noticed_bridges_it(age: int) -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        await s.cache.get("k")
+        s.store.down = True
+        s.clock.now += age
+        s.cache.sweep()
+        assert s.cache.peek("k") is None  # nobody knows of the outage yet
+        assert await s.cache.get("k") == s.key
+        assert s.cache.peek("k") == s.key
+        s.clock.now += 3600 - age
+        s.cache.sweep()
+        with pytest.raises(KeyStoreUnreachableError):
+            await s.cache.get("k")
+        assert not s.cache._entries
+
+    run(check, any=300, unused=30, offline=3600)
+
+
+def test_expired_key_is_forgotten_once_the_store_has_been_seen_to_work() -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        await s.cache.get("k")
+        s.clock.now += 31
+        s.cache.sweep()
+        assert s.cache._entries
+        await s.cache.status()
+        s.cache.sweep()
+        assert not s.cache._entries
+
+    run(check, any=300, unused=30, offline=3600)
+
+
+@pytest.mark.parametrize("expiry", [{"any": 10, "unused": 0}, {"any": 0, "unused": 10}])
+def test_sweep_drops_what_has_expired_and_nothing_else(expiry: dict[str, float]) -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("old", s.key)
+        await s.cache.create("new", s.key)
+        await s.cache.get("old")
+        s.clock.now += 5
+        await s.cache.get("new")
+        s.clock.now += 5
+        s.cache.sweep()
+        assert list(s.cache._entries) == ["new"]
+
+    run(check, **expiry)
+
+
+@pytest.mark.parametrize("damage", [None, b"c2VjcmV0IGJ1dCBubyBrZXk="])
+def test_key_that_another_server_removed_or_damaged_is_dropped(damage: bytes | None) -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        await s.cache.get("k")
+        await s.store.delete("k")
+        if damage is not None:
+            await s.store.create("k", damage)
+        s.clock.now += 31
+        with pytest.raises(KeyStoreError):
+            await s.cache.get("k")
+        await cut_off(s)
+        assert s.cache.peek("k") is None  # nor does an outage bring it back
+
+    run(check, any=300, unused=30, offline=3600)
+
+
+def test_failure_reaches_all_who_wait_and_the_next_one_asks_again() -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        s.store.down = True
+        s.store.gate = asyncio.Event()
+        waiting = [asyncio.create_task(s.cache.get("k")) for _ in range(20)]
+        await s.store.reading.wait()
+        s.store.gate.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(result) for result in results} == {KeyStoreUnreachableError}
+        assert s.store.reads == 1
+        s.store.down = False
+        assert await s.cache.get("k") == s.key
+
+    run(check)
+
+
+def test_read_that_all_have_given_up_is_finished_and_kept() -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        s.store.gate = asyncio.Event()
+        reading = asyncio.create_task(s.cache.get("k"))
+        await s.store.reading.wait()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        s.store.gate.set()
+        await asyncio.gather(*s.cache._tasks)
+        assert s.cache.peek("k") == s.key
+        assert s.store.reads == 1
+
+    run(check)
+
+
+def test_late_answer_does_not_undo_a_deletion_and_a_new_creation() -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        s.store.gate = asyncio.Event()
+        early = asyncio.create_task(s.cache.get("k"))
+        await s.store.reading.wait()
+        await s.cache.delete("k")
+        new = KeyVersion.generate("other")
+        await s.cache.create("k", new)
+        late = asyncio.create_task(s.cache.get("k"))
+        await asyncio.sleep(0)
+        s.store.gate.set()
+        assert (await early, await late) == (s.key, new)
+        assert s.cache.peek("k") == new
+
+    run(check)
+
+
+def test_deletion_whose_caller_gave_up_leaves_no_key_in_memory() -> None:
+    class Slow(Store):
+        def __init__(self) -> None:
+            super().__init__()
+            self.deleting, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def delete(self, name: str) -> None:
+            self.deleting.set()
+            await self.go_on.wait()
+            await super().delete(name)
+
+    async def check(s: Setup) -> None:
+        store = Slow()
+        cache = KeyCache(store, CacheExpiry(), clock=s.clock)
+        await cache.create("k", s.key)
+        deleting = asyncio.create_task(cache.delete("k"))
+        await store.deleting.wait()
+        deleting.cancel()
+        await asyncio.gather(deleting, return_exceptions=True)
+        assert await cache.get("k") == s.key  # not deleted yet
+        store.go_on.set()
+        await asyncio.gather(*cache._tasks)
+        with pytest.raises(KeyNotFoundError):
+            await cache.get("k")
+
+    run(check)
+
+
+def test_who_waits_for_a_key_when_the_cache_is_closed_is_told_so() -> None:
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        await s.cache.get("k")
+        s.store.gate = asyncio.Event()
+        waiting = asyncio.create_task(s.cache.get("other"))
+        s.store.reading.clear()
+        await s.store.reading.wait()
+        await s.cache.close()
+        with pytest.raises(KeyStoreError, match="has been closed"):
+            await waiting
+        assert s.cache.peek("k") is None
+
+    run(check)
+
+
+class Watched(Store):
+    """A store whose health a test decides, and that says when it was asked for it."""
+
+    def __init__(self, *health: BaseException | None) -> None:
+        super().__init__()
+        self.health = list(health)
+        self.done = asyncio.Event()
+
+    async def status(self) -> None:
+        if not self.health:
+            self.done.set()
+            return
+        answer = self.health.pop(0)
+        if isinstance(answer, asyncio.CancelledError):  # stands for a file system that hangs
+            await asyncio.Event().wait()
+        if answer is not None:
+            raise answer
+
+
+def watched_until_healthy(*health: BaseException | None) -> None:
+    async def check() -> None:
+        store = Watched(*health)
+        cache = KeyCache(store, CacheExpiry(offline=3600), health_interval=0.01)
+        task = asyncio.create_task(cache.run())
+        async with asyncio.timeout(20):
+            await store.done.wait()
+        task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await s.cache.run()
-        assert not entries  # it is not left in memory until somebody asks for it
+            await task
 
-    run(check, any=300, unused=30)
-    assert max(pauses) <= 10
+    asyncio.run(check())
+
+
+def test_background_task_survives_every_failure_and_says_each_once(caplog: pytest.LogCaptureFixture) -> None:
+    watched_until_healthy(
+        KeyStoreError("disk full"),
+        KeyStoreError("disk full"),
+        RuntimeError("a secret"),
+        KeyStoreUnreachableError("cut off"),
+        KeyStoreUnreachableError("cut off"),
+        None,
+        KeyStoreError("disk full"),
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "the key store is unavailable: disk full",
+        "the key store is unavailable: the back end is faulty: RuntimeError",
+        "the key store is not reachable: cut off",
+        "the key store is reachable again",
+        "the key store is unavailable: disk full",
+    ]
+
+
+def test_store_that_hangs_is_unreachable(caplog: pytest.LogCaptureFixture) -> None:
+    watched_until_healthy(asyncio.CancelledError())
+    assert [record.getMessage() for record in caplog.records] == [
+        "the key store is not reachable: no answer within 0.01 s",
+        "the key store is reachable again",
+    ]
+
+
+def test_background_task_sweeps_while_the_store_hangs() -> None:
+    class Hanging(Store):
+        async def status(self) -> None:
+            await asyncio.Event().wait()
+
+    class Cache(KeyCache):
+        def sweep(self) -> None:
+            super().sweep()
+            if not self._entries:
+                emptied.set()
+
+    emptied = asyncio.Event()
+
+    async def check(s: Setup) -> None:
+        cache = Cache(Hanging(), CacheExpiry(any=300, unused=30), clock=s.clock, health_interval=0.01)
+        await cache.create("k", s.key)
+        await cache.get("k")
+        task = asyncio.create_task(cache.run())
+        s.clock.now += 30
+        async with asyncio.timeout(20):
+            await emptied.wait()  # it is not left in memory until somebody asks for it
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(check)
+
+
+class Delayed(MemoryKeyStore):
+    """A store that takes some turns of the event loop to do what it is asked, and some to answer."""
+
+    def __init__(self, chance: Random) -> None:
+        super().__init__()
+        self._chance = chance
+
+    async def pause(self) -> None:
+        for _ in range(self._chance.randrange(4)):
+            await asyncio.sleep(0)
+
+    async def get(self, name: str) -> bytes:
+        await self.pause()
+        try:
+            return await super().get(name)
+        finally:
+            await self.pause()
+
+    async def create(self, name: str, value: bytes) -> None:
+        await self.pause()
+        try:
+            await super().create(name, value)
+        finally:
+            await self.pause()
+
+    async def delete(self, name: str) -> None:
+        await self.pause()
+        try:
+            await super().delete(name)
+        finally:
+            await self.pause()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["create", "delete", "get"]), st.sampled_from("ab")),
+        st.just(("give up", "")),
+        st.just(("wait", "")),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS, st.integers(0, 2**32))
+def test_in_no_order_of_events_is_a_key_kept_that_is_not_stored(steps: list[tuple[str, str]], seed: int) -> None:
+    """After any mixture of calls, some of them given up, what is in memory is what is stored."""
+
+    async def check() -> None:
+        store = Delayed(Random(seed))
+        cache = KeyCache(store, CacheExpiry())
+        actions: dict[str, Callable[[str], Coroutine[Any, Any, Any]]] = {
+            "create": lambda name: cache.create(name, KeyVersion.generate("me")),
+            "delete": cache.delete,
+            "get": cache.get,
+        }
+        calls: list[asyncio.Task[Any]] = []
+        for step, name in steps:
+            if step in actions:
+                calls.append(asyncio.create_task(actions[step](name)))
+            elif step == "give up" and calls:
+                calls[-1].cancel()
+            await store.pause()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.gather(*cache._tasks, return_exceptions=True)
+        for name in "ab":
+            cached = cache.peek(name)
+            assert cached is None or cached == KeyVersion.decode(store._values[name])
+
+    asyncio.run(check())
