@@ -95,3 +95,43 @@ def test_blocking_calls_leave_the_event_loop_free() -> None:
 
 def _fail(message: str) -> None:
     raise ValueError(message)
+
+
+def test_blocking_call_ends_although_its_caller_gave_up() -> None:
+    async def check() -> None:
+        calls = BlockingCalls("test", threads=1)
+        begun, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+        def work() -> None:
+            begun.set()
+            release.wait()
+            ended.set()
+
+        caller = asyncio.create_task(calls.run(work))
+        waiting = asyncio.create_task(calls.run(_fail, "never called"))
+        await asyncio.to_thread(begun.wait)
+        for task in (caller, waiting):
+            task.cancel()
+        results = await asyncio.gather(caller, waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+        release.set()
+        assert await calls.run(ended.is_set)  # the thread is free again, and has done what it was at
+        calls.close()
+
+    asyncio.run(check())
+
+
+def test_stores_do_not_take_each_others_threads() -> None:
+    async def check() -> None:
+        first, second = BlockingCalls("first", threads=1), BlockingCalls("second", threads=1)
+        release = threading.Event()
+        stuck = asyncio.create_task(first.run(release.wait))
+        name = await second.run(lambda: threading.current_thread().name)
+        assert name.startswith("kes-second")
+        release.set()
+        await stuck
+        for calls in (first, second):
+            calls.close()
+            calls.close()
+
+    asyncio.run(check())

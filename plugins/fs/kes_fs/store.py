@@ -7,6 +7,7 @@ leaves a key whole or not there, and of several that create the same key one win
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -37,20 +38,32 @@ T = TypeVar("T")
 
 MAX_VALUE_SIZE: Final = 64 * 1024
 """The longest value of a key, in bytes. A longer file is not one of ours."""
+TIME_LIMIT: Final = 10.0
+"""Seconds after which a file system that does not answer counts as unreachable."""
 
 _TEMPORARY: Final = ".new-"
 """How temporary files are called. No key can be: its name has no dot."""
 _UNREACHABLE: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
-"""What a network file system that has lost its server answers, and a disk that is gone."""
+"""What a network file system that has lost its server answers (EIO on a soft mount), and a disk that is gone."""
+_NO_HARD_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+# Neither follow a link out of the directory nor wait for the other end of a pipe.
+_OPEN: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class FileKeyStore(KeyStore):
     """Keeps keys in a directory."""
 
-    def __init__(self, path: Path) -> None:
-        """Use the directory at `path`, which must be there: `open` makes it."""
-        self._path = path
+    def __init__(self, path: Path, *, time_limit: float = TIME_LIMIT) -> None:
+        """Use the directory at `path`, which must be there: `open` makes it.
+
+        Args:
+            path: The directory. A relative path is taken from where the process is now.
+            time_limit: Seconds that one call may take.
+        """
+        self._path = path.absolute()
+        self._time_limit = time_limit
         self._calls = BlockingCalls("fs")
+        self._unusable = f"the key directory {str(self._path)!r} can't be used"
 
     def __repr__(self) -> str:
         return f"<FileKeyStore {str(self._path)!r}>"
@@ -60,30 +73,30 @@ class FileKeyStore(KeyStore):
         """Return the store in the directory at `path`, which is made if it is missing.
 
         Raises:
-            KeyStoreError: It can't be made or used, or others could write into it.
+            KeyStoreError: It can't be made or used, or others than its owner could change or read the keys.
         """
         store = cls(path)
         try:
-            await store._run(store._prepare)
+            await store._run(store._unusable, store._prepare)
         except BaseException:
             await store.close()
             raise
         return store
 
     async def status(self) -> None:
-        await self._run(self._status)
+        await self._run(self._unusable, self._status)
 
     async def create(self, name: str, value: bytes) -> None:
-        await self._run(self._create, self._file(name), value)
+        await self._run(f"can't create key {name!r} in {str(self._path)!r}", self._create, self._file(name), value)
 
     async def get(self, name: str) -> bytes:
-        return await self._run(self._get, self._file(name))
+        return await self._run(f"can't read key {name!r} in {str(self._path)!r}", self._get, self._file(name))
 
     async def delete(self, name: str) -> None:
-        await self._run(self._delete, self._file(name))
+        await self._run(f"can't delete key {name!r} in {str(self._path)!r}", self._delete, self._file(name))
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
-        return page_of(await self._run(self._names), prefix, start=start, limit=limit)
+        return await self._run(f"can't list the keys in {str(self._path)!r}", self._list, prefix, start, limit)
 
     async def close(self) -> None:
         self._calls.close()
@@ -94,29 +107,34 @@ class FileKeyStore(KeyStore):
             raise KeyStoreError("not a valid name for a key")
         return self._path / name
 
-    async def _run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` on a worker thread: a disk can be slow, and a network file system hang."""
+    async def _run(self, trouble: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` on a worker thread: a disk can be slow, and a network file system hang.
+
+        `trouble` is how the error of a call that fails begins.
+        """
         try:
-            return await self._calls.run(function, *args, **kwargs)
+            async with asyncio.timeout(self._time_limit):
+                return await self._calls.run(function, *args, **kwargs)
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # ours, not one of the file system
+                raise KeyStoreUnreachableError(f"{trouble}: no answer within {self._time_limit:g} s") from None
             kind = KeyStoreUnreachableError if error.errno in _UNREACHABLE else KeyStoreError
-            raise kind(f"the key directory {str(self._path)!r} can't be used: {error.strerror or error}") from error
+            raise kind(f"{trouble}: {error.strerror or error}") from error
 
     # On a worker thread
 
     def _prepare(self) -> None:
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = self._path.stat()
-        if not stat.S_ISDIR(facts.st_mode):
-            raise KeyStoreError(f"{str(self._path)!r} is not a directory")
-        if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        _make_directory(self._path)
+        mode = self._path.stat().st_mode
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise KeyStoreError(
                 f"others can write into the key directory {str(self._path)!r} "
-                f"(mode {stat.S_IMODE(facts.st_mode):04o}): chmod 0700 {self._path}"
+                f"(mode {stat.S_IMODE(mode):04o}): chmod 0700 {self._path}"
             )
         if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
             raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
         self._remove_leftovers()
+        self._refuse_exposed_keys(mode)
 
     def _remove_leftovers(self) -> None:
         """Remove temporary files that a killed process has left behind. A living one holds a lock on its own."""
@@ -124,24 +142,40 @@ class FileKeyStore(KeyStore):
             leftovers = [Path(entry.path) for entry in entries if entry.name.startswith(_TEMPORARY)]
         for leftover in leftovers:
             with contextlib.suppress(OSError):
-                file = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                file = os.open(leftover, os.O_RDWR | _OPEN)  # NFS locks only what is open for writing
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     leftover.unlink()
                 finally:
                     os.close(file)
 
+    def _refuse_exposed_keys(self, directory_mode: int) -> None:
+        """Refuse keys that others can read or change. Files in a directory that lets nobody in need no look."""
+        exposed = 0
+        if directory_mode & stat.S_IXGRP:
+            exposed |= stat.S_IRGRP | stat.S_IWGRP
+        if directory_mode & stat.S_IXOTH:
+            exposed |= stat.S_IROTH | stat.S_IWOTH
+        if not exposed:
+            return
+        with os.scandir(self._path) as entries:
+            for entry in entries:
+                if not _is_key(entry):
+                    continue
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if mode & exposed:
+                    raise KeyStoreError(
+                        f"others can read or change the key {entry.path!r} (mode {stat.S_IMODE(mode):04o}): "
+                        f"chmod 0700 {self._path} and chmod 0600 its files"
+                    )
+
     def _status(self) -> None:
-        with self._directory() as directory:
-            os.fstat(directory)
+        os.close(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def _create(self, file: Path, value: bytes) -> None:
         if len(value) > MAX_VALUE_SIZE:
             raise KeyStoreError(f"the value of a key has at most {MAX_VALUE_SIZE} bytes")
-        temporary = self._path / f"{_TEMPORARY}{secrets.token_hex(16)}"
-        output = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(output, fcntl.LOCK_EX)
+        with self._temporary() as (temporary, output):
             os.fchmod(output, 0o600)  # whatever the process's umask takes away
             with os.fdopen(output, "wb", closefd=False) as stream:
                 stream.write(value)
@@ -149,53 +183,94 @@ class FileKeyStore(KeyStore):
             try:
                 os.link(temporary, file)
             except FileExistsError:
+                # Who is told that the key is there may rely on it, as its creator may once it is durable.
+                _sync(self._path)
                 raise KeyExistsError(f"key {file.name!r} already exists") from None
-        finally:
-            os.close(output)
-            temporary.unlink(missing_ok=True)
-        self._sync()
+            except OSError as error:
+                if error.errno in _NO_HARD_LINKS:
+                    raise KeyStoreError(
+                        f"the file system of the key directory {str(self._path)!r} has no hard links, which are needed"
+                    ) from error
+                raise
+        _sync(self._path)
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[tuple[Path, int]]:
+        """Make a file that is gone afterwards, and that nobody else removes before; yield it open for writing."""
+        while True:
+            path = self._path / f"{_TEMPORARY}{secrets.token_hex(16)}"
+            output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with contextlib.suppress(OSError):  # where there are no locks, nobody removes what others have left
+                    fcntl.flock(output, fcntl.LOCK_EX)
+                if os.fstat(output).st_nlink == 0:
+                    continue  # another process started and took it for a leftover before it was locked
+                yield path, output
+                return
+            finally:
+                os.close(output)
+                path.unlink(missing_ok=True)
 
     def _get(self, file: Path) -> bytes:
         try:
-            # Neither follow a link out of the directory nor wait for the other end of a pipe.
-            source = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            source = os.open(file, os.O_RDONLY | _OPEN)
         except FileNotFoundError:
             self._status()  # a directory that is gone is not an absent key
             raise KeyNotFoundError(f"key {file.name!r} does not exist") from None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise KeyStoreError(f"{str(file)!r} is a symbolic link, not a key") from None
+            if error.errno == errno.ENXIO:
+                raise _not_a_file(file) from None  # a socket can't be opened at all
             raise
-        with os.fdopen(source, "rb") as stream:
+        try:
             if not stat.S_ISREG(os.fstat(source).st_mode):
-                raise KeyStoreError(f"{str(file)!r} is not a regular file")
-            value = stream.read(MAX_VALUE_SIZE + 1)
+                raise _not_a_file(file)
+            with os.fdopen(source, "rb", closefd=False) as stream:
+                value = stream.read(MAX_VALUE_SIZE + 1)
+        finally:
+            os.close(source)
         if len(value) > MAX_VALUE_SIZE:
             raise KeyStoreError(f"{str(file)!r} is too large to be a key")
         return value
 
     def _delete(self, file: Path) -> None:
         try:
+            if not stat.S_ISREG(file.lstat().st_mode):
+                raise _not_a_file(file)
             file.unlink()
         except FileNotFoundError:
             self._status()
             raise KeyNotFoundError(f"key {file.name!r} does not exist") from None
-        self._sync()
+        _sync(self._path)
 
-    def _names(self) -> tuple[str, ...]:
+    def _list(self, prefix: str, start: str, limit: int) -> Page:
         with os.scandir(self._path) as entries:
-            files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
-        return tuple(name for name in files if is_valid_name(name))
+            names = [entry.name for entry in entries if _is_key(entry)]
+        return page_of(names, prefix, start=start, limit=limit)
 
-    @contextlib.contextmanager
-    def _directory(self) -> Iterator[int]:
-        directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield directory
-        finally:
-            os.close(directory)
 
-    def _sync(self) -> None:
-        """Make what was linked or unlinked durable."""
-        with self._directory() as directory:
-            os.fsync(directory)
+def _make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, durable and for their owner alone."""
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)  # another server may make it as well
+        _sync(missing.parent)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def _sync(directory: Path) -> None:
+    """Make durable what was made, linked or unlinked in a directory."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _is_key(entry: os.DirEntry[str]) -> bool:
+    return is_valid_name(entry.name) and entry.is_file(follow_symlinks=False)
+
+
+def _not_a_file(file: Path) -> KeyStoreError:
+    return KeyStoreError(f"{str(file)!r} is not a regular file, so it is no key")
