@@ -44,10 +44,13 @@ class KESConnectionError(KESError):
 class APIError(KESError):
     """The server has refused a request, or failed."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message or f"the server answered with status {status}")
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
+        text = message or f"the server answered with status {status}"
+        super().__init__(f"{text} ({reason})" if reason else text)
         self.status = status
         self.message = message
+        self.reason = reason
+        """Why the server's key store can't serve, if the server says so: "sealed", "unreachable", ..."""
 
 
 class NotAllowedError(APIError):
@@ -90,13 +93,15 @@ def raise_for_status(status: int, body: bytes) -> None:
     """Raise the `APIError` that an answer stands for, if it stands for one."""
     if 200 <= status < 300:  # noqa: PLR2004 # the statuses of success
         return
+    reason = ""
     try:
         members = json.loads(body)
         # Releases before 2023 called the member otherwise.
         message = str(members.get("message") or members.get("error") or "")
+        reason = str(members.get("reason") or "")
     except (ValueError, AttributeError):
         message = body[:200].decode("utf-8", "replace").strip()
-    raise _ERRORS.get((status, message), APIError)(status, message)
+    raise _ERRORS.get((status, message), APIError)(status, message, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ class ServerStatus:
     keystore_latency: int | None
     """How long the key store took to answer, in nanoseconds; nothing while it is down."""
     keystore_reachable: bool
+    keystore_reason: str = ""
+    """Why the key store can't serve, if the server says so: "sealed", "unreachable", ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +242,7 @@ def status() -> Request[ServerStatus]:
             stack_memory=a["mem_stack_used"],
             keystore_latency=a.get("keystore_latency"),
             keystore_reachable=not (a.get("keystore_unreachable") or a.get("keystore_unavailable")),
+            keystore_reason=str(a.get("keystore_reason") or ""),
         ),
     )
 

@@ -16,6 +16,7 @@ from kes_core.keystore import (
     KeyNotFoundError,
     KeyStore,
     KeyStoreError,
+    KeyStoreReason,
     KeyStoreUnreachableError,
     Page,
 )
@@ -26,8 +27,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kes.keystore")
 
-HEALTH_INTERVAL: Final = 10.0
-"""Seconds between two looks at the store's health, and how long one may take."""
+HEALTH_TIMEOUT: Final = 10.0
+"""Seconds that a look at the store's health may take at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class KeyCache:
         expiry: CacheExpiry,
         *,
         clock: Callable[[], float] = time.monotonic,
-        health_interval: float = HEALTH_INTERVAL,
+        health_interval: float | None = None,
     ) -> None:
         """Put a cache in front of `store`, which it closes when it is closed itself.
 
@@ -76,7 +77,8 @@ class KeyCache:
             store: Where the keys are.
             expiry: How long they stay in memory.
             clock: Returns seconds that only grow.
-            health_interval: Seconds between two looks at the store's health (`run`), and how long one may take.
+            health_interval: Seconds between two looks at the store's health (`run`), and how long one may take, if
+                not as the store itself says.
         """
         self._store = store
         self._expiry = expiry
@@ -86,8 +88,10 @@ class KeyCache:
         """The read that later requests for a key may join."""
         self._tasks: set[asyncio.Task[Any]] = set()
         """Calls to the store that go on when who asked for them gives up."""
-        self._health_interval = health_interval
+        self._health_interval = health_interval or store.health_interval
+        self._health_timeout = health_interval or max(store.health_interval, HEALTH_TIMEOUT)
         self._unreachable = False
+        self._reason: KeyStoreReason | None = None
         self._answered_at = clock()
         """The store is known to have worked at that time."""
         self._complaint = ""
@@ -195,10 +199,10 @@ class KeyCache:
         complaint = ""
         try:
             # A file system or a connection can hang for ever.
-            async with asyncio.timeout(self._health_interval):
+            async with asyncio.timeout(self._health_timeout):
                 await self.status()
         except TimeoutError:
-            self._note_outage(f"no answer within {self._health_interval:g} s")
+            self._note_outage(KeyStoreUnreachableError(f"no answer within {self._health_timeout:g} s"))
         except KeyStoreUnreachableError:
             pass  # noted and logged
         except KeyStoreError as error:
@@ -273,7 +277,7 @@ class KeyCache:
         try:
             result = await call
         except KeyStoreUnreachableError as error:
-            self._note_outage(str(error))
+            self._note_outage(error)
             raise
         except (KeyExistsError, KeyNotFoundError):
             self._note_answer(started)
@@ -282,10 +286,11 @@ class KeyCache:
         self._note_answer(started)
         return result
 
-    def _note_outage(self, reason: str) -> None:
-        if not self._unreachable:
-            self._unreachable = True
-            logger.error("the key store is not reachable: %s", reason)
+    def _note_outage(self, error: KeyStoreUnreachableError) -> None:
+        """Take note that the store can't be reached; log it when that is new, or has another reason."""
+        if not self._unreachable or error.reason is not self._reason:
+            logger.error("the key store is not reachable: %s", error)
+        self._unreachable, self._reason = True, error.reason
 
     def _note_answer(self, at: float) -> None:
         self._answered_at = max(self._answered_at, at)

@@ -12,12 +12,15 @@ server puts one in front of it) and has to promise only what the methods of `Key
 from __future__ import annotations
 
 import asyncio
+import enum
 import functools
+import queue
+import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from concurrent.futures import Future
+from typing import Any, ClassVar, Final, NamedTuple, ParamSpec, TypeVar
 
 __all__ = [
     "PAGE_SIZE",
@@ -26,6 +29,7 @@ __all__ = [
     "KeyNotFoundError",
     "KeyStore",
     "KeyStoreError",
+    "KeyStoreReason",
     "KeyStoreUnreachableError",
     "Page",
     "page_of",
@@ -38,8 +42,30 @@ PAGE_SIZE: Final = 1024
 """How many names one answer of the listing API holds at the most (protocol section 6)."""
 
 
+class KeyStoreReason(enum.StrEnum):
+    """Why a key store can't serve, as clients are told: unlike the message it tells nothing of where the store is."""
+
+    UNREACHABLE = "unreachable"
+    """It does not answer."""
+    SEALED = "sealed"
+    """It answers, but is locked until somebody unlocks it."""
+    UNINITIALIZED = "uninitialized"
+    """It has not been set up yet."""
+    STANDBY = "standby"
+    """The node that answers only stands by, and there is none that serves."""
+    FORBIDDEN = "forbidden"
+    """It refuses the server's credentials, or they do not allow what is tried."""
+
+
 class KeyStoreError(Exception):
     """A key store failed. The message is for the operator's log and must hold no secret; the cause is `__cause__`."""
+
+    default_reason: ClassVar[KeyStoreReason | None] = None
+
+    def __init__(self, message: str = "", *, reason: KeyStoreReason | None = None) -> None:
+        """Say what failed to the operator (`message`), and why to clients (`reason`) if it is one of those."""
+        super().__init__(message)
+        self.reason = reason if reason is not None else self.default_reason
 
 
 class KeyExistsError(KeyStoreError):
@@ -52,6 +78,8 @@ class KeyNotFoundError(KeyStoreError):
 
 class KeyStoreUnreachableError(KeyStoreError):
     """The key store did not answer: connection refused, time-out, sealed. Worth trying again later."""
+
+    default_reason = KeyStoreReason.UNREACHABLE
 
 
 class Page(NamedTuple):
@@ -71,6 +99,9 @@ class KeyStore(ABC):
     `KeyStoreError` when it fails; nothing else may leave a store. A call that is cancelled leaves a key either whole
     or not there. Neither `repr()` nor an error may show a value or a credential.
     """
+
+    health_interval: float = 10.0
+    """Seconds between two calls of `status` by which the server notices that the store comes and goes."""
 
     @abstractmethod
     async def status(self) -> None:
@@ -133,21 +164,63 @@ def page_of(names: Iterable[str], prefix: str = "", *, start: str = "", limit: i
 class BlockingCalls:
     """Runs the calls of a blocking client library on worker threads of its own.
 
-    A thread that is stuck in a dead connection can't be cancelled, so each store has its own few threads and can use
-    up no others.
+    A thread that is stuck in a dead connection or file system can't be cancelled. So each store has its own few
+    threads and can use up no others; and, unlike those of the standard library's executors, they do not keep the
+    process from ending.
     """
 
     def __init__(self, name: str, *, threads: int = 8) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=f"kes-{name}")
+        self._name = f"kes-{name}"
+        self._limit = threads
+        self._threads = 0
+        self._idle = threading.Semaphore(0)
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._is_closed = False
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on a worker thread and return its result.
 
         When the caller is cancelled the thread still finishes the call, whose result is then dropped.
+
+        Raises:
+            KeyStoreError: `close` was called before the call was begun.
         """
-        call = functools.partial(function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        if self._is_closed:
+            raise _closed()
+        future: Future[T] = Future()
+        self._waiting.put((future, functools.partial(function, *args, **kwargs)))
+        if not self._idle.acquire(blocking=False) and self._threads < self._limit:
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._threads}", daemon=True).start()
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Take no more calls. Does not wait for those under way."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Take no more calls. Does not wait for those under way; who waits for one not begun is told."""
+        self._is_closed = True
+        while True:
+            try:
+                call = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if call is not None and call[0].set_running_or_notify_cancel():
+                call[0].set_exception(_closed())
+        for _ in range(self._threads):
+            self._waiting.put(None)
+
+    def _work(self) -> None:
+        while (call := self._waiting.get()) is not None:
+            future, function = call
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = function()
+                except BaseException as error:  # whatever it is, it is the caller's
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result  # a waiting thread keeps no key
+            del call, future, function
+            self._idle.release()
+
+
+def _closed() -> KeyStoreError:
+    return KeyStoreError("the key store has been closed")

@@ -53,7 +53,8 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
     if status.keystore_latency is not None:
         store = click.style(f"reachable, {status.keystore_latency / 1e6:.1f} ms", fg="green")
     else:
-        store = click.style("not available", fg="red", bold=True)
+        reason = f" ({status.keystore_reason})" if status.keystore_reason else ""
+        store = click.style(f"not available{reason}", fg="red", bold=True)
     rows.append(["Key store", store])
     for name, value in rows:
         click.echo(f"{name:<10}  {value}")

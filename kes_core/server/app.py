@@ -140,7 +140,7 @@ class _Dispatcher:
                     metrics.active -= counting
             status, headers, body = _success(answer)
         except APIError as error:
-            status, headers, body = error.status, [_JSON], error_body(error.message)
+            status, headers, body = error.status, [_JSON], error_body(error.message, error.reason)
         except _NotRouted as error:
             status, headers, body = error.status, error.headers, error.body
         except TimeoutError:

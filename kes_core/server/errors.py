@@ -24,20 +24,22 @@ __all__ = [
 ]
 
 
-def error_body(message: str) -> bytes:
-    """Return the JSON body that carries `message`."""
+def error_body(message: str, reason: str | None = None) -> bytes:
+    """Return the JSON body that carries `message`, and the reason of a failing key store."""
     # Undecodable bytes of a path reach messages as lone surrogates, which no JSON parser has to accept.
     clean = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return json.dumps({"message": clean}, separators=(",", ":")).encode("ascii")
+    members = {"message": clean} | ({"reason": reason} if reason else {})
+    return json.dumps(members, separators=(",", ":")).encode("ascii")
 
 
 class APIError(Exception):
     """A request is answered with an error. The message goes to the client and must hold nothing secret."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.reason = reason
 
 
 # Exactly the Go server's (vectors/errors.json): clients compare status and text.

@@ -38,6 +38,7 @@ class Status(BaseModel):
     mem_heap_used: Annotated[int, Field(description="Bytes.")]
     mem_stack_used: Annotated[int, Field(description="Bytes.")]
     keystore_latency: Annotated[int | None, Field(description="Nanoseconds.")] = None
+    keystore_reason: Annotated[str | None, Field(description="Why the key store can't serve, if that is known.")] = None
     keystore_unreachable: bool = False
     keystore_unavailable: bool = False
 

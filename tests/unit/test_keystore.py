@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -8,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.keystore import BlockingCalls, KeyExistsError, KeyNotFoundError, page_of
+from kes_core.keystore import (
+    BlockingCalls,
+    KeyExistsError,
+    KeyNotFoundError,
+    KeyStoreError,
+    page_of,
+)
 from kes_core.memory import MemoryKeyStore
 from tests.support import vectors
 
@@ -135,3 +143,44 @@ def test_stores_do_not_take_each_others_threads() -> None:
             calls.close()
 
     asyncio.run(check())
+
+
+def test_who_waits_for_a_call_that_is_never_begun_is_told() -> None:
+    async def check() -> None:
+        calls = BlockingCalls("test", threads=1)
+        begun, release = threading.Event(), threading.Event()
+
+        def work() -> str:
+            begun.set()
+            release.wait()
+            return "done"
+
+        under_way = asyncio.create_task(calls.run(work))
+        waiting = asyncio.create_task(calls.run(_fail, "never called"))
+        await asyncio.to_thread(begun.wait)
+        calls.close()
+        with pytest.raises(KeyStoreError, match="has been closed"):
+            await waiting
+        with pytest.raises(KeyStoreError, match="has been closed"):
+            await calls.run(_fail, "never called")
+        release.set()
+        assert await under_way == "done"
+
+    asyncio.run(check())
+
+
+def test_call_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    program = """
+import asyncio, threading
+from kes_core import BlockingCalls
+
+async def main():
+    calls = BlockingCalls("test")
+    stuck = asyncio.create_task(calls.run(threading.Event().wait))
+    await calls.run(print, "another thread answers")
+    calls.close()
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "another thread answers\n", "")

@@ -51,7 +51,7 @@ def _store_errors(operation: str, name: str) -> Iterator[None]:
         # That the store is unreachable is logged when it changes, by the cache; not for every request.
         level = logging.DEBUG if isinstance(error, KeyStoreUnreachableError) else logging.ERROR
         logger.log(level, "failed to %s %r: %s", operation, name, error)
-        raise APIError(502, f"failed to {operation}") from None
+        raise APIError(502, f"failed to {operation}", error.reason) from None
 
 
 async def _key(call: Call) -> KeyVersion:

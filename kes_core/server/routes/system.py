@@ -53,10 +53,10 @@ async def _version(_call: Call) -> dict[str, str]:
 async def _ready(call: Call) -> None:
     try:
         await call.server_state.cache.status()
-    except KeyStoreUnreachableError:
-        raise APIError(504, "key store is not reachable") from None
-    except KeyStoreError:
-        raise APIError(502, "key store is unavailable") from None
+    except KeyStoreUnreachableError as error:
+        raise APIError(504, "key store is not reachable", error.reason) from None
+    except KeyStoreError as error:
+        raise APIError(502, "key store is unavailable", error.reason) from None
 
 
 async def _status(call: Call) -> dict[str, Any]:
@@ -74,10 +74,12 @@ async def _status(call: Call) -> dict[str, Any]:
     try:
         # Integers that clients read as nanoseconds (protocol section 4).
         answer["keystore_latency"] = max(1, int(await call.server_state.cache.status() * 1e9))
-    except KeyStoreError:
+    except KeyStoreError as error:
         # Clients refuse an answer with only one of the two.
         answer["keystore_unreachable"] = True
         answer["keystore_unavailable"] = True
+        if error.reason is not None:
+            answer["keystore_reason"] = error.reason
     return answer
 
 

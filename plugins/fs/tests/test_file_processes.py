@@ -8,6 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,10 @@ def test_caller_that_gives_up_leaves_a_key_whole_or_not_there(tmp_path: Path) ->
             await asyncio.gather(creating, return_exceptions=True)
             for name in (await store.list()).names:
                 assert await store.get(name) == value
-        store._calls._executor.shutdown()  # waits for what is still under way
+        await store.close()
+        for thread in threading.enumerate():  # what is still under way
+            if thread.name.startswith("kes-fs"):
+                thread.join(20)
 
     asyncio.run(check())
     assert not [entry for entry in (tmp_path / "keys").iterdir() if entry.name.startswith(".new-")]

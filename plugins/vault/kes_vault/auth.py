@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kes_vault.config import AppRoleConfig, VaultConfig
 
-__all__ = ["Login", "Token", "login_of", "retry_of"]
+__all__ = ["Login", "Token", "login_of", "namespace_of", "retry_of"]
 
 
 class Token(NamedTuple):
@@ -121,6 +121,13 @@ def login_of(config: VaultConfig) -> Login:
         token = config.token
         return _given_token(token.get)
     return _given_token(lambda: _read(config.token_file, "token file"))
+
+
+def namespace_of(config: VaultConfig) -> str:
+    """Return the namespace of the login, which may be another than that of the keys."""
+    method = config.approle or config.kubernetes or config.jwt or config.certificate
+    namespace = config.namespace if method is None or method.namespace in {None, ""} else method.namespace
+    return "" if namespace == "/" else namespace or ""
 
 
 def retry_of(config: VaultConfig) -> float:

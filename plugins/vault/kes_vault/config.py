@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, model_validator
@@ -22,11 +22,18 @@ __all__ = [
 ]
 
 
+_DEFAULT_PING: Final = 10.0
+
+
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path not in {"", "/"} or parts.username:
         raise ValueError("is not the URL of a Vault server; expected one like https://127.0.0.1:8200")
     return value.rstrip("/")
+
+
+def _ping(value: float) -> float:
+    return value or _DEFAULT_PING
 
 
 def _required_secret(value: Secret) -> Secret:
@@ -35,14 +42,23 @@ def _required_secret(value: Secret) -> Secret:
     return value
 
 
+def _path(value: str) -> str:
+    """A path in Vault: what would make another one of it on the way there is refused."""
+    path = value.strip("/")
+    parts = path.split("/") if path else []
+    if any(part in {"", ".", ".."} for part in parts) or not path.isprintable() or set(path) & set("%?#+*"):
+        raise ValueError("is not a path in Vault; expected one like kv or team/kv")
+    return path
+
+
 def _default(name: str) -> AfterValidator:
-    return AfterValidator(lambda value: value.strip("/") or name)
+    return AfterValidator(lambda value: _path(value) or name)
 
 
 def _token_or_file(value: Secret) -> Secret:
     """A value with a path separator is a file, which is read again at each login; it has to be there already."""
     text = _required_secret(value).get()
-    if os.sep in text and not os.access(text, os.R_OK):
+    if os.sep in text and not (Path(text).is_file() and os.access(text, os.R_OK)):
         raise ValueError(f"the file {text!r} can't be read")
     return value
 
@@ -130,7 +146,8 @@ class TLSConfig(Section):
 class StatusConfig(Section):
     """`status`."""
 
-    ping: Duration = 10.0
+    ping: Annotated[Duration, AfterValidator(_ping)] = 10.0
+    """Time between two looks at Vault's health."""
 
 
 class VaultConfig(Section):
@@ -140,7 +157,7 @@ class VaultConfig(Section):
     engine: Annotated[str, _default("kv")] = "kv"
     version: Literal["v1", "v2"] = "v1"
     namespace: str = ""
-    prefix: str = ""
+    prefix: Annotated[str, AfterValidator(_path)] = ""
     transit: TransitConfig | None = None
     approle: AppRoleConfig | None = None
     kubernetes: KubernetesConfig | None = None

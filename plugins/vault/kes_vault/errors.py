@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import ssl
+
 import hvac.exceptions as vault
 import requests
 
-from kes_core import KeyStoreError, KeyStoreUnreachableError
+from kes_core import KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
+from kes_vault.transport import GatewayError, RedirectError
 
-__all__ = ["TokenRefusedError", "reason_of", "translate"]
+__all__ = ["TokenRefusedError", "not_initialized", "reason_of", "sealed", "standby", "translate"]
 
 _MAX_REASON = 200
+_MAX_CHAIN = 50
+_MISMATCH = "set endpoint to a name that is in the certificate, or put the host's into it"
 
 
 class TokenRefusedError(KeyStoreError):
     """Vault has refused a request: the token is not valid, or its policy does not allow the request."""
+
+    default_reason = KeyStoreReason.FORBIDDEN
+
+
+def sealed(endpoint: str) -> KeyStoreUnreachableError:
+    """Return the error for a Vault that is sealed."""
+    return KeyStoreUnreachableError(f"Vault at {endpoint} is sealed: unseal it", reason=KeyStoreReason.SEALED)
+
+
+def not_initialized(endpoint: str) -> KeyStoreUnreachableError:
+    """Return the error for a Vault that has never been set up."""
+    return KeyStoreUnreachableError(
+        f"Vault at {endpoint} is not initialized: run 'vault operator init'", reason=KeyStoreReason.UNINITIALIZED
+    )
+
+
+def standby(endpoint: str) -> KeyStoreUnreachableError:
+    """Return the error for a node that knows of no active one to pass requests on to."""
+    return KeyStoreUnreachableError(
+        f"Vault at {endpoint} is a standby without an active node", reason=KeyStoreReason.STANDBY
+    )
 
 
 def reason_of(error: vault.VaultError) -> str:
@@ -32,21 +58,54 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     """
     if isinstance(error, requests.exceptions.RequestException):
         return _of_connection(error, what, endpoint)
-    if isinstance(error, vault.VaultDown):
-        return KeyStoreUnreachableError(f"Vault at {endpoint} is sealed or in maintenance: unseal it")
-    if isinstance(error, vault.VaultNotInitialized):
-        return KeyStoreUnreachableError(f"Vault at {endpoint} is not initialized: run 'vault operator init'")
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
         return TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")
     reason = reason_of(error) if isinstance(error, vault.VaultError) else type(error).__name__
+    return _outage(error, reason, endpoint) or KeyStoreError(f"Vault fails to {what}: {reason}")
+
+
+def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachableError | None:
+    """Return the error for an answer that says that Vault can't serve at the moment."""
+    if isinstance(error, vault.VaultNotInitialized):
+        return not_initialized(endpoint)
+    if isinstance(error, vault.VaultDown):
+        if "sealed" in reason:
+            return sealed(endpoint)
+        return KeyStoreUnreachableError(f"Vault at {endpoint} is not available at the moment (status 503)")
     if "node not active" in reason:
-        return KeyStoreUnreachableError(f"Vault at {endpoint} has no active node at the moment")
-    return KeyStoreError(f"Vault fails to {what}: {reason}")
+        return standby(endpoint)
+    if isinstance(error, vault.RateLimitExceeded):
+        return KeyStoreUnreachableError(f"Vault at {endpoint} has had too many requests: raise its rate limit quota")
+    return None
 
 
 def _of_connection(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:
-    if isinstance(error, requests.exceptions.SSLError):
+    untrusted = _verification_error(error)
+    if untrusted is not None:
+        if "mismatch" in untrusted.verify_message:
+            return KeyStoreError(f"the certificate of Vault at {endpoint} is for another host: {_MISMATCH}")
         return KeyStoreError(f"the certificate of Vault at {endpoint} is not trusted: set tls.ca to its CA")
+    if isinstance(error, RedirectError | requests.exceptions.TooManyRedirects):
+        return KeyStoreError(
+            f"Vault at {endpoint} sends requests elsewhere: set endpoint to the address of Vault itself"
+        )
+    if isinstance(error, GatewayError):
+        return KeyStoreUnreachableError(f"what is in front of Vault at {endpoint} gets no answer (tried to {what})")
     if isinstance(error, requests.exceptions.Timeout):
         return KeyStoreUnreachableError(f"Vault at {endpoint} does not answer in time (tried to {what})")
     return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached (tried to {what})")
+
+
+def _verification_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Return what TLS says of Vault's certificate. Other failures of a handshake are those of the network."""
+    seen = 0
+    pending = [error]
+    while pending and seen < _MAX_CHAIN:
+        current = pending.pop()
+        seen += 1
+        if isinstance(current, ssl.SSLCertVerificationError):
+            return current
+        if current is not None:
+            wrapped = [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+            pending += [item for item in wrapped if isinstance(item, BaseException)]
+    return None

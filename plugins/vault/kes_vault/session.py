@@ -18,11 +18,11 @@ import hvac
 import requests
 from hvac.adapters import RawAdapter
 from hvac.exceptions import Forbidden, InvalidPath, VaultError
-from requests.adapters import HTTPAdapter
 
-from kes_core import BlockingCalls, KeyStoreError, KeyStoreUnreachableError
-from kes_vault.auth import Token, login_of, retry_of
-from kes_vault.errors import TokenRefusedError, reason_of, translate
+from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
+from kes_vault.auth import Token, login_of, namespace_of, retry_of
+from kes_vault.errors import TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
+from kes_vault.transport import VaultHTTP
 
 if TYPE_CHECKING:
     from kes_vault.config import VaultConfig
@@ -35,11 +35,11 @@ T = TypeVar("T")
 
 RENEW_AT: Final = 0.8
 """The part of a token's time after which it is renewed."""
-MAX_RETRY: Final = 60.0
-"""Seconds between two logins at the most, however many have failed."""
 THREADS: Final = 16
+_MAX_DOUBLINGS: Final = 6
 _CONNECT_TIMEOUT: Final = 3.0
 _ACTIVE, _STANDBY = 200, frozenset({429, 473})
+_SERVER_ERROR: Final = 500
 _NOT_INITIALIZED, _SEALED = 501, 503
 
 
@@ -48,22 +48,21 @@ class Session:
 
     def __init__(self, config: VaultConfig) -> None:
         self._config = config
-        self._http = requests.Session()
-        self._http.mount("https://", HTTPAdapter(pool_maxsize=THREADS))
-        self._http.mount("http://", HTTPAdapter(pool_maxsize=THREADS))
-        self._http.verify = config.tls.ca or True
-        if config.tls.cert:
-            self._http.cert = (config.tls.cert, config.tls.key)
-        self._http.trust_env = False  # neither proxies nor CAs of the environment: the configuration says it all
+        self._http = VaultHTTP(config, connections=THREADS)
         self.client = self._new_client(config.namespace)
-        self._login_client = self._new_client(self._login_namespace())
+        self._login_client = self._new_client(namespace_of(config))
         self._health_client = self._new_client("", adapter=RawAdapter)
         self._login = login_of(config)
         self._calls = BlockingCalls("vault", threads=THREADS)
         self._token: Token | None = None
         self._lock = asyncio.Lock()
         self._logins = 0
+        self._failures = 0
+        """How often logging in has failed, one time after the other."""
         self._problem: KeyStoreError | None = None
+        """Why there is no token, if Vault has refused the last login."""
+        self._try_again_at = 0.0
+        """The time of the event loop before which nobody tries to log in again."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -77,12 +76,6 @@ class Session:
         )
         client.token = ""  # hvac takes one from the environment or the home directory if it finds one
         return client
-
-    def _login_namespace(self) -> str:
-        config = self._config
-        method = config.approle or config.kubernetes or config.jwt or config.certificate
-        namespace = config.namespace if method is None or method.namespace in {None, ""} else method.namespace
-        return "" if namespace == "/" else namespace or ""
 
     async def start(self) -> None:
         """Log in, waiting for Vault as long as the configuration says, and keep the token alive from then on.
@@ -127,12 +120,13 @@ class Session:
             KeyStoreError: It fails otherwise.
         """
         logins = self._logins
-        try:
-            return await self._call(what, function)
-        except TokenRefusedError:
-            # Somebody may have logged in meanwhile; then it was the old token that was refused.
-            if self._logins == logins and self._problem is None and await self._is_valid() and self._logins == logins:
-                raise  # the token is good: it is the policy
+        if self._problem is None:
+            try:
+                return await self._call(what, function)
+            except TokenRefusedError:
+                # Somebody may have logged in meanwhile; then it was the old token that was refused.
+                if self._logins == logins and await self._is_valid() and self._logins == logins:
+                    raise  # the token is good: it is the policy
         await self._log_in(logins)
         return await self._call(what, function)
 
@@ -169,73 +163,100 @@ class Session:
         except requests.exceptions.RequestException as error:
             raise translate(error, "ask for its health", endpoint) from None
         code = answer.status_code
-        if code == _SEALED:
-            raise KeyStoreUnreachableError(f"Vault at {endpoint} is sealed: unseal it")
+        if code == _SEALED and b"sealed" in answer.content:
+            raise sealed(endpoint)
         if code == _NOT_INITIALIZED:
-            raise KeyStoreUnreachableError(f"Vault at {endpoint} is not initialized: run 'vault operator init'")
+            raise not_initialized(endpoint)
         if code in _STANDBY and self._token is not None:
             try:  # a standby passes requests on to the active node, if there is one
                 await self._is_valid()
             except KeyStoreError:
-                raise KeyStoreUnreachableError(f"Vault at {endpoint} is a standby without an active node") from None
+                raise standby(endpoint) from None
+        elif code >= _SERVER_ERROR:
+            raise KeyStoreUnreachableError(f"Vault at {endpoint} is not available at the moment (status {code})")
         elif code not in _STANDBY and code != _ACTIVE:
             raise KeyStoreError(f"Vault at {endpoint} answers the question for its health with status {code}")
 
     # The token
 
     async def _log_in(self, seen: int) -> None:
-        """Log in, unless somebody has since `seen` logins."""
+        """Log in, unless somebody has since `seen` logins.
+
+        When Vault refuses, it is not asked again for a while, by however many requests: `retry` of the configuration,
+        and twice as long each time, up to the time between two looks at its health.
+        """
         async with self._lock:
             if self._logins != seen:
                 return
+            now = asyncio.get_running_loop().time()
+            if self._problem is not None and now < self._try_again_at:
+                raise KeyStoreError(str(self._problem), reason=self._problem.reason)
             try:
                 token = await self._calls.run(self._login, self._login_client)
-            except VaultError as error:
-                problem = self._login_problem(error)
-                if not isinstance(problem, KeyStoreUnreachableError):
-                    self._problem = problem
-                raise problem from None
             except requests.exceptions.RequestException as error:
                 raise translate(error, "log in", self._config.endpoint) from None
+            except (VaultError, KeyStoreError) as error:
+                problem = error if isinstance(error, KeyStoreError) else self._login_problem(error)
+                if not isinstance(problem, KeyStoreUnreachableError):
+                    self._note_problem(problem, now)
+                raise problem from None
+            if self._problem is not None:
+                logger.warning("logged in to Vault again")
             self.client.token = token.value
             self._token = token
             self._logins += 1
+            self._failures = 0
             self._problem = None
             self._wake.set()
+
+    def _note_problem(self, problem: KeyStoreError, now: float) -> None:
+        if self._problem is None or str(self._problem) != str(problem):
+            logger.error("%s", problem)
+        self._problem = problem
+        self._failures += 1
+        self._try_again_at = now + self._pause()
+        self._wake.set()
+
+    def _pause(self) -> float:
+        """Return the seconds until the next attempt: more each time, and not the same in all servers."""
+        retry = retry_of(self._config)
+        longest = max(retry, self._config.status.ping)
+        pause = min(longest, retry * 2.0 ** min(self._failures - 1, _MAX_DOUBLINGS))
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 # spreads servers, keeps no secret
 
     def _login_problem(self, error: VaultError) -> KeyStoreError:
         translated = translate(error, "log in", self._config.endpoint)
         if isinstance(translated, KeyStoreUnreachableError):
             return translated
         if isinstance(error, InvalidPath | Forbidden) and "no handler" in reason_of(error):
-            return KeyStoreError("login to Vault failed: the authentication method is not enabled at its engine path")
-        return KeyStoreError(f"login to Vault failed: {reason_of(error)}; check role, credentials and namespace")
+            text = "login to Vault failed: the authentication method is not enabled at its engine path"
+        else:
+            text = f"login to Vault failed: {reason_of(error)}; check role, credentials and namespace"
+        return KeyStoreError(text, reason=KeyStoreReason.FORBIDDEN)
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
-        failures = 0
         renew_at = self._renewal_time(loop.time())
         while True:
             self._wake.clear()
-            pause = min(self._config.status.ping, max(0.0, renew_at - loop.time()))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout_at(renew_at):
                     await self._wake.wait()
-            if self._wake.is_set():  # somebody has logged in
-                renew_at = self._renewal_time(loop.time())
-                continue
-            if loop.time() < renew_at:
+            if self._wake.is_set():  # somebody has logged in, or was refused
+                refused = self._problem is not None
+                renew_at = self._try_again_at if refused else self._renewal_time(loop.time())
                 continue
             try:
                 await self._renew()
-                failures = 0
+                self._failures = 0
                 renew_at = self._renewal_time(loop.time())
             except KeyStoreError as error:
-                if failures == 0:
-                    logger.warning("the token for Vault can't be renewed yet: %s", error)
-                failures += 1
-                pause = min(MAX_RETRY, retry_of(self._config) * 2 ** min(failures - 1, 6))
-                renew_at = loop.time() + pause * random.uniform(0.5, 1.0)  # noqa: S311 # spreads servers, keeps no secret
+                if self._problem is None:
+                    if self._failures == 0:
+                        logger.warning("the token for Vault can't be renewed yet: %s", error)
+                    self._failures += 1
+                    self._try_again_at = loop.time() + self._pause()
+                renew_at = self._try_again_at
 
     def _renewal_time(self, now: float) -> float:
         if self._token is None or self._token.seconds <= 0:
@@ -246,7 +267,7 @@ class Session:
         """Renew the token, or log in again if it can't be renewed."""
         await self._ask_for_health()  # not while Vault is sealed
         logins, token = self._logins, self._token
-        if token is not None and token.renewable:
+        if token is not None and token.renewable and self._problem is None:
             try:
                 answer = await self._call("renew the token", lambda client: client.auth.token.renew_self())
             except TokenRefusedError:

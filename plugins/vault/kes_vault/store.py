@@ -14,6 +14,7 @@ from kes_core import (
     KeyNotFoundError,
     KeyStore,
     KeyStoreError,
+    KeyStoreReason,
     Page,
     page_of,
 )
@@ -62,7 +63,8 @@ class VaultKeyStore(KeyStore):
         self._config = config
         self._session = session
         self._is_v2 = config.version == "v2"
-        self._prefix = config.prefix.strip("/")
+        self._prefix = config.prefix
+        self.health_interval = config.status.ping
 
     def __repr__(self) -> str:
         return f"<VaultKeyStore {self._config.engine!r} at {self._config.endpoint}>"
@@ -91,7 +93,7 @@ class VaultKeyStore(KeyStore):
             # Without the capability *update*, which no policy need grant, an entry that is there can't be written.
             if await self._exists(name):
                 raise KeyExistsError(f"key {name!r} already exists") from None
-            raise KeyStoreError(self._lacking("create", self._shown(name))) from None
+            raise self._lacking("create", self._shown(name)) from None
         if not self._is_v2 and await self._read(name) != text:
             # K/V v1 has no check-and-set: another server wrote between our two looks, and its key is what is stored.
             logger.warning("key %r was created by two servers at once; the other one's is kept", name)
@@ -153,7 +155,7 @@ class VaultKeyStore(KeyStore):
         except InvalidPath:
             return None
         except TokenRefusedError:
-            raise KeyStoreError(self._lacking("read", self._shown(name))) from None
+            raise self._lacking("read", self._shown(name)) from None
         text = data.get(name) if isinstance(data, dict) else None
         if not isinstance(text, str):
             raise KeyStoreError(f"the entry {self._shown(name)!r} has no text in a field named {name!r}")
@@ -173,7 +175,7 @@ class VaultKeyStore(KeyStore):
         except InvalidPath:
             return
         except TokenRefusedError:
-            raise KeyStoreError(self._lacking("delete", shown)) from None
+            raise self._lacking("delete", shown) from None
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         engine, path = self._config.engine, self._path()
@@ -188,7 +190,7 @@ class VaultKeyStore(KeyStore):
         except InvalidPath:
             return Page([], "")
         except TokenRefusedError:
-            raise KeyStoreError(self._lacking("list", f"{shown}/")) from None
+            raise self._lacking("list", f"{shown}/") from None
         # What ends in a slash is a folder, of another tenant perhaps.
         return page_of((name for name in names if not name.endswith("/")), prefix, start=start, limit=limit)
 
@@ -277,7 +279,7 @@ class VaultKeyStore(KeyStore):
             return not granted[path] & {capability, "root"}
 
         if lacks("read", data):
-            raise KeyStoreError(self._lacking("read", self._shown("*")))
+            raise self._lacking("read", self._shown("*"))
         wanted = {"create": data, "delete": metadata, "list": listing}
         for capability in [capability for capability, path in wanted.items() if lacks(capability, path)]:
             kind = "data" if capability == "create" else "metadata"
@@ -290,8 +292,11 @@ class VaultKeyStore(KeyStore):
                 self._shown("*"),
             )
 
-    def _lacking(self, capability: str, path: str) -> str:
-        return f"the policy of Vault's token lacks the capability '{capability}' on {path!r}: grant it"
+    def _lacking(self, capability: str, path: str) -> KeyStoreError:
+        return KeyStoreError(
+            f"the policy of Vault's token lacks the capability '{capability}' on {path!r}: grant it",
+            reason=KeyStoreReason.FORBIDDEN,
+        )
 
     def _not_mounted(self) -> str:
         return (

@@ -315,7 +315,9 @@ def test_secret_and_token_from_files(bao: OpenBao, tmp_path: Path) -> None:
         run(tenant.config(**options), nothing)
 
 
-def test_secret_file_is_read_again_at_each_login(bao: OpenBao, tmp_path: Path) -> None:
+def test_secret_file_is_read_again_at_each_login(
+    bao: OpenBao, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A secret that is destroyed and replaced in its file."""
     tenant = Tenant(bao, "v2")
     secret_file = tmp_path / "secret"
@@ -326,13 +328,24 @@ def test_secret_file_is_read_again_at_each_login(bao: OpenBao, tmp_path: Path) -
         await store.create("k", b"v")
         approle.destroy_secret_id(tenant.role, tenant.secret)
         bao.root.auth.token.revoke(store._session.client.token)
-        with pytest.raises(KeyStoreError, match="login to Vault failed"):
+        with pytest.raises(KeyStoreError, match="login to Vault failed") as caught:
             await store.get("k")
+        assert caught.value.reason == "forbidden"
+        for call in (store.get("k"), store.status()):  # told at once, without another login
+            with pytest.raises(KeyStoreError, match="login to Vault failed"):
+                await call
+        assert store._session._failures == 1
         secret_file.write_text(approle.generate_secret_id(tenant.role)["data"]["secret_id"])
+        store._session._wake.clear()
+        while store._session._problem is not None:  # the session tries again by itself
+            await store._session._wake.wait()
         assert await store.get("k") == b"v"
         await store.status()
 
-    run(tenant.config(approle={"id": tenant.role_id, "secret_file": str(secret_file)}), check)
+    approle_section = {"id": tenant.role_id, "secret_file": str(secret_file), "retry": "1s"}
+    run(tenant.config(approle=approle_section, status={"ping": "1s"}), check)
+    assert caplog.text.count("login to Vault failed") == 1
+    assert "logged in to Vault again" in caplog.text
 
 
 def test_response_wrapped_secret_is_unwrapped_once(bao: OpenBao) -> None:
@@ -415,8 +428,9 @@ def test_sealed_killed_and_back(own_bao: OpenBao, caplog: pytest.LogCaptureFixtu
         await store.create("k", b"v")
         await asyncio.to_thread(own_bao.seal)
         for call in (store.status(), store.get("k"), store.create("x", b""), store.list(), store.delete("k")):
-            with pytest.raises(KeyStoreUnreachableError, match="is sealed"):
+            with pytest.raises(KeyStoreUnreachableError, match="is sealed") as caught:
                 await call
+            assert caught.value.reason == "sealed"
         await asyncio.to_thread(own_bao.unseal)
         assert await store.get("k") == b"v"
         await asyncio.to_thread(own_bao.kill)

@@ -1,0 +1,67 @@
+"""The HTTP connections to Vault: which redirects are followed, and what counts as an answer of Vault at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import requests
+from requests.adapters import HTTPAdapter
+
+if TYPE_CHECKING:
+    from kes_vault.config import VaultConfig
+
+__all__ = ["GatewayError", "RedirectError", "VaultHTTP"]
+
+_KEEP_THE_METHOD: Final = frozenset({307, 308})
+_GATEWAY: Final = frozenset({502, 504})
+_MAX_REDIRECTS: Final = 3
+
+
+class RedirectError(requests.exceptions.RequestException):
+    """The answer sends the request elsewhere, in a way that must not be followed."""
+
+
+class GatewayError(requests.exceptions.ConnectionError):
+    """Something in front of Vault says that it gets no answer from it."""
+
+
+class VaultHTTP(requests.Session):
+    """Connections that are kept and used again, with the certificates of the configuration."""
+
+    def __init__(self, config: VaultConfig, *, connections: int) -> None:
+        super().__init__()
+        self.mount("https://", HTTPAdapter(pool_maxsize=connections))
+        self.mount("http://", HTTPAdapter(pool_maxsize=connections))
+        self.max_redirects = _MAX_REDIRECTS
+        self.verify = config.tls.ca or True
+        if config.tls.cert:
+            self.cert = (config.tls.cert, config.tls.key)
+        self.trust_env = False  # neither proxies nor CAs of the environment: the configuration says it all
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send a request; see the base class.
+
+        Raises:
+            GatewayError: A proxy answered in the place of Vault.
+        """
+        response = super().send(request, **kwargs)
+        if response.status_code in _GATEWAY:
+            raise GatewayError(f"status {response.status_code}", response=response)
+        return response
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Return where a standby node sends the request: to the active one.
+
+        A redirect that would turn a POST into a GET, which requests does by custom, must not count as an answer: a
+        key would be reported as created that never was.
+
+        Raises:
+            RedirectError: It is no such redirect, or leads away from TLS.
+        """
+        if not 300 <= resp.status_code < 400:  # noqa: PLR2004 # the statuses of redirects
+            return None
+        target = super().get_redirect_target(resp) if resp.status_code in _KEEP_THE_METHOD else None
+        was_secure = str(resp.request.url).startswith("https:")
+        if target is None or (was_secure and target.lower().startswith("http:")):
+            raise RedirectError(f"status {resp.status_code}", response=resp)
+        return target
