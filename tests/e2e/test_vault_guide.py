@@ -1,7 +1,8 @@
 """The guide for Vault as a key store: its commands in its order, with `bao` for `vault`, on a real OpenBao.
 
-What differs from the page: addresses and ports, the server's storage (raft instead of files, which OpenBao no longer
-has), and that output is piped, so that `dek` prints JSON.
+What differs from the page: addresses and ports, and that output is piped, so that `dek` prints JSON. The page's own
+`vault-config.json` has its storage in files, which the newest OpenBao no longer knows: one case runs it on the last
+that does, all others have raft on the newest.
 """
 
 from __future__ import annotations
@@ -16,10 +17,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.openbao import KV1_POLICY, KV2_POLICY, OpenBao, bao_program
+from tests.openbao import KV1_POLICY, KV2_POLICY, OpenBao, bao_program, old_bao_program
 from tests.support import free_port
 from tests.unit.test_cli import on_a_terminal
 
+VAULT_CONFIG = """\
+{
+  "api_addr": "https://127.0.0.1:8200",
+  "backend": {
+    "file": {
+      "path": "vault/file"
+    }
+  },
+
+  "default_lease_ttl": "168h",
+  "max_lease_ttl": "720h",
+
+  "listener": {
+    "tcp": {
+      "address": "0.0.0.0:8200",
+      "tls_cert_file": "vault.crt",
+      "tls_key_file": "vault.key",
+      "tls_min_version": "tls12"
+    }
+  }
+}
+"""
 CONFIG = """\
 address: 127.0.0.1:{port}
 
@@ -63,8 +86,9 @@ SAMPLE = (
 class Guide:
     """The two terminals of somebody who follows the guide."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, bao: str) -> None:
         self.directory = directory
+        self.bao = bao
         self.environment = {name: value for name, value in os.environ.items() if not re.search("KES|VAULT|BAO", name)}
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -72,7 +96,7 @@ class Guide:
         return self.run([sys.executable, "-m", "kes_core.cli", *arguments])
 
     def vault(self, *arguments: str) -> str:
-        return self.run([bao_program(), *arguments])
+        return self.run([self.bao, *arguments])
 
     def environment_of_kes(self) -> dict[str, str]:
         return {name: value for name, value in self.environment.items() if name.startswith("KES_")}
@@ -101,7 +125,7 @@ class Guide:
 
 @pytest.fixture
 def guide(tmp_path: Path) -> Iterator[Guide]:
-    guide = Guide(tmp_path)
+    guide = Guide(tmp_path, bao_program())
     yield guide
     for process in guide.processes:
         process.kill()
@@ -113,7 +137,12 @@ def set_up_vault(guide: Guide, version: str, policy: str, namespace: str = "") -
     made = guide.kes("identity", "new", "--key", "vault.key", "--cert", "vault.crt", "--ip", "127.0.0.1", "localhost")
     assert re.fullmatch(r"\n  Private key:  vault.key\n  Certificate:  vault.crt\n  Identity:     [0-9a-f]{64}\n", made)
     server = OpenBao(guide.directory, certificate=False)
-    guide.start([bao_program(), "server", "-config=config.json"], "server started")
+    if guide.bao == bao_program():
+        guide.start([guide.bao, "server", "-config=config.json"], "server started")
+    else:
+        text = VAULT_CONFIG.replace("0.0.0.0", "127.0.0.1").replace("8200", str(server.port))
+        (guide.directory / "vault-config.json").write_text(text)
+        guide.start([guide.bao, "server", "-config", "vault-config.json"], "server started")
     guide.environment |= {"VAULT_ADDR": server.url, "VAULT_SKIP_VERIFY": "true"}
     printed = guide.vault("operator", "init")
     keys = re.findall(r"Unseal Key \d: (\S+)", printed)
@@ -140,6 +169,7 @@ def set_up_vault(guide: Guide, version: str, policy: str, namespace: str = "") -
 
 CASES = {
     "v1": ("v1", KV1_POLICY.format(engine="kv"), "", ""),
+    "v1 on files": ("v1", KV1_POLICY.format(engine="kv"), "", ""),
     "v2": ("v2", KV2_POLICY.format(engine="kv"), "", ""),
     "v1 prefix": ("v1", KV1_POLICY.format(engine="kv/tenant"), "prefix: tenant", ""),
     "v2 prefix": (
@@ -157,6 +187,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_guide(guide: Guide, case: str) -> None:
     version, policy, tenant, namespace = CASES[case]
+    if "files" in case:
+        guide.bao = old_bao_program()
     vault, role_id, secret_id = set_up_vault(guide, version, policy, namespace)
     guide.kes("identity", "new", "--ip", "127.0.0.1", "localhost")
     made = guide.kes("identity", "new", "--key=client.key", "--cert=client.crt", "MyApp")

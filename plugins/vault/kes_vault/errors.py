@@ -74,6 +74,8 @@ def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachable
         return KeyStoreUnreachableError(f"Vault at {endpoint} is not available at the moment (status 503)")
     if "node not active" in reason:
         return standby(endpoint)
+    if "unavailable for a brief period" in reason:
+        return KeyStoreUnreachableError(f"Vault at {endpoint} is still upgrading the K/V engine to version 2")
     if isinstance(error, vault.RateLimitExceeded):
         return KeyStoreUnreachableError(f"Vault at {endpoint} has had too many requests: raise its rate limit quota")
     return None

@@ -63,5 +63,6 @@ class VaultHTTP(requests.Session):
         target = super().get_redirect_target(resp) if resp.status_code in _KEEP_THE_METHOD else None
         was_secure = str(resp.request.url).startswith("https:")
         if target is None or (was_secure and target.lower().startswith("http:")):
+            resp.close()
             raise RedirectError(f"status {resp.status_code}", response=resp)
         return target

@@ -3,67 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
 from kes_core.crypto import KeyVersion, StoredKeyError
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
-from tests.openbao import KV1_POLICY, KV2_POLICY, OpenBao
+from tests.openbao import POLICIES, WIDE, OpenBao, Tenant
 from tests.support import vectors
 
 Check = Callable[[VaultKeyStore], Awaitable[None]]
 VERSIONS = ["v1", "v2"]
-POLICIES = {"v1": KV1_POLICY, "v2": KV2_POLICY}
-WIDE = 'path "{engine}/*" {{ capabilities = ["create", "read", "update", "delete", "list"] }}'
-
-
-class Tenant:
-    """An engine, a policy and a role in Vault, and the configuration that uses them."""
-
-    def __init__(self, bao: OpenBao, version: str, policy: str | None = None, **role: Any) -> None:
-        self.bao = bao
-        self.version = version
-        self.engine = bao.mount(version)
-        self.policy = (policy or POLICIES[version]).format(engine=self.engine)
-        self.role, self.role_id, self.secret = bao.role(self.policy, **role)
-
-    def config(self, **options: Any) -> VaultConfig:
-        section: dict[str, Any] = {
-            "endpoint": self.bao.url,
-            "engine": self.engine,
-            "version": self.version,
-            "approle": {"id": self.role_id, "secret": self.secret},
-            "tls": {"ca": str(self.bao.ca)},
-            "start_timeout": "0s",
-        }
-        section |= options
-        return VaultConfig.model_validate({name: value for name, value in section.items() if value is not None})
-
-    def read(self, name: str) -> Any:
-        """Return what is stored, as the root sees it."""
-        kv = self.bao.root.secrets.kv
-        if self.version == "v1":
-            return kv.v1.read_secret(name, mount_point=self.engine)["data"]
-        return kv.v2.read_secret_version(name, mount_point=self.engine, raise_on_deleted_version=True)["data"]["data"]
-
-    def write(self, name: str, data: dict[str, str]) -> None:
-        kv = self.bao.root.secrets.kv
-        if self.version == "v1":
-            kv.v1.create_or_update_secret(name, data, method="POST", mount_point=self.engine)
-        else:
-            kv.v2.create_or_update_secret(name, data, mount_point=self.engine)
 
 
 def run(config: VaultConfig, check: Check) -> None:
@@ -360,30 +313,6 @@ def test_response_wrapped_secret_is_unwrapped_once(bao: OpenBao) -> None:
 
     run(tenant.config(approle=approle), check)
     assert "login to Vault failed: wrapping token is not valid" in failure(tenant.config(approle=approle))
-
-
-def test_jwt_login(bao: OpenBao, tmp_path: Path) -> None:
-    """With a token signed by a key that Vault knows, from a file that is read again at each login."""
-    tenant = Tenant(bao, "v2")
-    engine = bao.unique("jwt")
-    bao.root.sys.enable_auth_method("jwt", path=engine)
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    bao.root.adapter.post(f"/v1/auth/{engine}/config", json={"jwt_validation_pubkeys": [public]})
-    role = {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"], "token_policies": [tenant.role]}
-    bao.root.adapter.post(f"/v1/auth/{engine}/role/kes", json=role)
-
-    def part(data: Any) -> str:
-        return base64.urlsafe_b64encode(json.dumps(data).encode()).rstrip(b"=").decode()
-
-    now = int(time.time())
-    claims = {"sub": "kes", "aud": "vault", "iat": now, "nbf": now - 60, "exp": now + 600}
-    signed = f"{part({'alg': 'ES256'})}.{part(claims)}"
-    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(SHA256())))
-    signature = base64.urlsafe_b64encode(r.to_bytes(32, "big") + s.to_bytes(32, "big")).rstrip(b"=").decode()
-    file = tmp_path / "jwt"
-    file.write_text(f"{signed}.{signature}\n")
-    run(tenant.config(approle=None, jwt={"engine": engine, "role": "kes", "jwt": str(file)}), nothing)
 
 
 # Tokens

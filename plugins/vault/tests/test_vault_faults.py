@@ -1,0 +1,360 @@
+"""What clients of a real server see while something is wrong with its Vault, and that it recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kes_core import KeyExistsError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.crypto import KeyVersion
+from kes_vault.store import connect
+from tests.openbao import KV2_POLICY, OpenBao, Tenant
+from tests.proxy import Proxy
+from tests.support import Server, start_server
+from tests.traffic import Answer, Traffic
+
+PING = 2.0
+WITHIN = 2 * PING
+Start = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """A Vault of this module's own: the tests kill it, seal it, and leave it well."""
+    server = OpenBao(tmp_path_factory.mktemp("openbao"))
+    server.start()
+    server.initialize()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers = []
+
+    def start(section: dict[str, Any], cache: dict[str, Any] | None = None) -> Server:
+        section = {**section, "status": {"ping": f"{PING:g}s"}}
+        overrides = {"keystore": {"vault": section}, **({"cache": {"expiry": cache}} if cache else {})}
+        servers.append(start_server(tmp_path, overrides))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+def stored_in(tenant: Tenant) -> Callable[[], list[str]]:
+    kv = tenant.bao.root.secrets.kv.v2
+    return lambda: list(kv.list_secrets("", mount_point=tenant.engine)["data"]["keys"])
+
+
+def failed(answer: Answer) -> bool:
+    return answer.kind == "cold" and answer.status >= 500
+
+
+def reason_is(reason: str) -> Callable[[Answer], bool]:
+    return lambda answer: failed(answer) and answer.body.get("reason") == reason
+
+
+def check_state(server: Server, status: int, reason: str) -> None:
+    """Readiness and status tell the same as the failed requests."""
+    with server.client() as client:
+        ready, state = client.get("/v1/ready"), client.get("/v1/status").json()
+        assert (ready.status_code, ready.json().get("reason")) == (status, reason)
+        assert state["keystore_reason"] == reason
+        assert state["keystore_unreachable"] is state["keystore_unavailable"] is True
+
+
+def complaints(server: Server) -> list[str]:
+    """Return what the log says of the key store's state: each change once."""
+    found = [re.search(r'"message":"(the key store is [^"]*)"', line) for line in server.errors]
+    return [match.group(1) for match in found if match]
+
+
+def test_killed_and_restarted(bao: OpenBao, start: Start) -> None:
+    tenant = Tenant(bao, "v2")
+    server = start(tenant.section())
+    traffic = Traffic(server)
+    with traffic.flowing():
+        traffic.wait_until_healthy(within=30)
+        bao.kill()
+        traffic.wait_for(reason_is("unreachable"))
+        check_state(server, 504, "unreachable")
+        traffic.wait_for(lambda answer: answer.kind == "create" and answer.status == 502)
+        bao.start()
+        traffic.wait_for(reason_is("sealed"))
+        check_state(server, 504, "sealed")
+        bao.unseal()
+        traffic.wait_until_healthy(within=WITHIN)
+    assert {answer.status for answer in traffic.of("cached")} == {200}
+    traffic.check_keys(stored_in(tenant))
+    first, second, last = complaints(server)
+    assert "can't be reached" in first
+    assert "is sealed: unseal it" in second
+    assert last == "the key store is reachable again"
+
+
+def test_sealed_and_unsealed(bao: OpenBao, start: Start) -> None:
+    tenant = Tenant(bao, "v2")
+    server = start(tenant.section())
+    traffic = Traffic(server)
+    with traffic.flowing():
+        bao.seal()
+        traffic.wait_for(reason_is("sealed"))
+        check_state(server, 504, "sealed")
+        bao.unseal()
+        traffic.wait_until_healthy(within=WITHIN)
+    assert {answer.status for answer in traffic.of("cached")} == {200}
+    traffic.check_keys(stored_in(tenant))
+    assert len(complaints(server)) == 2
+
+
+def test_revoked_token_fails_no_request(bao: OpenBao, start: Start) -> None:
+    tenant = Tenant(bao, "v2")
+    server = start(tenant.section())
+    traffic = Traffic(server)
+    with traffic.flowing():
+        for _ in range(3):
+            traffic.wait_until_healthy(within=30)
+            bao.root.sys.revoke_prefix("auth/approle/login")
+        traffic.wait_until_healthy(within=WITHIN)
+    assert {answer.status for answer in traffic.answers} == {200, 404}
+    traffic.check_keys(stored_in(tenant))
+
+
+def test_secret_destroyed_and_replaced_in_its_file(bao: OpenBao, start: Start, tmp_path: Path) -> None:
+    tenant = Tenant(bao, "v2")
+    file = tmp_path / "secret"
+    file.write_text(tenant.secret)
+    approle = {"id": tenant.role_id, "secret_file": str(file), "retry": "1s"}
+    server = start(tenant.section(approle=approle))
+    traffic = Traffic(server)
+    with traffic.flowing():
+        traffic.wait_until_healthy(within=30)
+        bao.root.auth.approle.destroy_secret_id(tenant.role, tenant.secret)
+        bao.root.sys.revoke_prefix("auth/approle/login")
+        traffic.wait_for(reason_is("forbidden"))
+        check_state(server, 502, "forbidden")
+        file.write_text(bao.root.auth.approle.generate_secret_id(tenant.role)["data"]["secret_id"])
+        traffic.wait_until_healthy(within=WITHIN)
+    assert {answer.status for answer in traffic.of("cached")} == {200}
+    traffic.check_keys(stored_in(tenant))
+    text = "\n".join(server.errors)
+    assert "login to Vault failed: invalid role or secret ID" in text
+    assert tenant.secret not in text
+
+
+def test_stalled_network(bao: OpenBao, start: Start) -> None:
+    tenant = Tenant(bao, "v2")
+    with Proxy(bao).running() as proxy:
+        server = start(tenant.section(endpoint=proxy.url, timeout="1s"))
+        traffic = Traffic(server)
+        with traffic.flowing():
+            traffic.wait_until_healthy(within=30)
+            proxy.fault = "stall"
+            traffic.wait_for(reason_is("unreachable"))
+            check_state(server, 504, "unreachable")
+            proxy.fault = None
+            proxy.release.set()
+            traffic.wait_until_healthy(within=WITHIN)
+        assert {answer.status for answer in traffic.of("cached")} == {200}
+        traffic.check_keys(stored_in(tenant))
+
+
+def test_slow_answers_fail_nothing_and_hold_up_no_cached_key(bao: OpenBao, start: Start) -> None:
+    tenant = Tenant(bao, "v2")
+    with Proxy(bao).running() as proxy:
+        server = start(tenant.section(endpoint=proxy.url))
+        traffic = Traffic(server)
+        with traffic.flowing():
+            proxy.fault = 2.0
+            for _ in range(2):
+                traffic.wait_for(lambda answer: answer.kind == "create" and answer.status == 200)
+            slow = traffic.of("create")[-2].at
+            proxy.fault = None
+            traffic.wait_until_healthy(within=WITHIN)
+            assert len(traffic.of("cached", since=slow)) > 20
+        assert {answer.status for answer in traffic.answers} == {200, 404}
+        traffic.check_keys(stored_in(tenant))
+        assert complaints(server) == []
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_errors_of_vault_or_a_proxy(bao: OpenBao, start: Start, status: int) -> None:
+    tenant = Tenant(bao, "v2")
+    with Proxy(bao).running() as proxy:
+        server = start(tenant.section(endpoint=proxy.url))
+        traffic = Traffic(server)
+        with traffic.flowing():
+            traffic.wait_until_healthy(within=30)
+            proxy.fault = status
+            traffic.wait_for(failed if status == 500 else reason_is("unreachable"))
+            traffic.wait_for(lambda answer: answer.kind == "create" and answer.status == 502)
+            check_state(server, 504, "unreachable")
+            proxy.fault = None
+            traffic.wait_until_healthy(within=WITHIN)
+        assert {answer.status for answer in traffic.of("cached")} == {200}
+        traffic.check_keys(stored_in(tenant))
+
+
+def test_certificate_replaced(bao: OpenBao, start: Start, tmp_path: Path) -> None:
+    """First Vault's, and only then what the server trusts."""
+    tenant = Tenant(bao, "v2")
+    ca = tmp_path / "ca.crt"
+    shutil.copy(bao.ca, ca)
+    server = start(tenant.section(tls={"ca": str(ca)}))
+    traffic = Traffic(server)
+    with traffic.flowing():
+        traffic.wait_until_healthy(within=30)
+        bao.kill()
+        bao.make_certificate()
+        bao.start()
+        bao.unseal()
+        traffic.wait_for(lambda answer: failed(answer) and "reason" not in answer.body)
+        with server.client() as client:
+            assert client.get("/v1/ready").status_code == 502
+        shutil.copy(bao.ca, ca)
+        traffic.wait_until_healthy(within=WITHIN)
+    assert {answer.status for answer in traffic.of("cached")} == {200}
+    traffic.check_keys(stored_in(tenant))
+    assert "is not trusted: set tls.ca to its CA" in "\n".join(server.errors)
+
+
+def test_cluster_loses_its_leader(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+    leader = OpenBao(tmp_path_factory.mktemp("leader"))
+    nodes = [leader, *(OpenBao(tmp_path_factory.mktemp("node"), leader=leader) for _ in range(2))]
+    try:
+        leader.start()
+        leader.initialize()
+        for node in nodes[1:]:
+            node.unseal_key = leader.unseal_key
+            node.join()
+        leader.wait_for_peers(3)
+        tenant = Tenant(leader, "v2")
+        node = nodes[1]
+        node.root.token = leader.root.token
+        node.wait_for_engine(tenant.engine)
+        server = start(tenant.section(endpoint=node.url, tls={"ca": str(node.ca)}))
+        traffic = Traffic(server)
+        with traffic.flowing():
+            traffic.wait_until_healthy(within=30)
+            leader.kill()
+            # Who stands by finds out after some seconds, and votes.
+            node.wait_for_active_node(nodes[1:])
+            traffic.wait_until_healthy(within=WITHIN)
+        assert {answer.status for answer in traffic.of("cached")} == {200}
+        tenant.bao = node
+        traffic.check_keys(stored_in(tenant))
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+def test_offline_mode_serves_cached_keys_until_its_time_is_up(bao: OpenBao, start: Start) -> None:
+    tenant = Tenant(bao, "v2")
+    server = start(tenant.section(), {"any": "1s", "unused": "1s", "offline": "8s"})
+    traffic = Traffic(server)
+    with traffic.flowing():
+        traffic.wait_until_healthy(within=30)
+        bao.kill()
+        lost = traffic.wait_for(failed).at
+        refused = traffic.wait_for(lambda answer: answer.kind == "cached" and answer.status == 502)
+        assert 5 < refused.at - lost < 11
+        bao.start()
+        bao.unseal()
+        traffic.wait_until_healthy(within=WITHIN)
+        traffic.wait_for(lambda answer: answer.kind == "cached" and answer.status == 200)
+    traffic.check_keys(stored_in(tenant))
+
+
+def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
+    """Data keys of a cached key cost Vault nothing; a cold key costs one read, however many ask for it at once."""
+    tenant = Tenant(bao, "v2")
+    tenant.write("cold", {"cold": KeyVersion.generate("me").encode().decode()})
+    with Proxy(bao).running() as proxy:
+        server = start(tenant.section(endpoint=proxy.url))
+        with server.client(http2=False) as client, ThreadPoolExecutor(20) as pool:
+
+            def data_key(name: str) -> int:
+                return client.put(f"/v1/key/generate/{name}", json={}).status_code
+
+            assert client.put("/v1/key/create/cached").status_code == 200
+            assert data_key("cached") == 200
+            proxy.requests.clear()
+            assert set(pool.map(data_key, ["cached"] * 1000)) == {200}
+            assert proxy.count("GET", f"/v1/{tenant.engine}/") == proxy.count("POST", "/") == 0
+            proxy.fault = 0.5  # so that all of them come while the first waits
+            assert set(pool.map(data_key, ["cold"] * 20)) == {200}
+            assert proxy.count("GET", f"/v1/{tenant.engine}/") == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_redirect_is_never_taken_for_success(bao: OpenBao, status: int) -> None:
+    """A redirected POST becomes a GET, and so a creation a mere look."""
+    tenant = Tenant(bao, "v2")
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        proxy.fault, proxy.location = status, bao.url + "/v1/sys/health"
+        for call in (store.create("k", b"v"), store.get("k"), store.delete("k"), store.list(), store.status()):
+            with pytest.raises(KeyStoreError, match="sends requests elsewhere: set endpoint"):
+                await call
+        proxy.location = ""
+        with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
+            await store.create("k", b"v")
+        proxy.fault = None
+        await store.create("k", b"v")
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
+
+
+def test_redirect_to_the_active_node_is_followed_over_tls_only(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        proxy.fault, proxy.location = 307, f"{bao.url}/v1/{tenant.engine}/data/k"
+        await store.create("k", b"v")
+        assert tenant.read("k") == {"k": "v"}
+        proxy.location = proxy.location.replace("https:", "http:")
+        with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
+            await store.get("k")
+        proxy.location = f"{proxy.url}/v1/{tenant.engine}/data/k"  # round and round
+        with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
+            await store.get("k")
+        proxy.fault = None
+        with pytest.raises(KeyExistsError):
+            await store.create("k", b"other")
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
+
+
+def test_connection_cut_in_the_handshake_is_an_outage(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    """And no certificate that is not trusted: who is told so would change the wrong thing."""
+    caplog.set_level(logging.WARNING)
+
+    async def check() -> None:
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        section = Tenant(bao, "v2", KV2_POLICY).config(endpoint=f"https://127.0.0.1:{port}")
+        with pytest.raises(KeyStoreUnreachableError, match="can't be reached"):
+            await connect(section)
+        server.close()
+
+    asyncio.run(check())
