@@ -10,7 +10,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("", "plugins/fs", "plugins/vault")
+PACKAGES = ("", "plugins/cedar", "plugins/fs", "plugins/vault")
 """The folders of the project's packages, from the root."""
 
 

@@ -1,0 +1,62 @@
+"""Policies in the Cedar language (https://www.cedarpolicy.com) for kes-core: a policy engine beside the static one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from kes_core import PolicyEngineType, hookimpl
+from kes_core.config import Section
+
+if TYPE_CHECKING:
+    from kes_cedar.engine import CedarPolicyEngine
+
+__all__ = ["CedarConfig"]
+
+kes_hookspec_version = 1
+
+
+def _path(value: str) -> str:
+    if not value:
+        raise ValueError("is empty; expected the path of a file")
+    return value
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("names no file; expected files or directories with policies")
+    return value
+
+
+Path = Annotated[str, AfterValidator(_path)]
+
+
+class CedarConfig(Section):
+    """The section `policy_engines.cedar`."""
+
+    policies: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more), AfterValidator(_not_empty)]
+    """Files with policies, and directories: of these all files whose name ends in `.cedar`. One can stand alone."""
+    # Not `schema`: pydantic's models have a method of that name.
+    schema_file: Path | None = Field(default=None, alias="schema")
+    """What policies and entities are checked against, in Cedar's schema language; by default what the package ships."""
+    entities: Path | None = None
+    """Groups and tags of identities and keys, as Cedar's JSON."""
+    default: Literal["abstain", "deny"] = "abstain"
+    """What becomes of a request that no policy matches: left to the other engines, or refused."""
+
+
+async def _connect(config: CedarConfig) -> CedarPolicyEngine:
+    from kes_cedar.engine import CedarPolicyEngine  # noqa: PLC0415 # plugins import what they need when they are used
+
+    return await CedarPolicyEngine.open(config)
+
+
+@hookimpl
+def kes_policy_engines() -> Sequence[PolicyEngineType]:
+    return [PolicyEngineType(name="cedar", config=CedarConfig, connect=_connect)]

@@ -1,0 +1,201 @@
+"""The files of the engine: policies, schema and entities. All are checked before any is used."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import cedarpy
+
+from kes_cedar.requests import OPERATIONS, cedar_request
+from kes_core import CertificateFacts, KeyStoreError, PolicyRequest
+
+if TYPE_CHECKING:
+    from kes_cedar import CedarConfig
+
+__all__ = ["Rules", "load_rules"]
+
+_SCHEMA_NAME: Final = "kes.cedarschema"
+_SUFFIX: Final = ".cedar"
+# What a semicolon may hide in, and the semicolons that end policies.
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|(?P<end>;)', re.DOTALL)
+_BLANK: Final = re.compile(r"(?:\s|//[^\n]*)*")
+_POLICY_ID: Final = re.compile(r"policy([0-9]+)", re.ASCII)
+
+
+class _Policy(NamedTuple):
+    """One policy as it stands in a file."""
+
+    file: Path
+    line: int
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What Cedar decides by, parsed."""
+
+    policies: cedarpy.PolicySet
+    entities: cedarpy.Entities
+    schema: cedarpy.Schema
+    places: tuple[str, ...]
+    """File and line of each policy, in the order in which Cedar numbers them."""
+
+    def describe(self, policy_id: str, annotation: str | None) -> str:
+        """Return how the log calls a policy: by its `@id`, if it has one, and by where it stands."""
+        place = _place(policy_id, self.places)
+        return f"{annotation!r} ({place})" if annotation else f"policy at {place}"
+
+
+def load_rules(config: CedarConfig) -> Rules:
+    """Read and check the files that `config` names. Takes a while with many policies: not for the event loop.
+
+    Raises:
+        KeyStoreError: One can't be used. One line: which, where in it, and what is wrong.
+    """
+    schema_file = config.schema_file or _SCHEMA_NAME
+    if config.schema_file is None:
+        schema_text = (resources.files("kes_cedar") / _SCHEMA_NAME).read_text("utf-8")
+    else:
+        schema_text = _read(Path(config.schema_file))
+    try:
+        schema = cedarpy.Schema.from_str(schema_text, release_gil=True)
+    except ValueError as error:
+        raise _problem(schema_file, str(error)) from None
+    entities = _entities(Path(config.entities) if config.entities is not None else None, schema)
+    policies = [policy for file in _policy_files(config.policies) for policy in _policies(file)]
+    rules = Rules(_policy_set(policies, schema), entities, schema, tuple(policy.place for policy in policies))
+    _check_schema(schema_file, rules)
+    return rules
+
+
+def _problem(place: str | Path, message: str) -> KeyStoreError:
+    return KeyStoreError(f"policy engine cedar: {place}: {' '.join(message.split())}")
+
+
+def _read(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _problem(file, f"can't be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _problem(f"{file}:{line}", "is not UTF-8") from None
+
+
+def _policy_files(paths: Sequence[str]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield path
+            continue
+        try:
+            files = sorted(file for file in path.iterdir() if file.suffix == _SUFFIX and file.is_file())
+        except OSError as error:
+            raise _problem(path, f"can't be read: {error.strerror}") from None
+        if not files:
+            raise _problem(path, f"the directory has no file whose name ends in {_SUFFIX}")
+        yield from files
+
+
+def _policies(file: Path) -> Iterator[_Policy]:
+    """Take a file apart: what Cedar says of a policy has no line, so that each is shown to it alone."""
+    text = _read(file)
+    begin = _end_of_blank(text, 0)
+    if begin == len(text):
+        # A file that is just being written, more likely than one that is meant so.
+        raise _problem(file, "has no policy")
+    ends = [match.end() for match in _TOKEN.finditer(text) if match["end"]]
+    for end in [*ends, len(text)]:
+        if begin == len(text):
+            return
+        policy = _Policy(file, text.count("\n", 0, begin) + 1, text[begin:end])
+        try:
+            count = len(cedarpy.PolicySet.from_str(policy.text))
+        except ValueError as error:
+            raise _problem(policy.place, str(error)) from None
+        if count != 1:
+            raise _problem(policy.place, "is a template, which nothing links; write a policy without ?principal")
+        yield policy
+        begin = _end_of_blank(text, end)
+
+
+def _end_of_blank(text: str, begin: int) -> int:
+    """Return where the white space and the comments at `begin` end."""
+    blank = _BLANK.match(text, begin)
+    return blank.end() if blank is not None else begin
+
+
+def _policy_set(policies: Sequence[_Policy], schema: cedarpy.Schema) -> cedarpy.PolicySet:
+    text = "\n".join(policy.text for policy in policies)
+    checked = cedarpy.validate_policies(text, schema, release_gil=True)
+    if not checked.validation_passed:
+        first = checked.errors[0]
+        place = _place(first.policy_id, [policy.place for policy in policies])
+        more = f" (and {len(checked.errors) - 1} more problems)" if len(checked.errors) > 1 else ""
+        raise _problem(place, first.error.removeprefix(f"for policy `{first.policy_id}`, ") + more)
+    return cedarpy.PolicySet.from_str(text, release_gil=True)
+
+
+def _place(policy_id: str, places: Sequence[str]) -> str:
+    match = _POLICY_ID.fullmatch(policy_id)
+    return places[int(match[1])] if match and int(match[1]) < len(places) else policy_id
+
+
+def _entities(file: Path | None, schema: cedarpy.Schema) -> cedarpy.Entities:
+    # Even where there is no file there are entities: the actions and their groups, which the schema brings.
+    text = _read(file) if file is not None else "[]"
+    try:
+        json.loads(text)
+    except ValueError as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise _problem(f"{file}{line}", f"is not JSON: {reason}") from None
+    try:
+        return cedarpy.Entities.from_json_str(text, schema, release_gil=True)
+    except ValueError as error:
+        raise _problem(str(file), _why_not(text, schema) or str(error)) from None
+
+
+def _why_not(text: str, schema: cedarpy.Schema) -> str:
+    """Return what is wrong with entities: with a request Cedar says more than when it parses them alone."""
+    asked = cedar_request(_example(next(iter(OPERATIONS)), None))
+    errors = cedarpy.is_authorized(asked, "", text, schema).diagnostics.errors
+    return next((error.rpartition(f"{text}: ")[2] for error in errors if text in error), "")
+
+
+def _check_schema(file: str, rules: Rules) -> None:
+    """Ask about every action once: a schema that does not fit would refuse every request."""
+    now = datetime.now(UTC)
+    certificate = CertificateFacts("CN=x", "CN=x", 1, now, now, ("x",), ("192.0.2.1",))
+    for api, operation in OPERATIONS.items():
+        for facts in (None, certificate):
+            asked = cedar_request(_example(api, facts))
+            answer = cedarpy.is_authorized(asked, cedarpy.PolicySet.from_str(""), rules.entities, rules.schema)
+            if answer.decision is cedarpy.Decision.NoDecision:
+                reason = "; ".join(answer.diagnostics.errors)
+                raise _problem(file, f"the schema does not fit requests for {operation.action}: {reason}")
+
+
+def _example(api: str, certificate: CertificateFacts | None) -> PolicyRequest:
+    return PolicyRequest(
+        identity="0" * 64,
+        method="GET",
+        path=api,
+        api=api,
+        resource="",
+        remote_address="192.0.2.1",
+        time=datetime.now(UTC),
+        certificate=certificate,
+    )
