@@ -23,8 +23,12 @@ __all__ = ["Rules", "load_rules"]
 
 _SCHEMA_NAME: Final = "kes.cedarschema"
 _SUFFIX: Final = ".cedar"
-# What a semicolon may hide in, and the semicolons that end policies.
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|(?P<end>;)', re.DOTALL)
+# Strings and comments, in which nothing counts, the semicolons that end policies, and what nests.
+_TOKEN: Final = re.compile(
+    r'"(?:[^"\\]|\\.)*"|//[^\n]*|(?P<end>;)|(?P<open>[(\[{]|\bif\b)|(?P<close>[)\]}])', re.DOTALL
+)
+# Cedar's parser overflows its stack at some hundreds of brackets in each other, which would end the whole process.
+_MAX_NESTING: Final = 100
 _BLANK: Final = re.compile(r"(?:\s|//[^\n]*)*")
 _POLICY_ID: Final = re.compile(r"policy([0-9]+)", re.ASCII)
 
@@ -121,6 +125,8 @@ def _policies(file: Path) -> Iterator[_Policy]:
         if begin == len(text):
             return
         policy = _Policy(file, text.count("\n", 0, begin) + 1, text[begin:end])
+        if _nesting(policy.text) > _MAX_NESTING:
+            raise _problem(policy.place, f"is nested more than {_MAX_NESTING} levels deep; split it into policies")
         try:
             count = len(cedarpy.PolicySet.from_str(policy.text))
         except ValueError as error:
@@ -129,6 +135,18 @@ def _policies(file: Path) -> Iterator[_Policy]:
             raise _problem(policy.place, "is a template, which nothing links; write a policy without ?principal")
         yield policy
         begin = _end_of_blank(text, end)
+
+
+def _nesting(text: str) -> int:
+    """Return how many brackets are open at the most, an `if` counted as one that is never closed."""
+    depth = deepest = 0
+    for match in _TOKEN.finditer(text):
+        if match["open"]:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif match["close"]:
+            depth -= 1
+    return deepest
 
 
 def _end_of_blank(text: str, begin: int) -> int:
@@ -158,6 +176,8 @@ def _entities(file: Path | None, schema: cedarpy.Schema) -> cedarpy.Entities:
     text = _read(file) if file is not None else "[]"
     try:
         json.loads(text)
+    except RecursionError:
+        raise _problem(str(file), "is nested too deep") from None
     except ValueError as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
