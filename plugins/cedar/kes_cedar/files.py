@@ -161,7 +161,7 @@ def _policy_set(policies: Sequence[_Policy], schema: cedarpy.Schema) -> cedarpy.
     if not checked.validation_passed:
         first = checked.errors[0]
         place = _place(first.policy_id, [policy.place for policy in policies])
-        more = f" (and {len(checked.errors) - 1} more problems)" if len(checked.errors) > 1 else ""
+        more = f" (and {len(checked.errors) - 1} more)" if len(checked.errors) > 1 else ""
         raise _problem(place, first.error.removeprefix(f"for policy `{first.policy_id}`, ") + more)
     return cedarpy.PolicySet.from_str(text, release_gil=True)
 

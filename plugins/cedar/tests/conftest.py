@@ -14,6 +14,9 @@ import pytest
 from kes_cedar import CedarConfig
 from kes_cedar.engine import CedarPolicyEngine
 from kes_core import PolicyRequest, Verdict
+from tests.conftest import run_server
+
+__all__ = ["ask", "open_engine", "run_server"]
 
 Ask = Callable[..., Verdict]
 OpenEngine = Callable[..., CedarPolicyEngine]
