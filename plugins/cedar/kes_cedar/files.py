@@ -29,6 +29,8 @@ _TOKEN: Final = re.compile(
 )
 # Cedar's parser overflows its stack at some hundreds of brackets in each other, which would end the whole process.
 _MAX_NESTING: Final = 100
+# In schemas these are brackets as well: Set<String>.
+_ANGLES: Final = str.maketrans("<>", "()")
 _BLANK: Final = re.compile(r"(?:\s|//[^\n]*)*")
 _POLICY_ID: Final = re.compile(r"policy([0-9]+)", re.ASCII)
 
@@ -72,6 +74,8 @@ def load_rules(config: CedarConfig) -> Rules:
         schema_text = (resources.files("kes_cedar") / _SCHEMA_NAME).read_text("utf-8")
     else:
         schema_text = _read(Path(config.schema_file))
+    if _nesting(schema_text.translate(_ANGLES)) > _MAX_NESTING:
+        raise _problem(schema_file, f"is nested more than {_MAX_NESTING} levels deep")
     try:
         schema = cedarpy.Schema.from_str(schema_text, release_gil=True)
     except ValueError as error:
@@ -88,6 +92,9 @@ def _problem(place: str | Path, message: str) -> KeyStoreError:
 
 
 def _read(file: Path) -> str:
+    if file.exists() and not file.is_file():
+        # A pipe would keep the server waiting.
+        raise _problem(file, "is not a file")
     try:
         data = file.read_bytes()
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -185,6 +186,14 @@ def test_policy_that_fails_refuses_even_what_another_permits(open_engine: OpenEn
     assert ask(engine, "/v1/key/hmac/", "unknown").decision is Decision.ALLOW
 
 
+def test_expression_that_is_too_long_for_cedar_refuses(open_engine: OpenEngine, ask: Ask) -> None:
+    chain = 'context.name == "x" || ' * 20_000
+    engine = open_engine(f"{PERMIT_ALL} permit(principal, action, resource) when {{ {chain} true }};")
+    decision, reason = ask(engine)
+    assert decision is Decision.DENY
+    assert reason.startswith("Cedar failed: ")
+
+
 def test_route_without_an_action_is_refused(open_engine: OpenEngine, ask: Ask) -> None:
     decision, reason = ask(open_engine(PERMIT_ALL), "/v2/key/new/")
     assert (decision, reason) == (
@@ -273,6 +282,9 @@ def test_schema_that_does_not_fit_is_refused_at_once(open_engine: OpenEngine, tm
         KeyStoreError, match=r"own\.cedarschema: the schema does not fit requests for CheckReady: .*`api`"
     ):
         open_engine(PERMIT_ALL, schema=str(file))
+    file.write_text(schema.replace("verified: Bool", f"verified: Bool, more?: {'Set<' * 20_000}Long{'>' * 20_000}"))
+    with pytest.raises(KeyStoreError, match=r"own\.cedarschema: is nested more than 100 levels deep"):
+        open_engine(PERMIT_ALL, schema=str(file))
     file.write_text("entity X")
     with pytest.raises(KeyStoreError, match=r"own\.cedarschema: error parsing schema: "):
         open_engine(PERMIT_ALL, schema=str(file))
@@ -284,6 +296,9 @@ def test_directories_and_files_that_can_not_be_read(open_engine: OpenEngine, ask
     (directory / "README.md").write_text("not a policy")
     with pytest.raises(KeyStoreError, match=r"the directory has no file whose name ends in \.cedar"):
         open_engine(PERMIT_ALL, policies=str(directory))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KeyStoreError, match="pipe: is not a file"):
+        open_engine(PERMIT_ALL, policies=str(tmp_path / "pipe"))
     with pytest.raises(KeyStoreError, match=r"missing\.cedar: can't be read: No such file or directory"):
         open_engine(PERMIT_ALL, policies=["missing.cedar"])
     (directory / "b.cedar").write_bytes(b"// \xff\n" + PERMIT_ALL.encode())
