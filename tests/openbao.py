@@ -246,9 +246,10 @@ class OpenBao:
         while time.monotonic() < deadline:
             try:
                 self.root.secrets.kv.v2.read_configuration(mount_point=engine)
-                return
             except (InvalidRequest, InternalServerError):
                 time.sleep(0.02)
+            else:
+                return
         raise AssertionError(f"the engine {engine} is not ready")
 
     def role(self, policy: str, **options: Any) -> tuple[str, str, str]:

@@ -68,17 +68,19 @@ def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachable
     """Return the error for an answer that says that Vault can't serve at the moment."""
     if isinstance(error, vault.VaultNotInitialized):
         return not_initialized(endpoint)
-    if isinstance(error, vault.VaultDown):
-        if "sealed" in reason:
-            return sealed(endpoint)
-        return KeyStoreUnreachableError(f"Vault at {endpoint} is not available at the moment (status 503)")
+    if isinstance(error, vault.VaultDown) and "sealed" in reason:
+        return sealed(endpoint)
     if "node not active" in reason:
         return standby(endpoint)
-    if "unavailable for a brief period" in reason:
-        return KeyStoreUnreachableError(f"Vault at {endpoint} is still upgrading the K/V engine to version 2")
-    if isinstance(error, vault.RateLimitExceeded):
-        return KeyStoreUnreachableError(f"Vault at {endpoint} has had too many requests: raise its rate limit quota")
-    return None
+    if isinstance(error, vault.VaultDown):
+        problem = "is not available at the moment (status 503)"
+    elif isinstance(error, vault.RateLimitExceeded):
+        problem = "has had too many requests: raise its rate limit quota"
+    elif "unavailable for a brief period" in reason:
+        problem = "is still upgrading the K/V engine to version 2"
+    else:
+        return None
+    return KeyStoreUnreachableError(f"Vault at {endpoint} {problem}")
 
 
 def _of_connection(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:

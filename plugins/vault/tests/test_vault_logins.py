@@ -117,7 +117,9 @@ def token_review(bao: OpenBao, accounts: dict[str, dict[str, Any]]) -> Iterator[
         def do_POST(self) -> None:
             review = json.loads(self.rfile.read(int(self.headers["content-length"])))
             user = accounts.get(review["spec"]["token"])
-            status = {"authenticated": True, "user": user} if user else {"error": "unknown token"}
+            audiences = review["spec"].get("audiences", [])
+            accepted = {"authenticated": True, "user": user, "audiences": audiences}
+            status = accepted if user else {"error": "unknown token"}
             answer = {"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "status": status}
             body = json.dumps(answer).encode()
             self.send_response(201)
