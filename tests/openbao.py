@@ -111,7 +111,7 @@ class OpenBao:
             "performance_multiplier": 1,  # a lost leader is noticed in seconds
         }
         if leader is not None:
-            raft["retry_join"] = [{"leader_api_addr": leader.url, "leader_ca_cert_file": str(leader.ca)}]
+            raft["retry_join"] = [{"leader_api_addr": leader.url, "leader_ca_cert": leader.ca.read_text()}]
         config = {
             "api_addr": self.url,
             "cluster_addr": f"https://{cluster}",
@@ -127,7 +127,7 @@ class OpenBao:
             },
         }
         (directory / "config.json").write_text(json.dumps(config))
-        self.process: _Process
+        self.process: _Process | None = None
         self.unseal_key = ""
         self.root = hvac.Client(self.url, verify=str(self.ca), timeout=10)
         self._numbers = itertools.count()
@@ -185,12 +185,14 @@ class OpenBao:
         self.wait_for(lambda code: code == 503)
 
     def kill(self) -> None:
+        assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self.process = None
 
     def stop(self) -> None:
         """Kill it if it runs."""
-        if hasattr(self, "process"):
+        if self.process is not None:
             self.kill()
 
     # Clusters
@@ -223,7 +225,7 @@ class OpenBao:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             leaders = [node.root.adapter.get("/v1/sys/leader") for node in nodes]
-            if any(leader["is_self"] for leader in leaders) and all(leader["leader_address"] for leader in leaders):
+            if any(leader["is_self"] for leader in leaders) and all(leader.get("leader_address") for leader in leaders):
                 return
             time.sleep(0.1)
         raise AssertionError("no node became active")

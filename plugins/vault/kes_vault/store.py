@@ -94,10 +94,14 @@ class VaultKeyStore(KeyStore):
             if await self._exists(name):
                 raise KeyExistsError(f"key {name!r} already exists") from None
             raise self._lacking("create", self._shown(name)) from None
-        if not self._is_v2 and await self._read(name) != text:
-            # K/V v1 has no check-and-set: another server wrote between our two looks, and its key is what is stored.
-            logger.warning("key %r was created by two servers at once; the other one's is kept", name)
-            raise KeyExistsError(f"key {name!r} already exists")
+        stored = await self._read(name)
+        if stored == text:
+            return
+        if stored is None or self._is_v2:
+            raise KeyStoreError(f"Vault has taken the key {name!r} but does not give it back")
+        # K/V v1 has no check-and-set: another server wrote between our two looks, and its key is what is stored.
+        logger.warning("key %r was created by two servers at once; the other one's is kept", name)
+        raise KeyExistsError(f"key {name!r} already exists")
 
     async def _write(self, name: str, text: str) -> None:
         config, path = self._config, self._path(name)

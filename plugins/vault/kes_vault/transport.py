@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 if TYPE_CHECKING:
     from kes_vault.config import VaultConfig
@@ -15,6 +16,22 @@ __all__ = ["GatewayError", "RedirectError", "VaultHTTP"]
 _KEEP_THE_METHOD: Final = frozenset({307, 308})
 _GATEWAY: Final = frozenset({502, 504})
 _MAX_REDIRECTS: Final = 3
+_WRITES: Final = frozenset({"POST", "PUT", "DELETE"})
+_INDEX: Final = "X-Vault-Index"
+_RETRY: Final = Retry(
+    total=None,
+    connect=0,
+    read=False,
+    redirect=False,
+    other=0,
+    status=6,
+    status_forcelist=frozenset({412, 429}),  # the node is behind; or it has too much to do
+    allowed_methods=None,  # nothing was done, so that writes may be made again as well
+    backoff_factor=0.02,
+    respect_retry_after_header=False,
+    raise_on_status=False,
+)
+"""Waits 1.3 seconds in all."""
 
 
 class RedirectError(requests.exceptions.RequestException):
@@ -26,16 +43,23 @@ class GatewayError(requests.exceptions.ConnectionError):
 
 
 class VaultHTTP(requests.Session):
-    """Connections that are kept and used again, with the certificates of the configuration."""
+    """Connections that are kept and used again, with the certificates of the configuration.
+
+    Standby nodes of a cluster may answer reads themselves, and may be behind. So every request says which write of ours
+    the answer has to know of: https://openbao.org/community/rfcs/index-headers/ and, for Vault,
+    https://developer.hashicorp.com/vault/docs/enterprise/consistency. A node that is behind passes the request on to
+    the active one; or refuses it, where operators do not allow that, and is asked again.
+    """
 
     def __init__(self, config: VaultConfig, *, connections: int) -> None:
         super().__init__()
-        self.mount("https://", HTTPAdapter(pool_maxsize=connections))
-        self.mount("http://", HTTPAdapter(pool_maxsize=connections))
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY))
         self.max_redirects = _MAX_REDIRECTS
         self.verify = config.tls.ca or True
         if config.tls.cert:
             self.cert = (config.tls.cert, config.tls.key)
+        self._index = ""
         self.trust_env = False  # neither proxies nor CAs of the environment: the configuration says it all
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
@@ -44,7 +68,11 @@ class VaultHTTP(requests.Session):
         Raises:
             GatewayError: A proxy answered in the place of Vault.
         """
+        if self._index:
+            request.headers.update({_INDEX: self._index, "X-Vault-Inconsistent": "forward-active-node"})
         response = super().send(request, **kwargs)
+        if response.ok and request.method in _WRITES:
+            self._index = response.headers.get(_INDEX, "")
         if response.status_code in _GATEWAY:
             raise GatewayError(f"status {response.status_code}", response=response)
         return response

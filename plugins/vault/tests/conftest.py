@@ -15,7 +15,7 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     server.start()
     server.initialize()
     yield server
-    server.kill()
+    server.stop()
 
 
 @pytest.fixture
@@ -25,4 +25,4 @@ def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     server.start()
     server.initialize()
     yield server
-    server.kill()
+    server.stop()
