@@ -220,13 +220,14 @@ class OpenBao:
         raise AssertionError("the nodes did not come together")
 
     @staticmethod
-    def wait_for_active_node(nodes: Sequence[OpenBao]) -> None:
-        """Wait until one of the nodes is the active one, and all know of it."""
+    def wait_for_active_node(nodes: Sequence[OpenBao]) -> OpenBao:
+        """Wait until one of the nodes is the active one, and all know of it; return it."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             leaders = [node.root.adapter.get("/v1/sys/leader") for node in nodes]
-            if any(leader["is_self"] for leader in leaders) and all(leader.get("leader_address") for leader in leaders):
-                return
+            active = [node for node, leader in zip(nodes, leaders, strict=True) if leader["is_self"]]
+            if active and all(leader.get("leader_address") for leader in leaders):
+                return active[0]
             time.sleep(0.1)
         raise AssertionError("no node became active")
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.openbao import OpenBao
 
+pytest.register_assert_rewrite("tests.traffic")
+
 
 @pytest.fixture(scope="session")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:

@@ -53,8 +53,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def stored_in(tenant: Tenant) -> Callable[[], list[str]]:
-    kv = tenant.bao.root.secrets.kv.v2
-    return lambda: list(kv.list_secrets("", mount_point=tenant.engine)["data"]["keys"])
+    def names() -> list[str]:
+        answer = tenant.bao.root.secrets.kv.v2.list_secrets("", mount_point=tenant.engine)
+        return list(answer["data"]["keys"])
+
+    return names
 
 
 def failed(answer: Answer) -> bool:
@@ -285,10 +288,9 @@ def test_cluster_loses_its_leader(cluster: list[OpenBao], start: Start) -> None:
         traffic.wait_until_healthy(within=30)
         leader.kill()
         # Who stands by finds out after some seconds, and votes.
-        node.wait_for_active_node(cluster[1:])
+        tenant.bao = node.wait_for_active_node(cluster[1:])
         traffic.wait_until_healthy(within=WITHIN)
     assert {answer.status for answer in traffic.of("cached")} == {200}
-    tenant.bao = node
     traffic.check_keys(stored_in(tenant))
 
 
