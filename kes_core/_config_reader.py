@@ -78,6 +78,25 @@ class ConfigReader:
             raise self._error()
         return Config.of(file, keystore, engines)
 
+    def read_keystore(self, text: str, environ: Mapping[str, str]) -> KeyStoreChoice:
+        """Return the key store alone. Arguments and errors are those of `kes_core.config.load_keystore`."""
+        try:
+            self._document = parse(text, environ=environ, literal=_is_literal)
+        except YAMLError as error:
+            self._report(error.path, str(error), error.line)
+            raise self._error() from None
+        for problem in self._document.problems:
+            if problem.path[:1] == ("keystore",):
+                self._report(problem.path, str(problem), problem.line)
+        value = self._document.value
+        section = value.get("keystore") if isinstance(value, dict) else None
+        choice = self._keystore(section, None)
+        if section is not None and not isinstance(section, dict):
+            self._report(("keystore",), "must be a mapping")
+        if self._problems or choice is None:
+            raise self._error()
+        return choice
+
     # Problems
 
     def _report(self, path: Path, message: str, line: int | None = None) -> None:

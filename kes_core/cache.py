@@ -209,6 +209,10 @@ class KeyCache:
             complaint = str(error)
         except Exception as error:  # a faulty back end must not end the watch
             complaint = f"the back end is faulty: {type(error).__name__}"
+        self._complain(complaint)
+
+    def _complain(self, complaint: str) -> None:
+        """Log why the store can't serve though it answers, unless that is what was logged last."""
         if complaint and complaint != self._complaint:
             logger.warning("the key store is unavailable: %s", complaint)
         self._complaint = complaint
@@ -281,6 +285,10 @@ class KeyCache:
             raise
         except (KeyExistsError, KeyNotFoundError):
             self._note_answer(started)
+            raise
+        except KeyStoreError as error:
+            if error.reason is not None:
+                self._complain(str(error))
             raise
         # Any other failure does not tell whether the store was reached.
         self._note_answer(started)

@@ -41,6 +41,7 @@ __all__ = [
     "Section",
     "Switch",
     "load_config",
+    "load_keystore",
     "parse_config",
 ]
 
@@ -286,14 +287,30 @@ def load_config(
     overrides: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
     """Read the configuration file at `path`; arguments and errors are those of `parse_config`."""
+    return parse_config(_read(path), filename=str(path), plugins=plugins, environ=environ, overrides=overrides)
+
+
+def load_keystore(path: Path, *, plugins: Plugins, environ: Mapping[str, str] = os.environ) -> KeyStoreChoice:
+    """Read the key store of the configuration file at `path`, which may have other sections or not.
+
+    Raises:
+        ConfigError: It names none that can be used.
+    """
+    from kes_core._config_reader import ConfigReader  # noqa: PLC0415 # it needs the models above
+
+    return ConfigReader(str(path), plugins).read_keystore(_read(path), environ)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(ConfigProblem(str(path), 0, "", f"can't be read: {error.strerror}")) from None
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise ConfigError(ConfigProblem(str(path), line, "", "no valid YAML: not UTF-8")) from None
-    return parse_config(text, filename=str(path), plugins=plugins, environ=environ, overrides=overrides)
 
 
 def parse_config(

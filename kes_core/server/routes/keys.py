@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core._encoding import encode_base64
 from kes_core.crypto import DecryptionError, KeyType, KeyVersion
-from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError
 from kes_core.names import is_valid_name
 from kes_core.server.call import Call, binary_member, json_body
 from kes_core.server.errors import (
@@ -48,8 +48,8 @@ def _store_errors(operation: str, name: str) -> Iterator[None]:
     except KeyExistsError:
         raise APIError(*KEY_EXISTS) from None
     except KeyStoreError as error:
-        # That the store is unreachable is logged when it changes, by the cache; not for every request.
-        level = logging.DEBUG if isinstance(error, KeyStoreUnreachableError) else logging.ERROR
+        # What is known of the store's state is logged when it changes, by the cache; not for every request.
+        level = logging.DEBUG if error.reason is not None else logging.ERROR
         logger.log(level, "failed to %s %r: %s", operation, name, error)
         raise APIError(502, f"failed to {operation}", error.reason) from None
 

@@ -1,0 +1,128 @@
+"""`kes migrate`: copy keys from one key store to another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kes_core.cli._common import for_people, print_json
+from kes_core.cli.main import CLIError
+
+if TYPE_CHECKING:
+    from kes_core.config import KeyStoreChoice
+    from kes_core.migration import Existing, Migration
+
+__all__ = ["command"]
+
+_AGAIN: Final = "run the same command again to go on from here"
+_MAX_SHOWN: Final = 20
+
+
+@click.command("migrate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--from", "source", metavar="FILE", required=True, help="A configuration with the key store to read.")
+@click.option("--to", "target", metavar="FILE", required=True, help="A configuration with the key store to write.")
+@click.option("--merge", is_flag=True, help="Keep keys that the target has already under the same name.")
+@click.option("-f", "--force", is_flag=True, help="Replace keys that the target has already under the same name.")
+@click.option("--dry-run", is_flag=True, help="Write nothing, and tell what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@click.argument("pattern", default="*")
+def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, as_json: bool, pattern: str) -> int:
+    """Copy the keys whose names match PATTERN: a name, or the beginning of names and a *.
+
+    Each key is read back after it was written. A key that the target has already, byte for byte, counts as copied:
+    after an interruption the same command goes on. Unless told otherwise another key of the same name is an error.
+    """
+    from kes_core.migration import Existing  # noqa: PLC0415 # slow to import
+
+    if merge and force:
+        raise click.UsageError("--merge and --force exclude each other.")
+    existing = Existing.KEEP if merge else Existing.REPLACE if force else Existing.FAIL
+    choices = _choices(Path(source), Path(target))
+    show = for_people(as_json)
+    return asyncio.run(_migrate(*choices, pattern, existing, dry_run=dry_run, show=show))
+
+
+def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice]:
+    from kes_core.config import ConfigError, load_keystore  # noqa: PLC0415 # as above
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    plugins = load_plugins()
+    try:
+        choices = load_keystore(source, plugins=plugins), load_keystore(target, plugins=plugins)
+    except ConfigError as error:
+        raise CLIError(str(error)) from error
+    if choices[0] == choices[1]:
+        raise CLIError(f"{source} and {target} name the same key store: there is nothing to copy")
+    if not choices[1].backend.persistent:
+        raise CLIError(f"{target}: keys in the key store {choices[1].backend.name!r} would be gone at the end")
+    return choices
+
+
+async def _migrate(
+    source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: Existing, *, dry_run: bool, show: bool
+) -> int:
+    from kes_core.keystore import KeyStoreError  # noqa: PLC0415 # as above
+    from kes_core.migration import Migration  # noqa: PLC0415 # as above
+
+    async with contextlib.AsyncExitStack() as stores:
+        problem = ""
+        try:
+            opened = []
+            for choice in (source, target):
+                store = await choice.backend.connect(choice.settings)
+                stores.push_async_callback(store.close)
+                opened.append(store)
+            migration = Migration(*opened, existing=existing, dry_run=dry_run)
+            names = await migration.names(pattern)
+        except KeyStoreError as error:
+            raise CLIError(str(error)) from error
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, migration.stop)
+        try:
+            with _progress(len(names), show=show) as advance:
+                await migration.run(names, lambda _name, _outcome: advance())
+        except KeyStoreError as error:
+            problem = str(error)
+        if not problem and migration.summary.done < len(names):
+            problem = "interrupted"
+        _report(migration, len(names), dry_run=dry_run, show=show)
+        if problem:
+            raise CLIError(f"{problem}; {_AGAIN}")
+        return 1 if migration.summary.failures else 0
+
+
+def _report(migration: Migration, keys: int, *, dry_run: bool, show: bool) -> None:
+    counts = {str(outcome): count for outcome, count in migration.summary.counts.items()}
+    failures = dict(sorted(migration.summary.failures.items()))
+    if not show:
+        print_json({"dry_run": dry_run, "keys": keys, **counts, "failures": failures})
+        return
+    counted = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to do"
+    click.echo(f"{'Would be: ' if dry_run else ''}{keys} keys: {counted}")
+    for name, reason in list(failures.items())[:_MAX_SHOWN]:
+        click.echo(f"  {name}: {reason}", err=True)
+    if len(failures) > _MAX_SHOWN:
+        click.echo(f"  and {len(failures) - _MAX_SHOWN} more; --json lists them", err=True)
+
+
+@contextlib.contextmanager
+def _progress(total: int, *, show: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar to a person; give what moves it on by one key."""
+    if not show:
+        yield lambda: None
+        return
+    from rich.console import Console  # noqa: PLC0415 # as above
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns: tuple[Any, ...] = (TextColumn("Keys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
