@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["parse_duration"]
+__all__ = ["format_duration", "parse_duration"]
 
 _UNITS: Final = {
     "ns": 1,
@@ -43,3 +43,14 @@ def parse_duration(text: str) -> float:
     if nanoseconds >= _MAX:
         raise ValueError("is too long; the longest duration is 2540400h")
     return nanoseconds / 10**9
+
+
+def format_duration(seconds: float) -> str:
+    """Return the text of a duration, in the largest unit that leaves no fraction."""
+    nanoseconds = round(seconds * 10**9)
+    if not nanoseconds:
+        return "0s"
+    for unit in ("h", "m", "s", "ms", "us"):
+        if nanoseconds % _UNITS[unit] == 0:
+            return f"{nanoseconds // _UNITS[unit]}{unit}"
+    return f"{nanoseconds}ns"

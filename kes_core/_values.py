@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, SecretStr, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 
-from kes_core._duration import parse_duration
+from kes_core._duration import format_duration, parse_duration
 
 __all__ = ["LOG_OFF", "Duration", "LogLevel", "OnOff", "Secret", "Switch"]
 
@@ -24,7 +24,15 @@ def _duration(value: Any) -> Any:
 Duration = Annotated[
     float,
     BeforeValidator(_duration),
-    WithJsonSchema({"type": "string", "description": f"A duration, {_AS_IN}.", "examples": ["10s", "1m30s"]}),
+    PlainSerializer(format_duration, when_used="json"),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\+?((\d+\.?\d*|\.\d+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h))+$",
+            "description": f"A duration, {_AS_IN}.",
+            "examples": ["10s", "1m30s"],
+        }
+    ),
 ]
 """A span of time as Go writes it; seconds as a number."""
 
@@ -43,7 +51,8 @@ def _switch(value: Any) -> Any:
 Switch = Annotated[
     bool,
     BeforeValidator(_switch),
-    WithJsonSchema({"type": ["boolean", "string"], "enum": [True, False, "on", "off", "yes", "no"]}),
+    PlainSerializer(lambda value: "on" if value else "off", when_used="json"),
+    WithJsonSchema({"enum": [True, False, "on", "off", "yes", "no", "true", "false", "y", "n"]}),
 ]
 """Something that is switched on or off."""
 
@@ -57,7 +66,12 @@ def _on_off(value: Any) -> Any:
     return switches[value.lower()]
 
 
-OnOff = Annotated[bool, BeforeValidator(_on_off), WithJsonSchema({"type": "string", "enum": ["on", "off"]})]
+OnOff = Annotated[
+    bool,
+    BeforeValidator(_on_off),
+    PlainSerializer(lambda value: "on" if value else "off", when_used="json"),
+    WithJsonSchema({"enum": ["on", "off", ""]}),
+]
 """As `Switch`, with these two words only."""
 
 LOG_OFF: Final = 9
@@ -77,9 +91,17 @@ def _log_level(value: Any) -> Any:
     return _LEVELS[switch or name] + int(more or 0)
 
 
+def _level_text(value: int) -> str:
+    if value >= LOG_OFF:
+        return "off"
+    names = {-4: "debug", 0: "info", 4: "warn", 8: "error"}
+    return names.get(value, str(value))
+
+
 LogLevel = Annotated[
     int,
     BeforeValidator(_log_level),
+    PlainSerializer(_level_text, when_used="json"),
     WithJsonSchema({"type": "string", "examples": ["on", "off", "debug", "info", "warn", "error", "error+1"]}),
 ]
 """A log level on Go's scale: debug is -4, info 0, warn 4, error 8; from 9 on nothing is logged."""

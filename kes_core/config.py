@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from kes_core._values import LOG_OFF, Duration, LogLevel, OnOff, Secret, Switch
 from kes_core.hookspecs import KeyStoreBackend, PolicyEngineType
@@ -40,6 +40,7 @@ __all__ = [
     "Secret",
     "Section",
     "Switch",
+    "blocked_plugins",
     "load_config",
     "load_keystore",
     "parse_config",
@@ -193,6 +194,21 @@ class LogSettings(Section):
         return {k: v for k, v in value.items() if v != ""} if isinstance(value, dict) else value
 
 
+class PluginSettings(Section):
+    """`plugins`: which of the installed plugins to leave alone."""
+
+    block: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
+    """Names of plugins or of their distributions. They are not even imported."""
+
+    @field_validator("block")
+    @classmethod
+    def _static_is_needed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        needed = {"static-policy", "kes-core"} & set(value)
+        if needed:
+            raise ValueError(f"can't block {needed.pop()!r}: the server does not work without it")
+        return value
+
+
 class KeySettings(Section):
     """One of `keys`: a key that is made when the server starts, if it is missing."""
 
@@ -229,6 +245,7 @@ class FileSettings(Section):
     keys: Annotated[tuple[KeySettings, ...], BeforeValidator(_list)] = ()
     keystore: dict[str, Any]
     policy_engines: dict[str, Any] = Field(default_factory=dict)
+    plugins: PluginSettings = PluginSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +262,7 @@ class Config:
     keys: tuple[str, ...]
     keystore: KeyStoreChoice
     policy_engines: tuple[PolicyEngineChoice, ...] = ()
+    blocked_plugins: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -272,6 +290,7 @@ class Config:
             keys=tuple(key.name for key in file.keys),
             keystore=keystore,
             policy_engines=policy_engines,
+            blocked_plugins=file.plugins.block,
         )
 
 
@@ -299,6 +318,22 @@ def load_keystore(path: Path, *, plugins: Plugins, environ: Mapping[str, str] = 
     from kes_core._config_reader import ConfigReader  # noqa: PLC0415 # it needs the models above
 
     return ConfigReader(str(path), plugins).read_keystore(_read(path), environ)
+
+
+def blocked_plugins(path: Path, *, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the plugins that the configuration file at `path` blocks, before any is loaded.
+
+    What is wrong in the file is not told here: `load_config` does.
+    """
+    from kes_core._yaml import YAMLError, parse  # noqa: PLC0415 # only who reads configurations needs it
+
+    try:
+        value = parse(_read(path), environ=environ, literal=lambda _path: False).value
+    except (ConfigError, YAMLError):
+        return ()
+    section = value.get("plugins") if isinstance(value, dict) else None
+    names = section.get("block") if isinstance(section, dict) else None
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
 def _read(path: Path) -> str:

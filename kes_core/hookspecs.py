@@ -15,6 +15,9 @@ It says for which version of this file it was written and implements any of the 
     def kes_keystore_backends():
         return [KeyStoreBackend(name="my-store", config=MyConfig, connect=connect)]
 
+A hook that is deprecated goes on working, for as long as the major version stays; what implements it is told once, when
+it is loaded, what to use instead (`warn_on_impl` of the specification).
+
 Hooks are called when the server starts, never while a request is served: a hook hands over objects, and the objects do
 the work. Import heavy dependencies where they are used (in `connect`), not at the top of the plugin: every installed
 plugin is imported, also by servers that do not use it.

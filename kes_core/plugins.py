@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
@@ -17,6 +19,8 @@ from kes_core import hookspecs
 from kes_core.hookspecs import HOOKSPEC_VERSION, PROJECT, KeyStoreBackend, PolicyEngineType
 
 __all__ = ["PluginInfo", "Plugins", "load_plugins"]
+
+logger = logging.getLogger("kes.plugins")
 
 _VERSION_ATTRIBUTE: Final = "kes_hookspec_version"
 _BUILT_IN: Final = "kes-core"
@@ -34,8 +38,12 @@ class PluginInfo:
     version: str
     backends: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
+    hooks: tuple[str, ...] = ()
+    """The other hooks that it implements."""
     error: str | None = None
     """Why it was skipped, in one line."""
+    blocked: bool = False
+    """Whether it was skipped because the configuration says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +69,37 @@ class _PluginError(Exception):
     """A plugin can't be used; the message says why."""
 
 
-def load_plugins(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Plugins:
+def load_plugins(
+    entry_points: Iterable[metadata.EntryPoint] | None = None,
+    *,
+    block: Collection[str] = (),
+    specifications: Any = hookspecs,
+) -> Plugins:
     """Load the plugins that are installed.
 
     Args:
         entry_points: Those of the group `kes` unless others are given.
+        block: The names of entry points or distributions that are left alone: they are not even imported.
+        specifications: The module of the hook specifications.
     """
     if entry_points is None:
         entry_points = metadata.entry_points(group=PROJECT)
     manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    loader = _Loader(manager)
+    manager.add_hookspecs(specifications)
+    loader = _Loader(manager, specifications)
     # The core's own first, so that nobody takes their names; then in an order that does not change from start to start.
     unique = {(_distribution(point), point.name, point.value): point for point in entry_points}
+    known: set[str] = set()
     for key in sorted(unique, key=lambda key: (key[0][0] != _BUILT_IN, key)):
-        loader.load(unique[key])
+        point = unique[key]
+        names = {point.name, _distribution(point)[0]}
+        if names & set(block):
+            loader.skip(point)
+        else:
+            loader.load(point)
+        known |= names
+    for name in sorted(set(block) - known):
+        logger.warning("plugins.block names %r, and no plugin of that name is installed", name)
     backends, engines = MappingProxyType(loader.backends), MappingProxyType(loader.engines)
     return Plugins(tuple(loader.infos), backends, engines, manager.hook)
 
@@ -87,18 +111,24 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 
 
 class _Loader:
-    def __init__(self, manager: pluggy.PluginManager) -> None:
+    def __init__(self, manager: pluggy.PluginManager, specifications: Any) -> None:
         self._manager = manager
+        self._specifications = specifications
         self.infos: list[PluginInfo] = []
         self.backends: dict[str, KeyStoreBackend] = {}
         self.engines: dict[str, PolicyEngineType] = {}
+
+    def skip(self, point: metadata.EntryPoint) -> None:
+        """Leave a plugin alone, and remember that it is there."""
+        error = f"plugin {point.name!r} of {' '.join(_distribution(point)).rstrip()}: it is blocked by plugins.block"
+        self.infos.append(PluginInfo(point.name, *_distribution(point), error=error, blocked=True))
 
     def load(self, point: metadata.EntryPoint) -> None:
         distribution, version = _distribution(point)
         label = f"plugin {point.name!r} of {distribution} {version}".rstrip()
         try:
             plugin = _import(point)
-            contributed = self._register(plugin, f"{distribution}:{point.name}")
+            contributed = self._register(plugin, f"{distribution}:{point.name}", label)
             backends = self._take(contributed["kes_keystore_backends"], self.backends, "key store")
             engines = self._take(contributed["kes_policy_engines"], self.engines, "policy engine")
         except _PluginError as error:
@@ -109,21 +139,29 @@ class _Loader:
             return
         self.backends |= backends
         self.engines |= engines
-        self.infos.append(PluginInfo(point.name, distribution, version, tuple(backends), tuple(engines)))
+        callers = self._manager.get_hookcallers(plugin) or []
+        hooks = tuple(caller.name for caller in callers if caller.name not in _CONTRIBUTIONS)
+        self.infos.append(PluginInfo(point.name, distribution, version, tuple(backends), tuple(engines), hooks))
 
-    def _register(self, plugin: Any, name: str) -> dict[str, list[Any]]:
+    def _register(self, plugin: Any, name: str, label: str) -> dict[str, list[Any]]:
         """Register a plugin if it keeps to the specifications; return what its hooks contribute."""
         # In a manager of its own: pluggy keeps a plugin whose registration has failed half registered.
         trial = pluggy.PluginManager(PROJECT)
-        trial.add_hookspecs(hookspecs)
+        trial.add_hookspecs(self._specifications)
         try:
-            trial.register(plugin, name=name)
+            with warnings.catch_warnings(record=True) as deprecations:
+                warnings.simplefilter("always", DeprecationWarning)
+                trial.register(plugin, name=name)
             trial.check_pending()
         except pluggy.PluginValidationError as error:
             raise _PluginError(" ".join(str(error).split())) from None
+        for text in dict.fromkeys(str(deprecation.message) for deprecation in deprecations):
+            logger.warning("%s: %s", label, text)
         contributed = {hook: _call(trial, hook, kind) for hook, kind in _CONTRIBUTIONS.items()}
         try:
-            self._manager.register(plugin, name=name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # they have been told
+                self._manager.register(plugin, name=name)
         except ValueError:
             raise _PluginError("it is registered already, under another name") from None
         return contributed
@@ -148,6 +186,10 @@ def _import(point: metadata.EntryPoint) -> Any:
         plugin = point.load()
     except KeyboardInterrupt:
         raise
+    except ModuleNotFoundError as error:
+        distribution = _distribution(point)[0]
+        hint = f"install what it needs: pip install --upgrade {distribution}"
+        raise _PluginError(f"can't be imported: {_one_line(error)}; {hint}") from error
     except BaseException as error:  # a plugin may raise anything, SystemExit too, and must break nothing
         raise _PluginError(f"can't be imported: {_one_line(error)}") from error
     version = getattr(plugin, _VERSION_ATTRIBUTE, None)

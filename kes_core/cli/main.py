@@ -18,6 +18,8 @@ _COMMANDS: Final = {
     "policy": "Look at policies.",
     "ls": "List keys, identities or policies.",
     "status": "Show the state of a server.",
+    "config": "Check and show configurations.",
+    "plugins": "List the installed plugins.",
     "migrate": "Copy keys from one key store to another.",
 }
 """The commands, in the order of the help, each in the module of its name."""

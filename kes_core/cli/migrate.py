@@ -50,10 +50,10 @@ def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, a
 
 
 def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice]:
-    from kes_core.config import ConfigError, load_keystore  # noqa: PLC0415 # as above
+    from kes_core.config import ConfigError, blocked_plugins, load_keystore  # noqa: PLC0415 # as above
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
-    plugins = load_plugins()
+    plugins = load_plugins(block=blocked_plugins(source) + blocked_plugins(target))
     try:
         choices = load_keystore(source, plugins=plugins), load_keystore(target, plugins=plugins)
     except ConfigError as error:

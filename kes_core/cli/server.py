@@ -54,10 +54,10 @@ def command(
 
 
 def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import ConfigError, load_config  # noqa: PLC0415 # only a server needs it
+    from kes_core.config import ConfigError, blocked_plugins, load_config  # noqa: PLC0415 # only a server needs it
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
-    plugins = load_plugins()
+    plugins = load_plugins(block=blocked_plugins(config_file))
 
     def load() -> Config:
         return load_config(config_file, plugins=plugins, overrides=overrides)

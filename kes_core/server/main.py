@@ -25,7 +25,7 @@ from kes_core.server.routes.system import version
 from kes_core.server.runtime import HypercornRuntime, Runtime
 from kes_core.server.state import State, connect
 from kes_core.server.streams import ErrorLogHandler
-from kes_core.server.tls import ClientCertificate, TLSError, TLSSettings
+from kes_core.server.tls import ClientCertificate, TLSError, TLSSettings, make_context
 
 if TYPE_CHECKING:
     from kes_core.hookspecs import AuditSink
@@ -153,6 +153,8 @@ class _Server:
                 return
             if config.address != self._config.address:
                 logger.warning("the address changes only with a restart")
+            if set(config.blocked_plugins) != set(self._config.blocked_plugins):
+                logger.warning("plugins.block changes only with a restart")
             old, old_cache_task = self._app.server_state, self._cache_task
             self._config = config
             log.set_level(config.log.error)
@@ -199,6 +201,15 @@ async def _close_later(state: State) -> None:
     """Let requests that still work with `state` finish, then close it."""
     await asyncio.sleep(GRACE)
     await state.close()
+
+
+def check_files(config: Config) -> None:
+    """See to it that the certificates that `config` names can be used.
+
+    Raises:
+        TLSError: They can't.
+    """
+    make_context(_tls_settings(config))
 
 
 def _tls_settings(config: Config) -> TLSSettings:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import pluggy
 import pytest
 
+from kes_core import hookspecs
 from kes_core.plugins import Plugins, load_plugins
 
 Load = Callable[..., Plugins]
@@ -73,7 +76,7 @@ HOOK = "from kes_core import hookimpl\nkes_hookspec_version = 1\n@hookimpl\ndef 
 
 BROKEN = {
     "import missing_dependency_of_this": "can't be imported: ModuleNotFoundError: No module named "
-    "'missing_dependency_of_this'",
+    "'missing_dependency_of_this'; install what it needs: pip install --upgrade kes-broken",
     "raise SystemExit(3)": "can't be imported: SystemExit: 3",
     "raise RuntimeError('two\\nlines')": "can't be imported: RuntimeError: two lines",
     "this is no Python": "can't be imported: SyntaxError: invalid syntax",
@@ -126,3 +129,27 @@ def test_hooks_of_plugins_are_called(load: Load) -> None:
     plugins = load(listener=source)
     plugins.hook.kes_server_started(server="the server")
     assert plugins.hook.kes_audit_sinks() == [["sink"]]
+
+
+def test_deprecated_hook_goes_on_working_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """None of the specifications is deprecated today; here is one that is."""
+    specifications = types.ModuleType("specifications")
+    specifications.__dict__.update(vars(hookspecs))
+
+    @pluggy.HookspecMarker("kes")(warn_on_impl=DeprecationWarning("kes_old is deprecated: implement kes_new"))
+    def kes_old() -> str:
+        """Return a word."""
+        return ""
+
+    specifications.kes_old = kes_old  # type: ignore[attr-defined] # a specification of this test's own
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "old_plugin_of_this_test.py").write_text(HOOK + "kes_old(): return 'still works'\n")
+    point = EntryPoint("old", "old_plugin_of_this_test", "kes")._for(Distribution("kes-old"))  # type: ignore[attr-defined] # as above
+    plugins = load_plugins([point], specifications=specifications)
+    assert plugins.hook.kes_old() == ["still works"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "plugin 'old' of kes-old 1.2: kes_old is deprecated: implement kes_new"
+    ]
+    assert plugins.infos[-1].hooks == ("kes_old",)

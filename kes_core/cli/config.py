@@ -1,0 +1,71 @@
+"""`kes config`: check a configuration, show what is in force, and describe the format to editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kes_core.cli.main import CLIError
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+
+__all__ = ["command"]
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.group("config", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Check and show configurations."""
+
+
+def _load(file: Path) -> Config:
+    from kes_core.config import ConfigError, blocked_plugins, load_config  # noqa: PLC0415 # slow to import
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    try:
+        return load_config(file, plugins=load_plugins(block=blocked_plugins(file)))
+    except ConfigError as error:
+        raise CLIError(str(error)) from error
+
+
+@command.command("check")
+@_FILE
+def check(file: Path) -> None:
+    """Check the configuration FILE completely, without starting a server: every problem, with line and field.
+
+    The key store is not contacted.
+    """
+    from kes_core.server.main import check_files  # noqa: PLC0415 # as above
+    from kes_core.server.tls import TLSError  # noqa: PLC0415 # as above
+
+    config = _load(file)
+    try:
+        check_files(config)
+    except TLSError as error:
+        raise CLIError(f"{file}: tls: {error}") from error
+    click.echo(f"{file}: ok")
+
+
+@command.command("show")
+@_FILE
+def show(file: Path) -> None:
+    """Show what is in force with the configuration FILE: defaults filled in, variables resolved, secrets masked."""
+    import yaml  # noqa: PLC0415 # as above
+
+    from kes_core.config_views import effective  # noqa: PLC0415 # as above
+
+    click.echo(yaml.safe_dump(effective(_load(file)), sort_keys=False, allow_unicode=True), nl=False)
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print a JSON Schema of configuration files, with the sections of the installed plugins, for editors."""
+    from kes_core.config_views import json_schema  # noqa: PLC0415 # as above
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    click.echo(json.dumps(json_schema(load_plugins()), indent=2))

@@ -1,0 +1,34 @@
+"""`kes plugins`: the installed plugins, and what is the matter with those that are not used."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from kes_core.cli._common import for_people, print_json, print_table
+
+__all__ = ["command"]
+
+
+@click.command("plugins", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "config_file", metavar="FILE", type=click.Path(path_type=Path), help="Heed its plugins.block."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+def command(config_file: Path | None, as_json: bool) -> None:
+    """List the installed plugins: what each contributes, or why it was skipped."""
+    from kes_core.config import blocked_plugins  # noqa: PLC0415 # slow to import
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    infos = load_plugins(block=blocked_plugins(config_file) if config_file is not None else ()).infos
+    if not for_people(as_json):
+        print_json([dataclasses.asdict(info) for info in infos])
+        return
+    rows = []
+    for info in infos:
+        kinds = {"key store": info.backends, "policy engine": info.engines, "hook": info.hooks}
+        given = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names) or "nothing"
+        rows.append([info.name, info.distribution, info.version, f"skipped: {info.error}" if info.error else given])
+    print_table(["Plugin", "Distribution", "Version", "Contributes"], rows)
