@@ -70,7 +70,7 @@ OnOff = Annotated[
     bool,
     BeforeValidator(_on_off),
     PlainSerializer(lambda value: "on" if value else "off", when_used="json"),
-    WithJsonSchema({"enum": ["on", "off", ""]}),
+    WithJsonSchema({"enum": ["on", "off", "", True, False]}),
 ]
 """As `Switch`, with these two words only."""
 

@@ -82,7 +82,8 @@ class PolicyEngineType:
     config: type[BaseModel]
     """The pydantic model of that section, as for key stores."""
     connect: Callable[[Any], Awaitable[PolicyEngine]]
-    """Called with an instance of `config` when the server starts or reloads."""
+    """Called with an instance of `config` when the server starts or reloads; returns an engine that is ready, or raises
+    `KeyStoreError` with a message that tells the operator what to do."""
 
 
 class AuditSink(Protocol):

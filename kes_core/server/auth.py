@@ -72,7 +72,8 @@ def client_of(
     """
     holder = _holder_of(tuple(scope["extensions"]["tls"]["client_cert_chain"]), verified=authorities is not None)
     peer = scope["client"]
-    address = peer[0] if peer else ""
+    # On a listener for both, IPv4 addresses come as IPv6 ones; a rule about them is meant for either.
+    address = peer[0].removeprefix("::ffff:") if peer else ""
     if holder.identity in proxies:
         return _forwarded_client(scope["headers"], proxy_header, address, authorities)
     return Client(holder.identity, holder.error, address, holder.facts)

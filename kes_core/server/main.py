@@ -148,6 +148,9 @@ class _Server:
             except (ConfigError, KeyStoreError, TLSError) as error:
                 logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
                 return
+            except Exception:  # a plugin may raise anything
+                logger.exception("the configuration is not reloaded, the old one stays in force: a plugin failed")
+                return
             if not self._renew_tls(config):
                 await state.close()
                 return

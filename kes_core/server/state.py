@@ -67,18 +67,24 @@ async def connect(config: Config, plugins: Plugins) -> State:
     store = await config.keystore.backend.connect(config.keystore.settings)
     expiry = config.cache.expiry
     cache = KeyCache(store, CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline))
+    engines: list[tuple[str, PolicyEngine]] = []
     try:
         admin = config.admin.identity if _IDENTITY.fullmatch(config.admin.identity) else ""
         await _create_missing_keys(cache, config.keys, created_by=admin)
-        static = await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy))
-        others = [(choice.type.name, await choice.type.connect(choice.settings)) for choice in config.policy_engines]
+        engines.append(
+            (ENGINE_NAME, await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy)))
+        )
+        for choice in config.policy_engines:
+            engines.append((choice.type.name, await choice.type.connect(choice.settings)))
     except BaseException:
         await cache.close()
+        for _name, engine in engines:
+            await engine.close()
         raise
     return State(
         config=config,
         cache=cache,
-        engines=((ENGINE_NAME, static), *others),
+        engines=tuple(engines),
         admin=admin,
         policy_of=MappingProxyType(
             {identity: name for name, policy in config.policy.items() for identity in policy.identities}
