@@ -75,7 +75,8 @@ async def connect(config: Config, plugins: Plugins) -> State:
             (ENGINE_NAME, await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy)))
         )
         for choice in config.policy_engines:
-            engines.append((choice.type.name, await choice.type.connect(choice.settings)))
+            engine = await choice.type.connect(choice.settings)
+            engines.append((choice.type.name, engine))
     except BaseException:
         await cache.close()
         for _name, engine in engines:
