@@ -34,6 +34,7 @@ class Proxy:
         """Where an answer with a status of redirection points to."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request."""
+        self._changed = threading.Condition()
         self._upstream = requests.Session()
         self._upstream.mount("https://", requests.adapters.HTTPAdapter(pool_maxsize=64))
         proxy = self
@@ -59,6 +60,16 @@ class Proxy:
             self._server.shutdown()
             self._server.server_close()
             thread.join()
+
+    def note(self, method: str, path: str) -> None:
+        with self._changed:
+            self.requests.append((method, path))
+            self._changed.notify_all()
+
+    def wait_for(self, method: str, part: str, count: int, timeout: float = 60) -> None:
+        """Wait until so many requests have come, counted as by `count`."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.count(method, part) >= count, timeout), self.requests
 
     def count(self, method: str, part: str) -> int:
         """Return how many requests of `method` had `part` in their path."""
@@ -87,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         proxy = self.owner
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        proxy.requests.append((self.command, self.path))
+        proxy.note(self.command, self.path)
         fault = proxy.fault
         if fault == "stall":
             proxy.release.wait()
