@@ -1,0 +1,47 @@
+"""The conformance kit: whether a key store or a policy engine keeps its contract, clause by clause.
+
+    from kes_core.testing import KeyStoreContract
+
+    class TestMyStore(KeyStoreContract):
+        async def make_store(self):
+            return await MyStore.connect(self.tmp_path)
+
+That is the whole test module; pytest runs every clause of the contract as a test. Needs the extra `testing` of kes-core.
+What is here is loaded on first use: pytest imports this package in every run, also in projects that test no plugin.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from kes_core.testing.clauses import CONTRACT_VERSION, Clause, contract, contract_table
+    from kes_core.testing.engines import PolicyEngineContract, sample_request
+    from kes_core.testing.stores import KeyStoreContract
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Clause",
+    "KeyStoreContract",
+    "PolicyEngineContract",
+    "contract",
+    "contract_table",
+    "sample_request",
+]
+
+_MODULES: Final = {
+    "CONTRACT_VERSION": "clauses",
+    "Clause": "clauses",
+    "KeyStoreContract": "stores",
+    "PolicyEngineContract": "engines",
+    "contract": "clauses",
+    "contract_table": "clauses",
+    "sample_request": "engines",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kes_core.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"kes_core.testing.{_MODULES[name]}"), name)

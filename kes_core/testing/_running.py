@@ -1,0 +1,190 @@
+"""How a clause is run and what is said if it is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sysconfig
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+__all__ = [
+    "BrokenError",
+    "HookError",
+    "HungError",
+    "check",
+    "described",
+    "fail_hook",
+    "heartbeat",
+    "refused",
+    "run",
+    "same_bytes",
+    "settled",
+    "shown",
+]
+
+E = TypeVar("E", bound=Exception)
+
+SHOWN: Final = 120
+"""How many characters of something unexpected a message shows."""
+BEAT: Final = 0.005
+
+_HERE: Final = str(Path(__file__).parent)
+_LIBRARY: Final = sysconfig.get_path("stdlib")
+
+
+class BrokenError(Exception):
+    """A clause is broken; the message says what was found."""
+
+
+class HungError(BrokenError):
+    """A call did not end, not even when it was cancelled."""
+
+
+class HookError(Exception):
+    """A method that the author of the test wrote failed, with `__cause__`: the clause can't be checked."""
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
+    """Run a coroutine in an event loop and a thread of its own, so that whatever it does ends for the caller.
+
+    Raises:
+        BrokenError: It took longer than `limit` seconds.
+        HungError: It took as long again after it was cancelled, and was left alone.
+    """
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(_limited(main, limit))
+        except BaseException as error:  # whatever it is, it is the caller's
+            raised.append(error)
+
+    thread = threading.Thread(target=work, name="kes-contract", daemon=True)
+    thread.start()
+    thread.join(2 * limit)
+    if thread.is_alive():
+        raise HungError(f"a call did not end within {limit:g} s, nor when it was cancelled")
+    if raised:
+        raise raised[0]
+
+
+async def _limited(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
+    scope = asyncio.timeout(limit)
+    try:
+        async with scope:
+            await main()
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        place = _place(error.__cause__ or error)
+        raise BrokenError(f"no end within {limit:g} s{place}") from None
+
+
+def check(kept: bool, otherwise: str) -> None:
+    """Raise what was found `otherwise` if the clause is not kept."""
+    if not kept:
+        raise BrokenError(otherwise)
+
+
+async def refused(kind: type[E], call: Awaitable[object], what: str) -> E:
+    """Return the error of a call that has to raise `kind`.
+
+    Raises:
+        BrokenError: It returned, or raised something else.
+    """
+    try:
+        result = await call
+    except kind as error:
+        return error
+    except Exception as error:
+        raise BrokenError(f"{what} raised {described(error)} instead of {kind.__name__}") from None
+    raise BrokenError(f"{what} returned {shown(result)} instead of raising {kind.__name__}")
+
+
+async def settled(call: Awaitable[object]) -> object:
+    """Return the result of a call, or the exception that it raised."""
+    return (await asyncio.gather(call, return_exceptions=True))[0]
+
+
+def same_bytes(found: bytes, stored: bytes, what: str) -> None:
+    """See to it that a value came back as it was stored; say where it differs otherwise."""
+    if found == stored:
+        return
+    if not isinstance(found, bytes | bytearray | memoryview):
+        raise BrokenError(f"{what} returned {shown(found)}, which are no bytes")
+    if len(stored) <= SHOWN // 4:
+        raise BrokenError(f"{what} returned {shown(bytes(found))}, {shown(stored)} was stored")
+    place = next((at for at, (one, other) in enumerate(zip(found, stored, strict=False)) if one != other), len(found))
+    raise BrokenError(
+        f"{what} returned {len(found)} bytes, {len(stored)} were stored; they differ from byte {min(place, len(stored))} on"
+    )
+
+
+def shown(value: object) -> str:
+    """Return a value as it can stand in one line."""
+    text = ascii(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def described(error: BaseException) -> str:
+    """Return what an exception is, what it says and where it was raised, in one line."""
+    message = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"{text[:SHOWN]}...{_place(error)}" if len(text) > SHOWN else f"{text}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the tested plugin an exception passed last: neither here nor in Python's own library."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        own = frame.filename.startswith(_HERE)
+        library = frame.filename.startswith((_LIBRARY, "<")) and "site-packages" not in frame.filename
+        if not own and not library:
+            return f" ({Path(frame.filename).name}:{frame.lineno} in {frame.name})"
+    return ""
+
+
+def fail_hook(what: str) -> NoReturn:
+    """Say that a method of the test class gave something that is of no use."""
+    raise HookError(what) from TypeError(what)
+
+
+class _Pulse:
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._longest = 0.0
+
+    async def beat(self) -> None:
+        while True:
+            self.take()
+            await asyncio.sleep(BEAT)
+
+    def take(self) -> float:
+        """Return the longest gap so far and begin anew."""
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+        return self._longest
+
+    async def longest(self, call: Awaitable[object]) -> float:
+        """Return the longest time for which a call kept the event loop from everybody else."""
+        self._last, self._longest = time.monotonic(), 0.0
+        await asyncio.gather(call, return_exceptions=True)
+        return self.take()
+
+
+@contextlib.asynccontextmanager
+async def heartbeat() -> AsyncIterator[Callable[[Awaitable[object]], Awaitable[float]]]:
+    """Run a task that notices when the loop is held up; yield what measures it for one call."""
+    pulse = _Pulse()
+    task = asyncio.create_task(pulse.beat())
+    await asyncio.sleep(0)
+    try:
+        yield pulse.longest
+    finally:
+        task.cancel()

@@ -1,0 +1,13 @@
+"""The in-memory store keeps the contract of key stores."""
+
+from __future__ import annotations
+
+from kes_core.memory import MemoryKeyStore
+from kes_core.testing import KeyStoreContract
+
+
+class TestMemoryStore(KeyStoreContract):
+    """Not persistent, and nothing that could be unreachable."""
+
+    async def make_store(self) -> MemoryKeyStore:
+        return MemoryKeyStore()
