@@ -6,8 +6,8 @@
         async def make_store(self):
             return await MyStore.connect(self.tmp_path)
 
-That is the whole test module; pytest runs every clause of the contract as a test. Needs the extra `testing` of kes-core.
-What is here is loaded on first use: pytest imports this package in every run, also in projects that test no plugin.
+That is the whole test module; pytest runs every clause of the contract as a test. It needs the extra `testing` of
+kes-core. What is here is loaded on first use: pytest imports this package in every run, also where no plugin is tested.
 """
 
 from __future__ import annotations

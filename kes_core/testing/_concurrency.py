@@ -33,7 +33,9 @@ async def check_race(stores: list[KeyStore], name: str) -> None:
     check(len(winners) == 1, f"{len(winners)} of {RACERS} creates of {name!r} succeeded")
     for store in stores:
         found = await store.get(name)
-        check(found == winners[0], f"get({name!r}) returned {shown(found)}, the create of {shown(winners[0])} succeeded")
+        check(
+            found == winners[0], f"get({name!r}) returned {shown(found)}, the create of {shown(winners[0])} succeeded"
+        )
 
 
 @store_check("KS-RACE-1")
@@ -65,7 +67,10 @@ async def _readers_see_the_whole(trial: StoreTrial) -> None:
         name = f"key{number}"
         creating = asyncio.create_task(trial.store.create(name, value))
         await asyncio.gather(creating, *(read(name, creating) for _ in range(4)))
-        check(await _whole_or_absent(trial.store, name, value, "after create"), f"get({name!r}) finds nothing after create")
+        check(
+            await _whole_or_absent(trial.store, name, value, "after create"),
+            f"get({name!r}) finds nothing after create",
+        )
 
 
 @store_check("KS-RACE-3")

@@ -122,7 +122,7 @@ def same_bytes(found: bytes, stored: bytes, what: str) -> None:
         raise BrokenError(f"{what} returned {shown(bytes(found))}, {shown(stored)} was stored")
     place = next((at for at, (one, other) in enumerate(zip(found, stored, strict=False)) if one != other), len(found))
     raise BrokenError(
-        f"{what} returned {len(found)} bytes, {len(stored)} were stored; they differ from byte {min(place, len(stored))} on"
+        f"{what} returned {len(found)} bytes, {len(stored)} were stored; they differ from byte {place} on"
     )
 
 

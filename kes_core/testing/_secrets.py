@@ -29,7 +29,9 @@ class Secrets:
         self._hexadecimal: list[str] = []
         for value in values:
             if len(value) < MIN_LENGTH:
-                raise ValueError(f"a secret of {len(value)} bytes is too short to be looked for, {MIN_LENGTH} are needed")
+                raise ValueError(
+                    f"a secret of {len(value)} bytes is too short to be looked for, {MIN_LENGTH} are needed"
+                )
             self._add(value)
 
     def _add(self, value: bytes) -> None:

@@ -25,7 +25,9 @@ AT_ONCE: Final = 32
 class StoreTrial:
     """A store to be tried, empty at first."""
 
-    def __init__(self, suite: KeyStoreContract, log: pytest.LogCaptureFixture, secrets: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, suite: KeyStoreContract, log: pytest.LogCaptureFixture, secrets: Callable[[], Iterable[str]]
+    ) -> None:
         self._suite = suite
         self._made: list[KeyStore] = []
         self.store: KeyStore

@@ -117,7 +117,9 @@ async def _large_values(trial: StoreTrial) -> None:
 
 @store_check("KS-BYTES-4")
 async def _not_utf8(trial: StoreTrial) -> None:
-    await _round_trip(trial.store, [b"\xff\xfe", b"\xc3(", b"\xed\xa0\x80", b"text \x80 text", "naïve".encode("latin-1")])
+    await _round_trip(
+        trial.store, [b"\xff\xfe", b"\xc3(", b"\xed\xa0\x80", b"text \x80 text", "naïve".encode("latin-1")]
+    )
 
 
 @store_check("KS-BYTES-5")
@@ -131,7 +133,9 @@ async def _ends_of_values(trial: StoreTrial) -> None:
 async def _looks_like_something_else(trial: StoreTrial) -> None:
     texts = [b'{"a": 1, "a": 1.0}', b"[]", b"null", b"true", b'"quoted"', b"0", b"007", b"1e5", b"aGVsbG8=", b"aGVsbG8"]
     markers = [b"base64:aGVsbG8=", b"vault:v1:aGVsbG8=", b"binary:base64,aGVsbG8=", b"0x00", b"\\x00", b"\\n", b"%41"]
-    await _round_trip(trial.store, [*texts, *markers, b"$HOME", b"${HOME}", b"{{name}}", b"%s", b"&amp;", b"+", b"';--"])
+    await _round_trip(
+        trial.store, [*texts, *markers, b"$HOME", b"${HOME}", b"{{name}}", b"%s", b"&amp;", b"+", b"';--"]
+    )
 
 
 @store_check("KS-NAME-1")
@@ -163,7 +167,9 @@ async def _beginnings_of_names(trial: StoreTrial) -> None:
 
 @store_check("KS-NAME-5")
 async def _ordinary_names(trial: StoreTrial) -> None:
-    elsewhere = "data metadata config list keys index tmp lock nul con aux null true None default version 0 00 7 007 1e5"
+    elsewhere = (
+        "data metadata config list keys index tmp lock nul con aux null true None default version 0 00 7 007 1e5"
+    )
     await _different_keys(trial.store, [*elsewhere.split(), "__init__", "_tmp"])
 
 

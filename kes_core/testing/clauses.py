@@ -62,7 +62,9 @@ STORE_CLAUSES: Final = (
     Clause("KS-LIST-10", "of more than 1024 keys, a page without a limit holds the first 1024", patience=6),
     Clause("KS-DELETE-1", "a deleted key can't be read"),
     Clause("KS-DELETE-2", "a deleted key is not listed"),
-    Clause("KS-DELETE-3", "deleting a key that is not there raises KeyNotFoundError, or returns if the store can't tell"),
+    Clause(
+        "KS-DELETE-3", "deleting a key that is not there raises KeyNotFoundError, or returns if the store can't tell"
+    ),
     Clause("KS-DELETE-4", "a deleted key can be created again, and then has its new value"),
     Clause("KS-DELETE-5", "deleting a key leaves all other keys as they were"),
     Clause("KS-STATUS-1", "status returns while the store works"),
@@ -111,7 +113,9 @@ ENGINE_CLAUSES: Final = (
     Clause("PE-SAME-2", "concurrent requests are decided as they are one at a time"),
     Clause("PE-REQUEST-1", "the request is not changed"),
     Clause("PE-REQUEST-2", "the request is not kept once it is answered"),
-    Clause("PE-ODD-1", "odd requests (empty, very long, control characters, no certificate) are answered, not raised at"),
+    Clause(
+        "PE-ODD-1", "odd requests (empty, very long, control characters, no certificate) are answered, not raised at"
+    ),
     Clause("PE-ODD-2", "odd requests of an unknown identity are not allowed"),
     Clause("PE-CANCEL-1", "the engine goes on working after questions that were cancelled"),
     Clause("PE-LOOP-1", "no question holds up the event loop"),

@@ -64,4 +64,5 @@ class _Results:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Collect what becomes of clauses in this run."""
     config.pluginmanager.register(_Results(), "kes_conformance_results")

@@ -50,7 +50,10 @@ class KeyStoreContract:
         raise NotImplementedError
 
     def secrets(self) -> Sequence[str]:
-        """Return the credentials that the store uses, each of 8 characters or more; asked after `make_store`. Optional."""
+        """Return the credentials that the store uses, each of 8 characters or more; asked after `make_store`.
+
+        Optional.
+        """
         raise NotImplementedError
 
     @pytest.mark.parametrize("clause", [pytest.param(clause, id=clause.id) for clause in STORE_CLAUSES])
