@@ -33,10 +33,10 @@ async def _too_large(trial: StoreTrial) -> None:
 async def _messages(trial: StoreTrial) -> None:
     await trial.store.create("key", b"value")
     for call, what in (
-        (trial.store.create("key", b"value"), "a create of a key that is there"),
-        (trial.store.get("absent"), "a get of an absent key"),
+        (lambda: trial.store.create("key", b"value"), "a create of a key that is there"),
+        (lambda: trial.store.get("absent"), "a get of an absent key"),
     ):
-        error = await refused(KeyStoreError, call, what)
+        error = await refused(KeyStoreError, call(), what)
         message = str(error)
         check(bool(message.strip()), f"the {type(error).__name__} of {what} has no message")
         check(message.isprintable(), f"the {type(error).__name__} of {what} says {shown(message)}")

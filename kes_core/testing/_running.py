@@ -120,7 +120,8 @@ def same_bytes(found: bytes, stored: bytes, what: str) -> None:
         raise BrokenError(f"{what} returned {shown(found)}, which are no bytes")
     if len(stored) <= SHOWN // 4:
         raise BrokenError(f"{what} returned {shown(bytes(found))}, {shown(stored)} was stored")
-    place = next((at for at, (one, other) in enumerate(zip(found, stored, strict=False)) if one != other), len(found))
+    same = [one == other for one, other in zip(found, stored, strict=False)]
+    place = [*same, False].index(False)
     raise BrokenError(
         f"{what} returned {len(found)} bytes, {len(stored)} were stored; they differ from byte {place} on"
     )

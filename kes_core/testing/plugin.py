@@ -15,7 +15,7 @@ __all__ = ["PROPERTY", "pytest_configure"]
 
 PROPERTY: Final = "kes_contract"
 """The name of the property of a test report that says what became of its clause: `1 kept`."""
-EXIT_TIME: Final = 10
+EXIT_TIME: Final = 3
 """Seconds that threads have to end after a run in which a call never did."""
 
 _NODE: Final = re.compile(r"(?P<suite>.*)::test_contract\[(?P<clause>(?:KS|PE)-[A-Z]+-\d+)\]", re.DOTALL)

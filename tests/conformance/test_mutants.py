@@ -1,0 +1,166 @@
+"""The kit finds what is broken and says which clause, and finds nothing where nothing is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kes_core.testing import contract
+from tests.conformance import mutant_conduct, mutant_engines, mutant_stores
+
+ROOT = Path(__file__).parents[2]
+LINE = re.compile(r"kes contract 1: (\d+) of (\d+) clauses kept by (\S+)::(\w+)(.*)")
+MUTANTS = [
+    pytest.param(module, name, id=name)
+    for module in (mutant_stores, mutant_conduct, mutant_engines)
+    for name in vars(module)
+    if name.startswith("Test")
+]
+OPTIONAL = {clause.id for clause in contract() if clause.needs}
+
+
+def run_pytest(*arguments: str, directory: Path = ROOT) -> str:
+    """Return what pytest prints."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=directory)
+    return result.stdout + result.stderr
+
+
+class Result:
+    """What the kit says of a test class."""
+
+    def __init__(self, line: re.Match[str]) -> None:
+        self.kept, self.of = int(line[1]), int(line[2])
+        self.text = line[5]
+
+    def clauses(self, outcome: str) -> set[str]:
+        """Return the clauses of which it says `outcome`."""
+        found = re.search(rf", {outcome}: ([^,]+)", self.text)
+        return set(found[1].split()) if found else set()
+
+
+@pytest.fixture(scope="module")
+def outputs() -> dict[ModuleType, str]:
+    """Return what pytest prints of all mutants; of the stores with several processes."""
+    options = ["-q", "-r", "N"]
+    files = [f"tests/conformance/mutant_{name}.py" for name in ("stores", "conduct")]
+    stores = run_pytest(*options, "-n", "2", *files)
+    return {
+        mutant_stores: stores,
+        mutant_conduct: stores,
+        mutant_engines: run_pytest(*options, "tests/conformance/mutant_engines.py"),
+    }
+
+
+@pytest.mark.parametrize(("module", "name"), MUTANTS)
+def test_exactly_what_is_broken_is_found(outputs: dict[ModuleType, str], module: ModuleType, name: str) -> None:
+    results = {line[4]: Result(line) for line in LINE.finditer(outputs[module])}
+    assert name in results, outputs[module][-2000:]
+    result, mutant = results[name], getattr(module, name)
+    assert result.clauses("broken") == set(mutant.breaks.split())
+    assert result.clauses("not checked") == set()
+    assert result.clauses("not applicable") <= OPTIONAL
+    named = sum(len(result.clauses(outcome)) for outcome in ("broken", "not applicable"))
+    assert result.kept == result.of - named
+
+
+def test_every_clause_finds_something() -> None:
+    """A clause that no mutant breaks may be one that can't be broken."""
+    modules = (mutant_stores, mutant_conduct, mutant_engines)
+    broken = {
+        clause
+        for module in modules
+        for mutant in vars(module).values()
+        for clause in getattr(mutant, "breaks", "").split()
+    }
+    assert {clause.id for clause in contract()} - broken == set()
+
+
+def test_broken_clause_is_one_line(outputs: dict[ModuleType, str]) -> None:
+    output = outputs[mutant_stores]
+    assert (
+        "KS-BYTES-5: line ends, spaces and zero bytes at the ends of a value are kept — get('key1') returned " in output
+    )
+    assert (
+        "KS-GET-2: getting a key that is not there raises KeyNotFoundError — get('absent') in an empty store raised "
+        "KeyError: 'absent' (mutant_stores.py:"
+    ) in output
+    assert "KS-STATUS-1: status returns while the store works — no end within 1.5 s (mutant_conduct.py:" in output
+    assert "Traceback" not in output
+    assert "\nE  " not in output
+
+
+def test_values_that_leak_are_not_repeated(outputs: dict[ModuleType, str]) -> None:
+    assert mutant_conduct.TOKEN not in outputs[mutant_conduct]
+    assert mutant_engines.TOKEN not in outputs[mutant_engines]
+
+
+AUTHOR = """
+import asyncio, threading
+from kes_core.memory import MemoryKeyStore
+from kes_core.testing import KeyStoreContract
+
+class Store(MemoryKeyStore):
+    async def status(self):
+        {status}
+
+class TestStore(KeyStoreContract):
+    time_limit = 0.5
+
+    async def make_store(self):
+        {make}
+"""
+SETTINGS = "[pytest]\naddopts = --import-mode=importlib\nfilterwarnings = error\n"
+
+
+def run_author(directory: Path, *options: str, status: str = "return", make: str = "return Store()") -> str:
+    """Run the test module of an author in a project of its own."""
+    (directory / "pytest.ini").write_text(SETTINGS)
+    (directory / "test_store.py").write_text(AUTHOR.format(status=status, make=make))
+    return run_pytest(*options, directory=directory)
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["threading.Event().wait()", "await asyncio.to_thread(threading.Event().wait)"],
+    ids=["the event loop", "a worker thread"],
+)
+def test_store_that_is_stuck_for_good_holds_up_no_run(tmp_path: Path, status: str) -> None:
+    output = run_author(tmp_path, "-k", "KS-STATUS-1 or KS-GET-1", status=status)
+    assert (
+        "KS-STATUS-1: status returns while the store works — a call did not end within 0.5 s, nor when it was" in output
+    )
+    assert "kes contract 1: 1 of 2 clauses kept by test_store.py::TestStore, broken: KS-STATUS-1\n" in output
+
+
+def test_factory_that_fails_is_the_authors_to_see(tmp_path: Path) -> None:
+    output = run_author(tmp_path, "-k", "KS-GET-1 or KS-DURABLE-1", make="raise OSError('no such host')")
+    assert ">       raise OSError('no such host')" in output
+    assert (
+        "0 of 2 clauses kept by test_store.py::TestStore, not applicable: KS-DURABLE-1, not checked: KS-GET-1\n"
+        in output
+    )
+    output = run_author(tmp_path, "-k", "KS-GET-1", make="return None")
+    assert "make_store() of the test class returned a NoneType; expected a KeyStore" in output
+
+
+OTHER = """
+import sys
+
+def test_it():
+    assert "kes_core.testing.plugin" in sys.modules
+    assert not {"pydantic", "kes_core.keystore", "kes_core.hookspecs"} & sys.modules.keys()
+"""
+
+
+def test_project_that_tests_no_plugin_sees_nothing_of_the_kit(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(OTHER)
+    (tmp_path / "pytest.ini").write_text(SETTINGS)
+    output = run_pytest(directory=tmp_path)
+    assert "1 passed" in output
+    assert "kes contract" not in output
