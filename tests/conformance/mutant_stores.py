@@ -71,9 +71,9 @@ class TestReadsNothingAtFirst(Mutant):
     """As a store whose readers are behind its writers."""
 
     breaks = (
-        "KS-CREATE-1 KS-CREATE-3 KS-GET-1 KS-GET-3 KS-BYTES-1 KS-BYTES-2 KS-BYTES-3 KS-BYTES-4 KS-BYTES-5 KS- "
-        "BYTES-6 KS-NAME-1 KS-NAME-2 KS-NAME-3 KS-NAME-4 KS-NAME-5 KS-DELETE-1 KS-DELETE-4 KS-DELETE-5 KS- "
-        "RACE-1 KS-RACE-2 KS-RACE-3 KS-ERROR-1 KS-SECRET-1"
+        "KS-CREATE-1 KS-CREATE-3 KS-GET-1 KS-GET-3 KS-BYTES-1 KS-BYTES-2 KS-BYTES-3 KS-BYTES-4 KS-BYTES-5 "
+        "KS-BYTES-6 KS-NAME-1 KS-NAME-2 KS-NAME-3 KS-NAME-4 KS-NAME-5 KS-DELETE-1 KS-DELETE-4 KS-DELETE-5 "
+        "KS-RACE-1 KS-RACE-2 KS-RACE-3 KS-ERROR-1 KS-SECRET-1"
     )
 
     class Subject(MemoryKeyStore):
