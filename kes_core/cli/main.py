@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "status": "Show the state of a server.",
     "config": "Check and show configurations.",
     "plugins": "List the installed plugins.",
+    "plugin": "Write a plugin.",
     "migrate": "Copy keys from one key store to another.",
 }
 """The commands, in the order of the help, each in the module of its name."""

@@ -1,0 +1,90 @@
+"""`kes plugin new`: a package for a new plugin, ready but for what only its author can write."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import string
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import click
+
+from kes_core.cli.main import CLIError
+
+__all__ = ["command"]
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
+_COMMON: Final = {
+    "common/pyproject.toml": "pyproject.toml",
+    "common/gitignore": ".gitignore",
+    "common/ci.yml": ".github/workflows/ci.yml",
+}
+_FILES: Final = {
+    "keystore": {
+        "keystore/README.md": "README.md",
+        "keystore/plugin.py": "{package}/__init__.py",
+        "keystore/store.py": "{package}/store.py",
+        "keystore/test_contract.py": "tests/test_contract.py",
+        "keystore/test_plugin.py": "tests/test_plugin.py",
+    },
+    "policy": {
+        "policy/README.md": "README.md",
+        "policy/plugin.py": "{package}/__init__.py",
+        "policy/engine.py": "{package}/engine.py",
+        "policy/test_contract.py": "tests/test_contract.py",
+        "policy/test_plugin.py": "tests/test_plugin.py",
+    },
+}
+"""The templates of each kind, and the files that are made of them."""
+_KINDS: Final = {"keystore": ("key store", "KeyStore"), "policy": ("policy engine", "PolicyEngine")}
+
+
+@click.group("plugin", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Write plugins. `kes plugins` lists those that are installed."""
+
+
+@command.command("new")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(list(_FILES)), required=True, help="What the plugin contributes.")
+@click.option(
+    "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where to put it.  [default: a folder NAME]"
+)
+def new(name: str, kind: str, output: Path | None) -> None:
+    """Write a package for a plugin: NAME is that of the distribution, as in kes-mystore.
+
+    Its tests are the contract of what it contributes, and fail where code is still to be written.
+    """
+    from kes_core.hookspecs import HOOKSPEC_VERSION  # noqa: PLC0415 # slow to import
+
+    short = name.removeprefix("kes-")
+    package = name.replace("-", "_")
+    if not _NAME.fullmatch(name) or not _NAME.fullmatch(short) or keyword.iskeyword(package):
+        raise CLIError(f"{name!r} is no name for a package: expected lower-case words with dashes, as in kes-mystore")
+    folder = output if output is not None else Path(name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CLIError(f"{folder} is there already and not empty: choose another folder with --output")
+    what, suffix = _KINDS[kind]
+    values = {
+        "name": name,
+        "short": short,
+        "package": package,
+        "class_name": "".join(word.capitalize() for word in short.split("-")) + suffix,
+        "description": f"A {what} for kes-core",
+        "version": str(HOOKSPEC_VERSION),
+    }
+    templates = resources.files("kes_core.cli") / "templates"
+    for template, target in {**_COMMON, **_FILES[kind]}.items():
+        path = folder / target.format(package=package)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            string.Template((templates / f"{template}.template").read_text("utf-8")).substitute(values), "utf-8"
+        )
+    (folder / package / "py.typed").touch()
+    written = f"{package}/{'store' if kind == 'keystore' else 'engine'}.py"
+    click.echo(
+        f"\n  A {what} is to be written in {folder / written}. Next:\n\n"
+        f"  cd {folder}\n  python3 -m venv .venv\n  .venv/bin/pip install --editable '.[test]'\n  .venv/bin/pytest\n"
+    )

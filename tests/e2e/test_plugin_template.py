@@ -1,0 +1,148 @@
+"""`kes plugin new`: what it writes fails only where the author has to write, and works once that is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kes_core.cli.plugin import _FILES
+from tests.support import start_server
+from tests.unit.test_cli import kes
+
+STORE = """
+    def __init__(self, settings: Settings) -> None:
+        self._values: dict[str, bytes] = {}
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> AcmeStoreKeyStore:
+        return cls(settings)
+
+    async def status(self) -> None:
+        return
+
+    async def create(self, name: str, value: bytes) -> None:
+        if name in self._values:
+            raise KeyExistsError(f"key {name!r} already exists")
+        self._values[name] = value
+
+    async def get(self, name: str) -> bytes:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise KeyNotFoundError(f"key {name!r} does not exist") from None
+
+    async def delete(self, name: str) -> None:
+        if self._values.pop(name, None) is None:
+            raise KeyNotFoundError(f"key {name!r} does not exist")
+
+    async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
+        return page_of(self._values, prefix, start=start, limit=limit)
+"""
+ENGINE = """
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def authorize(self, request: PolicyRequest) -> Verdict:
+        return Verdict(Decision.ABSTAIN, "it has nothing to say")
+"""
+
+
+def generate(directory: Path, kind: str) -> Path:
+    """Write a package, and the metadata that make it an installed one for who has it on its path."""
+    shown = kes("plugin", "new", "kes-acme-store", "--kind", kind, cwd=directory).stdout
+    assert "cd kes-acme-store" in shown
+    folder = directory / "kes-acme-store"
+    info = folder / "kes_acme_store-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kes-acme-store\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[kes]\nacme-store = kes_acme_store\n")
+    return folder
+
+
+def run_tests(folder: Path) -> tuple[set[str], str]:
+    """Run the tests of the package; return which failed, and the output."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    return set(re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)), done.stdout
+
+
+def check_types_and_style(folder: Path) -> None:
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        environment = {**os.environ, "MYPYPATH": str(folder)}
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def fill_in(path: Path, code: str, imports: str) -> None:
+    """Write what the author has to write."""
+    head, _, _ = path.read_text().partition("    def __init__")
+    path.write_text(head.rstrip("\n") + "\n" + code)
+    text = path.read_text()
+    path.write_text(re.sub(r"from kes_core import [^\n]*", f"from kes_core import {imports}", text, count=1))
+
+
+@pytest.mark.parametrize("kind", _FILES)
+def test_only_what_is_to_be_written_fails(tmp_path: Path, kind: str) -> None:
+    folder = generate(tmp_path, kind)
+    check_types_and_style(folder)
+    failed, output = run_tests(folder)
+    assert failed
+    assert all("test_contract.py" in test for test in failed)
+    for line in re.findall(r"^((?:KS|PE)-\S+: .*)$", output, re.MULTILINE):
+        assert "write me: " in line, line
+    assert "test_plugin.py" not in output.partition("FAILED")[2]
+
+
+def test_store_that_is_filled_in_keeps_the_contract_and_serves(tmp_path: Path) -> None:
+    folder = generate(tmp_path, "keystore")
+    imports = "KeyExistsError, KeyNotFoundError, KeyStore, Page, page_of"
+    fill_in(folder / "kes_acme_store" / "store.py", STORE, imports)
+    failed, output = run_tests(folder)
+    assert failed == set(), output
+    environment = {"PYTHONPATH": str(folder)}
+    plugins = json.loads(kes("plugins", cwd=tmp_path, environment=environment).stdout)
+    assert ["acme-store"] in [plugin["backends"] for plugin in plugins]
+    overrides = {"keystore": {"acme-store": {"url": "https://example.org"}}}
+    server = start_server(tmp_path, overrides, environment=environment)
+    try:
+        with server.client() as client:
+            assert client.put("/v1/key/create/my-key").status_code == 200
+            assert client.put("/v1/key/generate/my-key", json={}).status_code == 200
+    finally:
+        server.kill()
+
+
+def test_engine_that_is_filled_in_keeps_the_contract(tmp_path: Path) -> None:
+    folder = generate(tmp_path, "policy")
+    fill_in(folder / "kes_acme_store" / "engine.py", ENGINE, "Decision, PolicyEngine, PolicyRequest, Verdict")
+    failed, output = run_tests(folder)
+    assert failed == set(), output
+
+
+@pytest.mark.parametrize("name", ["", "Kes-Store", "kes_store", "kes-", "-x", "1st", "kes--x", "class", "kes-é", "a/b"])
+def test_names_that_are_none(tmp_path: Path, name: str) -> None:
+    arguments = ("--", name) if name.startswith("-") else (name,)
+    error = kes("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
+    assert "is no name for a package: expected lower-case words with dashes, as in kes-mystore" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "kes-acme-store"
+    folder.mkdir()
+    (folder / "precious").write_text("mine")
+    error = kes("plugin", "new", "kes-acme-store", "--kind", "policy", cwd=tmp_path, code=1).stderr
+    assert error == "Error: kes-acme-store is there already and not empty: choose another folder with --output\n"
+    assert [path.name for path in folder.iterdir()] == ["precious"]
