@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,15 +55,23 @@ ENGINE = """
 
 
 def generate(directory: Path, kind: str) -> Path:
-    """Write a package, and the metadata that make it an installed one for who has it on its path."""
+    """Write a package, and make it an installed one."""
     shown = kes("plugin", "new", "kes-acme-store", "--kind", kind, cwd=directory).stdout
     assert "cd kes-acme-store" in shown
     folder = directory / "kes-acme-store"
-    info = folder / "kes_acme_store-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kes-acme-store\nVersion: 0.1.0\n")
-    (info / "entry_points.txt").write_text("[kes]\nacme-store = kes_acme_store\n")
+    install(folder)
     return folder
+
+
+def install(folder: Path) -> None:
+    """Write the metadata that make the package an installed one for who has its folder on the path."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    points = "".join(f"{key} = {value}\n" for key, value in project["entry-points"]["kes"].items())
+    (info / "entry_points.txt").write_text(f"[kes]\n{points}")
 
 
 def run_tests(folder: Path) -> tuple[set[str], str]:
