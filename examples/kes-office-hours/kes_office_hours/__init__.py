@@ -1,0 +1,59 @@
+"""The plugin: what the server asks for when it starts. What is heavy is imported in `connect`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from kes_core import PolicyEngineType, hookimpl
+from kes_core.config import Section
+from pydantic import AfterValidator, Field
+
+if TYPE_CHECKING:
+    from kes_office_hours.engine import OfficeHoursPolicyEngine
+
+__all__ = ["Settings"]
+
+kes_hookspec_version = 1
+
+
+def _timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, ZoneInfoNotFoundError):
+        raise ValueError("is not a time zone; expected one like Europe/Berlin or UTC") from None
+    return value
+
+
+def _network(value: str) -> str:
+    try:
+        ip_network(value)
+    except ValueError:
+        raise ValueError("is not a network; expected one like 10.0.0.0/8") from None
+    return value
+
+
+class Settings(Section):
+    """The section `policy_engines.office-hours` of the configuration file."""
+
+    opens: Annotated[int, Field(ge=0, le=23)] = 8
+    """The hour from which requests are let through."""
+    closes: Annotated[int, Field(ge=1, le=24)] = 18
+    """The hour from which they are not."""
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    """The time zone of the hours; Monday to Friday are counted in it, too."""
+    networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    """If there are any, only their addresses are let through."""
+
+
+async def _connect(settings: Settings) -> OfficeHoursPolicyEngine:
+    from kes_office_hours.engine import OfficeHoursPolicyEngine
+
+    return OfficeHoursPolicyEngine(settings)
+
+
+@hookimpl
+def kes_policy_engines() -> Sequence[PolicyEngineType]:
+    return [PolicyEngineType(name="office-hours", config=Settings, connect=_connect)]
