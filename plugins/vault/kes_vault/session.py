@@ -158,6 +158,7 @@ class Session:
 
     async def _ask_for_health(self) -> None:
         endpoint = self._config.endpoint
+        await self._calls.run(self._http.read_cas_again)
         try:
             answer = await self._calls.run(self._health_client.adapter.get, "/v1/sys/health", raise_exception=False)
         except requests.exceptions.RequestException as error:

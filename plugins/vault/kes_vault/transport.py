@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
+
+from kes_core import KeyStoreError
 
 if TYPE_CHECKING:
     from kes_vault.config import VaultConfig
@@ -56,11 +60,26 @@ class VaultHTTP(requests.Session):
         for scheme in ("https://", "http://"):
             self.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY))
         self.max_redirects = _MAX_REDIRECTS
-        self.verify = config.tls.ca or True
+        self._bundle = _CABundle(Path(config.tls.ca)) if config.tls.ca and Path(config.tls.ca).is_dir() else None
+        self.verify = self._bundle.path if self._bundle is not None else config.tls.ca or True
         if config.tls.cert:
             self.cert = (config.tls.cert, config.tls.key)
         self._index = ""
         self.trust_env = False  # neither proxies nor CAs of the environment: the configuration says it all
+
+    def read_cas_again(self) -> None:
+        """Take over what has changed in a directory of CAs; a file is read for each new connection anyway.
+
+        Raises:
+            KeyStoreError: There is no certificate in it, or it can't be read.
+        """
+        if self._bundle is not None:
+            self._bundle.read()
+
+    def close(self) -> None:
+        super().close()
+        if self._bundle is not None:
+            self._bundle.close()
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a request; see the base class.
@@ -94,3 +113,41 @@ class VaultHTTP(requests.Session):
             resp.close()
             raise RedirectError(f"status {resp.status_code}", response=resp)
         return target
+
+
+class _CABundle:
+    """The certificates in a directory as one file, in memory.
+
+    OpenSSL finds in a directory only what has been named by `openssl rehash`; operators put plain files there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._content = b""
+        self._file = os.memfd_create("kes-vault-ca", os.MFD_CLOEXEC)
+        self.path = f"/proc/{os.getpid()}/fd/{self._file}"
+        try:
+            self.read()
+        except KeyStoreError:
+            self.close()
+            raise
+
+    def read(self) -> None:
+        try:
+            files = sorted(path for path in self._directory.iterdir() if path.is_file())
+            content = b"\n".join(data for path in files if b"-----BEGIN CERTIFICATE" in (data := path.read_bytes()))
+        except OSError as error:
+            raise KeyStoreError(f"the CAs in {str(self._directory)!r} can't be read: {error.strerror}") from None
+        if not content:
+            raise KeyStoreError(
+                f"there is no certificate in {str(self._directory)!r}: put the CA of Vault there as PEM"
+            )
+        if content != self._content:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, content, 0)
+            self._content = content
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

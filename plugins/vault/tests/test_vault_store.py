@@ -13,7 +13,7 @@ from kes_core.crypto import KeyVersion, StoredKeyError
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
 from tests.openbao import POLICIES, WIDE, OpenBao, Tenant
-from tests.support import vectors
+from tests.support import make_credentials, vectors
 
 Check = Callable[[VaultKeyStore], Awaitable[None]]
 VERSIONS = ["v1", "v2"]
@@ -424,6 +424,31 @@ def test_messages_at_the_start(bao: OpenBao, tmp_path: Path) -> None:
     assert "can't be reached" in failure(tenant.config(endpoint="https://127.0.0.1:1"), KeyStoreUnreachableError)
     blind = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["create"] }}')
     assert f"lacks the capability 'read' on '{blind.engine}/data/*': grant it" in failure(blind.config())
+
+
+def test_directory_of_cas(bao: OpenBao, tmp_path: Path) -> None:
+    """Plain files, as operators put them there; and again, when they have changed."""
+    tenant = Tenant(bao, "v2")
+    cas = tmp_path / "cas"
+    cas.mkdir()
+    section = {"ca": str(cas)}
+    assert "there is no certificate in" in failure(tenant.config(tls=section))
+    (cas / "README").write_text("The CAs of this site.")
+    (cas / "other.pem").write_bytes(make_credentials(tmp_path).cert.read_bytes())
+    assert "is not trusted: set tls.ca to its CA" in failure(tenant.config(tls=section))
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        (cas / "vault.pem").unlink()
+        store._session._http.adapters["https://"].close()  # the next call needs a new connection
+        with pytest.raises(KeyStoreError, match="is not trusted"):
+            await store.status()
+        (cas / "renamed.pem").write_bytes(bao.ca.read_bytes())
+        await store.status()
+        assert await store.get("k") == b"v"
+
+    (cas / "vault.pem").write_bytes(bao.ca.read_bytes())
+    run(tenant.config(tls=section), check)
 
 
 def test_missing_capabilities_are_told_at_the_start(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
