@@ -30,6 +30,23 @@ class _Results:
         self.suites: dict[str, dict[str, str]] = {}
         self.hung = False
 
+    @pytest.hookimpl(trylast=True)  # after what the user has not selected is gone
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out the clauses that are not applicable to their class.
+
+        In worker processes of pytest-xdist they are skipped instead: what those leave out, nobody hears of.
+        """
+        if hasattr(config, "workerinput"):
+            return
+        left_out = [item for item in items if _is_not_applicable(item)]
+        for item in left_out:
+            match = _NODE.fullmatch(item.nodeid)
+            if match is not None:
+                self.suites.setdefault(match["suite"], {})[match["clause"]] = "not applicable"
+        if left_out:
+            items[:] = [item for item in items if item not in left_out]
+            config.hook.pytest_deselected(items=left_out)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         match = _NODE.fullmatch(report.nodeid)
         if match is None or (report.when != "call" and report.passed):
@@ -61,6 +78,15 @@ class _Results:
     def pytest_unconfigure(self) -> None:
         if self.hung:  # Python waits for threads that never end, and the run would
             faulthandler.dump_traceback_later(EXIT_TIME, exit=True)
+
+
+def _is_not_applicable(item: pytest.Item) -> bool:
+    """Tell whether an item is a clause that needs a method which its class has not defined."""
+    if not isinstance(item, pytest.Function) or item.cls is None or _NODE.fullmatch(item.nodeid) is None:
+        return False
+    needs = getattr(item.callspec.params.get("clause"), "needs", "")
+    base = next((base for base in item.cls.__mro__ if "test_contract" in vars(base)), None)
+    return bool(needs) and base is not None and getattr(item.cls, needs) is getattr(base, needs)
 
 
 def pytest_configure(config: pytest.Config) -> None:
