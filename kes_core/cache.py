@@ -88,7 +88,7 @@ class KeyCache:
         """The read that later requests for a key may join."""
         self._tasks: set[asyncio.Task[Any]] = set()
         """Calls to the store that go on when who asked for them gives up."""
-        self._health_interval = health_interval or store.health_interval
+        self._health_interval = health_interval or store.health_interval or HEALTH_TIMEOUT
         self._health_timeout = health_interval or max(store.health_interval, HEALTH_TIMEOUT)
         self._unreachable = False
         self._reason: KeyStoreReason | None = None

@@ -7,6 +7,7 @@ of how far it came: run once more, it goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Migration:
             KeyStoreUnreachableError: One of the stores has not answered for a while.
         """
         waiting = iter(names)
+        outages: list[KeyStoreUnreachableError] = []
 
         async def work() -> None:
             for name in waiting:
@@ -115,8 +117,10 @@ class Migration:
                     return
                 try:
                     outcome = await self._copy(name)
-                except KeyStoreUnreachableError:
-                    raise
+                except KeyStoreUnreachableError as error:
+                    outages.append(error)
+                    self.stop()  # the others finish what they are at: a key may be half replaced
+                    return
                 except (_CopyError, KeyStoreError) as error:
                     outcome = Outcome.FAILED
                     self.summary.failures[name] = str(error)
@@ -124,12 +128,11 @@ class Migration:
                 if on_key is not None:
                     on_key(name, outcome)
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(_CONCURRENCY):
-                    tasks.create_task(work())
-        except* KeyStoreUnreachableError as group:
-            raise KeyStoreUnreachableError(str(group.exceptions[0])) from None
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_CONCURRENCY):
+                tasks.create_task(work())
+        if outages:
+            raise outages[0]
 
     async def _copy(self, name: str) -> Outcome:
         try:
@@ -184,7 +187,8 @@ class Migration:
         except KeyStoreError:
             if old is not None:  # better the old key than none
                 kept = old
-                await _retried(lambda: self._target.create(name, kept))
+                with contextlib.suppress(KeyExistsError):  # an attempt whose answer was lost, as above
+                    await _retried(lambda: self._target.create(name, kept))
             raise
 
 

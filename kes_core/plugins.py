@@ -6,19 +6,22 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pluggy
 from pydantic import BaseModel
 
 from kes_core import hookspecs
 from kes_core.hookspecs import HOOKSPEC_VERSION, PROJECT, KeyStoreBackend, PolicyEngineType
+from kes_core.keystore import KeyStoreError
 
-__all__ = ["PluginInfo", "Plugins", "load_plugins"]
+__all__ = ["PluginInfo", "Plugins", "connect", "load_plugins"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("kes.plugins")
 
@@ -63,6 +66,28 @@ class Plugins:
             if info.error is not None and name in names:
                 return f"the plugin that should provide it was skipped: {info.error}"
         return None
+
+
+async def connect(what: str, function: Callable[[Any], Awaitable[T]], settings: BaseModel) -> T:
+    """Call a plugin's `connect`; return the key store or policy engine that it gives.
+
+    Args:
+        what: What messages call it: "the key store 'fs'".
+        function: The plugin's.
+        settings: Its section of the configuration.
+
+    Raises:
+        KeyStoreError: It can't be used. What else a plugin raises may hold credentials: of that, only the type is told.
+    """
+    try:
+        return await function(settings)
+    except KeyStoreError:
+        raise
+    except Exception as error:
+        logger.debug("%s failed", what, exc_info=True)
+        raise KeyStoreError(
+            f"{what} failed with a {type(error).__name__}, which is a fault of its plugin; log.error: debug shows where"
+        ) from None
 
 
 class _PluginError(Exception):

@@ -6,6 +6,7 @@ a container of the image KES_TEST_VAULT_IMAGE instead (hashicorp/vault unless an
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import ipaddress
 import itertools
@@ -15,19 +16,35 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import hvac
+import pytest
 import requests
 from hvac.exceptions import InternalServerError, InvalidRequest
 
+from kes_core import KeyStoreError
 from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
+from kes_vault.store import VaultKeyStore, connect
 from tests.support import free_port
 
-__all__ = ["KV1_POLICY", "KV2_POLICY", "POLICIES", "WIDE", "OpenBao", "Tenant", "bao_program", "old_bao_program"]
+__all__ = [
+    "KV1_POLICY",
+    "KV2_POLICY",
+    "POLICIES",
+    "WIDE",
+    "OpenBao",
+    "Tenant",
+    "bao_program",
+    "failure",
+    "nothing",
+    "old_bao_program",
+    "run_store",
+]
 
 KV1_POLICY = 'path "{engine}/*" {{ capabilities = ["create", "read", "delete"] }}'
 KV2_POLICY = (
@@ -190,6 +207,18 @@ class OpenBao:
         self.process.wait()
         self.process = None
 
+    @classmethod
+    @contextmanager
+    def running(cls, directory: Path) -> Iterator[OpenBao]:
+        """Give a server that is ready for use, and stop it at the end."""
+        server = cls(directory)
+        try:
+            server.start()
+            server.initialize()
+            yield server
+        finally:
+            server.stop()
+
     def stop(self) -> None:
         """Kill it if it runs."""
         if self.process is not None:
@@ -307,3 +336,25 @@ class Tenant:
             kv.v1.create_or_update_secret(name, data, method="POST", mount_point=self.engine)
         else:
             kv.v2.create_or_update_secret(name, data, mount_point=self.engine)
+
+
+def run_store(config: VaultConfig, check: Callable[[VaultKeyStore], Awaitable[None]]) -> None:
+    async def start() -> None:
+        store = await connect(config)
+        try:
+            await check(store)
+        finally:
+            await store.close()
+
+    asyncio.run(start())
+
+
+async def nothing(_store: VaultKeyStore) -> None:
+    """Check that a store starts and stops."""
+
+
+def failure(config: VaultConfig, kind: type[KeyStoreError] = KeyStoreError) -> str:
+    with pytest.raises(kind) as caught:
+        run_store(config, nothing)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -70,13 +70,15 @@ async def _migrate(
 ) -> int:
     from kes_core.keystore import KeyStoreError  # noqa: PLC0415 # as above
     from kes_core.migration import Migration  # noqa: PLC0415 # as above
+    from kes_core.plugins import connect  # noqa: PLC0415 # as above
 
     async with contextlib.AsyncExitStack() as stores:
         problem = ""
         try:
             opened = []
             for choice in (source, target):
-                store = await choice.backend.connect(choice.settings)
+                what = f"the key store {choice.backend.name!r}"
+                store = await connect(what, choice.backend.connect, choice.settings)
                 stores.push_async_callback(store.close)
                 opened.append(store)
             migration = Migration(*opened, existing=existing, dry_run=dry_run)

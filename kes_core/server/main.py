@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,13 +26,13 @@ from kes_core.server.routes.system import version
 from kes_core.server.runtime import HypercornRuntime, Runtime
 from kes_core.server.state import State, connect
 from kes_core.server.streams import ErrorLogHandler
-from kes_core.server.tls import ClientCertificate, TLSError, TLSSettings, make_context
+from kes_core.server.tls import ClientCertificate, TLSError, TLSSettings, load_certificates, make_context
 
 if TYPE_CHECKING:
     from kes_core.hookspecs import AuditSink
     from kes_core.plugins import Plugins
 
-__all__ = ["ServerError", "run"]
+__all__ = ["ServerError", "check_files", "run"]
 
 logger = logging.getLogger("kes.server")
 
@@ -108,6 +109,7 @@ class _Server:
             self._app = KESApp(state)
             self._app.audit = self._audit_log(self._config)
             self._runtime = HypercornRuntime(self._app, runtime_tls)
+            self._warn_of_expiry(self._config)
         except BaseException:
             for sock in sockets:
                 sock.close()
@@ -148,9 +150,6 @@ class _Server:
             except (ConfigError, KeyStoreError, TLSError) as error:
                 logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
                 return
-            except Exception:  # a plugin may raise anything
-                logger.exception("the configuration is not reloaded, the old one stays in force: a plugin failed")
-                return
             if not self._renew_tls(config):
                 await state.close()
                 return
@@ -179,7 +178,13 @@ class _Server:
         except TLSError as error:
             logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
             return False
+        self._warn_of_expiry(config)
         return True
+
+    def _warn_of_expiry(self, config: Config) -> None:
+        problem = _expiry_problem(config)
+        if problem:
+            logger.warning("%s; until then clients refuse this server", problem)
 
     def _audit_log(self, config: Config) -> AuditLog:
         sinks: list[AuditSink] = [sink for sinks in self._plugins.hook.kes_audit_sinks() for sink in sinks]
@@ -213,6 +218,20 @@ def check_files(config: Config) -> None:
         TLSError: They can't.
     """
     make_context(_tls_settings(config))
+    problem = _expiry_problem(config)
+    if problem:
+        raise TLSError(problem)
+
+
+def _expiry_problem(config: Config) -> str:
+    """Return what to say of a server certificate that clients refuse because of the date; nothing if it is good."""
+    (leaf, *_chain), now = load_certificates(Path(config.tls.cert)), datetime.now(UTC)
+    if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+        return ""
+    verb, date = "has expired", leaf.not_valid_after_utc
+    if now < leaf.not_valid_before_utc:
+        verb, date = "is not valid yet", leaf.not_valid_before_utc
+    return f"the certificate {config.tls.cert!r} {verb} ({date:%Y-%m-%d %H:%M} UTC): put one that is valid in its place"
 
 
 def _tls_settings(config: Config) -> TLSSettings:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from kes_core.cache import CacheExpiry, KeyCache
 from kes_core.crypto import KeyVersion, Timestamp
 from kes_core.keystore import KeyExistsError, KeyNotFoundError
+from kes_core.plugins import connect as connect_plugin
 from kes_core.routes import ROUTES
 from kes_core.server.auth import Authorities
 from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
@@ -64,7 +65,8 @@ async def connect(config: Config, plugins: Plugins) -> State:
         TLSError: The CAs for clients can't be read.
     """
     authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None) if config.tls.auth else None
-    store = await config.keystore.backend.connect(config.keystore.settings)
+    backend = config.keystore.backend
+    store = await connect_plugin(f"the key store {backend.name!r}", backend.connect, config.keystore.settings)
     expiry = config.cache.expiry
     cache = KeyCache(store, CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline))
     engines: list[tuple[str, PolicyEngine]] = []
@@ -75,7 +77,9 @@ async def connect(config: Config, plugins: Plugins) -> State:
             (ENGINE_NAME, await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy)))
         )
         for choice in config.policy_engines:
-            engine = await choice.type.connect(choice.settings)
+            engine = await connect_plugin(
+                f"the policy engine {choice.type.name!r}", choice.type.connect, choice.settings
+            )
             engines.append((choice.type.name, engine))
     except BaseException:
         await cache.close()

@@ -22,7 +22,15 @@ from OpenSSL import SSL
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-__all__ = ["ClientCertificate", "TLSConnection", "TLSError", "TLSSettings", "load_client_cas", "make_context"]
+__all__ = [
+    "ClientCertificate",
+    "TLSConnection",
+    "TLSError",
+    "TLSSettings",
+    "load_certificates",
+    "load_client_cas",
+    "make_context",
+]
 
 _TLS12_CIPHERS: Final = b":".join(
     [
@@ -101,7 +109,12 @@ def _load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
     raise TLSError(f"the private key {str(settings.key)!r} {reason}")
 
 
-def _load_certificates(path: Path) -> list[x509.Certificate]:
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Return the certificates in a PEM file, the leaf first.
+
+    Raises:
+        TLSError: There is none.
+    """
     try:
         return x509.load_pem_x509_certificates(_read(path, "the certificate"))
     except ValueError:
@@ -110,7 +123,7 @@ def _load_certificates(path: Path) -> list[x509.Certificate]:
 
 def _use_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
     key = _load_private_key(settings)
-    leaf, *chain = _load_certificates(settings.cert)
+    leaf, *chain = load_certificates(settings.cert)
     if not isinstance(
         key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
     ):

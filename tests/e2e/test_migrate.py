@@ -103,11 +103,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    server = OpenBao(tmp_path_factory.mktemp("openbao"))
-    server.start()
-    server.initialize()
-    yield server
-    server.stop()
+    with OpenBao.running(tmp_path_factory.mktemp("openbao")) as server:
+        yield server
 
 
 def config(path: Path, keystore: dict[str, Any]) -> Path:

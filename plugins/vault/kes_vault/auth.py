@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kes_vault.config import AppRoleConfig, VaultConfig
 
-__all__ = ["Login", "Token", "login_of", "namespace_of", "retry_of"]
+__all__ = ["Login", "Token", "login_of", "namespace_of", "retry_of", "token_of"]
 
 
 class Token(NamedTuple):
@@ -46,9 +46,10 @@ def _text_or_file(value: Secret, what: str) -> str:
     return _read(text, what) if os.sep in text else text
 
 
-def _token_of(answer: dict[str, Any]) -> Token:
+def token_of(answer: dict[str, Any], value: str = "") -> Token:
+    """Return the token that an answer of Vault gives, or `value` with what the answer says of it."""
     auth = answer["auth"]
-    return Token(auth["client_token"], float(auth["lease_duration"]), bool(auth["renewable"]))
+    return Token(value or auth["client_token"], float(auth["lease_duration"]), bool(auth["renewable"]))
 
 
 def _approle(config: AppRoleConfig) -> Login:
@@ -70,7 +71,7 @@ def _approle(config: AppRoleConfig) -> Login:
 
     def login(client: hvac.Client) -> Token:
         secret = secret_of(client)
-        return _token_of(client.auth.approle.login(config.id, secret, use_token=False, mount_point=config.engine))
+        return token_of(client.auth.approle.login(config.id, secret, use_token=False, mount_point=config.engine))
 
     return login
 
@@ -95,7 +96,7 @@ def login_of(config: VaultConfig) -> Login:
     if config.approle is not None:
         return _approle(config.approle)
     if (kubernetes := config.kubernetes) is not None:
-        return lambda client: _token_of(
+        return lambda client: token_of(
             client.auth.kubernetes.login(
                 kubernetes.role,
                 _text_or_file(kubernetes.jwt, "service account token"),
@@ -104,11 +105,11 @@ def login_of(config: VaultConfig) -> Login:
             )
         )
     if (jwt := config.jwt) is not None:
-        return lambda client: _token_of(
+        return lambda client: token_of(
             client.auth.jwt.jwt_login(jwt.role, _text_or_file(jwt.jwt, "JWT"), use_token=False, path=jwt.engine)
         )
     if (certificate := config.certificate) is not None:
-        return lambda client: _token_of(
+        return lambda client: token_of(
             client.auth.cert.login(
                 name=certificate.role,
                 cert_pem=config.tls.cert,

@@ -23,17 +23,28 @@ __all__ = [
 
 
 _DEFAULT_PING: Final = 10.0
+_SHORTEST_PING: Final = 0.1
 
 
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path not in {"", "/"} or parts.username:
+    if parts.username or parts.password:  # said without the value
+        raise ValueError("must not hold a user or a password; expected a URL like https://127.0.0.1:8200")
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path not in {"", "/"}:
         raise ValueError("is not the URL of a Vault server; expected one like https://127.0.0.1:8200")
     return value.rstrip("/")
 
 
 def _ping(value: float) -> float:
+    if 0 < value < _SHORTEST_PING:
+        raise ValueError("is too short; the shortest is 100ms")
     return value or _DEFAULT_PING
+
+
+def _file(value: str) -> str:
+    if value and not os.access(value, os.R_OK):
+        raise ValueError("is no file that can be read")
+    return value
 
 
 def _required_secret(value: Secret) -> Secret:
@@ -65,6 +76,7 @@ def _token_or_file(value: Secret) -> Secret:
 
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 RequiredSecret = Annotated[Secret, AfterValidator(_required_secret)]
+ReadableFile = Annotated[str, AfterValidator(_file)]
 TokenOrFile = Annotated[Secret, AfterValidator(_token_or_file)]
 
 
@@ -83,7 +95,7 @@ class AppRoleConfig(Section):
     """The namespace of the login, if it is another; `/` is the root namespace."""
     id: Required
     secret: Secret | None = None
-    secret_file: str = ""
+    secret_file: ReadableFile = ""
     """A file that holds the secret, read again at each login."""
     secret_wrapped: Switch = False
     """Whether the secret is the token of a response-wrapped secret, which is unwrapped once."""
@@ -131,9 +143,10 @@ class CertificateConfig(Section):
 class TLSConfig(Section):
     """`tls`: how to trust Vault, and what to show it."""
 
-    key: str = ""
-    cert: str = ""
-    ca: str = ""
+    key: ReadableFile = ""
+    cert: ReadableFile = ""
+    ca: ReadableFile = ""
+    """A PEM file, or a directory of them."""
 
     @model_validator(mode="after")
     def _both(self) -> Self:
@@ -164,7 +177,7 @@ class VaultConfig(Section):
     jwt: JWTConfig | None = None
     certificate: CertificateConfig | None = None
     token: RequiredSecret | None = None
-    token_file: str = ""
+    token_file: ReadableFile = ""
     """A file that holds a token, read again when the token is no longer accepted."""
     tls: TLSConfig = TLSConfig()
     status: StatusConfig = StatusConfig()
@@ -186,8 +199,3 @@ class VaultConfig(Section):
         if self.certificate is not None and not self.tls.cert:
             raise ValueError("the authentication method 'certificate' needs tls.key and tls.cert")
         return self
-
-    def file_paths(self) -> list[Path]:
-        """Return the files that the section names and that must be there."""
-        names = (self.tls.key, self.tls.cert, self.tls.ca, self.token_file)
-        return [Path(name) for name in names if name]

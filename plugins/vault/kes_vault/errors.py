@@ -14,7 +14,8 @@ __all__ = ["TokenRefusedError", "not_initialized", "reason_of", "sealed", "stand
 
 _MAX_REASON = 200
 _MAX_CHAIN = 50
-_MISMATCH = "set endpoint to a name that is in the certificate, or put the host's into it"
+_EXPIRED = 10
+_MISMATCHES = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
 
 
 class TokenRefusedError(KeyStoreError):
@@ -58,9 +59,11 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     """
     if isinstance(error, requests.exceptions.RequestException):
         return _of_connection(error, what, endpoint)
+    if not isinstance(error, vault.VaultError):
+        return KeyStoreError(f"what answers at {endpoint} is no Vault (tried to {what}): set endpoint to its address")
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
         return TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")
-    reason = reason_of(error) if isinstance(error, vault.VaultError) else type(error).__name__
+    reason = reason_of(error)
     return _outage(error, reason, endpoint) or KeyStoreError(f"Vault fails to {what}: {reason}")
 
 
@@ -86,9 +89,7 @@ def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachable
 def _of_connection(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:
     untrusted = _verification_error(error)
     if untrusted is not None:
-        if "mismatch" in untrusted.verify_message:
-            return KeyStoreError(f"the certificate of Vault at {endpoint} is for another host: {_MISMATCH}")
-        return KeyStoreError(f"the certificate of Vault at {endpoint} is not trusted: set tls.ca to its CA")
+        return KeyStoreError(f"the certificate of Vault at {endpoint} {_what_is_wrong_with(untrusted)}")
     if isinstance(error, RedirectError | requests.exceptions.TooManyRedirects):
         return KeyStoreError(
             f"Vault at {endpoint} sends requests elsewhere: set endpoint to the address of Vault itself"
@@ -98,6 +99,14 @@ def _of_connection(error: requests.exceptions.RequestException, what: str, endpo
     if isinstance(error, requests.exceptions.Timeout):
         return KeyStoreUnreachableError(f"Vault at {endpoint} does not answer in time (tried to {what})")
     return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached (tried to {what})")
+
+
+def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
+    if certificate.verify_code == _EXPIRED:
+        return "has expired: renew it, or its CA in tls.ca"
+    if certificate.verify_code in _MISMATCHES:
+        return "is for another host: set endpoint to a name that is in the certificate, or put the host's into it"
+    return "is not trusted: set tls.ca to its CA"
 
 
 def _verification_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:

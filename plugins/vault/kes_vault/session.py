@@ -20,7 +20,7 @@ from hvac.adapters import RawAdapter
 from hvac.exceptions import Forbidden, InvalidPath, VaultError
 
 from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
-from kes_vault.auth import Token, login_of, namespace_of, retry_of
+from kes_vault.auth import Token, login_of, namespace_of, retry_of, token_of
 from kes_vault.errors import TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
 from kes_vault.transport import VaultHTTP
 
@@ -60,7 +60,7 @@ class Session:
         self._failures = 0
         """How often logging in has failed, one time after the other."""
         self._problem: KeyStoreError | None = None
-        """Why there is no token, if Vault has refused the last login."""
+        """Why Vault has refused the last login, if it has. The token at hand may be good for a while yet."""
         self._try_again_at = 0.0
         """The time of the event loop before which nobody tries to log in again."""
         self._task: asyncio.Task[None] | None = None
@@ -120,22 +120,24 @@ class Session:
             KeyStoreError: It fails otherwise.
         """
         logins = self._logins
-        if self._problem is None:
+        if self._token is not None:
             try:
                 return await self._call(what, function)
             except TokenRefusedError:
                 # Somebody may have logged in meanwhile; then it was the old token that was refused.
                 if self._logins == logins and await self._is_valid() and self._logins == logins:
                     raise  # the token is good: it is the policy
+                if self._logins == logins:
+                    self._token = None
         await self._log_in(logins)
         return await self._call(what, function)
 
     async def _call(self, what: str, function: Callable[[hvac.Client], T]) -> T:
         try:
             return await self._calls.run(function, self.client)
-        except InvalidPath:
+        except (InvalidPath, KeyStoreError):
             raise
-        except (VaultError, requests.exceptions.RequestException) as error:
+        except Exception as error:  # what answers may be no Vault at all, and hvac does not look closely
             raise translate(error, what, self._config.endpoint) from None
 
     async def _is_valid(self) -> bool:
@@ -153,8 +155,8 @@ class Session:
             KeyStoreError: It can't log in.
         """
         await self._ask_for_health()
-        if self._problem is not None:
-            raise self._problem
+        if self._token is None:
+            self._raise_problem()
 
     async def _ask_for_health(self) -> None:
         endpoint = self._config.endpoint
@@ -190,14 +192,12 @@ class Session:
             if self._logins != seen:
                 return
             now = asyncio.get_running_loop().time()
-            if self._problem is not None and now < self._try_again_at:
-                raise KeyStoreError(str(self._problem), reason=self._problem.reason)
+            if now < self._try_again_at:
+                self._raise_problem()
             try:
                 token = await self._calls.run(self._login, self._login_client)
-            except requests.exceptions.RequestException as error:
-                raise translate(error, "log in", self._config.endpoint) from None
-            except (VaultError, KeyStoreError) as error:
-                problem = error if isinstance(error, KeyStoreError) else self._login_problem(error)
+            except Exception as error:  # as in `_call`
+                problem = self._login_problem(error)
                 if not isinstance(problem, KeyStoreUnreachableError):
                     self._note_problem(problem, now)
                 raise problem from None
@@ -209,6 +209,10 @@ class Session:
             self._failures = 0
             self._problem = None
             self._wake.set()
+
+    def _raise_problem(self) -> None:
+        if self._problem is not None:  # a new one: each raise would add a traceback to the same
+            raise KeyStoreError(str(self._problem), reason=self._problem.reason)
 
     def _note_problem(self, problem: KeyStoreError, now: float) -> None:
         if self._problem is None or str(self._problem) != str(problem):
@@ -225,9 +229,11 @@ class Session:
         pause = min(longest, retry * 2.0 ** min(self._failures - 1, _MAX_DOUBLINGS))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 # spreads servers, keeps no secret
 
-    def _login_problem(self, error: VaultError) -> KeyStoreError:
+    def _login_problem(self, error: Exception) -> KeyStoreError:
+        if isinstance(error, KeyStoreError):
+            return error
         translated = translate(error, "log in", self._config.endpoint)
-        if isinstance(translated, KeyStoreUnreachableError):
+        if isinstance(translated, KeyStoreUnreachableError) or not isinstance(error, VaultError):
             return translated
         if isinstance(error, InvalidPath | Forbidden) and "no handler" in reason_of(error):
             text = "login to Vault failed: the authentication method is not enabled at its engine path"
@@ -270,12 +276,13 @@ class Session:
         logins, token = self._logins, self._token
         if token is not None and token.renewable and self._problem is None:
             try:
-                answer = await self._call("renew the token", lambda client: client.auth.token.renew_self())
+                renewed = await self._call(
+                    "renew the token", lambda client: token_of(client.auth.token.renew_self(), token.value)
+                )
             except TokenRefusedError:
                 pass
             else:
-                auth = answer["auth"]
-                if self._logins == logins and float(auth["lease_duration"]) > token.seconds * (1 - RENEW_AT):
-                    self._token = Token(token.value, float(auth["lease_duration"]), bool(auth["renewable"]))
+                if self._logins == logins and renewed.seconds > token.seconds * (1 - RENEW_AT):
+                    self._token = renewed
                     return
         await self._log_in(logins)

@@ -42,9 +42,6 @@ async def connect(config: VaultConfig) -> VaultKeyStore:
     Raises:
         KeyStoreError: It can't, with a line that says what to do.
     """
-    for path in config.file_paths():
-        if not path.exists():
-            raise KeyStoreError(f"the file {str(path)!r} of keystore.vault is not there")
     session = Session(config)
     store = VaultKeyStore(config, session)
     try:
@@ -90,8 +87,10 @@ class VaultKeyStore(KeyStore):
         try:
             await self._write(name, text)
         except TokenRefusedError:
-            # Without the capability *update*, which no policy need grant, an entry that is there can't be written.
-            if await self._exists(name):
+            # Without the capability *update*, which no policy need grant, an entry that is there can't be written. And
+            # who may create one, and is refused, is refused because of one that a standby may not know of yet.
+            path = self._shown(name)
+            if await self._exists(name) or (await self._capabilities(path))[path] & {"create", "root"}:
                 raise KeyExistsError(f"key {name!r} already exists") from None
             raise self._lacking("create", self._shown(name)) from None
         stored = await self._read(name)
@@ -207,16 +206,16 @@ class VaultKeyStore(KeyStore):
         plaintext = base64.b64encode(text.encode("utf-8")).decode("ascii")
         what = f"encrypt with the key {transit.key!r} of {transit.engine!r}"
         try:
-            answer = await self._session.call(
+            return await self._session.call(
                 what,
-                lambda client: client.secrets.transit.encrypt_data(
-                    transit.key, plaintext=plaintext, mount_point=transit.engine
+                lambda client: str(
+                    client.secrets.transit.encrypt_data(transit.key, plaintext=plaintext, mount_point=transit.engine)[
+                        "data"
+                    ]["ciphertext"]
                 ),
             )
         except InvalidPath:
             raise KeyStoreError(f"Vault can't {what}: there is no transit engine or key of that name") from None
-        ciphertext: str = answer["data"]["ciphertext"]
-        return ciphertext
 
     async def _unseal(self, name: str, text: str) -> str:
         if not text.startswith(_TRANSIT):
@@ -226,13 +225,15 @@ class VaultKeyStore(KeyStore):
             raise KeyStoreError(f"key {name!r} is encrypted by Vault's transit engine: set keystore.vault.transit")
         what = f"decrypt with the key {transit.key!r} of {transit.engine!r}"
         try:
-            answer = await self._session.call(
+            plaintext = await self._session.call(
                 what,
-                lambda client: client.secrets.transit.decrypt_data(
-                    transit.key, ciphertext=text, mount_point=transit.engine
+                lambda client: str(
+                    client.secrets.transit.decrypt_data(transit.key, ciphertext=text, mount_point=transit.engine)[
+                        "data"
+                    ]["plaintext"]
                 ),
             )
-            return base64.b64decode(answer["data"]["plaintext"], validate=True).decode("utf-8")
+            return base64.b64decode(plaintext, validate=True).decode("utf-8")
         except InvalidPath:
             raise KeyStoreError(f"Vault can't {what}: there is no transit engine or key of that name") from None
         except (binascii.Error, UnicodeDecodeError):
@@ -252,13 +253,12 @@ class VaultKeyStore(KeyStore):
     async def _check_mount(self) -> None:
         engine = self._config.engine
         try:
-            answer = await self._session.call(
+            data = await self._session.call(
                 f"look at the engine {engine!r}",
-                lambda client: client.adapter.get(f"/v1/sys/internal/ui/mounts/{engine}"),
+                lambda client: dict(client.adapter.get(f"/v1/sys/internal/ui/mounts/{engine}")["data"]),
             )
         except (TokenRefusedError, InvalidPath):
             raise KeyStoreError(self._not_mounted()) from None
-        data = answer["data"]
         found = f"v{(data.get('options') or {}).get('version', '1')}"
         if data.get("type") not in {"kv", "generic"}:
             raise KeyStoreError(f"the engine at {engine!r} is {data.get('type')!r} and no K/V engine: set engine")
@@ -273,11 +273,7 @@ class VaultKeyStore(KeyStore):
         probe = "kes-capability-probe"
         data, metadata = self._shown(probe), self._shown(probe, "metadata")
         listing = self._shown(kind="metadata") + "/"
-        answer = await self._session.call(
-            "look at its capabilities",
-            lambda client: client.adapter.post("/v1/sys/capabilities-self", json={"paths": [data, metadata, listing]}),
-        )
-        granted: dict[str, set[str]] = {path: set(answer.get(path, ())) for path in (data, metadata, listing)}
+        granted = await self._capabilities(data, metadata, listing)
 
         def lacks(capability: str, path: str) -> bool:
             return not granted[path] & {capability, "root"}
@@ -295,6 +291,15 @@ class VaultKeyStore(KeyStore):
                 "over K/V v1, one may overwrite the other's; take 'update' away, or use K/V v2",
                 self._shown("*"),
             )
+
+    async def _capabilities(self, *paths: str) -> dict[str, set[str]]:
+        """Return what the token may do at each of the paths."""
+
+        def ask(client: hvac.Client) -> dict[str, set[str]]:
+            answer = client.adapter.post("/v1/sys/capabilities-self", json={"paths": paths})
+            return {path: set(answer.get(path, ())) for path in paths}
+
+        return await self._session.call("look at its capabilities", ask)
 
     def _lacking(self, capability: str, path: str) -> KeyStoreError:
         return KeyStoreError(

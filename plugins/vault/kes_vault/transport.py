@@ -22,6 +22,8 @@ _GATEWAY: Final = frozenset({502, 504})
 _MAX_REDIRECTS: Final = 3
 _WRITES: Final = frozenset({"POST", "PUT", "DELETE"})
 _INDEX: Final = "X-Vault-Index"
+_BEHIND: Final = frozenset({412, 429})
+"""The node is behind; or it has too much to do."""
 _RETRY: Final = Retry(
     total=None,
     connect=0,
@@ -29,7 +31,7 @@ _RETRY: Final = Retry(
     redirect=False,
     other=0,
     status=6,
-    status_forcelist=frozenset({412, 429}),  # the node is behind; or it has too much to do
+    status_forcelist=_BEHIND,
     allowed_methods=None,  # nothing was done, so that writes may be made again as well
     backoff_factor=0.02,
     respect_retry_after_header=False,
@@ -90,8 +92,10 @@ class VaultHTTP(requests.Session):
         if self._index:
             request.headers.update({_INDEX: self._index, "X-Vault-Inconsistent": "forward-active-node"})
         response = super().send(request, **kwargs)
-        if response.ok and request.method in _WRITES:
-            self._index = response.headers.get(_INDEX, "")
+        if request.method in _WRITES:  # a refused one, too: the name is taken, as the next answer has to know
+            self._index = response.headers.get(_INDEX, self._index)
+        if response.status_code in _BEHIND or (not response.ok and _INDEX.encode() in response.content):
+            self._index = ""  # it is of no use here, or no longer: another cluster, or a restored one
         if response.status_code in _GATEWAY:
             raise GatewayError(f"status {response.status_code}", response=response)
         return response

@@ -13,18 +13,12 @@ pytest.register_assert_rewrite("tests.traffic")
 
 @pytest.fixture(scope="session")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    server = OpenBao(tmp_path_factory.mktemp("openbao"))
-    server.start()
-    server.initialize()
-    yield server
-    server.stop()
+    with OpenBao.running(tmp_path_factory.mktemp("openbao")) as server:
+        yield server
 
 
-@pytest.fixture
-def own_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """An OpenBao that a test may seal and kill."""
-    server = OpenBao(tmp_path_factory.mktemp("openbao"))
-    server.start()
-    server.initialize()
-    yield server
-    server.stop()
+@pytest.fixture(scope="module")
+def mortal_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """An OpenBao that the tests of a module may seal and kill; each leaves it well."""
+    with OpenBao.running(tmp_path_factory.mktemp("openbao")) as server:
+        yield server

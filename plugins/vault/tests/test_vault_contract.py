@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -17,16 +17,6 @@ from tests.openbao import KV2_POLICY, OpenBao
 
 # The guide's, and listing. Without *update*, K/V v1 keeps what it promises even if servers race.
 KV1_POLICY = 'path "{engine}/*" {{ capabilities = ["create", "read", "delete", "list"] }}'
-
-
-@pytest.fixture(scope="module")
-def mortal_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """An OpenBao that is sealed now and then."""
-    server = OpenBao(tmp_path_factory.mktemp("openbao"))
-    server.start()
-    server.initialize()
-    yield server
-    server.kill()
 
 
 class VaultStoreContract(KeyStoreContract):

@@ -27,14 +27,9 @@ WITHIN = 2 * PING
 Start = Callable[..., Server]
 
 
-@pytest.fixture(scope="module")
-def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """A Vault of this module's own: the tests kill it, seal it, and leave it well."""
-    server = OpenBao(tmp_path_factory.mktemp("openbao"))
-    server.start()
-    server.initialize()
-    yield server
-    server.stop()
+@pytest.fixture
+def bao(mortal_bao: OpenBao) -> OpenBao:
+    return mortal_bao
 
 
 @pytest.fixture
@@ -258,7 +253,7 @@ def test_certificate_replaced(bao: OpenBao, start: Start, tmp_path: Path) -> Non
     assert "is not trusted: set tls.ca to its CA" in "\n".join(server.errors)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[OpenBao]]:
     """Three nodes; the first is the active one."""
     leader = OpenBao(tmp_path_factory.mktemp("leader"))
@@ -282,23 +277,28 @@ def test_key_is_seen_by_its_maker_though_a_standby_is_behind(cluster: list[OpenB
     tenant = Tenant(leader, "v2")
     node.wait_for_engine(tenant.engine)
 
+    config = tenant.config(endpoint=node.url, tls={"ca": str(node.ca)})
+
     async def check() -> None:
-        store = await connect(tenant.config(endpoint=node.url, tls={"ca": str(node.ca)}))
+        store, other = await connect(config), await connect(config)
         try:
             for number in range(200):
                 await store.create(f"k{number}", b"v")
                 assert await store.get(f"k{number}") == b"v"
+                with pytest.raises(KeyExistsError):
+                    await other.create(f"k{number}", b"of another server")
                 await store.delete(f"k{number}")
                 with pytest.raises(KeyNotFoundError):
                     await store.get(f"k{number}")
         finally:
             await store.close()
+            await other.close()
 
     asyncio.run(check())
 
 
 def test_cluster_loses_its_leader(cluster: list[OpenBao], start: Start) -> None:
-    leader, node, _other = cluster
+    leader, node, other = cluster
     tenant = Tenant(leader, "v2")
     node.wait_for_engine(tenant.engine)
     server = start(tenant.section(endpoint=node.url, tls={"ca": str(node.ca)}))
@@ -307,6 +307,14 @@ def test_cluster_loses_its_leader(cluster: list[OpenBao], start: Start) -> None:
         traffic.wait_until_healthy(within=30)
         leader.kill()
         # Who stands by finds out after some seconds, and votes.
+        tenant.bao = node.wait_for_active_node(cluster[1:])
+        traffic.wait_until_healthy(within=WITHIN)
+        # One of three is no majority.
+        other.kill()
+        traffic.wait_for(reason_is("standby"))
+        check_state(server, 504, "standby")
+        other.start()
+        other.unseal()
         tenant.bao = node.wait_for_active_node(cluster[1:])
         traffic.wait_until_healthy(within=WITHIN)
     assert {answer.status for answer in traffic.of("cached")} == {200}
@@ -349,6 +357,32 @@ def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
             proxy.fault = 0.5  # so that all of them come while the first waits
             assert set(pool.map(data_key, ["cold"] * 20)) == {200}
             assert proxy.count("GET", f"/v1/{tenant.engine}/") == 1
+
+
+@pytest.mark.parametrize("status", [200, 201, 418])
+def test_answer_that_is_none_of_vaults(bao: OpenBao, status: int) -> None:
+    """Something else at the address: it says yes to everything, or what nobody has asked."""
+    tenant = Tenant(bao, "v2")
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        await store.create("k", b"v")
+        proxy.fault = status
+        for call in (store.create("new", b"v"), store.get("k"), store.list()):
+            with pytest.raises(KeyStoreError) as caught:
+                await call
+            assert "\n" not in str(caught.value)
+        with pytest.raises(KeyStoreError):
+            await store._session._renew()
+        proxy.fault = None
+        assert await store.get("k") == b"v"
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
+        proxy.fault = status
+        with pytest.raises(KeyStoreError):
+            asyncio.run(connect(tenant.config(endpoint=proxy.url)))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])

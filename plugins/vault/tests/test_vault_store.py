@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
 from kes_core.crypto import KeyVersion, StoredKeyError
-from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
-from tests.openbao import POLICIES, WIDE, OpenBao, Tenant
-from tests.support import make_credentials, vectors
+from tests.openbao import POLICIES, WIDE, OpenBao, Tenant, failure, nothing, run_store
+from tests.support import vectors
 
-Check = Callable[[VaultKeyStore], Awaitable[None]]
 VERSIONS = ["v1", "v2"]
-
-
-def run(config: VaultConfig, check: Check) -> None:
-    async def start() -> None:
-        store = await connect(config)
-        try:
-            await check(store)
-        finally:
-            await store.close()
-
-    asyncio.run(start())
-
-
-async def nothing(_store: VaultKeyStore) -> None:
-    """Check that a store starts and stops."""
-
-
-def failure(config: VaultConfig, kind: type[KeyStoreError] = KeyStoreError) -> str:
-    with pytest.raises(kind) as caught:
-        run(config, nothing)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -66,7 +41,7 @@ def test_contract(bao: OpenBao, version: str) -> None:
         assert tenant.secret not in repr(store)
         await store.close()
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
     assert tenant.read("a") == {"a": "again"}
 
 
@@ -89,7 +64,7 @@ def test_keys_of_the_other_server_are_read_and_ours_are_its(bao: OpenBao, versio
                     KeyVersion.decode(value)
         await store.create("ours", ours.encode())
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
     assert tenant.read("ours") == {"ours": ours.encode().decode()}
 
 
@@ -108,8 +83,8 @@ def test_prefixes_keep_tenants_apart(bao: OpenBao, version: str) -> None:
         await store.create("first", b"named like a folder")
         assert (await store.list()).names == ["first", "k"]
 
-    run(tenant.config(prefix="first"), check_first)
-    run(tenant.config(prefix="/"), check_second)
+    run_store(tenant.config(prefix="first"), check_first)
+    run_store(tenant.config(prefix="/"), check_second)
     assert tenant.read("first/k") == {"k": "first"}
 
 
@@ -143,10 +118,10 @@ def test_of_eight_servers_that_create_one_key_one_wins(bao: OpenBao, version: st
 
 
 def test_wide_policy_over_v1_is_warned_of(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
-    run(Tenant(bao, "v1", WIDE).config(), nothing)
+    run_store(Tenant(bao, "v1", WIDE).config(), nothing)
     assert "grants 'update'" in caplog.text
     caplog.clear()
-    run(Tenant(bao, "v2", WIDE).config(), nothing)
+    run_store(Tenant(bao, "v2", WIDE).config(), nothing)
     assert caplog.text == ""
 
 
@@ -158,7 +133,7 @@ def test_listing_without_the_capability_says_so(bao: OpenBao, caplog: pytest.Log
         with pytest.raises(KeyStoreError, match=f"lacks the capability 'list' on '{tenant.engine}/': grant it"):
             await store.list()
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
     assert "without it keys can't be listed" in caplog.text
 
 
@@ -185,7 +160,7 @@ def test_ten_thousand_keys_in_pages(bao: OpenBao) -> None:
             start = page.next
         assert seen == names
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
 
 
 def test_a_thousand_keys_created_at_once(bao: OpenBao) -> None:
@@ -198,7 +173,7 @@ def test_a_thousand_keys_created_at_once(bao: OpenBao) -> None:
         found = await asyncio.gather(*(store.get(name) for name in values))
         assert found == list(values.values())
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -216,14 +191,14 @@ def test_transit(bao: OpenBao, version: str) -> None:
         tenant.write("plain", {"plain": "not encrypted"})
         assert await store.get("plain") == b"not encrypted"
 
-    run(tenant.config(transit={"engine": transit, "key": "sealing"}), check)
+    run_store(tenant.config(transit={"engine": transit, "key": "sealing"}), check)
     assert tenant.read("k")["k"].startswith("vault:v1:")
 
     async def check_without(store: VaultKeyStore) -> None:
         with pytest.raises(KeyStoreError, match=r"encrypted by Vault's transit engine: set keystore\.vault\.transit"):
             await store.get("k")
 
-    run(tenant.config(), check_without)
+    run_store(tenant.config(), check_without)
 
 
 def test_namespaces(bao: OpenBao) -> None:
@@ -241,7 +216,7 @@ def test_namespaces(bao: OpenBao) -> None:
         assert (await store.list()).names == ["k"]
         await store.status()
 
-    run(tenant.config(namespace=namespace), check)
+    run_store(tenant.config(namespace=namespace), check)
     assert "login to Vault failed" in failure(tenant.config())
     inside = f'path "{namespace}/{tenant.engine}/*" {{ capabilities = ["create", "read", "list", "delete"] }}'
     inside += f'\npath "{namespace}/sys/*" {{ capabilities = ["read", "update"] }}'
@@ -251,7 +226,7 @@ def test_namespaces(bao: OpenBao) -> None:
     async def check_read(store: VaultKeyStore) -> None:
         assert await store.get("k") == b"v"
 
-    run(tenant.config(namespace=namespace, approle=approle), check_read)
+    run_store(tenant.config(namespace=namespace, approle=approle), check_read)
 
 
 def test_secret_and_token_from_files(bao: OpenBao, tmp_path: Path) -> None:
@@ -265,7 +240,7 @@ def test_secret_and_token_from_files(bao: OpenBao, tmp_path: Path) -> None:
         {"approle": None, "token_file": str(token_file)},
         {"approle": None, "token": token},
     ):
-        run(tenant.config(**options), nothing)
+        run_store(tenant.config(**options), nothing)
 
 
 def test_secret_file_is_read_again_at_each_login(
@@ -296,7 +271,7 @@ def test_secret_file_is_read_again_at_each_login(
         await store.status()
 
     approle_section = {"id": tenant.role_id, "secret_file": str(secret_file), "retry": "1s"}
-    run(tenant.config(approle=approle_section, status={"ping": "1s"}), check)
+    run_store(tenant.config(approle=approle_section, status={"ping": "1s"}), check)
     assert caplog.text.count("login to Vault failed") == 1
     assert "logged in to Vault again" in caplog.text
 
@@ -311,7 +286,7 @@ def test_response_wrapped_secret_is_unwrapped_once(bao: OpenBao) -> None:
         bao.root.auth.token.revoke(store._session.client.token)
         assert await store.get("k") == b"v"  # another login, with the secret that was in the wrapping
 
-    run(tenant.config(approle=approle), check)
+    run_store(tenant.config(approle=approle), check)
     assert "login to Vault failed: wrapping token is not valid" in failure(tenant.config(approle=approle))
 
 
@@ -328,7 +303,31 @@ def test_revoked_token_is_replaced_at_once(bao: OpenBao) -> None:
         assert await asyncio.gather(*(store.get("k") for _ in range(50))) == [b"v"] * 50
         assert session._logins == 2  # one for all of them
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
+
+
+def test_token_is_used_to_its_end_though_the_next_login_is_refused(
+    bao: OpenBao, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = Tenant(bao, "v2", token_period=0, token_ttl="1m", token_max_ttl="1m", token_type="service")
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        bao.root.auth.approle.destroy_secret_id(tenant.role, tenant.secret)
+        session = store._session
+        assert session._token is not None
+        session._token = session._token._replace(renewable=False)
+        with pytest.raises(KeyStoreError, match="login to Vault failed"):
+            await session._renew()
+        assert await store.get("k") == b"v"
+        await store.status()
+        bao.root.auth.token.revoke(session.client.token)
+        for call in (store.get("k"), store.status()):
+            with pytest.raises(KeyStoreError, match="login to Vault failed"):
+                await call
+
+    run_store(tenant.config(), check)
+    assert caplog.text.count("login to Vault failed") == 1
 
 
 @pytest.mark.parametrize("renewable", [True, False], ids=["renewed", "replaced"])
@@ -344,115 +343,47 @@ def test_token_is_kept_alive(bao: OpenBao, renewable: bool) -> None:
                 await store.get("k")
         assert (store._session.client.token == first) is renewable
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
 
 
 # Vault comes and goes
 
 
-def test_sealed_killed_and_back(own_bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
-    tenant = Tenant(own_bao, "v2")
+def test_sealed_killed_and_back(mortal_bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    tenant = Tenant(mortal_bao, "v2")
 
     async def check(store: VaultKeyStore) -> None:
         await store.create("k", b"v")
-        await asyncio.to_thread(own_bao.seal)
+        await asyncio.to_thread(mortal_bao.seal)
         for call in (store.status(), store.get("k"), store.create("x", b""), store.list(), store.delete("k")):
             with pytest.raises(KeyStoreUnreachableError, match="is sealed") as caught:
                 await call
             assert caught.value.reason == "sealed"
-        await asyncio.to_thread(own_bao.unseal)
+        await asyncio.to_thread(mortal_bao.unseal)
         assert await store.get("k") == b"v"
-        await asyncio.to_thread(own_bao.kill)
+        await asyncio.to_thread(mortal_bao.kill)
         for call in (store.status(), store.get("k")):
             with pytest.raises(KeyStoreUnreachableError, match="can't be reached"):
                 await call
-        await asyncio.to_thread(own_bao.start)
-        await asyncio.to_thread(own_bao.unseal)
+        await asyncio.to_thread(mortal_bao.start)
+        await asyncio.to_thread(mortal_bao.unseal)
         await store.status()
         assert await store.get("k") == b"v"
 
-    run(tenant.config(), check)
+    run_store(tenant.config(), check)
     assert tenant.secret not in caplog.text
 
 
-def test_server_waits_for_vault_at_its_start(own_bao: OpenBao) -> None:
-    tenant = Tenant(own_bao, "v2")
-    own_bao.seal()
+def test_server_waits_for_vault_at_its_start(mortal_bao: OpenBao) -> None:
+    tenant = Tenant(mortal_bao, "v2")
+    mortal_bao.seal()
     assert "is sealed: unseal it" in failure(tenant.config(), KeyStoreUnreachableError)
 
     async def check() -> None:
         connecting = asyncio.create_task(connect(tenant.config(start_timeout="60s")))
-        await asyncio.to_thread(own_bao.unseal)
+        await asyncio.to_thread(mortal_bao.unseal)
         store = await connecting
         await store.create("k", b"v")
         await store.close()
 
     asyncio.run(check())
-
-
-# What can be wrong at the start
-
-
-def test_messages_at_the_start(bao: OpenBao, tmp_path: Path) -> None:
-    tenant, other = Tenant(bao, "v2"), Tenant(bao, "v1")
-    approle = {"id": tenant.role_id, "secret": "wrong"}
-    assert failure(tenant.config(approle=approle)) == (
-        "login to Vault failed: invalid role or secret ID; check role, credentials and namespace"
-    )
-    assert "role or secret ID" in failure(tenant.config(approle={"id": "wrong", "secret": tenant.secret}))
-    for method in (
-        {"approle": {**approle, "engine": "elsewhere"}},
-        {"approle": None, "kubernetes": {"role": "r", "jwt": "a.b.c"}},
-        {"approle": None, "token": "wrong"},
-        {
-            "approle": None,
-            "certificate": {"role": "r"},
-            "tls": {"ca": str(bao.ca), "cert": str(bao.ca), "key": str(bao.directory / "vault.key")},
-        },
-    ):
-        assert "login to Vault failed" in failure(tenant.config(**method))
-    assert failure(tenant.config(version="v1")) == (
-        f"the K/V engine at {tenant.engine!r} is v2, but version: v1 is configured: set version: v2"
-    )
-    assert "is v1, but version: v2 is configured: set version: v1" in failure(other.config(version="v2"))
-    assert failure(tenant.config(engine="nowhere")).startswith(
-        "no K/V engine is mounted at 'nowhere', or the token's policy grants nothing below it: run 'vault secrets "
-    )
-    assert "is not trusted: set tls.ca to its CA" in failure(tenant.config(tls=None))
-    missing = {"ca": f"{tmp_path}/missing"}
-    assert f"the file '{tmp_path}/missing' of keystore.vault is not there" in failure(tenant.config(tls=missing))
-    assert "can't be reached" in failure(tenant.config(endpoint="https://127.0.0.1:1"), KeyStoreUnreachableError)
-    blind = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["create"] }}')
-    assert f"lacks the capability 'read' on '{blind.engine}/data/*': grant it" in failure(blind.config())
-
-
-def test_directory_of_cas(bao: OpenBao, tmp_path: Path) -> None:
-    """Plain files, as operators put them there; and again, when they have changed."""
-    tenant = Tenant(bao, "v2")
-    cas = tmp_path / "cas"
-    cas.mkdir()
-    section = {"ca": str(cas)}
-    assert "there is no certificate in" in failure(tenant.config(tls=section))
-    (cas / "README").write_text("The CAs of this site.")
-    (cas / "other.pem").write_bytes(make_credentials(tmp_path).cert.read_bytes())
-    assert "is not trusted: set tls.ca to its CA" in failure(tenant.config(tls=section))
-
-    async def check(store: VaultKeyStore) -> None:
-        await store.create("k", b"v")
-        (cas / "vault.pem").unlink()
-        store._session._http.adapters["https://"].close()  # the next call needs a new connection
-        with pytest.raises(KeyStoreError, match="is not trusted"):
-            await store.status()
-        (cas / "renamed.pem").write_bytes(bao.ca.read_bytes())
-        await store.status()
-        assert await store.get("k") == b"v"
-
-    (cas / "vault.pem").write_bytes(bao.ca.read_bytes())
-    run(tenant.config(tls=section), check)
-
-
-def test_missing_capabilities_are_told_at_the_start(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
-    reader = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["read"] }}')
-    run(reader.config(), nothing)
-    for capability, kind in (("create", "data/*"), ("delete", "metadata/*"), ("list", "metadata")):
-        assert f"lacks the capability '{capability}' on '{reader.engine}/{kind}'" in caplog.text
