@@ -194,8 +194,9 @@ class OpenBao:
         self.unseal()
 
     def unseal(self) -> None:
+        """Unseal it, and wait until it is active, or stands by for another node."""
         self.root.sys.submit_unseal_key(self.unseal_key)
-        self.wait_for(lambda code: code == 200)
+        self.wait_for(lambda code: code in {200, 429})
 
     def seal(self) -> None:
         self.root.adapter.put("/v1/sys/seal")
@@ -232,8 +233,7 @@ class OpenBao:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:  # it can be unsealed once it has heard of the leader
             if self.root.adapter.get("/v1/sys/seal-status")["initialized"]:
-                self.root.sys.submit_unseal_key(self.unseal_key)
-                self.wait_for(lambda code: code in {200, 429})
+                self.unseal()
                 return
             time.sleep(0.1)
         raise AssertionError("the node did not join")

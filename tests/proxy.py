@@ -32,6 +32,8 @@ class Proxy:
         self.release = threading.Event()
         self.location = ""
         """Where an answer with a status of redirection points to."""
+        self.message = "in the way"
+        """What an answer with a status of its own says, in Vault's format of errors."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request."""
         self._changed = threading.Condition()
@@ -107,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, float):
             threading.Event().wait(fault)
         if isinstance(fault, int) and not isinstance(fault, bool):
-            headers = {"location": proxy.location} if proxy.location else {}
-            self._answer(fault, headers, json.dumps({"errors": ["in the way"]}).encode())
+            headers = {"content-type": "application/json"} | ({"location": proxy.location} if proxy.location else {})
+            self._answer(fault, headers, json.dumps({"errors": [proxy.message]}).encode())
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
         try:

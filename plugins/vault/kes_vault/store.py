@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from hvac.exceptions import InvalidPath, InvalidRequest
+from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from kes_core import (
     KeyExistsError,
@@ -31,6 +32,8 @@ __all__ = ["VaultKeyStore", "connect"]
 
 logger = logging.getLogger("kes.vault")
 
+_STANDBY_DELAY: Final = 1.0
+"""Seconds by which a standby that answers reads itself may be behind the active node."""
 _TRANSIT: Final = "vault:v"
 _BINARY: Final = "binary:base64,"
 """Marks a value that is no text. Keys are text; only other stored values could be something else."""
@@ -126,7 +129,7 @@ class VaultKeyStore(KeyStore):
         except InvalidPath:
             raise KeyStoreError(self._not_mounted()) from None
         except KeyExistsError:
-            if not await self._exists(name):
+            if not await self._appears(name):
                 raise KeyStoreError(
                     f"the entry {self._shown(name)!r} is deleted, but its metadata is still there: delete it too"
                 ) from None
@@ -140,6 +143,16 @@ class VaultKeyStore(KeyStore):
 
     async def _exists(self, name: str) -> bool:
         return await self._read(name) is not None
+
+    async def _appears(self, name: str) -> bool:
+        """Tell whether there is an entry that Vault speaks of: a standby may be behind, and show it a moment later."""
+        attempts = AsyncRetrying(
+            retry=retry_if_result(lambda found: not found),
+            stop=stop_after_delay(_STANDBY_DELAY),
+            wait=wait_fixed(_STANDBY_DELAY / 10),
+            retry_error_callback=lambda _state: False,
+        )
+        return await attempts(self._exists, name)
 
     async def _read(self, name: str) -> str | None:
         """Return what is stored, as it is stored; nothing if there is no entry."""
