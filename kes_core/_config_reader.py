@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from kes_core._config_models import FileSettings
 from kes_core._yaml import Document, Path, YAMLError, parse
 from kes_core.config import (
     API_PATHS,
     Config,
     ConfigError,
     ConfigProblem,
-    FileSettings,
     KeyStoreChoice,
     PolicyEngineChoice,
 )
@@ -74,6 +74,9 @@ class ConfigReader:
         engines = self._policy_engines(value.get("policy_engines"))
         if file is not None:
             self._check(file)
+        if file is not None and keystore is not None and file.workers > 1 and not keystore.backend.persistent:
+            reason = f"{file.workers} processes would each have keys of their own in keystore.{keystore.backend.name}"
+            self._report(("workers",), f"{reason}; use a key store that they share, or workers: 1")
         if self._problems or file is None or keystore is None:
             raise self._error()
         return Config.of(file, keystore, engines)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from kes_core._counters import StoreCounters
 from kes_core.crypto import KeyVersion, StoredKeyError
 from kes_core.keystore import (
     PAGE_SIZE,
@@ -70,6 +71,8 @@ class KeyCache:
         *,
         clock: Callable[[], float] = time.monotonic,
         health_interval: float | None = None,
+        counters: StoreCounters | None = None,
+        on_change: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Put a cache in front of `store`, which it closes when it is closed itself.
 
@@ -79,6 +82,9 @@ class KeyCache:
             clock: Returns seconds that only grow.
             health_interval: Seconds between two looks at the store's health (`run`), and how long one may take, if
                 not as the store itself says.
+            counters: Where to count what cache and store do.
+            on_change: Called with the name of a key that was created or deleted, before that is told: returns when no
+                other cache in front of the same store goes by what it knew of the key.
         """
         self._store = store
         self._expiry = expiry
@@ -95,6 +101,8 @@ class KeyCache:
         self._answered_at = clock()
         """The store is known to have worked at that time."""
         self._complaint = ""
+        self._counters = counters if counters is not None else StoreCounters()
+        self._on_change = on_change
 
     def peek(self, name: str) -> KeyVersion | None:
         """Return a key if it is in memory, without asking the store. Counts as a use of it."""
@@ -105,6 +113,7 @@ class KeyCache:
         if self._expired(entry, now):
             return None
         entry.used_at = now
+        self._counters.hits += 1
         return entry.key
 
     async def get(self, name: str) -> KeyVersion:
@@ -118,6 +127,7 @@ class KeyCache:
         key = self.peek(name)
         if key is not None:
             return key
+        self._counters.misses += 1
         read = self._reads.get(name)
         if read is None:
             read = self._start(self._read(name))
@@ -132,10 +142,18 @@ class KeyCache:
             KeyStoreError: The store fails.
         """
         try:
-            await self._watched(self._store.create(name, key.encode()))
+            await self._watched("create", self._store.create(name, key.encode()))
         finally:
             # Who asks from now on must not be given the answer of a read that may have been too early.
             self._reads.pop(name, None)
+            if self._on_change is not None:
+                await self._on_change(name)
+
+    def forget(self, name: str) -> None:
+        """Drop a key that somebody else has created or deleted."""
+        self._entries.pop(name, None)
+        # A read that began before must not bring back what it was too early for.
+        self._reads.pop(name, None)
 
     async def delete(self, name: str) -> None:
         """Delete a key. Once this returns, or fails, it is no longer in memory.
@@ -150,7 +168,7 @@ class KeyCache:
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         """List names as `KeyStore.list` does."""
-        return await self._watched(self._store.list(prefix, start=start, limit=limit))
+        return await self._watched("list", self._store.list(prefix, start=start, limit=limit))
 
     async def status(self) -> float:
         """Ask the store for a sign of life; return the seconds it took to give one.
@@ -160,7 +178,7 @@ class KeyCache:
             KeyStoreError: It answers, but can't serve.
         """
         started = self._clock()
-        await self._watched(self._store.status())
+        await self._watched("status", self._store.status())
         return self._clock() - started
 
     def sweep(self) -> None:
@@ -237,7 +255,7 @@ class KeyCache:
 
     async def _read(self, name: str) -> KeyVersion:
         try:
-            value = await self._watched(self._store.get(name))
+            value = await self._watched("get", self._store.get(name))
             key = KeyVersion.decode(value)
         except KeyStoreUnreachableError:
             # The outage may have been noticed only now: for its time other rules apply.
@@ -269,30 +287,38 @@ class KeyCache:
 
     async def _delete(self, name: str) -> None:
         try:
-            await self._watched(self._store.delete(name))
+            await self._watched("delete", self._store.delete(name))
         finally:
-            self._entries.pop(name, None)
-            # A read that began before the deletion must not bring the key back.
-            self._reads.pop(name, None)
+            self.forget(name)
+            if self._on_change is not None:
+                await self._on_change(name)
 
-    async def _watched(self, call: Awaitable[T]) -> T:
-        """Await a call to the store, and note whether the store can be reached."""
+    async def _watched(self, operation: str, call: Awaitable[T]) -> T:
+        """Await a call to the store, count it, and note whether the store can be reached."""
         started = self._clock()
         try:
             result = await call
+        except (KeyExistsError, KeyNotFoundError):
+            self._note_answer(operation, started)
+            raise
         except KeyStoreUnreachableError as error:
+            self._count_error(operation, error)
             self._note_outage(error)
             raise
-        except (KeyExistsError, KeyNotFoundError):
-            self._note_answer(started)
-            raise
         except KeyStoreError as error:
+            self._count_error(operation, error)
             if error.reason is not None:
                 self._complain(str(error))
             raise
-        # Any other failure does not tell whether the store was reached.
-        self._note_answer(started)
+        except Exception:  # which does not tell whether the store was reached
+            self._count_error(operation, None)
+            raise
+        self._note_answer(operation, started)
         return result
+
+    def _count_error(self, operation: str, error: KeyStoreError | None) -> None:
+        reason = error.reason if error is not None else None
+        self._counters.errors[operation, reason or "error"] += 1
 
     def _note_outage(self, error: KeyStoreUnreachableError) -> None:
         """Take note that the store can't be reached; log it when that is new, or has another reason."""
@@ -300,8 +326,9 @@ class KeyCache:
             logger.error("the key store is not reachable: %s", error)
         self._unreachable, self._reason = True, error.reason
 
-    def _note_answer(self, at: float) -> None:
-        self._answered_at = max(self._answered_at, at)
+    def _note_answer(self, operation: str, started: float) -> None:
+        self._counters.answered(operation, self._clock() - started)
+        self._answered_at = max(self._answered_at, started)
         if self._unreachable:
             self._unreachable = False
             logger.warning("the key store is reachable again")

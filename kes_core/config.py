@@ -9,18 +9,29 @@ one `ConfigError` that lists every problem with file, line and field.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel
 
-from kes_core._values import LOG_OFF, Duration, LogLevel, OnOff, Secret, Switch
+from kes_core._config_models import (
+    AdminSettings,
+    APISettings,
+    AuditSettings,
+    CacheSettings,
+    FileSettings,
+    LogSettings,
+    PolicySettings,
+    ProbeSettings,
+    Required,
+    Section,
+    TLSSettings,
+)
+from kes_core._values import LOG_OFF, Duration, LogLevel, Secret, Switch
 from kes_core.hookspecs import KeyStoreBackend, PolicyEngineType
-from kes_core.names import is_valid_name
 from kes_core.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -32,11 +43,13 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfigProblem",
+    "ConfigSource",
     "Duration",
     "KeyStoreChoice",
     "LogLevel",
     "PolicyEngineChoice",
     "PolicySettings",
+    "Required",
     "Secret",
     "Section",
     "Switch",
@@ -45,10 +58,6 @@ __all__ = [
     "load_keystore",
     "parse_config",
 ]
-
-DEFAULT_ADDRESS: Final = "0.0.0.0:7373"
-_MAX_PORT: Final = 65535
-_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%\w+)?\]|", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,146 +84,6 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-class Section(BaseModel):
-    """A part of the configuration file: fields that are not in the model are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-def _identity(value: str) -> str:
-    if not is_valid_name(value):
-        raise ValueError("is not an identity; `kes identity of FILE` prints that of a certificate")
-    return value
-
-
-def _name(value: str) -> str:
-    if not is_valid_name(value):
-        raise ValueError("is not a valid name: 1 to 80 of A-Z a-z 0-9 - _, no - at either end")
-    return value
-
-
-def _required(value: str) -> str:
-    if not value:
-        raise ValueError("is empty, but required")
-    return value
-
-
-def _address(value: str) -> str:
-    host, separator, port = value.rpartition(":")
-    if not separator and not port.isdigit():
-        raise ValueError("has no port; expected host:port, as in 0.0.0.0:7373")
-    if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
-        raise ValueError("has no valid port; expected host:port with a port from 0 to 65535")
-    if not _HOST.fullmatch(host):
-        raise ValueError("has no valid host; expected host:port, an IPv6 address in brackets")
-    return f"{host}:{port}"
-
-
-def _list(value: Any) -> Any:
-    return () if value is None else value
-
-
-Identity = Annotated[str, AfterValidator(_identity)]
-Name = Annotated[str, AfterValidator(_name)]
-Required = Annotated[str, AfterValidator(_required)]
-Address = Annotated[str, AfterValidator(_address)]
-Identities = Annotated[tuple[Identity, ...], BeforeValidator(_list)]
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_list)]
-
-
-class AdminSettings(Section):
-    """`admin`: who may do everything."""
-
-    identity: Required
-    """The admin's identity, or any other word, such as `disabled`, for none."""
-
-
-class ProxyHeaderSettings(Section):
-    """`tls.proxy.header`."""
-
-    cert: str = "X-Tls-Client-Cert"
-
-
-class ProxySettings(Section):
-    """`tls.proxy`: TLS proxies in front of the server."""
-
-    identities: Identities = ()
-    header: ProxyHeaderSettings = ProxyHeaderSettings()
-
-
-class TLSSettings(Section):
-    """`tls`: the server's certificate, and what it asks of clients."""
-
-    key: Required
-    cert: Required
-    password: Secret | None = None
-    auth: OnOff = False
-    ca: str = ""
-    proxy: ProxySettings = ProxySettings()
-
-
-class APISettings(Section):
-    """`api.<path>`: settings of one route."""
-
-    skip_auth: Switch = False
-    timeout: Duration | None = None
-
-
-class PolicySettings(Section):
-    """`policy.<name>`: what some identities may do."""
-
-    allow: Patterns = ()
-    deny: Patterns = ()
-    identities: Identities = ()
-
-
-class ExpirySettings(Section):
-    """`cache.expiry`: how long keys stay in memory, in seconds; 0 is off."""
-
-    any: Duration = 300.0
-    unused: Duration = 30.0
-    offline: Duration = 0.0
-
-
-class CacheSettings(Section):
-    """`cache`."""
-
-    expiry: ExpirySettings = ExpirySettings()
-
-
-class LogSettings(Section):
-    """`log`: what is logged."""
-
-    error: LogLevel = 0
-    audit: LogLevel = LOG_OFF
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v != ""} if isinstance(value, dict) else value
-
-
-class PluginSettings(Section):
-    """`plugins`: which of the installed plugins to leave alone."""
-
-    block: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
-    """Names of plugins or of their distributions. They are not even imported."""
-
-    @field_validator("block")
-    @classmethod
-    def _static_is_needed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        needed = {"static-policy", "kes-core"} & set(value)
-        if needed:
-            raise ValueError(f"can't block {needed.pop()!r}: the server does not work without it")
-        return value
-
-
-class KeySettings(Section):
-    """One of `keys`: a key that is made when the server starts, if it is missing."""
-
-    name: Name
-
-
 @dataclass(frozen=True, slots=True)
 class KeyStoreChoice:
     """The key store of a configuration with its settings."""
@@ -231,23 +100,6 @@ class PolicyEngineChoice:
     settings: BaseModel
 
 
-class FileSettings(Section):
-    """The whole file. The sections of plugins are theirs: here they are mappings with any content."""
-
-    version: str = ""
-    address: Address = DEFAULT_ADDRESS
-    admin: AdminSettings
-    tls: TLSSettings
-    api: dict[str, APISettings] = Field(default_factory=dict)
-    policy: dict[str, PolicySettings] = Field(default_factory=dict)
-    cache: CacheSettings = CacheSettings()
-    log: LogSettings = LogSettings()
-    keys: Annotated[tuple[KeySettings, ...], BeforeValidator(_list)] = ()
-    keystore: dict[str, Any]
-    policy_engines: dict[str, Any] = Field(default_factory=dict)
-    plugins: PluginSettings = PluginSettings()
-
-
 @dataclass(frozen=True, slots=True)
 class Config:
     """A valid configuration."""
@@ -261,6 +113,9 @@ class Config:
     log: LogSettings
     keys: tuple[str, ...]
     keystore: KeyStoreChoice
+    audit: AuditSettings
+    probe: ProbeSettings | None
+    workers: int
     policy_engines: tuple[PolicyEngineChoice, ...] = ()
     blocked_plugins: tuple[str, ...] = ()
 
@@ -291,11 +146,39 @@ class Config:
             keystore=keystore,
             policy_engines=policy_engines,
             blocked_plugins=file.plugins.block,
+            audit=file.audit,
+            probe=file.probe,
+            workers=file.workers,
         )
 
 
 API_PATHS: Final = {route.path: route for route in ROUTES}
 """The routes that `api` can name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSource:
+    """Where a server's configuration comes from, to be read again."""
+
+    path: Path
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """Fields that are given elsewhere and win, as for `parse_config`."""
+
+    def read(self) -> str:
+        """Return the text of the file.
+
+        Raises:
+            ConfigError: It can't be read.
+        """
+        return _read(self.path)
+
+    def parse(self, text: str, plugins: Plugins) -> Config:
+        """Return the configuration that `text`, which the file held, stands for; errors are those of `parse_config`."""
+        return parse_config(text, filename=str(self.path), plugins=plugins, overrides=self.overrides)
+
+    def blocked(self, text: str) -> tuple[str, ...]:
+        """Return the plugins that `text` blocks, before any is loaded. What is wrong with it `parse` tells."""
+        return _blocked(text, os.environ)
 
 
 def load_config(
@@ -325,11 +208,18 @@ def blocked_plugins(path: Path, *, environ: Mapping[str, str] = os.environ) -> t
 
     What is wrong in the file is not told here: `load_config` does.
     """
+    try:
+        return _blocked(_read(path), environ)
+    except ConfigError:
+        return ()
+
+
+def _blocked(text: str, environ: Mapping[str, str]) -> tuple[str, ...]:
     from kes_core._yaml import YAMLError, parse  # noqa: PLC0415 # only who reads configurations needs it
 
     try:
-        value = parse(_read(path), environ=environ, literal=lambda _path: False).value
-    except (ConfigError, YAMLError):
+        value = parse(text, environ=environ, literal=lambda _path: False).value
+    except YAMLError:
         return ()
     section = value.get("plugins") if isinstance(value, dict) else None
     names = section.get("block") if isinstance(section, dict) else None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from kes_core.config import Config, FileSettings
+from kes_core._config_models import FileSettings
+from kes_core.config import Config
 from kes_core.static_policy import ENGINE_NAME
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ _REFERENCE: Final = {"type": "string", "pattern": r"^\s*\$\{[^}]*\}\s*$"}
 
 def effective(config: Config) -> dict[str, Any]:
     """Return what is in force, in the shape of the file. Values of secret fields are masked."""
-    shown: dict[str, Any] = {"address": config.address}
-    for name in ("admin", "tls", "cache", "log"):
-        shown[name] = _dump(getattr(config, name))
+    shown: dict[str, Any] = {"address": config.address, "workers": config.workers}
+    for name in ("admin", "tls", "cache", "log", "audit", "probe"):
+        settings = getattr(config, name)
+        shown[name] = _dump(settings) if settings is not None else {}
     for name in ("api", "policy"):
         shown[name] = {key: _dump(settings) for key, settings in getattr(config, name).items()}
     shown["keys"] = [{"name": name} for name in config.keys]

@@ -194,6 +194,18 @@ def start_server(
     return server
 
 
+def kes(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `kes` to its end, as a script would."""
+    return subprocess.run(
+        [sys.executable, "-m", "kes_core.cli", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
 def _collect(stream: Any, lines: queue.Queue[str], all_lines: list[str]) -> None:
     with stream:
         for line in stream:

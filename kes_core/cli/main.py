@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "policy": "Look at policies.",
     "ls": "List keys, identities or policies.",
     "status": "Show the state of a server.",
+    "audit": "Verify audit records.",
     "config": "Check and show configurations.",
     "plugins": "List the installed plugins.",
     "plugin": "Write a plugin.",

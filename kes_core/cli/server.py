@@ -29,6 +29,7 @@ __all__ = ["command"]
 @click.option("--key", metavar="FILE", help="The private key of the server's certificate.")
 @click.option("--cert", metavar="FILE", help="The server's certificate.")
 @click.option("--auth", type=click.Choice(["on", "off"]), help="Whether clients' certificates are verified.")
+@click.option("--workers", metavar="N", help="How many processes serve.  [default: 1]")
 @click.option("--mlock", is_flag=True, help="Keep all memory out of the swap.")
 @click.option("--dev", is_flag=True, help="Keys in memory, a self-made certificate and a fresh admin API key.")
 def command(
@@ -37,11 +38,12 @@ def command(
     key: str | None,
     cert: str | None,
     auth: str | None,
+    workers: str | None,
     mlock: bool,
     dev: bool,
 ) -> None:
     """Start a server. What is given here wins over the configuration file."""
-    given = {"address": addr, "tls.key": key, "tls.cert": cert, "tls.auth": auth}
+    given = {"address": addr, "tls.key": key, "tls.cert": cert, "tls.auth": auth, "workers": workers}
     overrides = {field: value for field, value in given.items() if value is not None}
     if dev:
         if config_file is not None:
@@ -54,19 +56,17 @@ def command(
 
 
 def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import ConfigError, blocked_plugins, load_config  # noqa: PLC0415 # only a server needs it
+    from kes_core.config import ConfigError, ConfigSource  # noqa: PLC0415 # only a server needs it
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
-    plugins = load_plugins(block=blocked_plugins(config_file))
-
-    def load() -> Config:
-        return load_config(config_file, plugins=plugins, overrides=overrides)
-
+    source = ConfigSource(config_file, overrides)
     try:
-        config = load()
+        text = source.read()
+        plugins = load_plugins(block=source.blocked(text))
+        config = source.parse(text, plugins)
     except ConfigError as error:
         raise CLIError(str(error)) from error
-    _run(config, plugins, mlock=mlock, reload=load, on_started=lambda info: _announce(info, config))
+    _run(config, plugins, mlock=mlock, source=source, on_started=lambda info: _announce(info, config))
 
 
 def _run(config: Config, plugins: Plugins, **options: object) -> None:

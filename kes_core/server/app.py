@@ -31,8 +31,10 @@ from kes_core.server.audit import AuditLog
 from kes_core.server.auth import Client, client_of
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError, error_body
+from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.http import Message, decode_path
 from kes_core.server.metrics import Metrics
+from kes_core.server.peers import Peers
 from kes_core.server.routes import keys, logs, policies, system
 from kes_core.server.routes.logs import Text
 from kes_core.server.streams import Hub
@@ -53,6 +55,8 @@ _MAX_PATH_SEGMENTS: Final = 5
 _JSON: Final = (b"content-type", b"application/json")
 _NDJSON: Final = (b"content-type", b"application/x-ndjson")
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
+_MAX_SHOWN_PATH: Final = 500
+"""Characters of a path that are logged: it is the client's, and may be very long."""
 _LOCATION_SAFE: Final = "/%:@!$&'()*+,;=-._~"
 _NOBODY: Final = Client("", "tls: client certificate is required", "", None)
 _SUBJECTS: Final = {"key": "key name", "policy": "policy name", "identity": "identity"}
@@ -61,16 +65,19 @@ _SUBJECTS: Final = {"key": "key name", "policy": "policy name", "identity": "ide
 class KESApp(FastAPI):
     """The API of the server. `state` is what it works with; assign another to swap everything at once."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, metrics: Metrics, peers: Peers, expiry: ExpiryWatch) -> None:
         super().__init__(title="kes-core", version=system.version(), openapi_url=None, redirect_slashes=False)
         self.server_state = state
-        self.metrics = Metrics()
+        self.metrics = metrics
+        self.peers = peers
+        self.expiry = expiry
         self.error_log = Hub(self._count_error_events)
         self.audit_log = Hub(self._count_audit_events)
         self.audit = AuditLog(readers=self.audit_log)
         self._handlers: dict[str, tuple[Route, Handler]] = {}
-        streams = logs.handlers(self.metrics, self.error_log, self.audit_log)
-        handlers = {**system.HANDLERS, system.API_PATH: self._list_api, **streams, **keys.HANDLERS, **policies.HANDLERS}
+        streams = logs.handlers(metrics, peers, self.error_log, self.audit_log)
+        own = {system.API_PATH: self._list_api, system.STATUS_PATH: self._status}
+        handlers = {**system.HANDLERS, **own, **streams, **keys.HANDLERS, **policies.HANDLERS}
         for route in ROUTES:
             self._add(route, handlers[route.path])
 
@@ -111,6 +118,9 @@ class KESApp(FastAPI):
     async def _list_api(self, call: Call) -> list[dict[str, Any]]:
         return system.api_listing(call.server_state.timeouts)
 
+    async def _status(self, call: Call) -> dict[str, Any]:
+        return await system.status(call, self.metrics, self.peers)
+
     def build_middleware_stack(self) -> ASGIApp:
         return _Dispatcher(self, self._handlers)
 
@@ -130,7 +140,7 @@ class _Dispatcher:
         try:
             call = self._begin(scope, receive, path)
             async with asyncio.timeout(call.server_state.timeouts[call.kes_route.path]):
-                await _authorize(call, path)
+                await self._authorize(call, path)
                 counting = call.kes_route.is_counted
                 metrics.active += counting
                 try:
@@ -171,9 +181,15 @@ class _Dispatcher:
         route, argument = self._route(scope, path)
         sender = _NOBODY
         if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
-            sender = client_of(
-                scope, proxies=state.proxies, proxy_header=state.proxy_header, authorities=state.authorities
-            )
+            try:
+                sender = client_of(
+                    scope, proxies=state.proxies, proxy_header=state.proxy_header, authorities=state.authorities
+                )
+            except APIError as error:
+                why = error.message or "the forwarded certificate is not vouched for by a CA in tls.ca"
+                _log_refusal(path, "the client of a TLS proxy", scope, f"certificate: {why}")
+                raise
+            self._look_at_expiry(sender)
         return Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
 
     def _route(self, scope: Message, path: str) -> tuple[Route, str]:
@@ -204,6 +220,59 @@ class _Dispatcher:
             raise _redirect(raw_path + b"/", query)
         raise _NotRouted(404, [_TEXT, (b"x-content-type-options", b"nosniff")], errors.NO_ROUTE)
 
+    def _look_at_expiry(self, sender: Client) -> None:
+        expiry = self._app.expiry
+        if sender.expires < expiry.horizon:
+            if sender.certificate is not None:
+                expiry.see_client(sender.identity, sender.certificate)
+        elif expiry.any_client:
+            expiry.see_renewed(sender.identity)
+
+    async def _authorize(self, call: Call, path: str) -> None:
+        """Ask the policy engines: one that denies refuses, and one at least has to allow (protocol section 2)."""
+        state, sender, route = call.server_state, call.sender, call.kes_route
+        if route.auth is not Auth.POLICY or route.path in state.unauthenticated:
+            call.is_authorized = True
+            return
+        if sender.error:
+            _log_refusal(path, "somebody", call.scope, f"certificate: {sender.error}")
+            raise APIError(400, sender.error)
+        if sender.identity == state.admin:
+            call.is_authorized = True
+            return
+        request = PolicyRequest(
+            identity=sender.identity,
+            method=call.scope["method"],
+            path=path,
+            api=call.kes_route.path,
+            resource=call.argument,
+            remote_address=sender.address,
+            time=datetime.now(UTC),
+            certificate=sender.certificate,
+        )
+        allowed = False
+        reasons = []
+        decisions = self._app.metrics.decisions
+        for name, engine in state.engines:
+            try:
+                decision, reason = await engine.authorize(request)
+            except Exception:
+                logger.exception("policy engine %r failed; the request is refused", name)
+                decisions[name, "error"] += 1
+                decision, reason = Decision.DENY, "failed"
+            else:
+                decisions[name, decision.value] += 1
+            reasons.append(f"{name}: {reason}")
+            if decision is Decision.DENY:
+                reasons = reasons[-1:]
+                allowed = False
+                break
+            allowed = allowed or decision is Decision.ALLOW
+        if not allowed:
+            _log_refusal(path, sender.identity, call.scope, "policy: " + "; ".join(reasons), sender.address)
+            raise APIError(*errors.NOT_ALLOWED)
+        call.is_authorized = True
+
 
 class _NotRouted(Exception):  # noqa: N818 # an answer, not a failure
     """A request that reaches no handler, with its answer."""
@@ -229,44 +298,12 @@ def _redirect(raw_path: bytes, query: bytes) -> _NotRouted:
     return _NotRouted(307, [_TEXT, (b"location", location.encode("ascii"))], b"")
 
 
-async def _authorize(call: Call, path: str) -> None:
-    """Ask the policy engines: one that denies refuses, and one at least has to allow (protocol section 2)."""
-    state, sender, route = call.server_state, call.sender, call.kes_route
-    if route.auth is not Auth.POLICY or route.path in state.unauthenticated:
-        call.is_authorized = True
-        return
-    if sender.error:
-        raise APIError(400, sender.error)
-    if sender.identity == state.admin:
-        call.is_authorized = True
-        return
-    request = PolicyRequest(
-        identity=sender.identity,
-        method=call.scope["method"],
-        path=path,
-        api=call.kes_route.path,
-        resource=call.argument,
-        remote_address=sender.address,
-        time=datetime.now(UTC),
-        certificate=sender.certificate,
-    )
-    allowed = False
-    reasons = []
-    for name, engine in state.engines:
-        try:
-            decision, reason = await engine.authorize(request)
-        except Exception:
-            logger.exception("policy engine %r failed; the request is refused", name)
-            decision, reason = Decision.DENY, "failed"
-        if decision is Decision.DENY:
-            logger.info("refused %r to %s: %s: %s", path, sender.identity, name, reason)
-            raise APIError(*errors.NOT_ALLOWED)
-        allowed = allowed or decision is Decision.ALLOW
-        reasons.append(f"{name}: {reason}")
-    if not allowed:
-        logger.info("refused %r to %s: %s", path, sender.identity, "; ".join(reasons))
-        raise APIError(*errors.NOT_ALLOWED)
-    call.is_authorized = True
+def _log_refusal(path: str, who: str, scope: Message, why: str, address: str = "") -> None:
+    """Tell the operator which layer refused a request, and by which rule. The client is told only what it may know."""
+    if logger.isEnabledFor(logging.INFO):
+        client = address or (scope["client"] or ("an unknown address",))[0].removeprefix("::ffff:")
+        shown = path if len(path) <= _MAX_SHOWN_PATH else path[:_MAX_SHOWN_PATH] + "..."
+        logger.info("refused %r to %s at %s: %s", shown, who, client, why)
 
 
 def _validate(route: Route, argument: str) -> None:

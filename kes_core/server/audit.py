@@ -13,20 +13,43 @@ sends can end a line or begin a record.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+
+from kes_core.server.audit_file import AuditFileError, FileSink
+from kes_core.server.audit_syslog import SyslogError, SyslogSink
 
 if TYPE_CHECKING:
+    from kes_core.config import Config
     from kes_core.hookspecs import AuditSink
     from kes_core.server.streams import Hub
 
-__all__ = ["AuditLog", "StreamSink"]
+__all__ = ["AuditError", "AuditLog", "OwnSink", "StreamSink", "open_sinks"]
 
 logger = logging.getLogger("kes.audit")
+
+_AUDIT_LEVEL: Final = 0
+"""Of `log.audit`: what is above it switches the log on standard output off."""
+
+
+class AuditError(Exception):
+    """A place for audit records can't be used. The message says why."""
+
+
+class OwnSink(Protocol):
+    """A sink that the configuration asks for."""
+
+    def audit(self, event: Mapping[str, Any]) -> None:
+        """Take a record."""
+
+    def close(self) -> None:
+        """Write what is left."""
 
 
 class StreamSink:
@@ -35,8 +58,10 @@ class StreamSink:
     Writing blocks: a server that can't write its audit log serves nobody.
     """
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
+    def __init__(self, stream: BinaryIO | None = None, *, lock: int | None = None) -> None:
+        """Write to `stream` (standard output), with the lock on the file descriptor `lock` where others write too."""
         self._stream = stream if stream is not None else sys.stdout.buffer
+        self._lock = lock
         self._lines: list[str] = []
 
     def audit(self, event: Mapping[str, Any]) -> None:
@@ -46,19 +71,57 @@ class StreamSink:
 
     def flush(self) -> None:
         """Write what has been recorded."""
-        if self._lines:
-            data = "\n".join(self._lines) + "\n"
-            self._lines.clear()
+        if not self._lines:
+            return
+        data = "\n".join(self._lines) + "\n"
+        self._lines.clear()
+        if self._lock is not None:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
             self._stream.write(data.encode("ascii"))
             self._stream.flush()
+        finally:
+            if self._lock is not None:
+                fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.flush()
+
+
+def open_sinks(config: Config, *, lock: int | None = None) -> list[OwnSink]:
+    """Open the places that the configuration names for audit records.
+
+    Raises:
+        AuditError: One of them can't be used.
+    """
+    sinks: list[OwnSink] = []
+    try:
+        if config.log.audit <= _AUDIT_LEVEL:
+            sinks.append(StreamSink(lock=lock))
+        if config.audit.file is not None:
+            file = config.audit.file
+            key = file.key.get().encode("utf-8") if file.key is not None else b""
+            sinks.append(FileSink(Path(file.path), chain=file.chain, key=key))
+        if config.audit.syslog is not None:
+            syslog = config.audit.syslog
+            sinks.append(SyslogSink(syslog.target, syslog.facility, stream=syslog.is_stream))
+    except (AuditFileError, SyslogError) as error:
+        for sink in sinks:
+            sink.close()
+        raise AuditError(str(error)) from None
+    return sinks
 
 
 class AuditLog:
     """Hands audit records to the sinks."""
 
-    def __init__(self, sinks: Sequence[AuditSink] = (), readers: Hub | None = None) -> None:
-        """Hand records to `sinks`, and to the clients that read the log at the moment."""
-        self._sinks = tuple(sinks)
+    def __init__(
+        self, own: Sequence[OwnSink] = (), plugins: Sequence[AuditSink] = (), readers: Hub | None = None
+    ) -> None:
+        """Hand records to the sinks of the configuration and of plugins, and to the clients that read the log."""
+        self._own = tuple(own)
+        self._sinks = (*own, *plugins)
         self._readers = readers
 
     @property
@@ -79,5 +142,13 @@ class AuditLog:
         for sink in self._sinks:
             try:
                 sink.audit(event)
+            except Exception:
+                logger.exception("an audit sink failed")
+
+    def close(self) -> None:
+        """Write what is left to the sinks of the configuration."""
+        for sink in self._own:
+            try:
+                sink.close()
             except Exception:
                 logger.exception("an audit sink failed")

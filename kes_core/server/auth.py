@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -31,6 +32,7 @@ class _Holder(NamedTuple):
     error: str
     """Why there is no identity."""
     facts: CertificateFacts | None
+    expires: float = math.inf
 
 
 class Client(NamedTuple):
@@ -43,6 +45,8 @@ class Client(NamedTuple):
     address: str
     """Its IP address as text, as far as is known."""
     certificate: CertificateFacts | None
+    expires: float = math.inf
+    """When its certificate does, in seconds since 1970."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -51,7 +55,8 @@ def _holder_of(chain: tuple[str, ...], *, verified: bool) -> _Holder:
     try:
         certificates = [load_certificates(pem.encode("ascii"))[0] for pem in chain]
         identity, leaf = identity_of_chain(certificates)
-        return _Holder(identity, "", certificate_facts(leaf, verified=verified))
+        facts = certificate_facts(leaf, verified=verified)
+        return _Holder(identity, "", facts, facts.not_after.timestamp())
     except IdentityError as error:
         return _Holder("", str(error), None)
 
@@ -76,7 +81,7 @@ def client_of(
     address = peer[0].removeprefix("::ffff:") if peer else ""
     if holder.identity in proxies:
         return _forwarded_client(scope["headers"], proxy_header, address, authorities)
-    return Client(holder.identity, holder.error, address, holder.facts)
+    return Client(holder.identity, holder.error, address, holder.facts, holder.expires)
 
 
 def _forwarded_client(
@@ -98,7 +103,7 @@ def _forwarded_client(
         address = str(ipaddress.ip_address(forwarded.split(b",")[0].strip().decode("ascii")))
     except ValueError:
         address = proxy_address
-    return Client(holder.identity, "", address, holder.facts)
+    return Client(holder.identity, "", address, holder.facts, holder.expires)
 
 
 def _forwarded_chain(value: bytes) -> tuple[str, ...]:

@@ -15,9 +15,10 @@ _OFF: Final = 9
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, worker: int | None = None) -> None:
         super().__init__()
         self._as_json = as_json
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -25,18 +26,22 @@ class _Formatter(logging.Formatter):
         # Tracebacks without the values of variables: in a key server these are keys.
         trace = self.formatException(record.exc_info) if record.exc_info else ""
         if self._as_json:
-            event = {"time": moment, "level": record.levelname, "logger": record.name, "message": message}
+            event: dict[str, object] = {"time": moment, "level": record.levelname, "logger": record.name}
+            if self._worker is not None:
+                event["worker"] = self._worker
+            event["message"] = message
             if trace:
                 event["traceback"] = trace
             return json.dumps(event, separators=(",", ":"))
-        return f"{moment} {record.levelname} {message}" + (f"\n{trace}" if trace else "")
+        origin = f" [worker {self._worker}]" if self._worker is not None else ""
+        return f"{moment} {record.levelname}{origin} {message}" + (f"\n{trace}" if trace else "")
 
 
-def set_up(level: int, stream: TextIO | None = None) -> None:
-    """Log to `stream` (standard error) from `level` of the configuration's scale on."""
+def set_up(level: int, stream: TextIO | None = None, *, worker: int | None = None) -> None:
+    """Log to `stream` (standard error) from `level` of the configuration's scale on, as the worker of a number."""
     stream = stream if stream is not None else sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Formatter(as_json=not stream.isatty()))
+    handler.setFormatter(_Formatter(as_json=not stream.isatty(), worker=worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries log what they are given, and some are given secrets: their warnings are enough.

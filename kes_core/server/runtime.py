@@ -12,7 +12,7 @@ import contextlib
 import logging
 import resource
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -23,10 +23,13 @@ from hypercorn.typing import ConnectionState
 from kes_core.server.http import App, Message
 from kes_core.server.http1 import HTTP1Protocol
 from kes_core.server.http2 import HTTP2Protocol
+from kes_core.server.sockets import BACKLOG
 from kes_core.server.tls import TLSConnection, TLSSettings, make_context
 
 if TYPE_CHECKING:
     from hypercorn.typing import TaskGroup
+
+    from kes_core.server.metrics import Metrics
 
 __all__ = ["HypercornRuntime", "Runtime"]
 
@@ -45,6 +48,8 @@ SWEEP_INTERVAL: Final = 0.5
 RESERVED_FILES: Final = 128
 """File descriptors kept back from connections, for the key store, logs and listeners."""
 MAX_CONNECTIONS: Final = 10_000
+MAX_FAILURES_TOLD: Final = 5
+"""Failed handshakes that are logged one by one between two of these looks."""
 
 
 class Runtime(Protocol):
@@ -54,14 +59,14 @@ class Runtime(Protocol):
     `scope["extensions"]["tls"]["client_cert_chain"]`, PEM strings, the client's own first.
     """
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Serve on `sockets`, which are bound already, until `stop`."""
+    async def start(self, sockets: Sequence[socket.socket], *, shared: bool = False) -> None:
+        """Serve on `sockets`, which are bound already, until `stop`; other processes may do the same (`shared`)."""
 
-    def reload(self, tls: TLSSettings) -> None:
-        """Use `tls` for new connections; those that are open go on.
+    def prepare(self, tls: TLSSettings) -> Callable[[], None]:
+        """Return what makes new connections use `tls`; those that are open go on.
 
         Raises:
-            TLSError: It can't be used. Nothing has changed.
+            TLSError: It can't be used.
         """
 
     async def stop(self, *, grace: float) -> None:
@@ -71,8 +76,9 @@ class Runtime(Protocol):
 class HypercornRuntime:
     """The `Runtime` on Hypercorn, on the running event loop."""
 
-    def __init__(self, app: App, tls: TLSSettings) -> None:
+    def __init__(self, app: App, tls: TLSSettings, metrics: Metrics) -> None:
         self.app = app
+        self._metrics = metrics
         self.context = WorkerContext(None)
         self.config = _hypercorn_config()
         self._tls_context = make_context(tls)
@@ -82,15 +88,25 @@ class HypercornRuntime:
         self._sweeper: asyncio.Task[None] | None = None
         self._max_connections = _connection_limit()
         self._turned_away = 0
+        self._failures_told = 0
+        self._failures_untold = 0
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
+    async def start(self, sockets: Sequence[socket.socket], *, shared: bool = False) -> None:
         loop = asyncio.get_running_loop()
         for sock in sockets:
-            self._listeners.append(await loop.create_server(self._new_connection, sock=sock, backlog=1024))
+            # asyncio accepts up to so many connections at a time: one process must not take them from the others.
+            backlog = 1 if shared else BACKLOG
+            self._listeners.append(await loop.create_server(self._new_connection, sock=sock, backlog=backlog))
+            sock.listen(BACKLOG)
         self._sweeper = loop.create_task(self._sweep())
 
-    def reload(self, tls: TLSSettings) -> None:
-        self._tls_context = make_context(tls)
+    def prepare(self, tls: TLSSettings) -> Callable[[], None]:
+        context = make_context(tls)
+
+        def use() -> None:
+            self._tls_context = context
+
+        return use
 
     async def stop(self, *, grace: float) -> None:
         for listener in self._listeners:
@@ -132,6 +148,7 @@ class HypercornRuntime:
             self._tls_context,
             on_connect=self._admit,
             on_established=self._serve,
+            on_failed=self._note_failure,
             on_closed=self._forget,
         )
 
@@ -143,7 +160,18 @@ class HypercornRuntime:
         return True
 
     def _serve(self, tls: TLSConnection) -> None:
+        self._metrics.handshakes += 1
         self.spawn(self._connections[tls].run())
+
+    def _note_failure(self, tls: TLSConnection, reason: str) -> None:
+        """Count and log a handshake that failed. Anybody can bring that about, so it is not logged without end."""
+        self._metrics.failed_handshakes += 1
+        if self._failures_told >= MAX_FAILURES_TOLD:
+            self._failures_untold += 1
+            return
+        self._failures_told += 1
+        address = tls.client[0] if tls.client else "somebody"
+        logger.info("refused a connection of %s: tls: %s", address.removeprefix("::ffff:"), reason)
 
     def _forget(self, tls: TLSConnection) -> None:
         connection = self._connections.pop(tls, None)
@@ -165,6 +193,9 @@ class HypercornRuntime:
                     self._max_connections,
                 )
                 self._turned_away = 0
+            if self._failures_untold:
+                logger.info("refused %d more connections: tls: the handshake failed", self._failures_untold)
+            self._failures_told = self._failures_untold = 0
 
 
 class _Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from kes_core.server.auth import Authorities
 from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
 
 if TYPE_CHECKING:
+    from kes_core._counters import StoreCounters
     from kes_core.config import Config
     from kes_core.plugins import Plugins
     from kes_core.policy import PolicyEngine
@@ -57,8 +58,20 @@ class State:
             await engine.close()
 
 
-async def connect(config: Config, plugins: Plugins) -> State:
+async def connect(
+    config: Config,
+    plugins: Plugins,
+    *,
+    counters: StoreCounters,
+    on_key_change: Callable[[str], Awaitable[None]],
+) -> State:
     """Connect to the key store and the policy engines that `config` names, and make the keys that it asks for.
+
+    Args:
+        config: The configuration.
+        plugins: From where its back ends come.
+        counters: Where to count what the cache and the store do.
+        on_key_change: Tells the server's other processes of a key that was created or deleted.
 
     Raises:
         KeyStoreError: The key store can't be connected to, or a key not be made.
@@ -68,7 +81,12 @@ async def connect(config: Config, plugins: Plugins) -> State:
     backend = config.keystore.backend
     store = await connect_plugin(f"the key store {backend.name!r}", backend.connect, config.keystore.settings)
     expiry = config.cache.expiry
-    cache = KeyCache(store, CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline))
+    cache = KeyCache(
+        store,
+        CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline),
+        counters=counters,
+        on_change=on_key_change,
+    )
     engines: list[tuple[str, PolicyEngine]] = []
     try:
         admin = config.admin.identity if _IDENTITY.fullmatch(config.admin.identity) else ""

@@ -30,11 +30,15 @@ class Hub:
         """
         self._on_event = on_event
         self._readers: set[asyncio.Queue[bytes | None]] = set()
+        self.elsewhere: Callable[[str], None] | None = None
+        """Takes events to readers in other processes of the server, while there are some."""
+        self.on_readers: Callable[[bool], None] = lambda _there_are: None
+        """Called when the first reader of this process comes, and when the last one goes."""
 
     @property
     def has_readers(self) -> bool:
         """Whether anybody reads."""
-        return bool(self._readers)
+        return bool(self._readers) or self.elsewhere is not None
 
     @property
     def is_full(self) -> bool:
@@ -43,18 +47,27 @@ class Hub:
 
     def publish(self, event: Mapping[str, Any]) -> None:
         """Hand an event to every reader."""
+        if not self.has_readers:
+            return
+        line = json.dumps(event, separators=(",", ":"))
+        self.deliver(line)
+        if self.elsewhere is not None:
+            self.elsewhere(line)
+
+    def deliver(self, line: str) -> None:
+        """Hand an event to the readers of this process."""
         if not self._readers:
             return
-        line = json.dumps(event, separators=(",", ":")).encode("ascii") + b"\n"
+        data = line.encode("ascii") + b"\n"
         self._on_event(len(self._readers))
         for reader in list(self._readers):
             if reader.qsize() >= MAX_BACKLOG:
                 self._end(reader)
             else:
-                reader.put_nowait(line)
+                reader.put_nowait(data)
 
     def close(self) -> None:
-        """End all streams."""
+        """End all streams of this process."""
         for reader in list(self._readers):
             self._end(reader)
 
@@ -62,6 +75,8 @@ class Hub:
         """Yield events from now on, as lines of JSON, several at once if several are there."""
         reader: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._readers.add(reader)
+        if len(self._readers) == 1:
+            self.on_readers(True)
         try:
             while True:
                 lines = [await reader.get()]
@@ -71,11 +86,17 @@ class Hub:
                 if None in lines:
                     return
         finally:
-            self._readers.discard(reader)
+            self._discard(reader)
 
     def _end(self, reader: asyncio.Queue[bytes | None]) -> None:
-        self._readers.discard(reader)
+        self._discard(reader)
         reader.put_nowait(None)
+
+    def _discard(self, reader: asyncio.Queue[bytes | None]) -> None:
+        if reader in self._readers:
+            self._readers.discard(reader)
+            if not self._readers:
+                self.on_readers(False)
 
 
 class ErrorLogHandler(logging.Handler):

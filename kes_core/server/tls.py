@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -44,6 +44,26 @@ _TLS12_CIPHERS: Final = b":".join(
 )
 """Forward secret and authenticated only. TLS 1.3 has no other kind, so OpenSSL's own choice stands there."""
 
+_VERIFY_ERRORS: Final = {
+    9: "it is not valid yet; is the clock right?",
+    10: "it has expired",
+    18: "it is self-signed, and tls.auth: on asks for one that a CA in tls.ca vouches for",
+    19: "its CA is not in tls.ca",
+    20: "no CA in tls.ca vouches for it",
+    21: "no CA in tls.ca vouches for it",
+    24: "its issuer is no CA",
+    26: "it is not meant for TLS clients (extended key usage)",
+}
+"""What OpenSSL's numbers (openssl/x509_vfy.h) mean for a client."""
+_REASONS: Final = {
+    "peer did not return a certificate": "the client presented no certificate",
+    "http request": "the client speaks plain HTTP",
+    "unsupported protocol": "the client speaks no TLS from 1.2 on",
+    "no shared cipher": "the client knows none of the server's ciphers",
+    "wrong version number": "the client speaks no TLS",
+}
+"""What OpenSSL's reasons mean."""
+_MAX_SUBJECT: Final = 200
 _MAX_RECORD: Final = 16 * 1024
 _MAX_UNREAD: Final = 128 * 1024
 """Decrypted bytes that may wait for the HTTP protocol before the client is made to wait."""
@@ -173,6 +193,15 @@ def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes
     return SSL.NO_OVERLAPPING_PROTOCOLS
 
 
+def _verify(connection: SSL.Connection, certificate: object, error: int, _depth: int, ok: int) -> bool:
+    if not ok and isinstance(certificate, crypto.X509):
+        subject = certificate.to_cryptography().subject.rfc4514_string()
+        reason = _VERIFY_ERRORS.get(error, f"it is not valid (X.509 error {error})")
+        # The subject is the client's word: nothing of it may break a line.
+        connection.set_app_data(f"the client's certificate {subject[:_MAX_SUBJECT]!r} is refused: {reason}")
+    return bool(ok)
+
+
 def make_context(settings: TLSSettings) -> SSL.Context:
     """Make the OpenSSL context for `settings`.
 
@@ -194,7 +223,7 @@ def make_context(settings: TLSSettings) -> SSL.Context:
         mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
     if wanted.verified:
         load_client_cas(context, settings.ca)
-        context.set_verify(mode, lambda _connection, _certificate, _error, _depth, ok: bool(ok))
+        context.set_verify(mode, _verify)
     else:
         # The identity is the hash of the public key, whose possession the handshake proves; chain, dates and usage
         # say nothing about it (protocol section 1).
@@ -211,6 +240,7 @@ class TLSConnection(asyncio.Protocol):
         *,
         on_connect: Callable[[TLSConnection], bool],
         on_established: Callable[[TLSConnection], None],
+        on_failed: Callable[[TLSConnection, str], None],
         on_closed: Callable[[TLSConnection], None],
     ) -> None:
         """Wait for a connection.
@@ -219,10 +249,12 @@ class TLSConnection(asyncio.Protocol):
             context: From `make_context`.
             on_connect: Called when the client has connected, before the handshake; false turns it away.
             on_established: Called once, when the handshake has succeeded.
+            on_failed: Called once, when it has failed, with the reason.
             on_closed: Called once, when the connection is gone.
         """
         self._on_connect = on_connect
         self._on_established = on_established
+        self._on_failed = on_failed
         self._on_closed = on_closed
         self._ssl = SSL.Connection(context, None)
         self._ssl.set_accept_state()
@@ -361,9 +393,10 @@ class TLSConnection(asyncio.Protocol):
         except SSL.WantReadError:
             self._flush()
             return False
-        except SSL.Error:
+        except SSL.Error as error:
             self._failed = True
             self._flush()  # the alert that tells the client why
+            self._on_failed(self, self._ssl.get_app_data() or _reason(error))
             if self._transport is not None:
                 # Closing with the client's data unread would reset the connection and lose the alert on its way.
                 self._transport.write_eof()
@@ -409,6 +442,13 @@ class TLSConnection(asyncio.Protocol):
                 self._transport.write(self._ssl.bio_read(4 * _MAX_RECORD))
             except SSL.WantReadError:
                 return
+
+
+def _reason(error: SSL.Error) -> str:
+    """Return why a handshake failed, in a few words of ours or OpenSSL's."""
+    queue = error.args[0] if error.args else []
+    text = queue[-1][-1] if isinstance(queue, list) and queue else "the handshake failed"
+    return _REASONS.get(text, text)
 
 
 def _address(name: object) -> tuple[str, int] | None:

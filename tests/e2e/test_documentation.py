@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kes_core.config import FileSettings
+from kes_core._config_models import FileSettings
 from tests.support import Server, free_port
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,15 @@ from fastapi.openapi.utils import get_openapi
 
 from kes_core.routes import ROUTES
 from kes_core.server.app import KESApp
+from kes_core.server.expiry import ExpiryWatch
+from kes_core.server.metrics import Metrics
+from kes_core.server.peers import Alone
 
 
 def make_app() -> KESApp:
     state: Any = SimpleNamespace()
-    return KESApp(state)
+    metrics = Metrics()
+    return KESApp(state, metrics, Alone(metrics), ExpiryWatch(metrics))
 
 
 def test_every_route_is_documented() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError
-from kes_core.server.metrics import CONTENT_TYPE, Metrics
+from kes_core.server.metrics import CONTENT_TYPE, Metrics, exposition
+from kes_core.server.peers import Peers
 from kes_core.server.streams import Hub
 
 __all__ = ["Text", "handlers"]
@@ -21,11 +22,11 @@ class Text:
         self.body = body
 
 
-def handlers(metrics: Metrics, errors: Hub, audit: Hub) -> Mapping[str, Callable[[Call], Awaitable[Any]]]:
+def handlers(metrics: Metrics, peers: Peers, errors: Hub, audit: Hub) -> Mapping[str, Callable[[Call], Awaitable[Any]]]:
     """Return the handlers by path, for what the server counts and the events that it publishes."""
 
     async def read_metrics(_call: Call) -> Text:
-        return Text(CONTENT_TYPE, metrics.exposition())
+        return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics))
 
     async def read_errors(_call: Call) -> AsyncIterator[bytes]:
         return _read(errors)

@@ -8,22 +8,26 @@ import os
 import platform
 import sys
 import time
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.keystore import KeyStoreError, KeyStoreUnreachableError
+from kes_core.keystore import KeyStoreError
 from kes_core.routes import ROUTES
 from kes_core.server.call import Call
-from kes_core.server.errors import APIError
-from kes_core.server.metrics import memory, usable_cpus
+from kes_core.server.metrics import expiring_clients, memory, usable_cpus
+from kes_core.server.readiness import readiness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from kes_core.server.metrics import Metrics
+    from kes_core.server.peers import Peers
 
-__all__ = ["API_PATH", "HANDLERS", "api_listing", "commit", "version"]
+__all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "commit", "status", "version"]
 
 API_PATH: Final = "/v1/api"
+STATUS_PATH: Final = "/v1/status"
 _UNKNOWN: Final = "<unknown>"
 _STARTED: Final = time.monotonic()
 # Clients know these by Go's names.
@@ -51,15 +55,13 @@ async def _version(_call: Call) -> dict[str, str]:
 
 
 async def _ready(call: Call) -> None:
-    try:
-        await call.server_state.cache.status()
-    except KeyStoreUnreachableError as error:
-        raise APIError(504, "key store is not reachable", error.reason) from None
-    except KeyStoreError as error:
-        raise APIError(502, "key store is unavailable", error.reason) from None
+    problem = await readiness(call.server_state.cache)
+    if problem is not None:
+        raise problem
 
 
-async def _status(call: Call) -> dict[str, Any]:
+async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
+    """Return the state of the server and its key store."""
     heap, stack = memory()
     answer: dict[str, Any] = {
         "version": version(),
@@ -71,6 +73,11 @@ async def _status(call: Call) -> dict[str, Any]:
         "mem_heap_used": heap,
         "mem_stack_used": stack,
     }
+    expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
+    answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
+    expiring = len(expiring_clients(await peers.snapshot()))
+    if expiring:
+        answer["client_certificates_expiring"] = expiring
     try:
         # Integers that clients read as nanoseconds (protocol section 4).
         answer["keystore_latency"] = max(1, int(await call.server_state.cache.status() * 1e9))
@@ -99,5 +106,4 @@ def api_listing(timeouts: Mapping[str, float | None]) -> list[dict[str, Any]]:
 HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
     "/version": _version,
     "/v1/ready": _ready,
-    "/v1/status": _status,
 }

@@ -1,0 +1,118 @@
+"""Certificates that expire soon: the server's own, and those of its clients."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from kes_core.server.tls import load_certificates
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+    from kes_core.policy import CertificateFacts
+    from kes_core.server.metrics import Metrics
+
+__all__ = ["ExpiryWatch", "expiry_problem"]
+
+logger = logging.getLogger("kes.tls")
+
+NOTICE: Final = timedelta(days=14)
+"""How long before a certificate expires the warnings begin."""
+REPEAT: Final = timedelta(days=1)
+"""How often they are repeated."""
+MAX_CLIENTS: Final = 1000
+"""Clients that are kept in mind: everybody may connect, with as many certificates as they like."""
+
+
+def expiry_problem(config: Config, now: datetime | None = None) -> str:
+    """Return what to say of a server certificate that clients refuse because of the date; nothing if it is good."""
+    now = now or datetime.now(UTC)
+    leaf = load_certificates(Path(config.tls.cert))[0]
+    if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+        return ""
+    verb, date = "has expired", leaf.not_valid_after_utc
+    if now < leaf.not_valid_before_utc:
+        verb, date = "is not valid yet", leaf.not_valid_before_utc
+    return f"the certificate {config.tls.cert!r} {verb} ({_shown(date)}): put one that is valid in its place"
+
+
+class ExpiryWatch:
+    """Warns of certificates that expire soon, once a day each, and keeps them for the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._told: dict[str, datetime] = {}
+        """When each warning was given last, by what it is about."""
+        self._clients: dict[str, float] = {}
+        metrics.expiring_clients = self._clients
+        self.horizon = 0.0
+        """A client's certificate that expires before this, in seconds since 1970, is worth a look."""
+
+    def look(self, config: Config) -> None:
+        """Look at the server's certificate, and move on with the time. To be called once in a while."""
+        now = datetime.now(UTC)
+        leaf = load_certificates(Path(config.tls.cert))[0]
+        self._metrics.certificate_expiry = leaf.not_valid_after_utc.timestamp()
+        self.horizon = (now + NOTICE).timestamp()
+        problem = expiry_problem(config, now)
+        if problem:
+            self._warn("server", now, "%s; until then clients refuse this server", problem)
+        elif leaf.not_valid_after_utc - now < NOTICE:
+            self._warn(
+                "server",
+                now,
+                "the certificate %r expires in %s (%s): put a new one in its place",
+                config.tls.cert,
+                _days(leaf.not_valid_after_utc - now),
+                _shown(leaf.not_valid_after_utc),
+            )
+        for identity in [identity for identity, expiry in self._clients.items() if expiry < now.timestamp()]:
+            del self._clients[identity]
+
+    def see_client(self, identity: str, certificate: CertificateFacts) -> None:
+        """Take note of a client whose certificate expires before the horizon."""
+        now = datetime.now(UTC)
+        left = certificate.not_after - now
+        if left < timedelta(0):
+            # Where certificates are verified it would not have come this far; elsewhere the date means nothing.
+            self._clients.pop(identity, None)
+            return
+        if identity not in self._clients and len(self._clients) >= MAX_CLIENTS:
+            return
+        self._clients[identity] = certificate.not_after.timestamp()
+        if certificate.verified:
+            self._warn(
+                identity,
+                now,
+                "the certificate of the client %s expires in %s (%s): from then on it is refused",
+                identity,
+                _days(left),
+                _shown(certificate.not_after),
+            )
+
+    def see_renewed(self, identity: str) -> None:
+        """Take note of a client whose certificate is good for longer."""
+        self._clients.pop(identity, None)
+
+    @property
+    def any_client(self) -> bool:
+        """Whether a client's certificate expires soon."""
+        return bool(self._clients)
+
+    def _warn(self, about: str, now: datetime, message: str, *arguments: object) -> None:
+        last = self._told.get(about)
+        if last is None or now - last >= REPEAT:
+            if len(self._told) > MAX_CLIENTS:
+                self._told.clear()
+            self._told[about] = now
+            logger.warning(message, *arguments)
+
+
+def _days(span: timedelta) -> str:
+    return f"{span.days} days" if span.days != 1 else "1 day"
+
+
+def _shown(date: datetime) -> str:
+    return f"{date:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,84 @@
+"""The sockets that the server listens on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+
+__all__ = ["ListenError", "Sockets", "address_of", "listen"]
+
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted."""
+_HINTS: Final = {
+    errno.EADDRINUSE: "; is another server running there?",
+    errno.EACCES: "; ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+    errno.EADDRNOTAVAIL: "; the machine has no such address",
+}
+
+
+class ListenError(Exception):
+    """An address can't be listened on. The message names it and says why."""
+
+
+class Sockets:
+    """The sockets of the API and of the probes."""
+
+    def __init__(self, config: Config) -> None:
+        """Bind the addresses of `config`.
+
+        Raises:
+            ListenError: One of them can't be bound.
+        """
+        self.api = listen(config.address)
+        try:
+            self.probes = listen(config.probe.address) if config.probe is not None else []
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all that are still open."""
+        for sock in (*self.api, *getattr(self, "probes", ())):
+            sock.close()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of the API as `host:port`."""
+        return tuple(address_of(sock) for sock in self.api)
+
+
+def listen(address: str) -> list[socket.socket]:
+    """Bind `host:port`: every address that a host name stands for, or all of the machine where there is no host.
+
+    Raises:
+        ListenError: It can't be bound.
+    """
+    host, _, text = address.rpartition(":")
+    host, port = host.strip("[]"), int(text)
+    sockets: list[socket.socket] = []
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            return [socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)]
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104 # what the operator configured
+        for family, _type, _protocol, _name, target in dict.fromkeys(found):
+            sockets.append(socket.create_server((target[0], port), family=family, backlog=BACKLOG))
+            port = port or sockets[0].getsockname()[1]
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        is_gai = isinstance(error, socket.gaierror)
+        reason = error.strerror if is_gai or not error.errno else os.strerror(error.errno)
+        hint = _HINTS.get(error.errno or 0, "") if not is_gai else ""
+        raise ListenError(f"can't listen on {address}: {reason}{hint}") from error
+    return sockets
+
+
+def address_of(sock: socket.socket) -> str:
+    """Return the address that `sock` is bound to as `host:port`."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

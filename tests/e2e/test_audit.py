@@ -1,0 +1,284 @@
+"""Where audit records go, and that nobody can forge one."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from kes_core.server.audit_syslog import MAX_MESSAGE
+from tests.support import Server, kes, make_credentials, send_raw
+
+Run = Callable[..., Server]
+
+HOSTILE = [
+    "/v1/key/create/a%0A%7B%22time%22%3A%22forged%22%7D",
+    "/v1/key/create/%22%2C%22chain%22%3A%7B%22n%22%3A1%7D",
+    "/v1/key/create/%1b%5b2J%07%00",
+    "/v1/key/create/%E2%80%A8%C2%85%0D",
+    "/v1/key/create/%ff%fe",
+    "/v1/key/create/" + "x" * 20_000,
+]
+
+
+def verify(*files: Path, key: str = "") -> tuple[int, dict[str, Any]]:
+    done = kes("audit", "verify", *files, KES_AUDIT_KEY=key)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Every line as the JSON that it is; only a line feed ends one."""
+    data = path.read_bytes()
+    assert data.endswith(b"\n")
+    return [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")]
+
+
+@pytest.mark.parametrize("chain", ["off", "on"])
+def test_records_cannot_be_forged(run_server: Run, tmp_path: Path, chain: str) -> None:
+    path = tmp_path / "audit.log"
+    server = run_server({"audit": {"file": {"path": str(path), "chain": chain}}})
+    with server.client() as client:
+        for target in HOSTILE:
+            assert send_raw(client, "PUT", target).status_code == 400
+        send_raw(
+            client, "GET", "/version", headers={"x-forwarded-for": '1.1.1.1\t","code":1', "x-tls-client-cert": "a"}
+        )
+    assert server.stop() == 0
+    found = records(path)
+    assert len(found) == len(HOSTILE) + 1
+    for record, target in zip(found, HOSTILE, strict=False):
+        assert set(record) - {"chain"} == {"time", "request", "response"}
+        assert record["response"]["code"] == 400
+        assert record["request"]["path"] == httpx.URL("https://h" + target.replace("%ff%fe", "")).path + (
+            "\ufffd\ufffd" if "%ff" in target else ""
+        )
+        assert record["request"]["ip"] == "127.0.0.1"
+    assert path.stat().st_mode & 0o777 == 0o600
+    if chain == "on":
+        assert verify(path)[0] == 0
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("chain", ["off", "on"])
+def test_rotation_loses_no_line(run_server: Run, tmp_path: Path, chain: str, told: bool) -> None:
+    """Requests flow while the file is moved away, again and again, with SIGHUP or without."""
+    path = tmp_path / "audit.log"
+    server = run_server({"audit": {"file": {"path": str(path), "chain": chain}}})
+    stop, sent = threading.Event(), []
+
+    def send(number: int) -> None:
+        with server.client() as client:
+            count = 0
+            while not stop.is_set():
+                client.get(f"/v1/key/describe/k{number}-{count}")
+                count += 1
+            sent.append(count)
+
+    files = []
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(send, number) for number in range(4)]
+        for number in range(5):
+            while not (path.exists() and path.stat().st_size):
+                pass
+            rotated = tmp_path / f"audit.log.{number}"
+            path.rename(rotated)
+            files.append(rotated)
+            if told:
+                server.signal(signal.SIGHUP)
+                server.wait_for_log("the configuration is reloaded")
+        stop.set()
+        for thread in running:
+            thread.result()
+    assert server.stop() == 0
+    files += [path] if path.exists() else []
+    found = [record["request"]["path"] for file in files for record in records(file)]
+    assert len(found) == len(set(found)) == sum(sent)
+    if chain == "on":
+        code, result = verify(*files)
+        assert (code, result["last"], result["problems"]) == (0, sum(sent), [])
+
+
+def test_chain_goes_on_after_a_restart_and_tells_what_was_done(run_server: Run, tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    overrides = {"audit": {"file": {"path": str(path), "chain": "on", "key": "${AUDIT_KEY}"}}}
+    for _ in range(2):
+        server = run_server(overrides, environment={"AUDIT_KEY": "s3cret"})
+        with server.client() as client:
+            for number in range(5):
+                client.get(f"/v1/key/describe/k{number}")
+        assert server.stop() == 0
+        assert "s3cret" not in "\n".join(server.errors)
+    assert verify(path, key="s3cret") == (
+        0,
+        {"ok": True, "records": 10, "first": 1, "last": 10, "hash": records(path)[-1]["chain"]["hash"], "problems": []},
+    )
+    assert verify(path, key="another")[0] == 1
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:7] + lines[8:]))
+    code, result = verify(path, key="s3cret")
+    assert code == 1
+    assert [problem["message"] for problem in result["problems"]] == ["record 8 is missing"]
+    path.write_text("".join(lines[:7]))
+    code, result = verify(path, key="s3cret")
+    assert [problem["message"] for problem in result["problems"]] == ["the records 8 to 10 are missing at the end"]
+    # The server itself says so too.
+    server = run_server(overrides, environment={"AUDIT_KEY": "s3cret"})
+    assert any("the records 8 to 10 are missing at the end of the audit log" in line for line in server.errors)
+
+
+def test_file_that_cannot_be_written_for_a_while_loses_nothing(run_server: Run, tmp_path: Path) -> None:
+    """The limit of a file's size stands in for a full disk."""
+    path = tmp_path / "audit.log"
+    server = run_server({"audit": {"file": {"path": str(path), "chain": "on"}}})
+    hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)[1]
+    with server.client() as client:
+        client.get("/v1/key/describe/before")
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+        for number in range(10):
+            assert client.get(f"/v1/key/describe/k{number}").status_code == 404
+        server.wait_for_log("can't be written: File too large; records wait")
+        assert len(records(path)) == 1
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        client.get("/v1/key/describe/after")
+        server.wait_for_log("can be written again; 0 records are lost")
+    assert len(records(path)) == 12
+    assert verify(path)[0] == 0
+
+
+class Receiver:
+    """A syslog server on a socket."""
+
+    def __init__(self, kind: int, path: Path | None = None) -> None:
+        self.messages: list[bytes] = []
+        self.changed = threading.Condition()
+        self.socket = socket.socket(socket.AF_UNIX if path else socket.AF_INET, kind)
+        self.socket.bind(str(path) if path else ("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            self.socket.listen()
+        self.stream = kind == socket.SOCK_STREAM
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        while self.stream:
+            try:
+                connection, _address = self.socket.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as lines:
+                for line in lines:
+                    self.take(line.removesuffix(b"\n"))
+        while data := self.socket.recv(65536):
+            self.take(data)
+
+    def take(self, message: bytes) -> None:
+        with self.changed:
+            self.messages.append(message)
+            self.changed.notify_all()
+
+    def wait_for(self, count: int) -> list[bytes]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.messages) >= count, timeout=10), self.messages
+            return list(self.messages)
+
+
+@pytest.fixture(params=["unix", "udp", "tcp"])
+def receiver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Receiver, str]]:
+    path = tmp_path / "log" if request.param == "unix" else None
+    kind = socket.SOCK_STREAM if request.param == "tcp" else socket.SOCK_DGRAM
+    receiver = Receiver(kind, path)
+    name = receiver.socket.getsockname()
+    yield receiver, str(path) if path else f"{request.param}://{name[0]}:{name[1]}"
+    receiver.socket.close()
+
+
+def test_syslog(run_server: Run, receiver: tuple[Receiver, str]) -> None:
+    log, address = receiver
+    server = run_server({"audit": {"syslog": {"address": address, "facility": "local3"}}})
+    with server.client() as client:
+        for target in HOSTILE:
+            send_raw(client, "PUT", target)
+    for message, target in zip(log.wait_for(len(HOSTILE)), HOSTILE, strict=True):
+        priority, _, text = message.partition(b"kes: ")
+        assert priority == b"<%d>" % (19 * 8 + 6)  # local3, informational
+        assert len(message) <= MAX_MESSAGE + 20
+        record = json.loads(text)
+        assert record["request"]["path"].startswith("/v1/key/create/")
+        assert record.get("shortened", False) == (len(target) > 1000)
+    assert server.stop() == 0
+
+
+def test_log_host_that_reads_nothing_holds_up_nobody(run_server: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        server = run_server({"audit": {"syslog": {"address": f"tcp://127.0.0.1:{port}"}}})
+        with server.client() as client:
+            for _ in range(300):
+                assert client.get("/v1/key/describe/" + "x" * 5000).status_code == 400
+        server.kill()
+
+
+BAD = [
+    ({"file": {"path": "{tmp}/none/audit.log"}}, "the audit log '{tmp}/none/audit.log' can't be opened: No such file"),
+    ({"file": {"path": ""}}, "audit.file.path: '' is empty, but required"),
+    ({"file": {"path": "a", "key": "k3y"}}, "audit.file: 'key' is the key of the chain: set chain: on"),
+    ({"file": {"path": "a", "chain": "maybe"}}, "audit.file.chain: 'maybe' is not a truth value"),
+    ({"syslog": {"address": "{tmp}/nobody"}}, "syslog at '{tmp}/nobody' can't be reached: No such file"),
+    ({"syslog": {"address": "localhost"}}, "audit.syslog.address: 'localhost' is no address of a log; expected a path"),
+    ({"syslog": {"address": "udp://h:x"}}, "audit.syslog.address: 'udp://h:x' is no address of a log; expected a path"),
+    ({"syslog": {"facility": "kern"}}, "audit.syslog.facility: 'kern' is no facility; allowed: auth, authpriv"),
+]
+
+
+@pytest.mark.parametrize(("section", "message"), BAD)
+def test_place_that_cannot_be_used(run_server: Run, tmp_path: Path, section: dict[str, Any], message: str) -> None:
+    """At start, and on reload, which changes nothing then."""
+    server = run_server()
+    config = yaml.safe_load(server.config_path.read_text())
+    config["audit"] = section
+    server.config_path.write_text(yaml.safe_dump(config).replace("{tmp}", str(tmp_path)))
+    server.signal(signal.SIGHUP)
+    expected = message.replace("{tmp}", str(tmp_path))
+    assert expected in json.loads(server.wait_for_log("the configuration is not reloaded"))["message"]
+    done = kes("server", "--config", server.config_path)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "k3y" not in done.stderr
+
+
+def test_verify_of_what_is_no_chain(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        done = kes("audit", "verify", *arguments)
+        return done.returncode, done.stderr + done.stdout
+
+    empty, other = tmp_path / "empty", tmp_path / "other"
+    empty.write_text("")
+    other.write_bytes(b'{"a":1}\n\xff\xfe\n')
+    assert run(str(empty)) == (1, "Error: there is no record in what was given\n")
+    assert run(str(tmp_path / "none")) == (1, f"Error: '{tmp_path}/none' can't be read: No such file or directory\n")
+    code, text = run(str(other))
+    assert code == 1
+    assert len(json.loads(text)["problems"]) == 2
+    assert run()[0] == 2
+
+
+def test_identity_and_address_are_the_clients_own(run_server: Run, tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    stranger = make_credentials(tmp_path, "stranger")
+    server = run_server({"audit": {"file": {"path": str(path)}}})
+    with server.client(stranger) as client:
+        assert client.get("/v1/status", headers={"x-forwarded-for": "8.8.8.8"}).status_code == 403
+    assert server.stop() == 0
+    (record,) = records(path)
+    assert record["request"] == {"ip": "127.0.0.1", "path": "/v1/status", "identity": stranger.identity}

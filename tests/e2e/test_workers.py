@@ -1,0 +1,267 @@
+"""Several processes that are one server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from kes_core.audit_chain import Verification
+from tests.e2e.test_observability import Reader, families
+from tests.support import Server, kes, make_credentials
+
+WORKERS = 3
+CONNECTIONS = 40
+"""So many that each worker has some, but for one time in ten million."""
+
+Run = Callable[..., Server]
+
+
+def start(run_server: Run, tmp_path: Path, overrides: dict[str, Any] | None = None, **options: Any) -> Server:
+    store = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "workers": WORKERS}
+    return run_server({**store, **(overrides or {})}, **options)
+
+
+def workers_of(server: Server) -> list[int]:
+    """Return the process numbers of the workers."""
+    task = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    return [int(number) for number in task.read_text().split()]
+
+
+@contextmanager
+def connections(server: Server, count: int = CONNECTIONS) -> Iterator[list[httpx.Client]]:
+    """Give clients with a connection each, which are open at the same time, and so reach all workers."""
+    clients = [server.client(http2=False) for _ in range(count)]
+    try:
+        for client in clients:
+            client.get("/version")
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def statuses(clients: list[httpx.Client], method: str, path: str) -> set[int]:
+    return {client.request(method, path).status_code for client in clients}
+
+
+def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path) -> None:
+    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    with connections(server) as clients:
+        for worker in workers_of(server):
+            links = [str(link.readlink()) for link in Path(f"/proc/{worker}/fd").iterdir() if link.exists()]
+            assert sum(link.startswith("socket:") for link in links) > 4, "a worker has no connections"
+        assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
+        assert statuses(clients, "PUT", "/v1/key/generate/nothing") == {404}
+    for _ in range(5):  # whichever worker answers
+        found = families(server)
+        assert found["kes_http_request_success"][1]["200"] == CONNECTIONS
+        assert found["kes_http_request_error"][1]["404"] == CONNECTIONS
+        assert found["kes_workers"][1][""] == WORKERS
+    assert server.stop() == 0
+    assert sum("listening on" in line for line in server.errors) == 1
+
+
+def test_what_one_changes_no_other_still_believes(run_server: Run, tmp_path: Path) -> None:
+    server = start(run_server, tmp_path)
+    with connections(server) as clients:
+        for number in range(5):
+            path = f"/v1/key/generate/k{number}"
+            assert statuses(clients, "PUT", path) == {404}
+            assert clients[number].put(f"/v1/key/create/k{number}").status_code == 200
+            assert statuses(clients, "PUT", path) == {200}  # it is in the cache of all
+            assert clients[-number - 1].delete(f"/v1/key/delete/k{number}").status_code == 200
+            assert statuses(clients, "PUT", path) == {404}
+
+
+@pytest.mark.parametrize("path", ["/v1/log/audit", "/v1/log/error"])
+def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, path: str) -> None:
+    server = start(run_server, tmp_path)
+    stranger = make_credentials(tmp_path, "stranger")
+    with connections(server) as clients:
+        readers = [Reader(server, path, http2=False) for _ in range(2)]
+        # Other workers know of a reader a moment later: until then nobody is promised anything.
+        deadline = time.monotonic() + 10
+        with server.client(stranger) as refused:
+            while not all(reader.events for reader in readers):
+                assert time.monotonic() < deadline
+                for client in clients:
+                    client.get("/v1/key/describe/warm-up")
+                refused.get("/v1/status")
+        for number, client in enumerate(clients):
+            client.get(f"/v1/key/describe/k{number}")
+        for number in range(CONNECTIONS):
+            with server.client(stranger, http2=False) as client:
+                client.get(f"/v1/key/describe/x{number}")
+        wanted = {f"/v1/key/describe/x{number}" for number in range(CONNECTIONS)}
+        if path.endswith("audit"):
+            wanted |= {f"/v1/key/describe/k{number}" for number in range(CONNECTIONS)}
+        for reader in readers:
+            reader.wait_until(lambda events: all(name in str(events) for name in wanted))
+    # What the supervisor logs is part of it.
+    if path.endswith("error"):
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("the configuration is reloaded")
+        readers[0].wait_until(lambda events: "is reloaded" in str(events))
+    assert server.stop() == 0
+    for reader in readers:
+        reader.close()
+
+
+def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_path: Path) -> None:
+    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    with connections(server) as clients:
+        assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
+    assert families(server)["kes_http_request_success"][1]["200"] == CONNECTIONS
+    before = workers_of(server)
+    os.kill(before[0], signal.SIGKILL)
+    server.wait_for_log("has died, killed by signal 9, and is replaced")
+    deadline = time.monotonic() + 20
+    while families(server)["kes_workers"][1][""] < WORKERS:
+        assert time.monotonic() < deadline
+    assert len(set(workers_of(server)) - set(before)) == 1
+    found = families(server)
+    assert found["kes_worker_restarts_total"][1][""] == 1
+    assert found["kes_http_request_success"][1]["200"] == CONNECTIONS
+    with connections(server) as clients:
+        assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
+
+
+def test_reload_is_one_for_all_or_none(run_server: Run, tmp_path: Path) -> None:
+    someone = make_credentials(tmp_path, "someone")
+    server = start(run_server, tmp_path)
+    original = server.config_path.read_text()
+    changed = yaml.safe_load(original)
+    changed["policy"] = {"p": {"allow": ["/v1/status"], "identities": [someone.identity]}}
+
+    def allowed() -> set[int]:
+        found = set()
+        for _ in range(CONNECTIONS):
+            with server.client(someone, http2=False) as client:
+                found.add(client.get("/v1/status").status_code)
+        return found
+
+    assert allowed() == {403}
+    server.config_path.write_text(yaml.safe_dump(changed))
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("the configuration is reloaded")
+    assert allowed() == {200}
+
+    broken = tmp_path / "no-directory"
+    broken.write_text("")
+    for problem, text in (
+        ("did you mean 'policy'", {**changed, "polcy": {}}),
+        ("no-directory", {**changed, "keystore": {"fs": {"path": str(broken)}}, "policy": {}}),
+    ):
+        server.config_path.write_text(yaml.safe_dump(text))
+        server.signal(signal.SIGHUP)
+        assert problem in server.wait_for_log("the configuration is not reloaded")
+        assert allowed() == {200}
+    # One that is replaced starts with what is in force, and not with what stands in the file.
+    os.kill(workers_of(server)[0], signal.SIGKILL)
+    server.wait_for_log("is replaced")
+    deadline = time.monotonic() + 20
+    while families(server)["kes_workers"][1][""] < WORKERS:
+        assert time.monotonic() < deadline
+    assert allowed() == {200}
+
+
+def test_requests_under_way_are_finished(run_server: Run, tmp_path: Path) -> None:
+    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    workers = workers_of(server)
+    with connections(server, 10) as clients, ThreadPoolExecutor(10) as pool:
+        running = [pool.submit(clients[number].put, "/v1/key/generate/k") for number in range(10)]
+        assert server.stop() == 0
+        for request in running:
+            try:
+                assert request.result().status_code == 200
+            except httpx.TransportError:
+                pass  # it had not been sent yet
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+def test_workers_end_when_nobody_looks_after_them(run_server: Run, tmp_path: Path) -> None:
+    server = start(run_server, tmp_path)
+    workers = workers_of(server)
+    server.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_audit_records_of_all_are_whole(run_server: Run, tmp_path: Path, chain: bool) -> None:
+    path = tmp_path / "audit.log"
+    audit = {"log": {"audit": "on"}, "audit": {"file": {"path": str(path), "chain": "on" if chain else "off"}}}
+    server = start(run_server, tmp_path, audit)
+    long_name = "x" * 9000  # more than a pipe takes at once
+    with connections(server, 12) as clients, ThreadPoolExecutor(12) as pool:
+        for client in clients:
+            assert client.get("/version").status_code == 200
+
+        def many(client: httpx.Client) -> None:
+            for _ in range(20):
+                client.get(f"/v1/key/describe/{long_name}")
+
+        list(pool.map(many, clients))
+    assert server.stop() == 0
+    lines = path.read_text().splitlines()
+    assert sum(long_name in json.loads(line)["request"]["path"] for line in lines) == 240
+    printed = [json.loads(server.audit.get(timeout=5)) for _ in lines]
+    assert sum(long_name in event["request"]["path"] for event in printed) == 240
+    if chain:
+        assert not list(Verification().check("audit.log", lines))
+
+
+def test_refused_with_a_store_that_is_not_shared(run_server: Run) -> None:
+    server = run_server()
+    server.stop()
+    done = kes("server", "--config", server.config_path, "--workers", "2")
+    assert done.returncode == 1
+    assert "2 processes would each have keys of their own in keystore.memory; use a key store" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "many", "257", "1.5"])
+def test_number_that_makes_no_sense(number: str) -> None:
+    done = kes("server", "--config", "/dev/null", "--workers", number)
+    assert done.returncode == 1
+    assert f"workers: {number!r} is no number of processes; expected 1 to 256" in done.stderr
+
+
+def test_start_fails_as_one(run_server: Run, tmp_path: Path) -> None:
+    server = start(run_server, tmp_path)
+    server.stop()
+    config = yaml.safe_load(server.config_path.read_text())
+    config["audit"] = {"file": {"path": str(tmp_path / "no" / "audit.log")}}
+    server.config_path.write_text(yaml.safe_dump(config))
+    done = kes("server", "--config", server.config_path)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: the audit log '{tmp_path}/no/audit.log' can't be opened: No such file or directory\n"
+
+
+def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path) -> None:
+    """But what the operator has put there: those of the workers are the server's own."""
+    secret = "correct horse battery staple"
+    server = start(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, environment={"ADMIN": "a" * 64})
+    (tmp_path / "secret").write_text(secret)
+
+    def environment(process: int) -> set[str]:
+        return set(Path(f"/proc/{process}/environ").read_text().split("\0"))
+
+    own = environment(server.process.pid)
+    for worker in workers_of(server):
+        arguments = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+        assert arguments[1:3] == ["-m", "kes_core.server.worker"]
+        assert arguments[3].isdigit()
+        assert environment(worker) <= own
