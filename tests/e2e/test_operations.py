@@ -1,0 +1,336 @@
+"""What operators have of a running server: probes, systemd, warnings of expiry, and why a request was refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import resource
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from kes_core.cli.identity import write_certificate
+from kes_core.identity import APIKey, make_certificate, private_key_pem
+from tests.e2e.test_observability import families
+from tests.support import Credentials, Server, kes, make_credentials, make_server_certificate
+
+Run = Callable[..., Server]
+
+
+# Probes
+
+
+def probe_address(server: Server) -> str:
+    (line,) = [line for line in server.errors if "probes are answered on" in line] or [
+        server.wait_for_log("probes are answered on")
+    ]
+    return str(json.loads(line)["message"].rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_probes_need_no_certificate(run_server: Run, tmp_path: Path, workers: int) -> None:
+    keys = tmp_path / "keys"
+    store = {"keystore": {"fs": {"path": str(keys)}}, "workers": workers}
+    server = run_server({**store, "probe": {"address": "127.0.0.1:0"}})
+    with httpx.Client(base_url=probe_address(server)) as client:
+        assert client.get("/live").json() == {"status": "live"}
+        assert client.get("/ready").json() == {"status": "ready"}
+        metrics = client.get("/metrics")
+        assert "kes_http_request_active 0.0" in metrics.text
+        assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        # Nothing else is behind it.
+        for path in ("/", "/version", "/v1/status", "/v1/key/list/", "/metrics/", "//live"):
+            assert client.get(path).status_code == 404, path
+        for path in ("/live", "/ready", "/metrics"):
+            assert client.post(path).status_code == 405
+        assert client.head("/live").status_code == 200
+        keys.rename(tmp_path / "elsewhere")
+        answer = client.get("/ready")
+        assert (answer.status_code // 100, set(answer.json()) - {"reason"}) == (5, {"message"})
+        assert str(keys) not in answer.text
+        assert client.get("/live").status_code == 200
+    assert server.stop() == 0
+
+
+def test_no_listener_for_probes_unless_asked_for(run_server: Run) -> None:
+    server = run_server()
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=False).stdout
+    assert listening.count(f"pid={server.process.pid},") <= 1
+    assert not [line for line in server.errors if "probe" in line]
+
+
+def test_probe_address_that_is_taken(run_server: Run) -> None:
+    server = run_server()
+    address = f"127.0.0.1:{server.port}"
+    config = server.config_path.read_text() + f"probe:\n  address: {address}\n"
+    server.config_path.write_text(config)
+    done = kes("server", "--config", server.config_path)
+    assert done.returncode == 1
+    assert f"can't listen on {address}: Address already in use" in done.stderr
+
+
+# systemd
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_systemd_is_told(run_server: Run, tmp_path: Path, abstract: bool, workers: int) -> None:
+    """`Type=notify` or `notify-reload`."""
+    path = f"@kes-test-{tmp_path.name}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + path[1:] if abstract else path)
+        systemd.settimeout(20)
+        store = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "workers": workers}
+        server = run_server(store, environment={"NOTIFY_SOCKET": path})
+        assert systemd.recv(1000) == b"READY=1\nSTATUS=serving"
+        server.signal(signal.SIGHUP)
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", systemd.recv(1000))
+        assert systemd.recv(1000) == b"READY=1\nSTATUS=serving"
+        server.config_path.write_text("broken")
+        server.signal(signal.SIGHUP)
+        assert systemd.recv(1000).startswith(b"RELOADING=1")
+        assert b"could not be used, see the log" in systemd.recv(1000)
+        assert server.stop() == 0
+        assert systemd.recv(1000) == b"STOPPING=1"
+
+
+# Certificates that expire
+
+
+def certificate(directory: Path, name: str, valid_for: dt.timedelta) -> Credentials:
+    directory.mkdir(exist_ok=True)
+    key, cert = directory / f"{name}.key", directory / f"{name}.crt"
+    private = Ed25519PrivateKey.generate()
+    made = make_certificate(private, subject=name, valid_for=valid_for, dns=["localhost"], ips=[])
+    key.write_bytes(private_key_pem(private, None))
+    cert.write_bytes(made.public_bytes(Encoding.PEM))
+    return Credentials(APIKey(private.private_bytes_raw()), key, cert)
+
+
+def server_with(run_server: Run, directory: Path, valid_for: dt.timedelta, **more: Any) -> Server:
+    own = certificate(directory, "own", valid_for)
+    return run_server({"tls": {"key": str(own.key), "cert": str(own.cert), **more}}, directory=directory)
+
+
+def test_servers_certificate_that_expires_soon(run_server: Run, tmp_path: Path) -> None:
+    server = server_with(run_server, tmp_path / "soon", dt.timedelta(days=13, hours=12))
+    (line,) = [json.loads(line) for line in server.errors if "expires in" in line]
+    assert line["level"] == "WARNING"
+    message = r"the certificate '.*own.crt' expires in 13 days \(.* UTC\): put a new one in its place"
+    assert re.fullmatch(message, line["message"])
+    expiry = families(server)["kes_tls_certificate_expiry_timestamp_seconds"][1][""]
+    with server.client() as client:
+        shown = client.get("/v1/status").json()["certificate_expires_at"]
+    assert dt.datetime.fromisoformat(shown).timestamp() == expiry
+    left = expiry - dt.datetime.now(dt.UTC).timestamp()
+    assert 13 < left / 86400 < 14
+    # Told again only with the days; and a new one is good.
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("is reloaded")
+    assert sum("expires in" in line for line in server.errors) == 1
+    later = server_with(run_server, tmp_path / "later", dt.timedelta(days=15))
+    assert not [line for line in later.errors if "expire" in line]
+
+
+def test_servers_certificate_that_has_expired(run_server: Run, tmp_path: Path) -> None:
+    server = server_with(run_server, tmp_path / "old", dt.timedelta(seconds=-1))
+    (line,) = [json.loads(line) for line in server.errors if "has expired" in line]
+    assert "put one that is valid in its place; until then clients refuse this server" in line["message"]
+    done = kes("config", "check", server.config_path)
+    assert done.returncode == 1
+    assert "tls: the certificate" in done.stderr
+    assert "has expired" in done.stderr
+
+
+def test_clients_certificate_that_expires_soon(run_server: Run, tmp_path: Path) -> None:
+    soon = certificate(tmp_path, "soon", dt.timedelta(days=3, hours=1))
+    later = certificate(tmp_path, "later", dt.timedelta(days=30))
+    authorities = tmp_path / "cas"
+    authorities.mkdir()
+    for client in (soon, later):
+        (authorities / client.cert.name).write_bytes(client.cert.read_bytes())
+    key, cert = make_server_certificate(tmp_path)
+    tls = {"key": str(key), "cert": str(cert), "auth": "on", "ca": str(authorities)}
+    server = run_server({"tls": tls}, admin=later)
+    for client in (soon, later, soon):
+        with server.client(client) as connection:
+            connection.get("/v1/status")
+    server.wait_for_log(f"the certificate of the client {soon.identity} expires in 3 days")
+    with server.client(later) as connection:
+        assert connection.get("/v1/status").json()["client_certificates_expiring"] == 1
+        metrics = connection.get("/v1/metrics").text
+    assert f'kes_tls_client_certificate_expiry_timestamp_seconds{{identity="{soon.identity}"}}' in metrics
+    assert later.identity not in metrics
+    assert sum("expires in" in line for line in server.errors) == 1
+
+
+def test_clients_certificate_means_nothing_where_it_is_not_verified(run_server: Run, tmp_path: Path) -> None:
+    """It is counted, but nobody is told that it will be refused: it will not."""
+    soon = certificate(tmp_path, "soon", dt.timedelta(days=3))
+    server = run_server()
+    with server.client(soon) as client:
+        client.get("/version")
+    assert soon.identity in str(families(server)["kes_tls_client_certificate_expiry_timestamp_seconds"])
+    assert server.stop() == 0
+    assert not [line for line in server.errors if "expires" in line]
+
+
+# Who refused me, and why?
+
+
+def test_refusal_names_the_layer_and_the_rule(run_server: Run, tmp_path: Path) -> None:
+    known, stranger = make_credentials(tmp_path, "known"), make_credentials(tmp_path, "stranger")
+    policy = {"allow": ["/v1/key/create/*"], "deny": ["/v1/key/create/x*"], "identities": [known.identity]}
+    server = run_server({"policy": {"p": policy}, "api": {"/v1/metrics": {"skip_auth": "on"}}})
+
+    def refused(credentials: Credentials | None, path: str) -> tuple[dict[str, Any], str]:
+        context = server.ssl_context(credentials)
+        with httpx.Client(base_url=server.url, verify=context) as client:
+            answer = client.put(path)
+        return answer.json(), json.loads(server.wait_for_log("refused"))["message"]
+
+    told = {"message": "not authorized: insufficient permissions"}
+    place = "at 127.0.0.1: "
+    assert refused(stranger, "/v1/key/create/a") == (
+        told,
+        f"refused '/v1/key/create/a' to {stranger.identity} {place}policy: static: the identity is in no policy",
+    )
+    answer, line = refused(known, "/v1/key/create/xyz")
+    assert answer == told
+    assert line.startswith(f"refused '/v1/key/create/xyz' to {known.identity} {place}policy: static: denied by")
+    assert "policy 'p'" in line
+    answer, line = refused(known, "/v1/key/import/a")
+    assert answer == told
+    assert "no allow rule of policy 'p' matches" in line
+    answer, line = refused(None, "/v1/key/create/a")
+    assert answer == {"message": "tls: client certificate is required"}
+    assert line == f"refused '/v1/key/create/a' to somebody {place}certificate: tls: client certificate is required"
+    _answer, line = refused(stranger, "/v1/key/create/" + "%0A" * 3000)
+    assert "\\n" in line
+    assert len(line) < 2000
+
+
+def test_refused_handshake_says_why(run_server: Run, tmp_path: Path) -> None:
+    known, unknown = certificate(tmp_path, "known", dt.timedelta(days=30)), make_credentials(tmp_path, "unknown")
+    expired = certificate(tmp_path, "expired", dt.timedelta(seconds=-1))
+    authorities = tmp_path / "cas"
+    authorities.mkdir()
+    for client in (known, expired):
+        (authorities / client.cert.name).write_bytes(client.cert.read_bytes())
+    key, cert = make_server_certificate(tmp_path)
+    tls = {"key": str(key), "cert": str(cert), "auth": "on", "ca": str(authorities)}
+    server = run_server({"tls": tls}, admin=known)
+
+    def refused(credentials: Credentials | None) -> str:
+        context = server.ssl_context(credentials)
+        with pytest.raises((OSError, httpx.TransportError)), httpx.Client(verify=context) as client:
+            client.get(server.url + "/version")
+        return str(json.loads(server.wait_for_log("refused a connection"))["message"])
+
+    start = "refused a connection of 127.0.0.1: tls: "
+    assert refused(None) == start + "the client presented no certificate"
+    assert "is refused: it is self-signed, and tls.auth: on asks for" in refused(unknown)
+    assert "'CN=expired' is refused: it has expired" in refused(expired)
+    with socket.create_connection((server.host, server.port)) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        server.wait_for_log(start + "the client speaks plain HTTP")
+    counted = families(server)
+    assert counted["kes_tls_handshake_failures_total"][1][""] == 4
+    assert counted["kes_tls_handshakes_total"][1][""] >= 1
+
+
+def test_flood_of_bad_handshakes_does_not_fill_the_log(run_server: Run) -> None:
+    server = run_server()
+    for _ in range(200):
+        with socket.create_connection((server.host, server.port)) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            plain.recv(100)
+    server.wait_for_log("more connections: tls: the handshake failed")
+    assert server.stop() == 0
+    assert sum("tls" in line for line in server.errors) < 100
+
+
+# Metrics
+
+
+def test_metrics_beyond_the_protocols(run_server: Run, tmp_path: Path) -> None:
+    stranger = make_credentials(tmp_path, "stranger")
+    keys = tmp_path / "keys"
+    server = run_server({"keys": [{"name": "k"}], "keystore": {"fs": {"path": str(keys)}}})
+    before = families(server)
+    with server.client() as client:
+        for _ in range(3):
+            client.put("/v1/key/generate/k")
+        client.put("/v1/key/create/k")
+        client.put("/v1/key/generate/nothing")
+        client.get("/v1/key/list/")
+    with server.client(stranger) as client:
+        client.put("/v1/key/generate/k")
+    keys.rename(tmp_path / "elsewhere")
+    with server.client() as client:
+        assert client.put("/v1/key/generate/other").status_code == 502
+    after = families(server)
+
+    def grown(name: str, labels: str = "") -> float:
+        return float(after[name][1].get(labels, 0.0)) - float(before[name][1].get(labels, 0.0))
+
+    assert grown("kes_cache_hits_total") == 2
+    assert grown("kes_cache_misses_total") == 3  # k for the first time, nothing, other
+    assert grown("kes_keystore_response_time", "_countcreate") == 1
+    assert grown("kes_keystore_response_time", "_countlist") == 1
+    errors = after["kes_keystore_errors_total"][1]
+    assert sum(value for labels, value in errors.items() if labels.startswith("get,")) == 1
+    assert grown("kes_policy_decisions_total", "abstain,static") == 1
+    assert grown("kes_tls_handshakes_total") == 4
+    assert after["kes_workers"][1] == {"": 1.0}
+
+
+# The process
+
+
+def test_no_core_dump_and_no_secret_in_arguments(run_server: Run, tmp_path: Path) -> None:
+    write_certificate(
+        tmp_path / "e.key", tmp_path / "e.crt", subject="localhost", dns=[], ips=[], valid_for=dt.timedelta(days=30),
+        passphrase="correct horse",
+    )  # fmt: skip
+    tls = {"key": str(tmp_path / "e.key"), "cert": str(tmp_path / "e.crt"), "password": "correct horse"}
+    server = run_server({"tls": tls})
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_CORE) == (0, 0)
+    for file in ("cmdline", "environ"):
+        assert b"correct horse" not in Path(f"/proc/{server.process.pid}/{file}").read_bytes()
+    with server.client() as client:
+        assert client.get("/version").status_code == 200
+
+
+@pytest.mark.parametrize(("level", "is_logged"), [("on", True), ("debug", True), ("warn", False), ("off", False)])
+def test_levels_of_the_error_log(run_server: Run, tmp_path: Path, level: str, is_logged: bool) -> None:
+    """A refusal is logged at the level info. A server that is silent is known to listen by its answer to systemd."""
+    stranger = make_credentials(tmp_path, "stranger")
+    server = run_server()
+    text = server.config_path.read_text()
+    server.config_path.write_text(text + f"log:\n  error: '{level}'\n")
+    server.signal(signal.SIGHUP)
+    with server.client(stranger) as client:
+        if is_logged:
+            server.wait_for_log("the configuration is reloaded")
+            client.get("/v1/status")
+            server.wait_for_log("refused '/v1/status'")
+            return
+        # From the reload on nothing more is logged: not even that it was done.
+        while True:
+            seen = len(server.errors)
+            for _ in range(10):
+                client.get("/v1/status")
+            if len(server.errors) == seen:
+                break
+    assert server.stop() == 0
+    assert "refused" not in server.errors[-1] or seen == len(server.errors)
