@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from kes_core.findings import Finding, FindingLevel
     from kes_core.hookspecs import (
         HOOKSPEC_VERSION,
         AuditSink,
@@ -38,6 +39,8 @@ __all__ = [
     "BlockingCalls",
     "CertificateFacts",
     "Decision",
+    "Finding",
+    "FindingLevel",
     "KeyExistsError",
     "KeyNotFoundError",
     "KeyStore",
@@ -55,7 +58,7 @@ __all__ = [
     "page_of",
 ]
 
-_MODULES: Final = ("hookspecs", "keystore", "policy")
+_MODULES: Final = ("findings", "hookspecs", "keystore", "policy")
 
 
 def __getattr__(name: str) -> Any:

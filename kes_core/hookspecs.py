@@ -34,6 +34,7 @@ import pluggy
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from kes_core.findings import Finding
     from kes_core.keystore import KeyStore
     from kes_core.policy import PolicyEngine
 
@@ -71,6 +72,13 @@ class KeyStoreBackend:
     `KeyStoreError` with a message that tells the operator what to do."""
     persistent: bool = True
     """Whether keys outlive the process. A store that is not persistent is meant for development and tests."""
+    diagnose: Callable[[Any], Awaitable[Sequence[Finding]]] | None = None
+    """Called with an instance of `config` by `kes doctor`; returns all that can be told of the store: what works, what
+    does not, and for that what to do. Changes nothing in the store and does not raise. Without it the doctor connects
+    and asks for the status, and tells the first error."""
+    access_policy: Callable[[Any], str] | None = None
+    """Called with an instance of `config` by `kes doctor store-policy`; returns the least that the store's own access
+    control has to grant the server, in the form that the store takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,9 @@ class _Loader:
                 raise _PluginError(f"the 'config' of its {what} {item.name!r} is not a pydantic model")
             if not callable(item.connect):
                 raise _PluginError(f"the 'connect' of its {what} {item.name!r} is not a function")
+            for field in ("diagnose", "access_policy"):
+                if not (getattr(item, field, None) is None or callable(getattr(item, field))):
+                    raise _PluginError(f"the {field!r} of its {what} {item.name!r} is not a function")
             found[item.name] = item
         return found
 

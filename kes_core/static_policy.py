@@ -6,13 +6,14 @@ Built into the core, but an ordinary plugin. The server puts it first and gives 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix  # character by character: patterns end anywhere
 from typing import Final
 
 from kes_core.config import PolicySettings, Section
 from kes_core.hookspecs import PolicyEngineType, hookimpl
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 
-__all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "allows"]
+__all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "allows", "matching_pattern"]
 
 kes_hookspec_version = 1
 
@@ -22,16 +23,30 @@ ENGINE_NAME: Final = "static"
 class _Patterns:
     """A set of patterns, compiled: one that ends in `*` matches what begins with the rest, another what equals it."""
 
-    __slots__ = ("_exact", "_prefixes")
+    __slots__ = ("_exact", "_prefixes", "all")
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        patterns = tuple(patterns)
+        self.all = patterns = tuple(patterns)
         # An empty pattern matches nothing, not even an empty path.
         self._exact = frozenset(pattern for pattern in patterns if pattern and not pattern.endswith("*"))
         self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
 
     def match(self, path: str) -> bool:
         return path in self._exact or path.startswith(self._prefixes)
+
+    def find(self, path: str) -> str | None:
+        """Return the first pattern that matches. Slower than `match`: for those who want to know which it was."""
+        return next((pattern for pattern in self.all if _Patterns([pattern]).match(path)), None)
+
+    def closest(self, request: PolicyRequest) -> str:
+        """Return the pattern that shares the longest beginning with the path of `request`; empty if none comes close.
+
+        A client chooses the path, and may send many: so this does nothing that takes long for a long one.
+        """
+        shared = [(len(commonprefix((pattern.removesuffix("*"), request.path))), pattern) for pattern in self.all]
+        longest, pattern = max(shared, key=lambda item: item[0], default=(0, ""))
+        # Most of the API's own path: what is about another API is not close.
+        return pattern if longest * 4 >= len(request.api or request.path) * 3 else ""
 
 
 class _Policy:
@@ -42,11 +57,25 @@ class _Policy:
         self.allow = _Patterns(settings.allow)
         self.deny = _Patterns(settings.deny)
 
+    def refuse(self, request: PolicyRequest) -> Verdict:
+        """Return the verdict on a request that this policy does not allow, with the rule that it follows from."""
+        rule = self.deny.find(request.path)
+        if rule is not None:
+            return Verdict(Decision.DENY, f"denied by policy {self.name!r}: its deny rule {rule!r} matches")
+        closest = self.allow.closest(request)
+        hint = f"; the closest is {closest!r}" if closest else ""
+        return Verdict(Decision.ABSTAIN, f"no allow rule of policy {self.name!r} matches{hint}")
+
 
 def allows(settings: PolicySettings, path: str) -> bool:
     """Tell whether a policy alone allows the decoded request path `path`."""
     policy = _Policy("", settings)
     return not policy.deny.match(path) and policy.allow.match(path)
+
+
+def matching_pattern(patterns: Iterable[str], path: str) -> str | None:
+    """Return the first of `patterns` that matches the decoded request path `path`."""
+    return _Patterns(patterns).find(path)
 
 
 class StaticPolicyConfig(Section):
@@ -69,11 +98,9 @@ class StaticPolicyEngine(PolicyEngine):
         policy = self._by_identity.get(request.identity)
         if policy is None:
             return Verdict(Decision.ABSTAIN, "the identity is in no policy")
-        if policy.deny.match(request.path):
-            return Verdict(Decision.DENY, f"denied by policy {policy.name!r}")
-        if policy.allow.match(request.path):
+        if not policy.deny.match(request.path) and policy.allow.match(request.path):
             return Verdict(Decision.ALLOW, policy.name)
-        return Verdict(Decision.ABSTAIN, f"no allow rule of policy {policy.name!r} matches")
+        return policy.refuse(request)
 
 
 async def _connect(config: StaticPolicyConfig) -> StaticPolicyEngine:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kes_core import hookspecs, keystore, policy
+from kes_core import findings, hookspecs, keystore, policy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 _HEAD = """\
@@ -40,6 +40,7 @@ def page() -> str:
     parts += ["## What hooks hand over\n", *_entries(hookspecs)]
     parts += ["## Key stores\n", _module(keystore), *_entries(keystore)]
     parts += ["## Policy engines\n", _module(policy), *_entries(policy)]
+    parts += ["## Findings of `kes doctor`\n", _module(findings), *_entries(findings)]
     return "\n".join(parts)
 
 

@@ -153,3 +153,11 @@ def test_deprecated_hook_goes_on_working_and_is_told_once(
         "plugin 'old' of kes-old 1.2: kes_old is deprecated: implement kes_new"
     ]
     assert plugins.infos[-1].hooks == ("kes_old",)
+
+
+@pytest.mark.parametrize("field", ["diagnose", "access_policy"])
+def test_backend_whose_doctor_is_no_function(load: Load, field: str) -> None:
+    source = GOOD.format(name="odd").replace("connect=connect)", f"connect=connect, {field}='text')")
+    (info,) = load(odd=source).infos
+    assert info.error is not None
+    assert f"the '{field}' of its key store 'odd' is not a function" in info.error
