@@ -6,7 +6,7 @@ Built into the core, but an ordinary plugin. The server puts it first and gives 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from os.path import commonprefix  # character by character: patterns end anywhere
+from os.path import commonprefix
 from typing import Final
 
 from kes_core.config import PolicySettings, Section
@@ -43,10 +43,10 @@ class _Patterns:
 
         A client chooses the path, and may send many: so this does nothing that takes long for a long one.
         """
-        shared = [(len(commonprefix((pattern.removesuffix("*"), request.path))), pattern) for pattern in self.all]
-        longest, pattern = max(shared, key=lambda item: item[0], default=(0, ""))
+        begins = [(commonprefix((pattern.removesuffix("*"), request.path)), pattern) for pattern in self.all]  # noqa: RUF071 # by characters: patterns may end inside a part of a path
+        shared, pattern = max(begins, key=lambda item: len(item[0]), default=("", ""))
         # Most of the API's own path: what is about another API is not close.
-        return pattern if longest * 4 >= len(request.api or request.path) * 3 else ""
+        return pattern if len(shared) * 4 >= len(request.api or request.path) * 3 else ""
 
 
 class _Policy:

@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "status": "Show the state of a server.",
     "audit": "Verify audit records.",
     "config": "Check and show configurations.",
+    "doctor": "Find out what is wrong, and who is refused and why.",
     "plugins": "List the installed plugins.",
     "plugin": "Write a plugin.",
     "migrate": "Copy keys from one key store to another.",

@@ -1,0 +1,183 @@
+"""`kes doctor`: find out what is wrong, and who is refused and why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from kes_core.cli._common import for_people, print_json
+from kes_core.cli.main import CLIError
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+    from kes_core.doctor.decision import Asker
+    from kes_core.findings import Finding
+    from kes_core.plugins import Plugins
+
+__all__ = ["command"]
+
+_MARKS: Final = {"ok": ("✓", "green"), "note": ("·", "cyan"), "warning": ("!", "yellow"), "error": ("✗", "red")}
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    default=Path("config.yml"),
+    help="The server's configuration.  [default: config.yml]",
+)
+
+
+@click.group("doctor", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_CONFIG
+@click.option("--path", metavar="PATH", help="Explain what becomes of a request: /v1/key/generate/my-key.")
+@click.option("--method", metavar="METHOD", default="", help="Its method, if it is not that of the API.")
+@click.option(
+    "--client",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Who makes it: a file with a certificate or an API key.",
+)
+@click.option("--identity", metavar="ID", help="Who makes it: an identity.")
+@click.option("--from", "address", metavar="IP", default="127.0.0.1", help="From where.  [default: 127.0.0.1]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@click.pass_context
+def command(
+    context: click.Context,
+    config_file: Path,
+    path: str | None,
+    method: str,
+    client: Path | None,
+    identity: str | None,
+    address: str,
+    as_json: bool,
+) -> int:
+    """Find out what is wrong with a server, before its clients do.
+
+    Looks at the configuration, the certificate, the policies, and the key store, which is contacted and not changed.
+    With --path: tells what the server does with a request of --client or --identity, or of a client without
+    certificate, and which check refuses it. Run it as the user of the server. Exit code 1: there is an error.
+    """
+    if context.invoked_subcommand is not None:
+        return 0
+    if path is None and (client or identity or method):
+        raise click.UsageError("Missing option '--path': what the client asks for, as /v1/key/generate/my-key.")
+    if client is not None and identity is not None:
+        raise click.UsageError("--client and --identity exclude each other.")
+    logging.getLogger("kes").addHandler(logging.NullHandler())  # what a store would log is among its findings
+    return _report(_findings(config_file, path, method, client, identity, address), show=for_people(as_json))
+
+
+def _load(file: Path) -> tuple[Config, Plugins]:
+    from kes_core.config import blocked_plugins, load_config  # noqa: PLC0415 # slow to import
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    plugins = load_plugins(block=blocked_plugins(file))
+    return load_config(file, plugins=plugins), plugins
+
+
+def _findings(
+    file: Path, path: str | None, method: str, client: Path | None, identity: str | None, address: str
+) -> Sequence[Finding]:
+    from kes_core.config import ConfigError  # noqa: PLC0415 # as above
+    from kes_core.findings import Finding  # noqa: PLC0415 # as above
+
+    asker = _asker(client, identity)
+    try:
+        config, plugins = _load(file)
+    except ConfigError as error:
+        return [Finding.error("configuration", str(problem)) for problem in error.problems]
+    from kes_core.doctor.decision import explain  # noqa: PLC0415 # as above
+    from kes_core.doctor.examination import examine  # noqa: PLC0415 # as above
+
+    if path is not None:
+        return asyncio.run(explain(config, plugins, asker, path, method=method, address=address))
+    valid = Finding.ok("configuration", f"{file} is valid")
+    return [valid, *asyncio.run(examine(config, plugins, file))]
+
+
+def _asker(client: Path | None, identity: str | None) -> Asker:
+    from kes_core.doctor.decision import Asker  # noqa: PLC0415 # as above
+    from kes_core.doctor.settings import is_identity  # noqa: PLC0415 # as above
+
+    if identity is not None:
+        if not is_identity(identity):
+            raise CLIError(f"{identity!r} is no identity: 64 hex digits in lower case; --client takes a file")
+        return Asker(identity)
+    if client is None:
+        return Asker.nobody()
+    try:
+        return Asker.from_file(client)
+    except ValueError as error:
+        raise CLIError(str(error)) from error
+
+
+def _report(findings: Sequence[Finding], *, show: bool) -> int:
+    levels = [str(finding.level) for finding in findings]
+    if show:
+        _print(findings)
+        counts = [f"{levels.count(level)} {level}{'s'[: levels.count(level) != 1]}" for level in reversed(_MARKS)]
+        click.echo(f"\n{', '.join(counts[:-1])}")
+    else:
+        print_json(
+            {"findings": [{name: str(getattr(finding, name)) for name in _FIELDS} for finding in findings]},
+        )
+    return 1 if "error" in levels else 0
+
+
+_FIELDS: Final = ("level", "subject", "message", "cure")
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    """Print findings for a person: those of one subject together, in the order in which the subjects come up."""
+    for subject in dict.fromkeys(finding.subject for finding in findings):
+        click.echo(click.style(subject, bold=True))
+        for finding in (finding for finding in findings if finding.subject == subject):
+            mark, colour = _MARKS[finding.level]
+            click.echo(f"  {click.style(mark, fg=colour, bold=True)} {finding.message}")
+            if finding.cure:
+                click.echo(f"    {click.style('→', dim=True)} {finding.cure}")
+
+
+@command.command("store-policy")
+@_CONFIG
+def store_policy(config_file: Path) -> None:
+    """Print the least that the key store's own access control has to grant the server: for Vault, its policy."""
+    from kes_core.config import ConfigError, blocked_plugins, load_keystore  # noqa: PLC0415 # as above
+    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+
+    try:
+        choice = load_keystore(config_file, plugins=load_plugins(block=blocked_plugins(config_file)))
+    except ConfigError as error:
+        raise CLIError(str(error)) from error
+    if choice.backend.access_policy is None:
+        raise CLIError(f"the key store {choice.backend.name!r} has no access control of its own that needs a policy")
+    click.echo(choice.backend.access_policy(choice.settings).rstrip("\n"))
+
+
+@command.command("client-policy")
+@click.argument("client", metavar="CLIENT")
+@click.option("--key", metavar="NAME", default="*", help="Its key, or the beginning of its keys' names and a *.")
+@click.option("--name", metavar="NAME", default="", help="The name of the policy.  [default: that of the client]")
+@click.option("--identity", "identities", metavar="ID", multiple=True, help="Who it is; may be given more than once.")
+def client_policy(client: str, key: str, name: str, identities: tuple[str, ...]) -> None:
+    """Print the least that a well-known CLIENT needs, for the server's configuration: minio, sdk, prometheus or probe.
+
+    Without --identity an environment variable stands in its place.
+    """
+    from kes_core.doctor.clients import CLIENTS  # noqa: PLC0415 # as above
+    from kes_core.doctor.clients import client_policy as policy_of  # noqa: PLC0415 # as above
+    from kes_core.names import is_valid_name, is_valid_pattern  # noqa: PLC0415 # as above
+
+    if client not in CLIENTS:
+        raise click.UsageError(f"{client!r} is not known; known are {', '.join(CLIENTS)}.")
+    if not key or not is_valid_pattern(key):
+        raise click.UsageError(f"--key {key!r} is no name of a key, and not the beginning of one and a *.")
+    for what, text in (("--name", name or client), *(("--identity", identity) for identity in identities)):
+        if not is_valid_name(text):
+            raise click.UsageError(f"{what} {text!r} is not valid: 1 to 80 of A-Z a-z 0-9 - _, no - at either end.")
+    click.echo(policy_of(client, name=name, key=key, identities=identities), nl=False)

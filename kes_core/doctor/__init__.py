@@ -1,0 +1,10 @@
+"""`kes doctor`: looks for what is wrong before a client does, and explains who is refused and why.
+
+Everything here returns findings (`kes_core.findings`) and prints nothing. The modules:
+
+    certificate   the server's certificate, the CAs for clients, and the clock
+    settings      policies, TLS proxies, open APIs, and the cache
+    store         the key store and the policy engines, as far as their plugins can tell
+    decision      what becomes of one client's request, check by check
+    clients       the policies that well-known clients need
+"""

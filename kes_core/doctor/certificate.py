@@ -1,0 +1,314 @@
+"""The server's certificate, the CAs for clients, and whether the clock can be right."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import itertools
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
+
+from kes_core.findings import Finding
+from kes_core.server.auth import Authorities
+from kes_core.server.main import check_files
+from kes_core.server.tls import TLSError, load_certificates
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+
+__all__ = ["examine_certificate", "examine_client_cas", "examine_clock"]
+
+_SOON: Final = dt.timedelta(days=14)
+_CLOCK_TOLERANCE: Final = dt.timedelta(minutes=1)
+
+
+def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> Iterator[Finding]:
+    """Look at the server's certificate as clients do, and at its private key."""
+    now = now or dt.datetime.now(dt.UTC)
+    try:
+        chain = load_certificates(Path(config.tls.cert))
+    except TLSError as error:
+        yield Finding.error("certificate", str(error), f"make one: {_make_command(config)}")
+        return
+    leaf = chain[0]
+    dates = list(_dates(leaf, config.tls.cert, now))
+    yield from dates
+    if not any(finding.cure for finding in dates):  # what `check_files` would say of the dates is said
+        try:
+            check_files(config)
+        except TLSError as error:
+            yield Finding.error("certificate", str(error), _cure_of_pair(config, chain, str(error)))
+        except SSL.Error as error:
+            reason = "; ".join(str(part[-1]) for part in error.args[0]) if error.args else ""
+            yield Finding.error(
+                "certificate",
+                f"OpenSSL does not take the certificate {config.tls.cert!r}: {reason}",
+                "make a new one with a key that is strong enough",
+            )
+    yield from _names(leaf, config)
+    yield from _usages(leaf, config)
+    yield from _chain(chain, config)
+    yield from _key_file(Path(config.tls.key))
+
+
+def _make_command(config: Config) -> str:
+    host = config.host
+    try:
+        unspecified = ipaddress.ip_address(host).is_unspecified if host else True
+        name = "--ip 127.0.0.1 --ip <address> localhost" if unspecified else f"--ip {host} localhost"
+    except ValueError:
+        name = f"--ip 127.0.0.1 {host}"
+    return f"kes identity new -f --key {config.tls.key} --cert {config.tls.cert} {name}"
+
+
+def _dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterator[Finding]:
+    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if now < begin:
+        yield Finding.error(
+            "certificate",
+            f"{file!r} is not valid yet: it is from {_date(begin)}, and this machine says that it is {_date(now)}",
+            "set the clock of this machine (timedatectl), or wait",
+        )
+    elif now > end:
+        yield Finding.error(
+            "certificate",
+            f"{file!r} has expired on {_date(end)}: clients refuse it",
+            "put a new one in its place; the server reads it within 15 minutes, or at once with kill -HUP",
+        )
+    elif end - now < _SOON:
+        yield Finding.warning(
+            "certificate",
+            f"{file!r} expires on {_date(end)}, in {_span(end - now)}",
+            "put a new one in its place; the server reads it within 15 minutes, or at once with kill -HUP",
+        )
+    else:
+        yield Finding.ok("certificate", f"{file!r} is valid until {_date(end)}")
+
+
+def _date(time: dt.datetime) -> str:
+    return f"{time.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _span(span: dt.timedelta) -> str:
+    return f"{span.days} days" if span.days > 1 else f"{span.total_seconds() / 3600:.0f} hours"
+
+
+def _cure_of_pair(config: Config, chain: Sequence[x509.Certificate], problem: str) -> str:
+    """Return what to do about a key and a certificate that don't belong together, or that can't be read."""
+    if "does not belong" in problem and len(chain) > 1 and _issued(chain[1], chain[0]):
+        return f"the chain is the wrong way round: in {config.tls.cert} the server's certificate comes first"
+    if "does not belong" in problem:
+        return "tls.key and tls.cert are of different pairs: give both files of one"
+    if "can't be read" in problem:
+        return f"let the user of the server read it: chown or chmod {config.tls.key}"
+    return ""
+
+
+def _names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
+    """Look at the subject alternative names, which are all that clients compare with where they connect to."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        dns = names.get_values_for_type(x509.DNSName)
+        ips = list(names.get_values_for_type(x509.IPAddress))
+    except x509.ExtensionNotFound:
+        dns, ips = [], []
+    except ValueError:
+        yield Finding.error("certificate", "its extensions can't be read", f"make a new one: {_make_command(config)}")
+        return
+    if not dns and not ips:
+        yield Finding.error(
+            "certificate",
+            "it has no subject alternative name: clients refuse it, whatever its subject says",
+            f"make one with names: {_make_command(config)}",
+        )
+        return
+    shown = ", ".join([*dns, *(str(ip) for ip in ips)])
+    yield Finding.ok("certificate", f"clients can connect to {shown}")
+    host = config.host
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0]) if host else None
+    except ValueError:
+        if not any(_matches(name, host) for name in dns):
+            yield Finding.note("certificate", f"the host of 'address', {host}, is not among its names: {shown}")
+        return
+    if address is not None and not address.is_unspecified:
+        if address not in ips:
+            yield Finding.note(
+                "certificate",
+                f"the IP address of 'address', {address}, is not among its names: "
+                "clients that connect to the address refuse it",
+                f"connect by name, or make a certificate with the address: {_make_command(config)}",
+            )
+    elif not [name for name in dns if name != "localhost"] and all(ip.is_loopback for ip in ips):
+        yield Finding.note(
+            "certificate",
+            f"it is for this machine alone ({shown}), but the server listens on all addresses",
+            f"clients elsewhere need one with the name they use: {_make_command(config)}",
+        )
+
+
+def _matches(name: str, host: str) -> bool:
+    """Tell whether a DNS name of a certificate is for `host` (RFC 6125: a `*` stands for the first label)."""
+    name, host = name.lower(), host.lower()
+    return name == host or (name.startswith("*.") and host.partition(".")[2] == name[2:])
+
+
+def _usages(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
+        if not usage.digital_signature:
+            yield Finding.error(
+                "certificate",
+                "its key usage lacks 'digital signature', which every TLS handshake of this server needs",
+                "have it issued with keyUsage = digitalSignature",
+            )
+    except (x509.ExtensionNotFound, ValueError):
+        pass
+    try:
+        extended = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(extended):
+            yield Finding.error(
+                "certificate",
+                "its extended key usage lacks 'server authentication': clients refuse it",
+                f"have it issued with extendedKeyUsage = serverAuth, or make one: {_make_command(config)}",
+            )
+    except (x509.ExtensionNotFound, ValueError):
+        pass
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _chain(chain: Sequence[x509.Certificate], config: Config) -> Iterator[Finding]:
+    leaf = chain[0]
+    for certificate, issuer in itertools.pairwise(chain):
+        if not _issued(certificate, issuer):
+            yield Finding.error(
+                "certificate",
+                f"the chain is broken: {_subject(certificate)} is not issued by {_subject(issuer)}, which follows it",
+                f"in {config.tls.cert} the server's certificate comes first, then each time the one that issued it",
+            )
+            return
+    if _issued(leaf, leaf):
+        yield Finding.note(
+            "certificate",
+            "it is self-signed: clients have to be given it as their CA",
+            f"MinIO: MINIO_KMS_KES_CAPATH={config.tls.cert}; kes: SSL_CERT_FILE={config.tls.cert}, or -k",
+        )
+    elif len(chain) == 1:
+        yield Finding.note(
+            "certificate",
+            f"no intermediate certificate follows it: clients have to trust its issuer itself, {_issuer(leaf)}",
+            "if that is no root, append it to the file, after the server's certificate",
+        )
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return repr(certificate.subject.rfc4514_string())
+
+
+def _issuer(certificate: x509.Certificate) -> str:
+    return repr(certificate.issuer.rfc4514_string())
+
+
+def _key_file(file: Path) -> Iterator[Finding]:
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return  # said with the certificate
+    if mode & stat.S_IRWXO:
+        yield Finding.warning(
+            "certificate",
+            f"everybody on this machine may use the private key {str(file)!r} (mode {stat.S_IMODE(mode):04o})",
+            f"chmod 0600 {file}",
+        )
+
+
+def examine_client_cas(config: Config, *, now: dt.datetime | None = None) -> Iterator[Finding]:
+    """Look at who has to vouch for clients."""
+    now = now or dt.datetime.now(dt.UTC)
+    if not config.tls.auth:
+        if config.tls.ca:
+            yield Finding.note(
+                "client CA",
+                "tls.ca is given, but tls.auth is off: nobody's certificate is verified",
+                "set tls.auth: on, or remove tls.ca",
+            )
+        return
+    try:
+        Authorities(Path(config.tls.ca) if config.tls.ca else None)
+    except TLSError as error:
+        yield Finding.error("client CA", str(error), "give a PEM file of CAs, or a directory of such files")
+        return
+    except OSError as error:
+        yield Finding.error("client CA", f"tls.ca {config.tls.ca!r} can't be read: {error.strerror}")
+        return
+    if not config.tls.ca:
+        yield Finding.note(
+            "client CA",
+            "tls.auth is on without tls.ca: whoever has a certificate of a CA that this machine trusts can connect",
+            "name the CA of your clients in tls.ca",
+        )
+        return
+    yield from _cas(Path(config.tls.ca), now)
+
+
+def _cas(ca: Path, now: dt.datetime) -> Iterator[Finding]:
+    for file in sorted(ca.iterdir()) if ca.is_dir() else [ca]:
+        try:
+            certificates = load_certificates(file)
+        except (TLSError, OSError):
+            continue  # a README perhaps; that none at all can be read is said before
+        for certificate in certificates:
+            yield _ca(certificate, file, now)
+
+
+def _ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Finding:
+    what = f"{_subject(certificate)} in {str(file)!r}"
+    end = certificate.not_valid_after_utc
+    if now > end:
+        return Finding.error(
+            "client CA", f"{what} has expired on {_date(end)}: clients that it vouches for are refused", "renew it"
+        )
+    try:
+        is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        is_ca = False
+    if not is_ca:
+        return Finding.warning(
+            "client CA",
+            f"{what} is not the certificate of a CA: it vouches for nobody but itself",
+            "give the certificate of the CA that issues your clients' certificates",
+        )
+    if end - now < _SOON:
+        return Finding.warning("client CA", f"{what} expires on {_date(end)}, in {_span(end - now)}", "renew it")
+    return Finding.ok("client CA", f"{what} vouches for clients, until {_date(end)}")
+
+
+def examine_clock(files: Sequence[Path], *, now: dt.datetime | None = None) -> Iterator[Finding]:
+    """Compare the clock with the times at which `files` were written, none of which can be in the future."""
+    now = now or dt.datetime.now(dt.UTC)
+    for file in files:
+        try:
+            written = dt.datetime.fromtimestamp(file.stat().st_mtime, dt.UTC)
+        except OSError:
+            continue
+        if written > now + _CLOCK_TOLERANCE:
+            yield Finding.warning(
+                "clock",
+                f"{str(file)!r} was written on {_date(written)}, and this machine says that it is {_date(now)}",
+                "the clock of this machine may be wrong: timedatectl shows it",
+            )
+            return

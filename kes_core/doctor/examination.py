@@ -1,0 +1,40 @@
+"""The whole examination of a configuration, as `kes doctor` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
+from kes_core.doctor.settings import examine_api, examine_cache, examine_policies, examine_proxies
+from kes_core.doctor.store import examine_engines, examine_plugins, examine_store
+from kes_core.findings import Finding
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+    from kes_core.plugins import Plugins
+
+__all__ = ["examine"]
+
+
+async def examine(config: Config, plugins: Plugins, file: Path) -> Sequence[Finding]:
+    """Look at everything that a valid configuration names.
+
+    Args:
+        config: What `file` says.
+        plugins: The installed ones.
+        file: Where the configuration comes from.
+    """
+    return [
+        *examine_plugins(config, plugins),
+        *examine_clock([file, Path(config.tls.cert), Path(config.tls.key)]),
+        *examine_certificate(config),
+        *examine_client_cas(config),
+        *examine_proxies(config),
+        *examine_policies(config),
+        *[finding async for finding in examine_engines(config)],
+        *examine_api(config),
+        *examine_cache(config),
+        *await examine_store(config.keystore),
+    ]

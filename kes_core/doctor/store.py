@@ -1,0 +1,91 @@
+"""The key store and the policy engines, as far as their plugins can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from kes_core.findings import Finding
+from kes_core.keystore import KeyStoreError
+from kes_core.plugins import connect
+
+if TYPE_CHECKING:
+    from kes_core.config import Config, KeyStoreChoice
+    from kes_core.plugins import Plugins
+
+__all__ = ["examine_engines", "examine_plugins", "examine_store"]
+
+logger = logging.getLogger("kes.doctor")
+
+_TIME_LIMIT: Final = 60.0
+
+
+async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIMIT) -> Sequence[Finding]:
+    """Look at a key store: with its plugin's own doctor, or else by connecting to it."""
+    backend = choice.backend
+    findings: list[Finding] = []
+    if not backend.persistent:
+        findings.append(
+            Finding.warning(
+                "key store",
+                f"keys in the key store {backend.name!r} are gone when the server stops",
+                "use another one for more than a trial: `kes plugins` lists what is installed",
+            )
+        )
+    try:
+        async with asyncio.timeout(time_limit):
+            if backend.diagnose is not None:
+                findings += await backend.diagnose(choice.settings)
+            else:
+                findings.append(await _connect(choice))
+    except TimeoutError:
+        findings.append(Finding.error("key store", f"{backend.name!r} has not answered within {time_limit:g} s"))
+    except Exception as error:
+        # As for `connect`: what a plugin raises may hold credentials, so only its type is told.
+        logger.debug("the doctor of the key store %r failed", backend.name, exc_info=True)
+        findings.append(
+            Finding.error("key store", f"the doctor of {backend.name!r} failed with a {type(error).__name__}")
+        )
+    return findings
+
+
+async def _connect(choice: KeyStoreChoice) -> Finding:
+    what = f"the key store {choice.backend.name!r}"
+    try:
+        store = await connect(what, choice.backend.connect, choice.settings)
+        try:
+            await store.status()
+        finally:
+            await store.close()
+    except KeyStoreError as error:
+        return Finding.error("key store", str(error))
+    return Finding.ok("key store", f"{choice.backend.name!r} answers")
+
+
+async def examine_engines(config: Config) -> AsyncIterator[Finding]:
+    """See whether the policy engines of plugins can be used."""
+    for choice in config.policy_engines:
+        what = f"the policy engine {choice.type.name!r}"
+        try:
+            engine = await connect(what, choice.type.connect, choice.settings)
+        except KeyStoreError as error:
+            yield Finding.error("policy engine", str(error))
+            continue
+        await engine.close()
+        yield Finding.ok("policy engine", f"{choice.type.name!r} is ready")
+
+
+def examine_plugins(config: Config, plugins: Plugins) -> Sequence[Finding]:
+    """Tell of plugins that can't be used, but for those that are not to be."""
+    known = {name for info in plugins.infos for name in (info.name, info.distribution)}
+    return [
+        Finding.warning("plugin", f"plugins.block names {name!r}, and no plugin of that name is installed", "remove it")
+        for name in config.blocked_plugins
+        if name not in known
+    ] + [
+        Finding.warning("plugin", info.error, "uninstall it, or name it in plugins.block")
+        for info in plugins.infos
+        if info.error is not None and not info.blocked
+    ]
