@@ -236,7 +236,7 @@ def _certificate(config: Config, asker: Asker, route: Route) -> Finding:
     if problem:
         raise _RefusedError(
             "certificate",
-            f"denied: {problem} (400)",
+            f"denied: {problem} ({400 if route.auth is Auth.POLICY else 404})",
             "show one certificate, which is not that of a CA: `kes identity new` makes one",
         )
     return Finding.ok("certificate", f"the identity is {identity}")

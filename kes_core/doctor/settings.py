@@ -21,6 +21,8 @@ _IDENTITY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NEARLY_IDENTITY: Final = re.compile(r"[0-9a-fA-F]{32,}", re.ASCII)
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 """The name of a header: RFC 9110, section 5.6.2."""
+_ALIKE: Final = 0.6
+"""How much two paths have to have in common, from 0 to 1, for one to be a slip of the other."""
 
 
 def is_identity(text: str) -> bool:
@@ -138,15 +140,19 @@ def _suggestion(start: str) -> str:
     if known is not None:
         rest = start.removeprefix(known.path)
         return f"{rest!r} is not, and does not begin, a valid name: 1 to 80 of A-Z a-z 0-9 - _, no - at either end"
-    folder, separator, rest = start.rpartition("/")
-    candidates = {route.path.rstrip("/"): route for route in ROUTES}
-    close = difflib.get_close_matches(folder, candidates, n=1) or difflib.get_close_matches(start, candidates, n=1)
-    if not close:
+    folder, _separator, rest = start.rpartition("/")
+    # A rule with a name is like an API without it, and one for an API without names is like the API as it stands.
+    likeness = {
+        (route, text): difflib.SequenceMatcher(None, text, route.path.rstrip("/")).ratio()
+        for route in ROUTES
+        for text in (start.rstrip("/"), folder)
+    }
+    (route, text), ratio = max(likeness.items(), key=lambda item: item[1])
+    if ratio < _ALIKE:
         return "`kes status --api` lists the APIs"
-    route = candidates[close[0]]
     if route.argument is None:
         return f"the closest is {route.path}"
-    return f"the closest is {route.path}{rest if separator and close[0].count('/') == folder.count('/') else ''}*"
+    return f"the closest is {route.path}{rest if text == folder else ''}*"
 
 
 def examine_proxies(config: Config) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ def kes(
     return done
 
 
-def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None) -> str:
+def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, code: int = 0) -> str:
     """Run `kes` as a person would, and return what the terminal shows."""
     parent, child = pty.openpty()
     clean = {name: value for name, value in os.environ.items() if "KES" not in name}
@@ -63,7 +63,7 @@ def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | N
                 break
             shown += chunk
         os.close(parent)
-        assert process.wait(timeout=30) == 0, shown
+        assert process.wait(timeout=30) == code, shown
     return shown.decode().replace("\r\n", "\n")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
-from kes_core import KeyStoreBackend, hookimpl
+from kes_core import Finding, KeyStoreBackend, hookimpl
 from kes_core.config import Section
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ async def _connect(config: FileConfig) -> FileKeyStore:
     return await FileKeyStore.open(Path(config.path))
 
 
+async def _diagnose(config: FileConfig) -> Sequence[Finding]:
+    from kes_fs.doctor import diagnose  # noqa: PLC0415 # as above
+
+    return await diagnose(Path(config.path))
+
+
 @hookimpl
 def kes_keystore_backends() -> Sequence[KeyStoreBackend]:
-    return [KeyStoreBackend(name="fs", config=FileConfig, connect=_connect)]
+    return [KeyStoreBackend(name="fs", config=FileConfig, connect=_connect, diagnose=_diagnose)]

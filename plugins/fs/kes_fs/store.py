@@ -83,6 +83,14 @@ class FileKeyStore(KeyStore):
             raise
         return store
 
+    async def check(self) -> None:
+        """See whether the directory, which has to be there, can be used. Nothing in it is changed.
+
+        Raises:
+            KeyStoreError: It can't, or others than its owner could change or read the keys.
+        """
+        await self._run(self._unusable, self._check)
+
     async def status(self) -> None:
         await self._run(self._unusable, self._status)
 
@@ -125,6 +133,12 @@ class FileKeyStore(KeyStore):
 
     def _prepare(self) -> None:
         _make_directory(self._path)
+        self._check()
+        self._remove_leftovers()
+
+    def _check(self) -> None:
+        if not self._path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         mode = self._path.stat().st_mode
         if mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise KeyStoreError(
@@ -133,7 +147,6 @@ class FileKeyStore(KeyStore):
             )
         if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
             raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
-        self._remove_leftovers()
         self._refuse_exposed_keys(mode)
 
     def _remove_leftovers(self) -> None:
@@ -255,8 +268,6 @@ def _make_directory(path: Path) -> None:
     for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)  # another server may make it as well
         _sync(missing.parent)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 def _sync(directory: Path) -> None:

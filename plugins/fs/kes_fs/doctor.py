@@ -1,0 +1,98 @@
+"""What `kes doctor` finds in the key directory. It only looks: it makes no directory, and tidies nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from kes_core import BlockingCalls, Finding, KeyStoreError
+from kes_fs.store import TIME_LIMIT, FileKeyStore
+
+__all__ = ["diagnose"]
+
+_SUBJECT: Final = "key store"
+_LITTLE_SPACE: Final = 16 * 1024 * 1024
+"""Bytes. A key takes a block of the file system, mostly of 4096."""
+_FEW_FILES: Final = 1000
+
+
+async def diagnose(path: Path) -> Sequence[Finding]:
+    """Look at the key directory at `path`, which may be missing."""
+    path = path.absolute()  # noqa: ASYNC240 # asks no disk
+    calls, store = BlockingCalls("fs-doctor"), FileKeyStore(path)
+    try:
+        async with asyncio.timeout(TIME_LIMIT):
+            missing = await calls.run(_missing, path)
+            if missing is not None:
+                return [missing]
+            await store.check()
+            names = (await store.list(limit=2**31)).names
+            count = f"{len(names)} key{'s'[: len(names) != 1]}"
+            usable = Finding.ok(_SUBJECT, f"the directory {str(path)!r} can be used, and holds {count}")
+            return [usable, *await calls.run(lambda: [*_owner(path), *_space(os.statvfs(path), path)])]
+    except TimeoutError:
+        return [Finding.error(_SUBJECT, f"the file system of {str(path)!r} does not answer within {TIME_LIMIT:g} s")]
+    except KeyStoreError as error:
+        return [Finding.error(_SUBJECT, str(error), _cure(path))]
+    except OSError as error:
+        return [Finding.error(_SUBJECT, f"the key directory {str(path)!r} can't be looked at: {error.strerror}")]
+    finally:
+        calls.close()
+        await store.close()
+
+
+def _missing(path: Path) -> Finding | None:
+    """Return what to say of a directory that is not there yet; nothing if it is."""
+    if os.path.lexists(path):
+        return None
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        return Finding.error(
+            _SUBJECT,
+            f"the key directory {str(path)!r} is missing, and the server may not make it in {str(parent)!r}",
+            f"install -d -m 0700 -o <user of the server> {path}",
+        )
+    return Finding.note(
+        _SUBJECT,
+        f"the key directory {str(path)!r} is missing: the server makes it, without keys, when it starts",
+        "check keystore.fs.path if there should be keys",
+    )
+
+
+def _cure(path: Path) -> str:
+    """Return what to do about a directory that can't be used; empty if nobody knows."""
+    if not path.is_dir():
+        return f"{path} has to be a directory: move what is there away, or set keystore.fs.path"
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return f"chown -R <user of the server> {path}, and run the doctor as that user"
+    return ""  # the message has the chmod
+
+
+def _owner(path: Path) -> Iterator[Finding]:
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        yield Finding.warning(
+            _SUBJECT,
+            f"the key directory {str(path)!r} belongs to user {owner}, and this is user {os.geteuid()}",
+            f"run the doctor and the server as one user; if that is this one: chown -R {os.geteuid()} {path}",
+        )
+
+
+def _space(disk: os.statvfs_result, path: Path) -> Iterator[Finding]:
+    """Tell if the disk is nearly full. Some file systems count no files: they have 0 in all."""
+    free = disk.f_bavail * disk.f_frsize
+    if free < _LITTLE_SPACE:
+        yield Finding.warning(
+            _SUBJECT,
+            f"there are {free // 1024} KiB left for keys in {str(path)!r}: creating keys fails when the disk is full",
+            "make room, or move the directory to a larger disk",
+        )
+    elif disk.f_files and disk.f_favail < _FEW_FILES:
+        yield Finding.warning(
+            _SUBJECT,
+            f"the file system of {str(path)!r} can take {disk.f_favail} more files, and each key is one",
+            "remove files, or move the directory to another file system",
+        )

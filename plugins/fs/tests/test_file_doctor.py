@@ -1,0 +1,94 @@
+"""What the doctor says of a key directory: each fault is brought about, and found."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from kes_core import Finding
+from kes_core.plugins import load_plugins
+from kes_fs import FileConfig, doctor
+from kes_fs.store import FileKeyStore
+
+
+def diagnose(path: Path) -> Sequence[Finding]:
+    backend = load_plugins().backends["fs"]
+    assert backend.diagnose is not None
+    found: Sequence[Finding] = asyncio.run(backend.diagnose(FileConfig(path=str(path))))  # type: ignore[arg-type] # a coroutine
+    return found
+
+
+def only(path: Path) -> Finding:
+    (found,) = diagnose(path)
+    return found
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """A directory with a key, and what a killed server has left behind."""
+
+    async def make() -> None:
+        store = await FileKeyStore.open(tmp_path / "keys")
+        await store.create("my-key", b"value")
+        await store.close()
+
+    asyncio.run(make())
+    (tmp_path / "keys" / ".new-0").touch(mode=0o600)
+    return tmp_path / "keys"
+
+
+def test_directory_in_use(keys: Path) -> None:
+    assert only(keys) == Finding.ok("key store", f"the directory {str(keys)!r} can be used, and holds 1 key")
+    assert (keys / ".new-0").exists()  # another server may be writing it
+
+
+def test_missing_directory_is_not_made(tmp_path: Path) -> None:
+    found = only(tmp_path / "a" / "b")
+    assert found.level == "note"
+    assert "the server makes it" in found.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_others_can_use(keys: Path) -> None:
+    keys.chmod(0o770)
+    found = only(keys)
+    assert (found.level, f"chmod 0700 {keys}" in found.message) == ("error", True)
+    keys.chmod(0o755)
+    (keys / "my-key").chmod(0o644)
+    found = only(keys)
+    assert (found.level, "others can read or change the key" in found.message) == ("error", True)
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    found = only(file)
+    assert (found.level, "Not a directory" in found.message) == ("error", True)
+    assert "keystore.fs.path" in found.cure
+    below = only(file / "keys")
+    assert below.level == "error"
+
+
+def test_full_disk(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a limit that this disk is below: none is filled for the test."""
+    monkeypatch.setattr(doctor, "_LITTLE_SPACE", 2**62)
+    found = diagnose(keys)[-1]
+    assert (found.level, "KiB left for keys" in found.message) == ("warning", True)
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor, "_FEW_FILES", 2**62)
+    found = diagnose(keys)[-1]
+    assert (found.level, "more files, and each key is one" in found.message) == ("warning", True)
+
+
+def test_directory_of_another_user(keys: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(keys, 65534, 65534)
+        found = diagnose(keys)[-1]
+    else:
+        (found,) = doctor._owner(Path("/"))
+    assert (found.level, "belongs to user" in found.message) == ("warning", True)
+    assert "chown -R" in found.cure

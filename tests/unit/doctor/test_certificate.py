@@ -1,0 +1,159 @@
+"""What the doctor says of certificates: each fault is brought about, and found."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
+from kes_core.findings import Finding
+from tests.unit.doctor.support import Pair, config, levels, make, none_is, the, write
+
+
+def examine(directory: Path, pair: Pair, *chain: Pair, address: str = "127.0.0.1:7373") -> list[Finding]:
+    tls = write(directory, pair, *chain)
+    return list(examine_certificate(config(directory, tls=dict(tls), address=address)))
+
+
+@pytest.fixture(scope="module")
+def ca() -> Pair:
+    return make("A CA", ca=True, names=(), usages=None)
+
+
+def test_certificate_that_is_as_it_should_be(tmp_path: Path, ca: Pair) -> None:
+    middle = make("Between", issuer=ca, ca=True, names=(), usages=None)
+    found = examine(tmp_path, make("kes", issuer=middle), middle)
+    assert levels(found) == {"ok"}
+    the(found, "is valid until")
+    the(found, "clients can connect to localhost, 127.0.0.1")
+
+
+def test_dates(tmp_path: Path) -> None:
+    expired = the(examine(tmp_path, make("kes", begins=-9, days=-1)), "has expired on")
+    assert expired.level == "error"
+    assert "kill -HUP" in expired.cure
+    future = the(examine(tmp_path, make("kes", begins=2)), "is not valid yet")
+    assert future.level == "error"
+    assert "clock" in future.cure
+    soon = the(examine(tmp_path, make("kes", days=3.5)), "in 3 days")
+    assert (soon.level, "expires on" in soon.message) == ("warning", True)
+    assert the(examine(tmp_path, make("kes", days=0.25)), "in 6 hours").level == "warning"
+    none_is(examine(tmp_path, make("kes", days=15)), "warning", "error")
+
+
+def test_names(tmp_path: Path) -> None:
+    none = the(examine(tmp_path, make("localhost", names=())), "no subject alternative name")
+    assert none.level == "error"
+    assert "kes identity new" in none.cure
+    assert "--ip 127.0.0.1" in none.cure
+    other = the(examine(tmp_path, make("kes"), address="10.1.2.3:7373"), "10.1.2.3, is not among its names")
+    assert other.level == "note"
+    assert "--ip 10.1.2.3" in other.cure
+    the(examine(tmp_path, make("kes"), address="kes.example.com:7373"), "the host of 'address', kes.example.com")
+    for names in (["kes.example.com"], ["*.example.com"]):
+        found = examine(tmp_path, make("kes", names=names), address="kes.example.com:7373")
+        assert not [finding for finding in found if "address" in finding.message]
+    for address in ("0.0.0.0:7373", ":7373", "[::]:7373"):
+        the(examine(tmp_path, make("kes"), address=address), "for this machine alone (localhost, 127.0.0.1)")
+        found = examine(tmp_path, make("kes", names=["kes.example.com"]), address=address)
+        assert not [finding for finding in found if "alone" in finding.message]
+
+
+def test_usages(tmp_path: Path) -> None:
+    clients_only = make("kes", usages=[ExtendedKeyUsageOID.CLIENT_AUTH])
+    assert the(examine(tmp_path, clients_only), "lacks 'server authentication'").level == "error"
+    assert the(examine(tmp_path, make("kes", signs=False)), "lacks 'digital signature'").level == "error"
+    none_is(examine(tmp_path, make("kes", usages=[ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])), "warning", "error")
+    none_is(examine(tmp_path, make("kes", usages=None, signs=None)), "warning", "error")
+
+
+def test_chain(tmp_path: Path, ca: Pair) -> None:
+    middle = make("Between", issuer=ca, ca=True, names=(), usages=None)
+    server = make("kes", issuer=middle)
+    alone = the(examine(tmp_path, server), "no intermediate certificate follows it")
+    assert (alone.level, "'CN=Between'" in alone.message) == ("note", True)
+    broken = the(examine(tmp_path, server, ca), "the chain is broken: 'CN=kes' is not issued by 'CN=A CA'")
+    assert broken.level == "error"
+    self_signed = the(examine(tmp_path, make("kes")), "self-signed")
+    assert self_signed.level == "note"
+    assert f"MINIO_KMS_KES_CAPATH={tmp_path / 'server.crt'}" in self_signed.cure
+
+
+def test_files(tmp_path: Path, ca: Pair) -> None:
+    server = make("kes", issuer=ca)
+    tls = dict(write(tmp_path, server, ca))
+    write(tmp_path, ca, server, name="turned")
+    turned = list(examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "turned.crt")})))
+    assert "the wrong way round" in the(turned, "does not belong to the certificate").cure
+    write(tmp_path, make("other"), name="other")
+    other = list(examine_certificate(config(tmp_path, tls={**tls, "key": str(tmp_path / "other.key")})))
+    assert "different pairs" in the(other, "does not belong to the certificate").cure
+    gone = list(examine_certificate(config(tmp_path, tls={**tls, "key": str(tmp_path / "none.key")})))
+    assert "chown or chmod" in the(gone, "can't be read").cure
+    (missing,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "none.crt")}))
+    assert missing.level == "error"
+    assert "kes identity new" in missing.cure
+    (tmp_path / "text.crt").write_text("text")
+    (text,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "text.crt")}))
+    assert "holds no valid PEM certificate" in text.message
+    (tmp_path / "server.key").chmod(0o644)
+    exposed = the(examine_certificate(config(tmp_path, tls=tls)), "everybody on this machine")
+    assert (exposed.level, exposed.cure) == ("warning", f"chmod 0600 {tmp_path / 'server.key'}")
+
+
+def test_key_that_is_too_weak_for_openssl(tmp_path: Path) -> None:
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    found = the(examine(tmp_path, make("kes", key=weak)), "OpenSSL does not take the certificate")
+    assert (found.level, "too small" in found.message) == ("error", True)
+
+
+def client_cas(directory: Path, **tls: Any) -> list[Finding]:
+    pair = write(directory, make("kes"))
+    return list(examine_client_cas(config(directory, tls={**pair, **tls})))
+
+
+def test_client_cas(tmp_path: Path, ca: Pair) -> None:
+    assert client_cas(tmp_path) == []
+    write(tmp_path, ca, name="ca")
+    file = str(tmp_path / "ca.crt")
+    assert levels(client_cas(tmp_path, auth="on", ca=file)) == {"ok"}
+    assert the(client_cas(tmp_path, auth="off", ca=file), "nobody's certificate is verified").level == "note"
+    assert the(client_cas(tmp_path, auth="on"), "without tls.ca").level == "note"
+    write(tmp_path, make("Old CA", ca=True, begins=-9, days=-1), name="old")
+    assert the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "old.crt")), "has expired on").level == "error"
+    write(tmp_path, make("Next week", ca=True, days=7.5), name="soon")
+    assert the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "soon.crt")), "in 7 days").level == "warning"
+    write(tmp_path, make("A client"), name="client")
+    client = the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "client.crt")), "vouches for nobody but itself")
+    assert client.level == "warning"
+    (tmp_path / "text").write_text("text")
+    assert the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "text")), "no valid PEM").level == "error"
+
+
+def test_directory_of_client_cas(tmp_path: Path, ca: Pair) -> None:
+    folder = tmp_path / "cas"
+    folder.mkdir()
+    assert the(client_cas(tmp_path, auth="on", ca=str(folder)), "no file in the directory").level == "error"
+    (folder / "README").write_text("The CAs of this site.")
+    write(folder, ca, name="ca")
+    (found,) = client_cas(tmp_path, auth="on", ca=str(folder))
+    assert (found.level, "'CN=A CA'" in found.message) == ("ok", True)
+
+
+def test_clock(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.touch()
+    new.touch()
+    assert list(examine_clock([old, new, tmp_path / "none"])) == []
+    tomorrow = time.time() + 86400
+    os.utime(new, (tomorrow, tomorrow))
+    (found,) = examine_clock([old, new])
+    assert (found.level, found.subject) == ("warning", "clock")
+    assert str(new) in found.message
+    assert "timedatectl" in found.cure
