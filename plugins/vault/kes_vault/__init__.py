@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kes_core import KeyStoreBackend, hookimpl
+from kes_core import Finding, KeyStoreBackend, hookimpl
 from kes_vault.config import VaultConfig
 
 if TYPE_CHECKING:
@@ -22,6 +22,22 @@ async def _connect(config: VaultConfig) -> VaultKeyStore:
     return await connect(config)
 
 
+async def _diagnose(config: VaultConfig) -> Sequence[Finding]:
+    from kes_vault.doctor import diagnose  # noqa: PLC0415 # as above
+
+    return await diagnose(config)
+
+
+def _access_policy(config: VaultConfig) -> str:
+    from kes_vault.policy import access_policy  # noqa: PLC0415 # as above
+
+    return access_policy(config)
+
+
 @hookimpl
 def kes_keystore_backends() -> Sequence[KeyStoreBackend]:
-    return [KeyStoreBackend(name="vault", config=VaultConfig, connect=_connect)]
+    return [
+        KeyStoreBackend(
+            name="vault", config=VaultConfig, connect=_connect, diagnose=_diagnose, access_policy=_access_policy
+        )
+    ]

@@ -98,6 +98,16 @@ class Session:
                 await asyncio.sleep(pause)
         self._task = loop.create_task(self._keep_alive())
 
+    async def log_in(self) -> Token:
+        """Log in once, for a short while: nobody looks after the token.
+
+        Raises:
+            KeyStoreError: Vault refuses, or does not answer.
+        """
+        await self._log_in(self._logins)
+        assert self._token is not None
+        return self._token
+
     async def close(self) -> None:
         """Stop looking after the token, and close the connections."""
         if self._task is not None:
@@ -154,17 +164,26 @@ class Session:
             KeyStoreUnreachableError: It does not answer, is sealed or not initialized.
             KeyStoreError: It can't log in.
         """
-        await self._ask_for_health()
+        await self.check_health()
         if self._token is None:
             self._raise_problem()
 
-    async def _ask_for_health(self) -> None:
-        endpoint = self._config.endpoint
+    async def look(self) -> requests.Response:
+        """Return what Vault says of its health, whatever that is.
+
+        Raises:
+            KeyStoreError: It does not answer.
+        """
         await self._calls.run(self._http.read_cas_again)
         try:
-            answer = await self._calls.run(self._health_client.adapter.get, "/v1/sys/health", raise_exception=False)
+            return await self._calls.run(self._health_client.adapter.get, "/v1/sys/health", raise_exception=False)
         except requests.exceptions.RequestException as error:
-            raise translate(error, "ask for its health", endpoint) from None
+            raise translate(error, "ask for its health", self._config.endpoint) from None
+
+    async def check_health(self) -> None:
+        """See whether Vault can serve at all, logged in or not. Errors are those of `health`."""
+        endpoint = self._config.endpoint
+        answer = await self.look()
         code = answer.status_code
         if code == _SEALED and b"sealed" in answer.content:
             raise sealed(endpoint)
@@ -272,7 +291,7 @@ class Session:
 
     async def _renew(self) -> None:
         """Renew the token, or log in again if it can't be renewed."""
-        await self._ask_for_health()  # not while Vault is sealed
+        await self.check_health()  # not while Vault is sealed
         logins, token = self._logins, self._token
         if token is not None and token.renewable and self._problem is None:
             try:

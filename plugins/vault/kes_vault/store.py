@@ -72,7 +72,7 @@ class VaultKeyStore(KeyStore):
     def _path(self, name: str = "") -> str:
         return "/".join(part for part in (self._prefix, name) if part)
 
-    def _shown(self, name: str = "", kind: str = "data") -> str:
+    def shown(self, name: str = "", kind: str = "data") -> str:
         """Return the path of an entry as Vault's policies write it."""
         parts = (self._config.engine, kind if self._is_v2 else "", self._path(name))
         return "/".join(part for part in parts if part)
@@ -92,10 +92,10 @@ class VaultKeyStore(KeyStore):
         except TokenRefusedError:
             # Without the capability *update*, which no policy need grant, an entry that is there can't be written. And
             # who may create one, and is refused, is refused because of one that a standby may not know of yet.
-            path = self._shown(name)
-            if await self._exists(name) or (await self._capabilities(path))[path] & {"create", "root"}:
+            path = self.shown(name)
+            if await self._exists(name) or (await self.capabilities(path))[path] & {"create", "root"}:
                 raise KeyExistsError(f"key {name!r} already exists") from None
-            raise self._lacking("create", self._shown(name)) from None
+            raise self._lacking("create", self.shown(name)) from None
         stored = await self._read(name)
         if stored == text:
             return
@@ -125,13 +125,13 @@ class VaultKeyStore(KeyStore):
 
         write = write_v2 if self._is_v2 else write_v1
         try:
-            await self._session.call(f"create {self._shown(name)}", write)
+            await self._session.call(f"create {self.shown(name)}", write)
         except InvalidPath:
             raise KeyStoreError(self._not_mounted()) from None
         except KeyExistsError:
             if not await self._appears(name):
                 raise KeyStoreError(
-                    f"the entry {self._shown(name)!r} is deleted, but its metadata is still there: delete it too"
+                    f"the entry {self.shown(name)!r} is deleted, but its metadata is still there: delete it too"
                 ) from None
             raise
 
@@ -167,14 +167,14 @@ class VaultKeyStore(KeyStore):
             return client.secrets.kv.v1.read_secret(path, mount_point=engine)["data"]
 
         try:
-            data = await self._session.call(f"read {self._shown(name)}", read)
+            data = await self._session.call(f"read {self.shown(name)}", read)
         except InvalidPath:
             return None
         except TokenRefusedError:
-            raise self._lacking("read", self._shown(name)) from None
+            raise self._lacking("read", self.shown(name)) from None
         text = data.get(name) if isinstance(data, dict) else None
         if not isinstance(text, str):
-            raise KeyStoreError(f"the entry {self._shown(name)!r} has no text in a field named {name!r}")
+            raise KeyStoreError(f"the entry {self.shown(name)!r} has no text in a field named {name!r}")
         return text
 
     async def delete(self, name: str) -> None:
@@ -185,7 +185,7 @@ class VaultKeyStore(KeyStore):
                 return client.secrets.kv.v2.delete_metadata_and_all_versions(path, mount_point=engine)
             return client.secrets.kv.v1.delete_secret(path, mount_point=engine)
 
-        shown = self._shown(name, "metadata")
+        shown = self.shown(name, "metadata")
         try:
             await self._session.call(f"delete {shown}", delete)
         except InvalidPath:
@@ -200,7 +200,7 @@ class VaultKeyStore(KeyStore):
             version = client.secrets.kv.v2 if self._is_v2 else client.secrets.kv.v1
             return version.list_secrets(path, mount_point=engine)["data"]["keys"]
 
-        shown = self._shown(kind="metadata")
+        shown = self.shown(kind="metadata")
         try:
             names = await self._session.call(f"list {shown}", read)
         except InvalidPath:
@@ -260,10 +260,15 @@ class VaultKeyStore(KeyStore):
         Raises:
             KeyStoreError: It can't be used.
         """
-        await self._check_mount()
+        await self.check_mount()
         await self._check_capabilities()
 
-    async def _check_mount(self) -> None:
+    async def check_mount(self) -> None:
+        """See to it that the engine is there, and of the configured version.
+
+        Raises:
+            KeyStoreError: It is not.
+        """
         engine = self._config.engine
         try:
             data = await self._session.call(
@@ -283,29 +288,33 @@ class VaultKeyStore(KeyStore):
 
     async def _check_capabilities(self) -> None:
         """Look at what the token's policy allows: nothing works without *read*, and what else is missing is told."""
-        probe = "kes-capability-probe"
-        data, metadata = self._shown(probe), self._shown(probe, "metadata")
-        listing = self._shown(kind="metadata") + "/"
-        granted = await self._capabilities(data, metadata, listing)
+        needed = self.needed_capabilities()
+        data = needed["read"]
+        granted = await self.capabilities(*needed.values())
 
         def lacks(capability: str, path: str) -> bool:
             return not granted[path] & {capability, "root"}
 
         if lacks("read", data):
-            raise self._lacking("read", self._shown("*"))
-        wanted = {"create": data, "delete": metadata, "list": listing}
-        for capability in [capability for capability, path in wanted.items() if lacks(capability, path)]:
+            raise self._lacking("read", self.shown("*"))
+        for capability in [capability for capability, path in needed.items() if lacks(capability, path)]:
             kind = "data" if capability == "create" else "metadata"
-            shown = self._shown("*" if capability != "list" else "", kind)
+            shown = self.shown("*" if capability != "list" else "", kind)
             logger.warning("%s; without it keys can't be %sd", self._lacking(capability, shown), _VERBS[capability])
         if not self._is_v2 and not lacks("update", data):
             logger.warning(
                 "the policy of the token grants 'update' on %s: of two servers that create one key at the same moment "
                 "over K/V v1, one may overwrite the other's; take 'update' away, or use K/V v2",
-                self._shown("*"),
+                self.shown("*"),
             )
 
-    async def _capabilities(self, *paths: str) -> dict[str, set[str]]:
+    def needed_capabilities(self) -> dict[str, str]:
+        """Return what the token's policy should grant, each with a path at which Vault can be asked for it."""
+        probe = "kes-capability-probe"
+        data, metadata = self.shown(probe), self.shown(probe, "metadata")
+        return {"read": data, "create": data, "delete": metadata, "list": self.shown(kind="metadata") + "/"}
+
+    async def capabilities(self, *paths: str) -> dict[str, set[str]]:
         """Return what the token may do at each of the paths."""
 
         def ask(client: hvac.Client) -> dict[str, set[str]]:

@@ -1,0 +1,283 @@
+"""What `kes doctor` finds in Vault: from the connection to each capability of the token. Nothing is written.
+
+A login makes a token, which is revoked at the end; the one use of a wrapped secret is left to the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import requests
+from hvac.exceptions import InvalidPath
+
+from kes_core import Finding, KeyStoreError, KeyStoreReason
+from kes_vault.auth import Token
+from kes_vault.errors import TokenRefusedError
+from kes_vault.session import Session
+from kes_vault.store import VaultKeyStore
+
+if TYPE_CHECKING:
+    import hvac
+
+    from kes_vault.config import VaultConfig
+
+__all__ = ["diagnose"]
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_CLOCK_TOLERANCE: Final = 60.0
+_SHORT: Final = 60.0
+"""Seconds. A token that lives shorter is renewed all the time."""
+_POLICY: Final = "kes doctor store-policy | vault policy write <policy of the role> -"
+_MATTERS: Final = {
+    "read": "no key can be used",
+    "create": "no key can be made",
+    "delete": "no key can be deleted",
+    "list": "keys can't be listed",
+}
+
+
+async def diagnose(config: VaultConfig) -> Sequence[Finding]:
+    """Look at everything that the server needs of Vault, up to what keeps the rest from being seen."""
+    try:
+        session = Session(config)
+    except KeyStoreError as error:
+        return [Finding.error("Vault", str(error))]
+    findings: list[Finding] = []
+    try:
+        async for finding in _examine(config, session):
+            findings.append(finding)  # noqa: PERF401 # those before an error are kept
+    except KeyStoreError as error:
+        findings.append(Finding.error("Vault", str(error), _cure(config, error)))
+    finally:
+        await session.close()
+    return findings
+
+
+async def _examine(config: VaultConfig, session: Session) -> AsyncIterator[Finding]:
+    answer = await session.look()
+    await session.check_health()
+    tls = "its certificate is trusted" if config.endpoint.startswith("https:") else "without TLS"
+    yield Finding.ok("Vault", f"{config.endpoint} answers, {tls}; it is initialized and unsealed")
+    for finding in (*_encryption(config), *_clock(answer, time.time())):
+        yield finding
+    if config.approle is not None and config.approle.secret_wrapped:
+        yield Finding.note(
+            "Vault login",
+            "the secret is wrapped and can be unwrapped once, which is left to the server: nothing behind the login is "
+            "looked at",
+            "vault write sys/wrapping/lookup token=<wrapping token>  # is it still good?",
+        )
+        return
+    try:
+        token = await session.log_in()
+    except KeyStoreError as error:
+        yield Finding.error("Vault login", str(error), _login_cure(config, error))
+        return
+    try:
+        async for finding in _as_logged_in(config, session, token):
+            yield finding
+    finally:
+        if config.token is None and not config.token_file:
+            with contextlib.suppress(KeyStoreError, InvalidPath):  # some can't be, and expire
+                await session.call("revoke the token", lambda client: client.auth.token.revoke_self())
+
+
+async def _as_logged_in(config: VaultConfig, session: Session, token: Token) -> AsyncIterator[Finding]:
+    for finding in await _token(config, session, token):
+        yield finding
+    store = VaultKeyStore(config, session)
+    try:
+        await store.check_mount()
+    except KeyStoreError as error:
+        yield Finding.error("Vault engine", str(error))
+        return
+    yield Finding.ok("Vault engine", f"a K/V engine of version {config.version} is mounted at {config.engine!r}")
+    for finding in await _capabilities(config, store):
+        yield finding
+    if config.transit is not None:
+        for finding in await _transit(config, session, store):
+            yield finding
+
+
+def _cure(config: VaultConfig, error: KeyStoreError) -> str:
+    if error.reason is KeyStoreReason.SEALED:
+        return f"VAULT_ADDR={config.endpoint} vault operator unseal  # with as many key shares as it asks for"
+    if error.reason is KeyStoreReason.UNINITIALIZED:
+        return f"VAULT_ADDR={config.endpoint} vault operator init"
+    if error.reason is KeyStoreReason.STANDBY:
+        return f"VAULT_ADDR={config.endpoint} vault operator raft list-peers  # why is none of them the leader?"
+    if error.reason is KeyStoreReason.UNREACHABLE:
+        ca = f"--cacert {config.tls.ca} " if config.tls.ca else ""
+        return f"see what is in the way: curl {ca}{config.endpoint}/v1/sys/health"
+    return ""
+
+
+def _encryption(config: VaultConfig) -> Iterator[Finding]:
+    parts = urlsplit(config.endpoint)
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        yield Finding.warning(
+            "Vault",
+            f"keys and tokens travel to {config.endpoint} unencrypted",
+            "give Vault a certificate, and set endpoint: https://...",
+        )
+
+
+def _clock(answer: requests.Response, now: float) -> Iterator[Finding]:
+    """Compare the clocks: a token that has expired in Vault is not renewed by a server whose clock is behind."""
+    try:
+        there = float(answer.json()["server_time_utc"])
+    except (ValueError, KeyError, TypeError):
+        return
+    difference = now - there
+    if abs(difference) > _CLOCK_TOLERANCE:
+        word = "ahead of" if difference > 0 else "behind"
+        yield Finding.warning(
+            "clock",
+            f"the clock of this machine is {abs(difference):.0f} s {word} Vault's: certificates and signed tokens may "
+            "count as expired, or as not valid yet",
+            "set both by NTP: timedatectl",
+        )
+
+
+# Login
+
+
+def _login_cure(config: VaultConfig, error: KeyStoreError) -> str:
+    if error.reason is not KeyStoreReason.FORBIDDEN:
+        return _cure(config, error)
+    if config.approle is not None:
+        role = f"auth/{config.approle.engine}/role/<role>"
+        return f"vault read {role}/role-id; vault write -f {role}/secret-id  # into approle.id and approle.secret"
+    for name, method in (("kubernetes", config.kubernetes), ("jwt", config.jwt)):
+        if method is not None:
+            role = f"auth/{method.engine}/role/{method.role or '<role>'}"
+            return f"vault read {role}  # does it fit the token of {name}.jwt?"
+    if config.certificate is not None:
+        return f"vault list auth/{config.certificate.engine}/certs  # is there one for {config.tls.cert}?"
+    return "vault token create -period=24h -policy=<policy>  # it has expired, was revoked, or is of another Vault"
+
+
+async def _token(config: VaultConfig, session: Session, token: Token) -> Sequence[Finding]:
+    lives = f"lives {_span(token.seconds)}" if token.seconds else "never expires"
+    findings = [Finding.ok("Vault login", f"it works; the token {lives}")]
+    given = config.token is not None or bool(config.token_file)
+    try:
+        facts = await session.call("look up the token", lambda client: client.auth.token.lookup_self()["data"])
+    except TokenRefusedError:
+        findings.append(
+            Finding.warning(
+                "Vault login",
+                "the token may not look itself up, and so hardly renew itself: Vault's policy 'default' is missing",
+                "give the role the policy 'default' too: token_no_default_policy=false",
+            )
+        )
+        facts = {}
+    if "root" in (facts.get("policies") or ()):
+        findings.append(
+            Finding.warning("Vault login", "the token is a root token, which may do everything in Vault", _POLICY)
+        )
+    if facts.get("num_uses"):
+        findings.append(
+            Finding.warning(
+                "Vault login",
+                f"the token can be used {facts['num_uses']} more times, and the server uses it for each key",
+                "set token_num_uses=0 in the role",
+            )
+        )
+    if token.seconds and not token.renewable and given:
+        findings.append(
+            Finding.warning(
+                "Vault login",
+                f"the token can't be renewed: in {_span(token.seconds)} the server has none",
+                "vault token create -period=24h -policy=<policy>; or log in with approle",
+            )
+        )
+    elif 0 < token.seconds < _SHORT:
+        findings.append(
+            Finding.note(
+                "Vault login",
+                f"the server needs a new token every {_span(token.seconds)}",
+                "set token_ttl=1h in the role",
+            )
+        )
+    return findings
+
+
+def _span(seconds: float) -> str:
+    for unit, size in {"days": 86400, "h": 3600, "min": 60}.items():
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+# What it may do
+
+
+async def _capabilities(config: VaultConfig, store: VaultKeyStore) -> Sequence[Finding]:
+    needed = store.needed_capabilities()
+    granted = await store.capabilities(*needed.values())
+    findings = []
+    kinds = {"read": "data", "create": "data", "delete": "metadata", "list": "metadata"}
+    for capability, path in needed.items():
+        shown = store.shown("" if capability == "list" else "*", kinds[capability])
+        if granted[path] & {capability, "root"}:
+            findings.append(Finding.ok("Vault policy", f"{capability} on {shown}"))
+            continue
+        make = Finding.error if capability == "read" else Finding.warning
+        findings.append(
+            make("Vault policy", f"{capability} on {shown} is not granted: {_MATTERS[capability]}", _POLICY)
+        )
+    if "update" in granted[needed["read"]]:
+        findings.append(_too_much(config, store.shown("*")))
+    return findings
+
+
+def _too_much(config: VaultConfig, shown: str) -> Finding:
+    text = f"update on {shown} is granted, which the server does not need"
+    if config.version == "v1":
+        return Finding.warning(
+            "Vault policy", f"{text}: of two servers that make one key at once, one may overwrite the other's", _POLICY
+        )
+    return Finding.note("Vault policy", f"{text}: whoever has its token can overwrite keys", _POLICY)
+
+
+async def _transit(config: VaultConfig, session: Session, store: VaultKeyStore) -> Sequence[Finding]:
+    assert config.transit is not None
+    engine, key = config.transit.engine, config.transit.key
+    paths = {operation: f"{engine}/{operation}/{key}" for operation in ("encrypt", "decrypt")}
+    granted = await store.capabilities(*paths.values())
+    findings = []
+    for operation, path in paths.items():
+        if granted[path] & {"update", "root"}:
+            findings.append(Finding.ok("Vault transit", f"update on {path}"))
+        else:
+            matter = "no key can be made" if operation == "encrypt" else "no key can be used"
+            findings.append(Finding.error("Vault transit", f"update on {path} is not granted: {matter}", _POLICY))
+    # Who may also create would make the key by trying.
+    if granted[paths["encrypt"]] & {"update"} and not granted[paths["encrypt"]] & {"create", "root"}:
+        findings += await _trial(session, engine, key)
+    return findings
+
+
+async def _trial(session: Session, engine: str, key: str) -> Sequence[Finding]:
+    """Encrypt something, to see whether the key is there; nothing is stored."""
+
+    def encrypt(client: hvac.Client) -> Any:
+        return client.secrets.transit.encrypt_data(key, plaintext="a2Vz", mount_point=engine)
+
+    try:
+        await session.call(f"encrypt with the key {key!r} of {engine!r}", encrypt)
+    except (KeyStoreError, InvalidPath) as error:
+        reason = str(error) if isinstance(error, KeyStoreError) else "there is no engine"
+        return [
+            Finding.error(
+                "Vault transit",
+                f"the key {key!r} of {engine!r} can't be used: {reason}",
+                f"vault secrets enable -path={engine} transit; vault write -f {engine}/keys/{key}",
+            )
+        ]
+    return [Finding.ok("Vault transit", f"the key {key!r} of {engine!r} encrypts")]

@@ -1,0 +1,56 @@
+"""The least that a policy of Vault has to grant the server, as `kes doctor store-policy` prints it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kes_vault.auth import namespace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kes_vault.config import VaultConfig
+
+__all__ = ["access_policy"]
+
+_OF_THE_TOKEN: Final = (
+    ("sys/capabilities-self", ("update",)),
+    ("auth/token/lookup-self", ("read",)),
+    ("auth/token/renew-self", ("update",)),
+)
+"""What the policy `default` grants, but only in the namespace of the login."""
+
+
+def access_policy(config: VaultConfig) -> str:
+    """Return the policy in HCL.
+
+    `+` is one part of a path: keys are entries of one folder, and what is deeper below may be another tenant's.
+    """
+    login, keys = namespace_of(config), config.namespace.strip("/")
+    login = login.strip("/")
+    # A policy belongs to the namespace of the login, and names what is in others by their paths from there.
+    below = "" if keys == login else keys.removeprefix(f"{login}/") + "/"
+    where = f" -namespace={login}" if login else ""
+    lines = [
+        f"# What kes needs in Vault: keys in the K/V engine {config.engine!r} ({config.version}).",
+        f"#   kes doctor store-policy | vault policy write{where} kes-policy -",
+        "# Vault's own policy 'default' lets the server look at its token and renew it.",
+    ]
+    for path, capabilities in (*_rules(config), *(_OF_THE_TOKEN if below else ())):
+        granted = ", ".join(f'"{capability}"' for capability in capabilities)
+        lines += ["", f'path "{below}{path}" {{', f"  capabilities = [{granted}]", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def _rules(config: VaultConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    prefix = f"{config.prefix}/" if config.prefix else ""
+    if config.version == "v2":
+        yield f"{config.engine}/data/{prefix}+", ("create", "read")
+        yield f"{config.engine}/metadata/{prefix}+", ("delete",)
+        yield f"{config.engine}/metadata/{prefix}", ("list",)
+    else:
+        yield f"{config.engine}/{prefix}+", ("create", "read", "delete")
+        yield f"{config.engine}/{prefix}", ("list",)
+    if config.transit is not None:
+        for operation in ("encrypt", "decrypt"):
+            yield f"{config.transit.engine}/{operation}/{config.transit.key}", ("update",)

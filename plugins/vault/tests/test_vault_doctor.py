@@ -1,0 +1,304 @@
+"""What the doctor says of Vault: each fault is brought about in a real one, and found; and the policy it writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hvac.exceptions import Forbidden, InvalidPath
+
+from kes_core import Finding
+from kes_core.plugins import load_plugins
+from kes_vault import doctor
+from kes_vault.config import VaultConfig
+from kes_vault.policy import access_policy
+from kes_vault.store import VaultKeyStore
+from tests.openbao import WIDE, OpenBao, Tenant, run_store
+from tests.support import write_config
+
+
+def diagnose(config: VaultConfig) -> Sequence[Finding]:
+    diagnose = load_plugins().backends["vault"].diagnose
+    assert diagnose is not None
+
+    async def run() -> Sequence[Finding]:
+        return await diagnose(config)
+
+    return asyncio.run(run())
+
+
+def problem(config: VaultConfig, text: str) -> Finding:
+    """Return the one finding that is not good, and tells `text`."""
+    found = diagnose(config)
+    bad = [finding for finding in found if finding.level != "ok"]
+    assert len(bad) == 1, found
+    assert text in bad[0].message
+    return bad[0]
+
+
+def tokens(bao: OpenBao) -> int:
+    return len(bao.root.adapter.list("/v1/auth/token/accessors")["data"]["keys"])
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_vault_that_is_set_up_as_it_should_be(bao: OpenBao, version: str) -> None:
+    tenant = Tenant(bao, version)
+    bao.root.sys.create_or_update_policy(tenant.role, access_policy(tenant.config()))
+    before = tokens(bao)
+    found = diagnose(tenant.config())
+    assert {finding.level for finding in found} == {"ok"}
+    messages = [finding.message for finding in found]
+    assert messages[:3] == [
+        f"{bao.url} answers, its certificate is trusted; it is initialized and unsealed",
+        "it works; the token lives 5 min",
+        f"a K/V engine of version {version} is mounted at {tenant.engine!r}",
+    ]
+    data = f"{tenant.engine}/data" if version == "v2" else tenant.engine
+    metadata = f"{tenant.engine}/metadata" if version == "v2" else tenant.engine
+    paths = {"read": f"{data}/*", "create": f"{data}/*", "delete": f"{metadata}/*", "list": metadata}
+    assert messages[3:] == [f"{capability} on {path}" for capability, path in paths.items()]
+    assert tokens(bao) == before  # its own was revoked
+
+
+def test_vault_that_does_not_answer(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+    found = problem(tenant.config(endpoint="https://127.0.0.1:1"), "can't be reached")
+    assert found.level == "error"
+    assert found.cure == f"see what is in the way: curl --cacert {bao.ca} https://127.0.0.1:1/v1/sys/health"
+    assert "tls.ca" in problem(tenant.config(tls=None), "is not trusted").message
+
+
+def test_vault_that_is_sealed(mortal_bao: OpenBao) -> None:
+    tenant = Tenant(mortal_bao, "v2")
+    mortal_bao.seal()
+    try:
+        found = problem(tenant.config(), "is sealed")
+        assert found.cure.startswith(f"VAULT_ADDR={mortal_bao.url} vault operator unseal")
+    finally:
+        mortal_bao.unseal()
+
+
+def test_vault_that_has_never_been_initialized(tmp_path: Path) -> None:
+    bao = OpenBao(tmp_path)
+    bao.start()
+    try:
+        config = VaultConfig.model_validate({"endpoint": bao.url, "token": "t", "tls": {"ca": str(bao.ca)}})
+        found = problem(config, "is not initialized")
+        assert found.cure == f"VAULT_ADDR={bao.url} vault operator init"
+    finally:
+        bao.stop()
+
+
+def test_logins_that_fail(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+    role = {"id": tenant.role_id, "secret": "wrong-secret"}
+    found = problem(tenant.config(approle=role), "login to Vault failed: invalid role or secret ID")
+    assert (found.level, found.subject) == ("error", "Vault login")
+    assert found.cure.startswith("vault read auth/approle/role/<role>/role-id; vault write -f auth/approle/role/")
+    assert "wrong-secret" not in str(found)
+    found = problem(tenant.config(approle=None, token="wrong-token"), "login to Vault failed")
+    assert "vault token create -period=24h" in found.cure
+    assert "wrong-token" not in str(found)
+    jwt = {"role": "r", "jwt": "a.b.c"}
+    assert "auth/jwt/role/r" in problem(tenant.config(approle=None, jwt=jwt), "login to Vault failed").cure
+    tls = {"ca": str(bao.ca), "cert": str(bao.ca), "key": str(bao.directory / "vault.key")}
+    found = problem(tenant.config(approle=None, certificate={}, tls=tls), "login to Vault failed")
+    assert "vault list auth/cert/certs" in found.cure
+
+
+def test_wrapped_secret_is_left_to_the_server(bao: OpenBao) -> None:
+    """It can be unwrapped once. Had the doctor done it, the server could not start."""
+    tenant = Tenant(bao, "v2")
+    answer = bao.root.adapter.post(f"/v1/auth/approle/role/{tenant.role}/secret-id", headers={"X-Vault-Wrap-TTL": "5m"})
+    approle = {"id": tenant.role_id, "secret": answer["wrap_info"]["token"], "secret_wrapped": "on"}
+    assert problem(tenant.config(approle=approle), "can be unwrapped once").level == "note"
+
+    async def works(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+
+    run_store(tenant.config(approle=approle), works)
+
+
+def own_token(bao: OpenBao, **options: Any) -> str:
+    token: str = bao.root.auth.token.create(**options)["auth"]["client_token"]
+    return token
+
+
+def test_tokens_that_will_not_last(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+    fixed = own_token(bao, policies=[tenant.role], ttl="1h", renewable=False)
+    found = problem(tenant.config(approle=None, token=fixed), "the token can't be renewed: in 60 min")
+    assert (found.level, "vault token create" in found.cure) == ("warning", True)
+    assert bao.root.auth.token.lookup(fixed)["data"]["ttl"] > 0  # it is not the doctor's to revoke
+    few = Tenant(bao, "v2", token_num_uses=20)
+    found = problem(few.config(), "more times, and the server uses it for each key")
+    assert (found.level, found.cure) == ("warning", "set token_num_uses=0 in the role")
+    short = Tenant(bao, "v2", token_period="30s")
+    assert problem(short.config(), "needs a new token every 30 s").level == "note"
+    blind = Tenant(bao, "v2", token_no_default_policy=True)
+    found = diagnose(blind.config())[2]
+    assert (found.level, "may not look itself up" in found.message) == ("warning", True)
+    root = problem(tenant.config(approle=None, token=bao.root.token), "is a root token")
+    assert root.level == "warning"
+
+
+def test_engines_that_are_not_as_configured(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+    found = problem(tenant.config(version="v1"), "is v2, but version: v1 is configured: set version: v2")
+    assert (found.level, found.subject) == ("error", "Vault engine")
+    assert "vault secrets enable" in problem(tenant.config(engine="nowhere"), "no K/V engine is mounted").message
+
+
+def test_capabilities_that_are_missing(bao: OpenBao) -> None:
+    reader = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["read"] }}')
+    found = [finding for finding in diagnose(reader.config()) if finding.level != "ok"]
+    assert [(finding.level, finding.message) for finding in found] == [
+        ("warning", f"create on {reader.engine}/data/* is not granted: no key can be made"),
+        ("warning", f"delete on {reader.engine}/metadata/* is not granted: no key can be deleted"),
+        ("warning", f"list on {reader.engine}/metadata is not granted: keys can't be listed"),
+    ]
+    assert all("kes doctor store-policy | vault policy write" in finding.cure for finding in found)
+    blind = Tenant(bao, "v1", 'path "{engine}/*" {{ capabilities = ["create", "delete", "list"] }}')
+    assert problem(blind.config(), "read on").level == "error"
+
+
+def test_capabilities_that_are_too_many(bao: OpenBao) -> None:
+    wide = Tenant(bao, "v1", WIDE)
+    assert problem(wide.config(), "one may overwrite the other's").level == "warning"
+    wide = Tenant(bao, "v2", WIDE)
+    assert problem(wide.config(), "can overwrite keys").level == "note"
+
+
+def test_transit(bao: OpenBao) -> None:
+    transit = bao.unique("transit")
+    bao.root.sys.enable_secrets_engine("transit", path=transit)
+    tenant = Tenant(bao, "v2")
+    config = tenant.config(transit={"engine": transit, "key": "kes"})
+    found = [finding for finding in diagnose(config) if finding.subject == "Vault transit"]
+    assert [(finding.level, finding.message) for finding in found] == [
+        ("error", f"update on {transit}/encrypt/kes is not granted: no key can be made"),
+        ("error", f"update on {transit}/decrypt/kes is not granted: no key can be used"),
+    ]
+    bao.root.sys.create_or_update_policy(tenant.role, access_policy(config))
+    found = [finding for finding in diagnose(config) if finding.level == "error"]
+    assert ["the key 'kes' of" in finding.message for finding in found] == [True]
+    assert found[0].cure.endswith(f"vault write -f {transit}/keys/kes")
+    with pytest.raises(InvalidPath):  # it was not made by trying
+        bao.root.secrets.transit.read_key("kes", mount_point=transit)
+    bao.root.secrets.transit.create_key("kes", mount_point=transit)
+    assert {finding.level for finding in diagnose(config)} == {"ok"}
+    run_store(config, lifecycle)
+
+
+def test_clocks_that_differ() -> None:
+    def told(difference: float) -> list[Finding]:
+        now = time.time()
+        answer = requests.Response()
+        answer._content = json.dumps({"server_time_utc": int(now)}).encode()
+        return list(doctor._clock(answer, now + difference))
+
+    assert told(50) == []
+    (ahead,) = told(90)
+    assert (ahead.level, ahead.subject, "s ahead of Vault's" in ahead.message) == ("warning", "clock", True)
+    assert "s behind Vault's" in told(-3600)[0].message
+    assert list(doctor._clock(requests.Response(), 0.0)) == []  # something else answers; that is told elsewhere
+
+
+def test_endpoint_without_tls() -> None:
+    def told(endpoint: str) -> list[Finding]:
+        return list(doctor._encryption(VaultConfig.model_validate({"endpoint": endpoint, "token": "t"})))
+
+    assert [finding.level for finding in told("http://vault.example.com:8200")] == ["warning"]
+    assert told("http://127.0.0.1:8200") == told("https://vault.example.com:8200") == []
+
+
+# The policy that it writes
+
+
+async def lifecycle(store: VaultKeyStore) -> None:
+    """Do all that a server does."""
+    await store.create("my-key", b"value")
+    assert await store.get("my-key") == b"value"
+    assert (await store.list()).names == ["my-key"]
+    await store.delete("my-key")
+    assert (await store.list()).names == []
+
+
+@pytest.mark.parametrize("prefix", ["", "tenant", "a/tenant"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_policy_is_the_least_that_works(bao: OpenBao, version: str, prefix: str) -> None:
+    tenant = Tenant(bao, version)
+    config = tenant.config(prefix=prefix)
+    bao.root.sys.create_or_update_policy(tenant.role, access_policy(config))
+    run_store(config, lifecycle)
+    client = bao.root.__class__(bao.url, verify=str(bao.ca))
+    client.token = own_token(bao, policies=[tenant.role])
+    data = f"{tenant.engine}/data" if version == "v2" else tenant.engine
+    metadata = f"{tenant.engine}/metadata" if version == "v2" else tenant.engine
+    folder = "/".join(part for part in (data, prefix) if part)
+    body = {"data": {"k": "v"}} if version == "v2" else {"k": "v"}
+    client.adapter.post(f"/v1/{folder}/k", json=body)
+    for method, path in (
+        ("post", f"{folder}/k"),  # to overwrite it
+        ("post", f"{folder}/deeper/k"),
+        ("get", f"{folder}/deeper/k"),
+        ("list", f"{metadata}/{prefix}/deeper" if prefix else f"{metadata}/deeper"),
+        ("get", f"{data}/other-tenant/k"),
+        ("get", "sys/policies/acl"),
+        ("post", f"sys/mounts/{tenant.engine}/tune"),
+    ):
+        with pytest.raises(Forbidden):
+            getattr(client.adapter, method)(f"/v1/{path}", **({"json": body} if method == "post" else {}))
+
+
+@pytest.mark.parametrize(("login", "where"), [("", "-namespace=team "), ("/", ""), ("/team", "-namespace=team ")])
+def test_policy_of_a_namespace(login: str, where: str) -> None:
+    """It belongs to the namespace of the login, and reaches the keys from there."""
+    approle = {"id": "i", "secret": "s", "namespace": login}
+    section = {"endpoint": "https://127.0.0.1:8200", "version": "v2", "namespace": "team", "approle": approle}
+    text = access_policy(VaultConfig.model_validate(section))
+    assert f"vault policy write {where}kes-policy -" in text
+    assert f'path "{"team/" if not where else ""}kv/data/+" {{' in text
+
+
+def test_policy_works_across_namespaces(bao: OpenBao) -> None:
+    """With the login in the root namespace, and the keys in another."""
+    namespace = bao.unique("team")
+    bao.root.adapter.post(f"/v1/sys/namespaces/{namespace}")
+    inner = bao.root.__class__(bao.url, verify=str(bao.ca), namespace=namespace, token=bao.root.token)
+    inner.sys.enable_secrets_engine("kv", path="kv", options={"version": "1"})
+    tenant = Tenant(bao, "v1")
+    approle = {"id": tenant.role_id, "secret": tenant.secret, "namespace": "/"}
+    config = tenant.config(engine="kv", namespace=namespace, approle=approle)
+    bao.root.sys.create_or_update_policy(tenant.role, access_policy(config))
+    run_store(config, lifecycle)
+    assert {finding.level for finding in diagnose(config)} == {"ok"}
+
+
+def test_commands(bao: OpenBao, tmp_path: Path) -> None:
+    """As an operator runs them: the policy of one makes the other content."""
+    tenant = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["read"] }}')
+    write_config(tmp_path, "disabled", {"keystore": {"vault": tenant.section()}})
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "kes_core.cli", "doctor", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stderr == ""
+        assert tenant.secret not in done.stdout
+        return done.stdout
+
+    def levels() -> set[str]:
+        findings = json.loads(run())["findings"]
+        return {finding["level"] for finding in findings if finding["subject"].startswith("Vault")}
+
+    assert levels() == {"ok", "warning"}
+    bao.root.sys.create_or_update_policy(tenant.role, run("store-policy"))
+    assert levels() == {"ok"}
