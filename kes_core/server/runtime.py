@@ -24,7 +24,8 @@ from kes_core.server.http import App, Message
 from kes_core.server.http1 import HTTP1Protocol
 from kes_core.server.http2 import HTTP2Protocol
 from kes_core.server.sockets import BACKLOG
-from kes_core.server.tls import TLSConnection, TLSSettings, make_context
+from kes_core.server.tls import TLSSettings, make_context
+from kes_core.server.tls_connection import TLSConnection
 
 if TYPE_CHECKING:
     from hypercorn.typing import TaskGroup
