@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import signal
 import socket
 import ssl
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 
 from kes_core.identity import APIKey
@@ -127,6 +129,17 @@ class Server:
 def send_raw(client: httpx.Client, method: str, target: str, **options: Any) -> httpx.Response:
     """Send a request with exactly this target: httpx tidies paths, and an attacker does not."""
     return client.request(method, "/", extensions={"target": target.encode()}, **options)
+
+
+def program(name: str, package: str) -> str:
+    """Return the path of a program that Debian has in `package`. Without it a test can only say so; CI installs all."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        text = f"{name} is not installed (Debian's package {package})"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return path
 
 
 def free_port() -> int:
