@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kes_core.policy import CertificateFacts
     from kes_core.server.metrics import Metrics
 
-__all__ = ["ExpiryWatch", "expiry_problem"]
+__all__ = ["NOTICE", "ExpiryWatch", "expiry_problem"]
 
 logger = logging.getLogger("kes.tls")
 
@@ -82,15 +82,16 @@ class ExpiryWatch:
         if identity not in self._clients and len(self._clients) >= MAX_CLIENTS:
             return
         self._clients[identity] = certificate.not_after.timestamp()
-        if certificate.verified:
-            self._warn(
-                identity,
-                now,
-                "the certificate of the client %s expires in %s (%s): from then on it is refused",
-                identity,
-                _days(left),
-                _shown(certificate.not_after),
-            )
+        self._warn(
+            identity,
+            now,
+            "the certificate of the client %s expires in %s (%s): %s",
+            identity,
+            _days(left),
+            _shown(certificate.not_after),
+            "from then on it is refused" if certificate.verified else "nothing refuses it then, for tls.auth is off",
+            level=logging.WARNING if certificate.verified else logging.INFO,
+        )
 
     def see_renewed(self, identity: str) -> None:
         """Take note of a client whose certificate is good for longer."""
@@ -101,13 +102,15 @@ class ExpiryWatch:
         """Whether a client's certificate expires soon."""
         return bool(self._clients)
 
-    def _warn(self, about: str, now: datetime, message: str, *arguments: object) -> None:
+    def _warn(
+        self, about: str, now: datetime, message: str, *arguments: object, level: int = logging.WARNING
+    ) -> None:
         last = self._told.get(about)
         if last is None or now - last >= REPEAT:
             if len(self._told) > MAX_CLIENTS:
                 self._told.clear()
             self._told[about] = now
-            logger.warning(message, *arguments)
+            logger.log(level, message, *arguments)
 
 
 def _days(span: timedelta) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.keystore import KeyStoreError
 from kes_core.routes import ROUTES
 from kes_core.server.call import Call
+from kes_core.server.expiry import NOTICE
 from kes_core.server.metrics import expiring_clients, memory, usable_cpus
 from kes_core.server.readiness import readiness
 
@@ -73,8 +74,9 @@ async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
         "mem_heap_used": heap,
         "mem_stack_used": stack,
     }
-    expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
-    answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
+    if metrics.certificate_expiry - time.time() < NOTICE.total_seconds():
+        expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
+        answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
     expiring = len(expiring_clients(await peers.snapshot()))
     if expiring:
         answer["client_certificates_expiring"] = expiring
