@@ -102,9 +102,7 @@ class ExpiryWatch:
         """Whether a client's certificate expires soon."""
         return bool(self._clients)
 
-    def _warn(
-        self, about: str, now: datetime, message: str, *arguments: object, level: int = logging.WARNING
-    ) -> None:
+    def _warn(self, about: str, now: datetime, message: str, *arguments: object, level: int = logging.WARNING) -> None:
         last = self._told.get(about)
         if last is None or now - last >= REPEAT:
             if len(self._told) > MAX_CLIENTS:

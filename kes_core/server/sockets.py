@@ -14,6 +14,14 @@ __all__ = ["ListenError", "Sockets", "address_of", "listen"]
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted."""
+_KEEPALIVE: Final = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 30,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
+}
+"""After how many seconds of silence a client is asked for a sign of life, how often, and how many times. Who reads a
+log may have nothing to say for days, and would never be missed."""
 _HINTS: Final = {
     errno.EADDRINUSE: "; is another server running there?",
     errno.EACCES: "; ports below 1024 need the capability CAP_NET_BIND_SERVICE",
@@ -63,10 +71,11 @@ def listen(address: str) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         if not host and socket.has_dualstack_ipv6():
-            return [socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)]
+            both = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+            return [_kept_alive(both)]
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104 # what the operator configured
         for family, _type, _protocol, _name, target in dict.fromkeys(found):
-            sockets.append(socket.create_server((target[0], port), family=family, backlog=BACKLOG))
+            sockets.append(_kept_alive(socket.create_server((target[0], port), family=family, backlog=BACKLOG)))
             port = port or sockets[0].getsockname()[1]
     except OSError as error:
         for sock in sockets:
@@ -76,6 +85,13 @@ def listen(address: str) -> list[socket.socket]:
         hint = _HINTS.get(error.errno or 0, "") if not is_gai else ""
         raise ListenError(f"can't listen on {address}: {reason}{hint}") from error
     return sockets
+
+
+def _kept_alive(listener: socket.socket) -> socket.socket:
+    """Let all connections that come in by `listener` have these settings: Linux hands them on."""
+    for (level, option), value in _KEEPALIVE.items():
+        listener.setsockopt(level, option, value)
+    return listener
 
 
 def address_of(sock: socket.socket) -> str:

@@ -13,10 +13,41 @@ from typing import Any, Final
 
 __all__ = ["ErrorLogHandler", "Hub"]
 
-MAX_BACKLOG: Final = 1024
-"""Events that may wait for one reader."""
+MAX_BACKLOG: Final = 1024 * 1024
+"""Bytes that may wait for one reader."""
 MAX_READERS: Final = 100
 """Readers of one log at a time."""
+
+
+class _Reader:
+    """One who reads, and what waits for him."""
+
+    __slots__ = ("ended", "size", "waiting", "woken")
+
+    def __init__(self) -> None:
+        self.waiting: list[bytes] = []
+        self.size = 0
+        self.ended = False
+        self.woken = asyncio.Event()
+
+    def put(self, data: bytes) -> None:
+        self.waiting.append(data)
+        self.size += len(data)
+        self.woken.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self.woken.set()
+
+    async def take(self) -> bytes:
+        """Return all that waits, waiting for the first; empty at the end."""
+        if not self.waiting and not self.ended:
+            await self.woken.wait()
+        self.woken.clear()
+        data = b"".join(self.waiting)
+        self.waiting.clear()
+        self.size = 0
+        return data
 
 
 class Hub:
@@ -29,7 +60,7 @@ class Hub:
             on_event: Called with the number of readers that an event was handed to.
         """
         self._on_event = on_event
-        self._readers: set[asyncio.Queue[bytes | None]] = set()
+        self._readers: set[_Reader] = set()
         self.elsewhere: Callable[[str], None] | None = None
         """Takes events to readers in other processes of the server, while there are some."""
         self.on_readers: Callable[[bool], None] = lambda _there_are: None
@@ -61,10 +92,11 @@ class Hub:
         data = line.encode("ascii") + b"\n"
         self._on_event(len(self._readers))
         for reader in list(self._readers):
-            if reader.qsize() >= MAX_BACKLOG:
+            # One that has kept up gets the event however long it is.
+            if reader.size and reader.size + len(data) > MAX_BACKLOG:
                 self._end(reader)
             else:
-                reader.put_nowait(data)
+                reader.put(data)
 
     def close(self) -> None:
         """End all streams of this process."""
@@ -73,26 +105,21 @@ class Hub:
 
     async def read(self) -> AsyncIterator[bytes]:
         """Yield events from now on, as lines of JSON, several at once if several are there."""
-        reader: asyncio.Queue[bytes | None] = asyncio.Queue()
+        reader = _Reader()
         self._readers.add(reader)
         if len(self._readers) == 1:
             self.on_readers(True)
         try:
-            while True:
-                lines = [await reader.get()]
-                while not reader.empty():
-                    lines.append(reader.get_nowait())
-                yield b"".join(line for line in lines if line is not None)
-                if None in lines:
-                    return
+            while data := await reader.take():
+                yield data
         finally:
             self._discard(reader)
 
-    def _end(self, reader: asyncio.Queue[bytes | None]) -> None:
+    def _end(self, reader: _Reader) -> None:
         self._discard(reader)
-        reader.put_nowait(None)
+        reader.end()
 
-    def _discard(self, reader: asyncio.Queue[bytes | None]) -> None:
+    def _discard(self, reader: _Reader) -> None:
         if reader in self._readers:
             self._readers.discard(reader)
             if not self._readers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+import os
 import re
 import resource
 import signal
@@ -312,6 +314,29 @@ def test_no_core_dump_and_no_secret_in_arguments(run_server: Run, tmp_path: Path
         assert b"correct horse" not in Path(f"/proc/{server.process.pid}/{file}").read_bytes()
     with server.client() as client:
         assert client.get("/version").status_code == 200
+
+
+def test_connections_are_kept_alive(run_server: Run) -> None:
+    """A client that has vanished without a word is noticed also while there is nothing to tell it."""
+    server = run_server()
+    with server.connection() as connection:
+        own = f"sport = :{server.port} and dport = :{connection.getsockname()[1]}"
+        # The end of the handshake has its own timer until it is acknowledged.
+        while "timer:(keepalive," not in (
+            line := subprocess.run(["ss", "-Htno", own], capture_output=True, text=True, check=True).stdout
+        ):
+            assert "timer:(on," in line
+
+
+def test_core_is_not_dumped_whatever_the_limit(run_server: Run) -> None:
+    """A program that collects dumps gets them whatever the limit is."""
+    server = run_server()
+    with contextlib.suppress(PermissionError):  # only root may raise it again
+        resource.prlimit(server.process.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    server.signal(signal.SIGSEGV)
+    _pid, status = os.waitpid(server.process.pid, 0)
+    assert (os.WTERMSIG(status), os.WCOREDUMP(status)) == (signal.SIGSEGV, False)
+    server.process.returncode = -signal.SIGSEGV  # it is waited for
 
 
 @pytest.mark.parametrize(("level", "is_logged"), [("on", True), ("debug", True), ("warn", False), ("off", False)])
