@@ -39,14 +39,18 @@ class _Patterns:
         return next((pattern for pattern in self.all if _Patterns([pattern]).match(path)), None)
 
     def closest(self, request: PolicyRequest) -> str:
-        """Return the pattern that shares the longest beginning with the path of `request`; empty if none comes close.
+        """Return the pattern that comes closest to the path of `request`; empty if none comes close.
+
+        One for the same API with a similar name, or else one for the same name and another API.
 
         A client chooses the path, and may send many: so this does nothing that takes long for a long one.
         """
         begins = [(commonprefix((pattern.removesuffix("*"), request.path)), pattern) for pattern in self.all]  # noqa: RUF071 # by characters: patterns may end inside a part of a path
         shared, pattern = max(begins, key=lambda item: len(item[0]), default=("", ""))
-        # Most of the API's own path: what is about another API is not close.
-        return pattern if len(shared) * 4 >= len(request.api or request.path) * 3 else ""
+        if len(shared) * 4 >= len(request.api or request.path) * 3:  # most of the API's own path
+            return pattern
+        resources = ((pattern, pattern.rpartition("/")[2]) for pattern in self.all if request.resource)
+        return next((pattern for pattern, names in resources if _Patterns([names]).match(request.resource)), "")
 
 
 class _Policy:

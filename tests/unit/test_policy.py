@@ -25,7 +25,7 @@ def decide(
         method="GET",
         path=path,
         api=api,
-        resource="",
+        resource=path.removeprefix(api) if api else "",
         remote_address="127.0.0.1",
         time=dt.datetime.now(dt.UTC),
     )
@@ -56,7 +56,8 @@ def test_reasons_name_policy_and_rule() -> None:
         (["/v1/key/create/my-key", "/v1/key/generate/my-app*", "/v1/key/generate/x"], "/v1/key/generate/my-app*"),
         (["/v1/key/generat/my-key"], "/v1/key/generat/my-key"),  # with a slip in the API
         (["/v1/key/generate/my-key-1"], "/v1/key/generate/my-key-1"),
-        (["/v1/key/decrypt/my-key", "/v1/status", ""], ""),  # of other APIs: of no help
+        (["/v1/status", "/v1/key/decrypt/my-*"], "/v1/key/decrypt/my-*"),  # this name, but another API
+        (["/v1/key/decrypt/other", "/v1/status", ""], ""),
         ([], ""),
     ],
 )
