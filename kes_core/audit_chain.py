@@ -7,7 +7,8 @@ A line of a chained file is an audit record with one more member at its end:
 `n` counts the records, from 1. `hash` is SHA-256(previous hash, 32 bytes ‖ n in decimal ‖ space ‖ record), in hex, or
 HMAC-SHA-256 under a key of the same; the record is the line without `,"chain":{…}`, and the previous hash of the first
 record is 32 zero bytes. The first line of each file also has `prev`, the previous hash, so that a file can be verified
-without the one before it.
+without the one before it; in what is hashed `n` is then followed by ` first`, so that who takes away the beginning of a
+file can't make another line its first.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def chained(record: str, last: Link, key: bytes = b"", *, first: bool = False) -
         first: Whether the line is the first of its file.
     """
     number = last.number + 1
-    digest = _hash(record, number, last.hash, key)
+    digest = _hash(record, number, last.hash, key, first=first)
     previous = f',"prev":"{last.hash.hex()}"' if first else ""
     line = f'{record[:-1]},"chain":{{"n":{number}{previous},"hash":"{digest.hex()}"}}}}'
     return line, Link(number, digest)
@@ -59,8 +60,9 @@ def link_of(line: str) -> Link | None:
     return Link(int(match["n"]), bytes.fromhex(match["hash"])) if match else None
 
 
-def _hash(record: str, number: int, previous: bytes, key: bytes) -> bytes:
-    data = previous + b"%d " % number + record.encode("utf-8", "surrogateescape")
+def _hash(record: str, number: int, previous: bytes, key: bytes, *, first: bool) -> bytes:
+    place = b"%d first " if first else b"%d "
+    data = previous + place % number + record.encode("utf-8", "surrogateescape")
     return hmac.digest(key, data, "sha256") if key else hashlib.sha256(data).digest()
 
 
@@ -112,7 +114,7 @@ class Verification:
                 self.first, self.end = number, Link(number, digest)
                 yield f"the records before {number} are missing"
                 return
-        sound = _hash(match["record"] + "}", number, expected.hash, self._key)
+        sound = _hash(match["record"] + "}", number, expected.hash, self._key, first=previous is not None)
         if number != expected.number + 1:
             yield _gap(number, expected.number + 1)
             previous = None

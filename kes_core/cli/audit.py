@@ -55,6 +55,8 @@ def verify(files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> int
     if not verification.records:
         raise CLIError("there is no record in what was given")
     _print(verification, problems, as_json=as_json)
+    if verification.end is not None and len(problems) >= verification.records > 1:
+        click.echo("No record fits: is this the key that the chain was made with, and was it made with one?", err=True)
     return 1 if problems else 0
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger("kes.audit")
 
 MAX_WAITING: Final = 10_000
 """Records kept in memory while the file can't be written."""
-_STATE_SIZE: Final = 128
+_STATE_SIZE: Final = 160
 _MAX_LINE: Final = 1024 * 1024
 _RETRY: Final = 1.0
 """Seconds after which a file that could not be written is tried again."""
@@ -147,7 +147,7 @@ class FileSink:
             raise
 
     def _append_chained(self) -> None:
-        last, size = self._load_state(), os.fstat(self._file).st_size
+        last, size = self._end(), os.fstat(self._file).st_size
         lines: list[str] = []
         for record in self._waiting:
             line, last = chained(record, last, self._key, first=not size and not lines)
@@ -157,20 +157,29 @@ class FileSink:
 
     # The chain's end
 
-    def _load_state(self) -> Link:
+    def _end(self) -> Link:
+        """Return the chain's end. The note of it is good only if it was made when the file was as it is now."""
+        end, size = self._load_state()
+        if os.fstat(self._file).st_size in {0, size}:  # 0: the file is new, and goes on from the one before it
+            return end
+        self._find_end()
+        return self._load_state()[0]
+
+    def _load_state(self) -> tuple[Link, int]:
+        """Return the chain's end as it was noted, with the size that the file had then."""
         try:
             state = json.loads(os.pread(self._state, _STATE_SIZE, 0))
-            return Link(state["n"], bytes.fromhex(state["hash"]))
+            return Link(int(state["n"]), bytes.fromhex(state["hash"])), int(state["size"])
         except (ValueError, KeyError, TypeError):
-            return Link()
+            return Link(), 0
 
     def _save_state(self, end: Link) -> None:
-        text = json.dumps({"n": end.number, "hash": end.hash.hex()}).ljust(_STATE_SIZE - 1) + "\n"
-        os.pwrite(self._state, text.encode("ascii"), 0)
+        state = {"n": end.number, "hash": end.hash.hex(), "size": os.fstat(self._file).st_size}
+        os.pwrite(self._state, (json.dumps(state).ljust(_STATE_SIZE - 1) + "\n").encode("ascii"), 0)
 
     def _find_end(self) -> None:
-        """See where the chain ends: the process may have died between a record and the note of it."""
-        kept, last = self._load_state(), self._last_line()
+        """See where the chain ends: a process may have died between a record and the note of it."""
+        (kept, _size), last = self._load_state(), self._last_line()
         if last is None:
             return  # a new file, which goes on from the one before it
         found = link_of(last)

@@ -159,9 +159,8 @@ def load_client_cas(context: SSL.Context, ca: Path | None) -> None:
     if ca is None:
         context.set_default_verify_paths()
         return
-    files = sorted(path for path in ca.iterdir() if path.is_file()) if ca.is_dir() else [ca]
     loaded = 0
-    for file in files:
+    for file in _ca_files(ca):
         try:
             context.load_verify_locations(str(file))
             loaded += 1
@@ -170,6 +169,17 @@ def load_client_cas(context: SSL.Context, ca: Path | None) -> None:
                 raise TLSError(f"tls.ca {str(ca)!r} holds no valid PEM certificate") from error
     if not loaded:
         raise TLSError(f"no file in the directory tls.ca {str(ca)!r} holds a valid PEM certificate")
+
+
+def _ca_files(ca: Path) -> list[Path]:
+    """Return the files that may hold CAs. OpenSSL does not tell one that can't be read from one without any."""
+    if not ca.is_dir():
+        _read(ca, "tls.ca")
+        return [ca]
+    try:
+        return sorted(path for path in ca.iterdir() if path.is_file())
+    except OSError as error:
+        raise TLSError(f"tls.ca {str(ca)!r} can't be read: {error.strerror}") from error
 
 
 def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes | SSL._NoOverlappingProtocols:

@@ -38,11 +38,11 @@ def problems(lines: Sequence[str], key: bytes = b"") -> list[Problem]:
 def test_format_as_it_is_documented() -> None:
     """By hand, with nothing of the module."""
     (one, two), _end = chain(['{"a":1}', '{"b":2}'])
-    first = hashlib.sha256(bytes(32) + b'1 {"a":1}')
+    first = hashlib.sha256(bytes(32) + b'1 first {"a":1}')
     assert one == f'{{"a":1,"chain":{{"n":1,"prev":"{"00" * 32}","hash":"{first.hexdigest()}"}}}}'
     second = hashlib.sha256(first.digest() + b'2 {"b":2}').hexdigest()
     assert two == f'{{"b":2,"chain":{{"n":2,"hash":"{second}"}}}}'
-    keyed, _end = chained('{"a":1}', Link(), b"key")
+    keyed, _end = chained('{"a":1}', Link(), b"key")  # not the first of its file
     assert hmac.new(b"key", bytes(32) + b'1 {"a":1}', "sha256").hexdigest() in keyed
 
 
@@ -131,6 +131,16 @@ def test_files_that_follow_one_another() -> None:
     assert [str(problem) for problem in found] == ["2:1: record 2 is missing"]
     assert problems(second) == []
     assert [p.message for p in problems(first[1:])] == ["the records before 2 are missing"]
+
+
+def test_beginning_of_a_file_cannot_be_taken_away_unnoticed() -> None:
+    """Not even by giving the line that is first then what the first of a file has."""
+    (one, two, three), _end = chain([f'{{"r":{number}}}' for number in range(3)], b"the key")
+    before = link_of(one)
+    assert before is not None
+    forged = two.replace('"n":2,', f'"n":2,"prev":"{before.hash.hex()}",')
+    assert forged != two
+    assert [p.line for p in problems([forged, three], b"the key")] == [1]
 
 
 def test_genesis_is_what_is_documented() -> None:
