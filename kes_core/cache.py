@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -135,19 +136,30 @@ class KeyCache:
         return await self._outcome(read)
 
     async def create(self, name: str, key: KeyVersion) -> None:
-        """Store a new key. It is read back from the store when it is first used.
+        """Store a new key, and see that the store gives it back. It is read once more when it is first used.
 
         Raises:
             KeyExistsError: The name is taken.
-            KeyStoreError: The store fails.
+            KeyStoreError: The store fails, or has lost the key.
         """
+        value = key.encode()
         try:
-            await self._watched("create", self._store.create(name, key.encode()))
+            await self._watched("create", self._store.create(name, value))
+            await self._verify(name, value)
         finally:
             # Who asks from now on must not be given the answer of a read that may have been too early.
             self._reads.pop(name, None)
             if self._on_change is not None:
                 await self._on_change(name)
+
+    async def _verify(self, name: str, value: bytes) -> None:
+        """See that the store holds what it was given: data encrypted under a key that it lost would be lost too."""
+        try:
+            stored = await self._watched("get", self._store.get(name))
+        except KeyNotFoundError:
+            stored = b""
+        if not hmac.compare_digest(stored, value):
+            raise KeyStoreError(f"the key store has taken the key {name!r} but does not give it back")
 
     def forget(self, name: str) -> None:
         """Drop a key that somebody else has created or deleted."""
@@ -220,7 +232,9 @@ class KeyCache:
             async with asyncio.timeout(self._health_timeout):
                 await self.status()
         except TimeoutError:
-            self._note_outage(KeyStoreUnreachableError(f"no answer within {self._health_timeout:g} s"))
+            error = KeyStoreUnreachableError(f"no answer within {self._health_timeout:g} s")
+            self._count_error("status", error)
+            self._note_outage(error)
         except KeyStoreUnreachableError:
             pass  # noted and logged
         except KeyStoreError as error:

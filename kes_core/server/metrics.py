@@ -36,6 +36,7 @@ _CLASSES: Final = (
     ("kes_http_request_failure", "Requests answered with a 5xx status.", range(500, 600)),
 )
 _STARTED: Final = time.monotonic()
+"""When this process did. The clock is the same in all processes of a machine."""
 
 
 class Metrics:
@@ -70,6 +71,7 @@ class Metrics:
         """Return the numbers of this process, to be added to those of others."""
         heap, stack = memory()
         return {
+            "started": _STARTED,
             "workers": 1,
             "active": self.active,
             "error_events": self.error_events,
@@ -196,7 +198,7 @@ def _certificates(numbers: Mapping[str, Any], metrics: Metrics) -> Iterator[Metr
 
 
 def _system(numbers: Mapping[str, Any]) -> Iterator[Metric]:
-    uptime = round(time.monotonic() - _STARTED, 2)
+    uptime = round(time.monotonic() - numbers["started"], 2)
     yield GaugeMetricFamily("kes_system_up_time", "Seconds since the start of the server.", uptime)
     yield GaugeMetricFamily("kes_system_num_cpu", "Logical CPUs of the machine.", os.cpu_count() or 1)
     yield GaugeMetricFamily("kes_system_num_cpu_used", "Logical CPUs the server may use.", usable_cpus())

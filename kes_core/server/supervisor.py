@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core._counters import added
@@ -154,6 +155,7 @@ class Supervisor:
         self._count = config.workers
         self._workers: list[_Worker] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
         self._restarts = 0
         self._past: list[dict[str, Any]] = []
         """What workers that have died had counted."""
@@ -252,7 +254,7 @@ class Supervisor:
             worker.numbers = answer or worker.numbers
         found = [worker.numbers for worker in workers if worker.numbers]
         total: dict[str, Any] = added([*found, *self._past])
-        return total | {"worker_restarts": self._restarts}
+        return total | {"worker_restarts": self._restarts, "started": self._started}
 
     async def forget(self, asking: _Worker, name: str) -> None:
         """Let all workers but the one that asks forget a key."""

@@ -111,6 +111,34 @@ def test_idle_connections_do_not_hold_up_a_stop(run_server: RunServer) -> None:
         assert time.monotonic() - start < 5
 
 
+def test_created_key_that_the_store_has_lost_is_not_served(run_server: RunServer, tmp_path: Path) -> None:
+    """Nothing is served from memory that the store has not given back."""
+    keys = tmp_path / "keys"
+    server = run_server({"keystore": {"fs": {"path": str(keys)}}})
+    with server.client() as client:
+        for path, body in (
+            ("create", None),
+            ("import", {"key": base64.b64encode(bytes(32)).decode(), "cipher": "AES256"}),
+        ):
+            assert client.put(f"/v1/key/{path}/k", json=body).status_code == 200
+            (keys / "k").unlink()
+            assert client.put("/v1/key/generate/k").status_code == 404
+
+
+def test_request_that_takes_longer_than_its_api_may(run_server: RunServer) -> None:
+    """One whose body does not come. The time is the configured one."""
+    server = run_server({"api": {"/v1/key/encrypt/": {"timeout": "1s"}}, "keys": [{"name": "k"}]})
+    with server.client() as client:
+        listed = {entry["path"]: entry["timeout"] for entry in client.get("/v1/api").json()}
+        assert listed["/v1/key/encrypt/"] == 1
+    with server.connection() as connection:
+        started = time.monotonic()
+        connection.sendall(b"PUT /v1/key/encrypt/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{")
+        status, _headers, answer = read_response(connection)
+        assert (status, json.loads(answer)) == (504, {"message": "request timed out"})
+        assert 0.9 < time.monotonic() - started < 9  # 15 s would be its time otherwise
+
+
 def test_bulk_decryption_is_all_or_nothing(server: Server) -> None:
     with server.client() as client:
         client.put("/v1/key/create/bulk")

@@ -124,6 +124,7 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
     assert families(server)["kes_http_request_success"][1]["200"] == CONNECTIONS
     before = workers_of(server)
+    uptime = families(server)["kes_system_up_time"][1][""]
     os.kill(before[0], signal.SIGKILL)
     server.wait_for_log("has died, killed by signal 9, and is replaced")
     deadline = time.monotonic() + 20
@@ -132,6 +133,11 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
     assert len(set(workers_of(server)) - set(before)) == 1
     found = families(server)
     assert found["kes_worker_restarts_total"][1][""] == 1
+    # The server's, not that of whichever worker answers.
+    for _ in range(5):
+        now = families(server)["kes_system_up_time"][1][""]
+        assert now > uptime
+        uptime = now
     assert found["kes_http_request_success"][1]["200"] == CONNECTIONS
     with connections(server) as clients:
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kes_core._counters import StoreCounters
 from kes_core.cache import CacheExpiry, KeyCache
 from kes_core.crypto import KeyVersion
 from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
@@ -74,7 +75,7 @@ def run(test: Callable[[Setup], Awaitable[None]], **expiry: float) -> None:
 
 def test_key_is_read_once_while_it_is_used() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         assert s.cache.peek("k") is None
         assert await s.cache.get("k") == s.key
         for _ in range(29):
@@ -87,7 +88,7 @@ def test_key_is_read_once_while_it_is_used() -> None:
 
 def test_unused_key_is_read_again() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         assert await s.reads() == 1
         s.clock.now += 29.9
         assert await s.reads() == 1
@@ -100,7 +101,7 @@ def test_unused_key_is_read_again() -> None:
 
 def test_any_key_is_read_again_however_often_it_is_used() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         for _ in range(10):
             assert await s.reads() == 1
             s.clock.now += 29.9
@@ -112,7 +113,7 @@ def test_any_key_is_read_again_however_often_it_is_used() -> None:
 
 def test_zero_switches_a_rule_off() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         assert await s.reads() == 1
         s.clock.now += 10**9
         assert await s.reads() == 1
@@ -122,7 +123,7 @@ def test_zero_switches_a_rule_off() -> None:
 
 def test_outage_is_bridged_for_the_offline_time() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         s.store.down = True
         with pytest.raises(KeyStoreUnreachableError):
@@ -142,7 +143,7 @@ def test_outage_is_bridged_for_the_offline_time() -> None:
 
 def test_ordinary_rules_apply_again_once_the_store_is_back() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         assert await s.reads() == 1
         s.store.down = True
         with pytest.raises(KeyStoreUnreachableError):
@@ -159,7 +160,7 @@ def test_ordinary_rules_apply_again_once_the_store_is_back() -> None:
 
 def test_without_offline_time_an_outage_is_not_bridged() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         s.store.down = True
         s.clock.now += 31
@@ -171,7 +172,7 @@ def test_without_offline_time_an_outage_is_not_bridged() -> None:
 
 def test_many_requests_for_one_key_cause_one_read() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         s.store.gate = asyncio.Event()
         waiting = [asyncio.create_task(s.cache.get("k")) for _ in range(100)]
         await asyncio.sleep(0)
@@ -190,7 +191,7 @@ def test_errors_are_not_remembered() -> None:
     async def check(s: Setup) -> None:
         with pytest.raises(KeyNotFoundError):
             await s.cache.get("k")
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         assert await s.cache.get("k") == s.key
 
     run(check)
@@ -198,7 +199,7 @@ def test_errors_are_not_remembered() -> None:
 
 def test_deleted_key_is_gone_at_once() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         await s.cache.delete("k")
         assert s.cache.peek("k") is None
@@ -212,7 +213,7 @@ def test_deleted_key_is_gone_at_once() -> None:
 
 def test_read_under_way_does_not_bring_a_deleted_key_back() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         s.store.gate = asyncio.Event()
         reading = asyncio.create_task(s.cache.get("k"))
         await s.store.reading.wait()
@@ -229,17 +230,47 @@ def test_read_under_way_does_not_bring_a_deleted_key_back() -> None:
 
 def test_created_key_is_found_though_an_earlier_read_is_still_under_way() -> None:
     async def check(s: Setup) -> None:
-        s.store.gate = asyncio.Event()
+        s.store.gate = gate = asyncio.Event()
         early = asyncio.create_task(s.cache.get("k"))
         await s.store.reading.wait()
+        s.store.gate = None
         await s.cache.create("k", s.key)
         late = asyncio.create_task(s.cache.get("k"))
         await asyncio.sleep(0)
-        s.store.gate.set()
+        gate.set()
         with pytest.raises(KeyNotFoundError):
             await early
         assert await late == s.key
         assert s.cache.peek("k") == s.key
+
+    run(check)
+
+
+@pytest.mark.parametrize("kept", [None, b"", KeyVersion.generate("another").encode()], ids=["lost", "empty", "other"])
+def test_key_that_the_store_has_not_kept_is_not_created(kept: bytes | None) -> None:
+    class Careless(Store):
+        async def create(self, name: str, value: bytes) -> None:
+            if kept is not None:
+                await super().create(name, kept)
+
+    async def check(s: Setup) -> None:
+        cache = KeyCache(Careless(), CacheExpiry(), clock=s.clock)
+        with pytest.raises(KeyStoreError, match="has taken the key 'k' but does not give it back"):
+            await cache.create("k", s.key)
+        assert cache.peek("k") is None
+
+    run(check)
+
+
+def test_created_key_that_the_store_lost_later_is_not_served() -> None:
+    """It is in memory only once it has been read for a use."""
+
+    async def check(s: Setup) -> None:
+        await s.cache.create("k", s.key)
+        assert s.cache.peek("k") is None
+        await s.store.delete("k")
+        with pytest.raises(KeyNotFoundError):
+            await s.cache.get("k")
 
     run(check)
 
@@ -256,7 +287,7 @@ def test_damaged_entry_is_named_and_not_shown() -> None:
 
 def test_taken_name_and_listing_pass_through() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         with pytest.raises(KeyExistsError):
             await s.cache.create("k", KeyVersion.generate("other"))
         assert await s.cache.get("k") == s.key
@@ -284,7 +315,7 @@ def test_store_that_comes_and_goes_is_logged_once(caplog: pytest.LogCaptureFixtu
 
 def test_answer_that_a_key_is_absent_or_taken_shows_that_the_store_is_back() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         for answer, error in (
             (lambda: s.cache.get("absent"), KeyNotFoundError),
@@ -311,7 +342,7 @@ async def cut_off(s: Setup) -> None:
 @pytest.mark.parametrize("age", [31, 301])
 def test_key_that_expires_before_the_outage_is_noticed_bridges_it(age: int) -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         s.store.down = True
         s.clock.now += age
@@ -330,7 +361,7 @@ def test_key_that_expires_before_the_outage_is_noticed_bridges_it(age: int) -> N
 
 def test_expired_key_is_forgotten_once_the_store_has_been_seen_to_work() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         s.clock.now += 31
         s.cache.sweep()
@@ -345,8 +376,8 @@ def test_expired_key_is_forgotten_once_the_store_has_been_seen_to_work() -> None
 @pytest.mark.parametrize("expiry", [{"any": 10, "unused": 0}, {"any": 0, "unused": 10}])
 def test_sweep_drops_what_has_expired_and_nothing_else(expiry: dict[str, float]) -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("old", s.key)
-        await s.cache.create("new", s.key)
+        await s.store.create("old", s.key.encode())
+        await s.store.create("new", s.key.encode())
         await s.cache.get("old")
         s.clock.now += 5
         await s.cache.get("new")
@@ -360,7 +391,7 @@ def test_sweep_drops_what_has_expired_and_nothing_else(expiry: dict[str, float])
 @pytest.mark.parametrize("damage", [None, b"c2VjcmV0IGJ1dCBubyBrZXk="])
 def test_key_that_another_server_removed_or_damaged_is_dropped(damage: bytes | None) -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         await s.store.delete("k")
         if damage is not None:
@@ -376,7 +407,7 @@ def test_key_that_another_server_removed_or_damaged_is_dropped(damage: bytes | N
 
 def test_failure_reaches_all_who_wait_and_the_next_one_asks_again() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         s.store.down = True
         s.store.gate = asyncio.Event()
         waiting = [asyncio.create_task(s.cache.get("k")) for _ in range(20)]
@@ -393,7 +424,7 @@ def test_failure_reaches_all_who_wait_and_the_next_one_asks_again() -> None:
 
 def test_read_that_all_have_given_up_is_finished_and_kept() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         s.store.gate = asyncio.Event()
         reading = asyncio.create_task(s.cache.get("k"))
         await s.store.reading.wait()
@@ -409,16 +440,17 @@ def test_read_that_all_have_given_up_is_finished_and_kept() -> None:
 
 def test_late_answer_does_not_undo_a_deletion_and_a_new_creation() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
-        s.store.gate = asyncio.Event()
+        await s.store.create("k", s.key.encode())
+        s.store.gate = gate = asyncio.Event()
         early = asyncio.create_task(s.cache.get("k"))
         await s.store.reading.wait()
+        s.store.gate = None
         await s.cache.delete("k")
         new = KeyVersion.generate("other")
         await s.cache.create("k", new)
         late = asyncio.create_task(s.cache.get("k"))
         await asyncio.sleep(0)
-        s.store.gate.set()
+        gate.set()
         assert (await early, await late) == (s.key, new)
         assert s.cache.peek("k") == new
 
@@ -455,7 +487,7 @@ def test_deletion_whose_caller_gave_up_leaves_no_key_in_memory() -> None:
 
 def test_who_waits_for_a_key_when_the_cache_is_closed_is_told_so() -> None:
     async def check(s: Setup) -> None:
-        await s.cache.create("k", s.key)
+        await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         s.store.gate = asyncio.Event()
         waiting = asyncio.create_task(s.cache.get("other"))
@@ -488,10 +520,12 @@ class Watched(Store):
             raise answer
 
 
-def watched_until_healthy(*health: BaseException | None) -> None:
+def watched_until_healthy(*health: BaseException | None) -> StoreCounters:
+    counters = StoreCounters()
+
     async def check() -> None:
         store = Watched(*health)
-        cache = KeyCache(store, CacheExpiry(offline=3600), health_interval=0.01)
+        cache = KeyCache(store, CacheExpiry(offline=3600), health_interval=0.01, counters=counters)
         task = asyncio.create_task(cache.run())
         async with asyncio.timeout(20):
             await store.done.wait()
@@ -500,6 +534,7 @@ def watched_until_healthy(*health: BaseException | None) -> None:
             await task
 
     asyncio.run(check())
+    return counters
 
 
 def test_background_task_survives_every_failure_and_says_each_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -522,7 +557,8 @@ def test_background_task_survives_every_failure_and_says_each_once(caplog: pytes
 
 
 def test_store_that_hangs_is_unreachable(caplog: pytest.LogCaptureFixture) -> None:
-    watched_until_healthy(asyncio.CancelledError())
+    counters = watched_until_healthy(asyncio.CancelledError())
+    assert counters.errors["status", "unreachable"] == 1
     assert [record.getMessage() for record in caplog.records] == [
         "the key store is not reachable: no answer within 0.01 s",
         "the key store is reachable again",

@@ -30,7 +30,6 @@ __all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "commit", "stat
 API_PATH: Final = "/v1/api"
 STATUS_PATH: Final = "/v1/status"
 _UNKNOWN: Final = "<unknown>"
-_STARTED: Final = time.monotonic()
 # Clients know these by Go's names.
 _OS: Final = {"win32": "windows"}.get(sys.platform, sys.platform)
 _ARCH: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}.get(platform.machine(), platform.machine())
@@ -64,11 +63,12 @@ async def _ready(call: Call) -> None:
 async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
     """Return the state of the server and its key store."""
     heap, stack = memory()
+    numbers = await peers.snapshot()
     answer: dict[str, Any] = {
         "version": version(),
         "os": _OS,
         "arch": _ARCH,
-        "uptime": int(time.monotonic() - _STARTED),
+        "uptime": int(time.monotonic() - numbers["started"]),
         "num_cpu": os.cpu_count() or 1,
         "num_cpu_used": usable_cpus(),
         "mem_heap_used": heap,
@@ -77,7 +77,7 @@ async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
     if metrics.certificate_expiry - time.time() < NOTICE.total_seconds():
         expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
         answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
-    expiring = len(expiring_clients(await peers.snapshot()))
+    expiring = len(expiring_clients(numbers))
     if expiring:
         answer["client_certificates_expiring"] = expiring
     try:
