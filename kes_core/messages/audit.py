@@ -1,0 +1,99 @@
+"""Messages about the audit log."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kes_core.messages.table import Message, MessageSection
+
+__all__ = ["SECTION"]
+
+SECTION: Final = MessageSection(
+    "The audit log",
+    "Met at start, in the error log, and with [`kes audit verify`](audit.md#a-chain-of-hashes).",
+    (
+        Message(
+            "the audit log … can't be opened: …",
+            "The directory is missing, or the user of the server may not write there; or the file is a symbolic link.",
+            "`install -d -o kes -m 0700 /var/log/kes`; `audit.file.path` is to name a plain file.",
+        ),
+        Message(
+            "the audit log … can't be written: …; records wait",
+            "Most often the disk is full. Up to 10,000 records wait in memory; then the oldest are lost.",
+            "Make room, soon: `df -h`. The server goes on by itself.",
+        ),
+        Message(
+            "the audit log … can be written again; … records are lost",
+            "The disk has room again. The number is that of records which had to be dropped.",
+            "Note the gap if records are lost.",
+        ),
+        Message(
+            "the last line of the audit log … is no record of a chain; the chain goes on",
+            "The file was written without `chain: on`, or its last line was changed or cut off.",
+            "`kes audit verify FILE`. Nothing, if the chain was switched on just now.",
+        ),
+        Message(
+            "the records … to … are missing at the end of the audit log …",
+            "The file `.chain` beside it knows of later records: somebody removed lines, or put an old file back.",
+            "Find out who; `kes audit verify` says what is left. The chain goes on behind the gap.",
+        ),
+        Message(
+            ("syslog at … can't be reached: …", "syslog at … can't be reached: …; records are lost"),
+            "Nothing listens at `audit.syslog.address`.",
+            "`systemctl status rsyslog`; containers often have no `/dev/log`. For TCP check host, port and firewall.",
+        ),
+        Message(
+            "syslog at … is too slow: audit records are lost",
+            "10,000 records wait to be sent.",
+            "Look at the log server; records in `audit.file` are not lost that way.",
+        ),
+        Message("syslog at … takes records again; … are lost", "The outage is over.", "Note the gap."),
+        Message(
+            "an audit sink failed",
+            "A plugin, or standard output, could not take a record. The request was served.",
+            "The traceback in the log says which.",
+        ),
+        # kes audit verify
+        Message(
+            "is no record of a chain: it was changed, cut off or put in",
+            "A line of the file is not as the server wrote it.",
+            "Find out who can write the file. Lines from before `chain: on` count as well: verify the files after "
+            "that.",
+        ),
+        Message(
+            "record … was changed, or does not follow from the record before it",
+            "The hash does not fit.",
+            "Find out who can write the file, and compare the record with where else it went: syslog, a log collector.",
+        ),
+        Message(
+            "record … is out of order: … was expected",
+            "Lines were moved, or files given in the wrong order.",
+            "Give the oldest file first.",
+        ),
+        Message(
+            ("the records before … are missing", "record … is missing", "the records … to … are missing"),
+            "Lines were removed, or a file that was rotated away was not given.",
+            "Give all files, oldest first. Old ones that were deleted as intended leave this at the beginning.",
+        ),
+        Message(
+            (
+                "record … is missing at the end",
+                "the records … to … are missing at the end",
+                "the end is not the one that the server has noted",
+            ),
+            "The file `.chain` of the server knows another end.",
+            "Give the newest file last; if it was, lines were removed or replaced.",
+        ),
+        Message(
+            "No record fits: is this the key that the chain was made with, and was it made with one?",
+            "Not one hash fits: it is the key, and not the records.",
+            "Set `KES_AUDIT_KEY` to the `audit.file.key` of the server that wrote the file, or unset it if it had "
+            "none.",
+        ),
+        Message(
+            "there is no record in what was given",
+            "The files are empty, or are no audit logs.",
+            "Check the paths. A file that was rotated just now may still be empty.",
+        ),
+    ),
+)
