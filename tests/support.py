@@ -180,12 +180,13 @@ def start_server(
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     limit_files: int | None = None,
+    python: Sequence[str] = ("-m", "kes_core.cli"),
 ) -> Server:
-    """Start `kes server` and wait until it answers. The caller stops it."""
+    """Start `kes server` and wait until it answers. The caller stops it. `python` is how Python gets to the command."""
     admin = admin if admin is not None else make_credentials(directory, "admin")
     path = write_config(directory, admin.identity, overrides)
     process = subprocess.Popen(
-        [sys.executable, "-m", "kes_core.cli", "server", "--config", str(path), *arguments],
+        [sys.executable, *python, "server", "--config", str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.test_connections import Http2Client
-from tests.support import Credentials, Server, make_credentials, start_server, vectors
+from tests.support import Credentials, Server, make_credentials, read_response, start_server, vectors
 
 METRICS = vectors("metrics")
 
@@ -159,6 +160,33 @@ def test_error_events_reach_readers(streaming: tuple[Server, bool], stranger: Cr
     assert families(server)["kes_log_error_events"][1] == {"": 1.0}
     server.stop()
     reader.close()
+
+
+def test_a_hundred_readers_and_no_more(run_server: Callable[..., Server]) -> None:
+    server = run_server()
+    ask = b"GET /v1/log/audit HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        readers = []
+        for _ in range(100):
+            reader = stack.enter_context(server.connection())
+            reader.sendall(ask)
+            assert reader.recv(65536).startswith(b"HTTP/1.1 200 ")
+            readers.append(reader)
+        with server.connection() as another:
+            another.sendall(ask)
+            status, _headers, body = read_response(another)
+        assert (status, json.loads(body)) == (503, {"message": "too many clients read this log"})
+        with server.client() as client:
+            client.put("/v1/key/create/seen-by-all")
+        for reader in readers:
+            while b"/v1/key/create/seen-by-all" not in reader.recv(65536):
+                pass
+    with server.client() as client:
+        status = 503
+        while status == 503:  # until the server has seen that they are gone
+            with client.stream("GET", "/v1/log/audit") as again:
+                status = again.status_code
+        assert status == 200
 
 
 def test_reader_that_reads_nothing_is_cut_off(streaming: tuple[Server, bool]) -> None:

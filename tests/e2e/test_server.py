@@ -315,6 +315,25 @@ def test_reload_reads_the_certificate_again(run_server: RunServer, tmp_path: Pat
     assert certificate() == after
 
 
+def test_certificate_is_read_again_by_itself(run_server: RunServer, tmp_path: Path) -> None:
+    """Every fifteen minutes, which are a fifth of a second here."""
+    hurried = "import kes_core.server.serving as s, kes_core.cli as c; s.CERTIFICATE_INTERVAL = 0.2; c.main()"
+    server = run_server(python=("-c", hurried))
+
+    def served() -> str:
+        return ssl.get_server_certificate((server.host, server.port))
+
+    before = served()
+    (tmp_path / "server.crt").write_text("in the middle of being written")
+    line = json.loads(server.wait_for_log("the certificate is not reloaded, the old one stays in use"))
+    assert "holds no valid PEM certificate" in line["message"]
+    assert served() == before
+    make_credentials(tmp_path, "server")
+    while served() == before:
+        pass
+    assert served() == ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert((tmp_path / "server.crt").read_text()))
+
+
 def start_failing(directory: Path, overrides: Any = None, *arguments: str) -> tuple[int, str]:
     """Start a server that can't start; return exit code and standard error."""
     config = write_config(directory, "disabled", overrides)
