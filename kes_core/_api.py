@@ -1,195 +1,28 @@
-"""Requests and answers of the API as a client sees them: what both clients share. Private to `kes_core.client`."""
+"""The API as requests, each with the way to read its answer: what both clients share. Private to `kes_core.client`."""
 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-__all__ = [
-    "APIError",
-    "APIRoute",
-    "DataKey",
-    "DecryptionError",
-    "IdentityInfo",
-    "IdentityNotFoundError",
-    "KESConnectionError",
-    "KESError",
-    "KeyExistsError",
-    "KeyInfo",
-    "KeyNotFoundError",
-    "NotAllowedError",
-    "PolicyInfo",
-    "PolicyNotFoundError",
-    "Request",
-    "ServerStatus",
-    "ServerVersion",
-    "raise_for_status",
-]
+from kes_core._answers import (
+    APIRoute,
+    AuditEvent,
+    DataKey,
+    ErrorEvent,
+    IdentityInfo,
+    KeyInfo,
+    PolicyInfo,
+    ServerStatus,
+    ServerVersion,
+)
+
+__all__ = ["Log", "Request"]
 
 T = TypeVar("T")
-
-
-class KESError(Exception):
-    """A request has not been successful."""
-
-
-class KESConnectionError(KESError):
-    """No server could be reached, or the connection broke before it answered."""
-
-
-class APIError(KESError):
-    """The server has refused a request, or failed."""
-
-    def __init__(self, status: int, message: str, reason: str = "") -> None:
-        text = message or f"the server answered with status {status}"
-        super().__init__(f"{text} ({reason})" if reason else text)
-        self.status = status
-        self.message = message
-        self.reason = reason
-        """Why the server's key store can't serve, if the server says so: "sealed", "unreachable", ..."""
-
-
-class NotAllowedError(APIError):
-    """The client's identity may not do this."""
-
-
-class KeyExistsError(APIError):
-    """There is a key of that name already."""
-
-
-class KeyNotFoundError(APIError):
-    """There is no key of that name."""
-
-
-class PolicyNotFoundError(APIError):
-    """There is no policy of that name."""
-
-
-class IdentityNotFoundError(APIError):
-    """The identity is neither the admin nor in a policy."""
-
-
-class DecryptionError(APIError):
-    """The ciphertext is not authentic: changed, or of another key or context."""
-
-
-_ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
-    (403, "not authorized: insufficient permissions"): NotAllowedError,
-    (403, "prohibited by policy"): NotAllowedError,
-    (400, "key already exists"): KeyExistsError,
-    (400, "key does already exist"): KeyExistsError,
-    (404, "key does not exist"): KeyNotFoundError,
-    (404, "policy does not exist"): PolicyNotFoundError,
-    (404, "identity does not exist"): IdentityNotFoundError,
-    (400, "decryption failed: ciphertext is not authentic"): DecryptionError,
-}
-
-
-def raise_for_status(status: int, body: bytes) -> None:
-    """Raise the `APIError` that an answer stands for, if it stands for one."""
-    if 200 <= status < 300:  # noqa: PLR2004 # the statuses of success
-        return
-    reason = ""
-    try:
-        members = json.loads(body)
-        # Releases before 2023 called the member otherwise.
-        message = str(members.get("message") or members.get("error") or "")
-        reason = str(members.get("reason") or "")
-    except (ValueError, AttributeError):
-        message = body[:200].decode("utf-8", "replace").strip()
-    raise _ERRORS.get((status, message), APIError)(status, message, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerVersion:
-    """Version and commit of a server."""
-
-    version: str
-    commit: str
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStatus:
-    """The state of a server."""
-
-    version: str
-    os: str
-    arch: str
-    uptime: int
-    """Seconds."""
-    cpus: int
-    usable_cpus: int
-    heap_memory: int
-    """Bytes."""
-    stack_memory: int
-    """Bytes."""
-    keystore_latency: int | None
-    """How long the key store took to answer, in nanoseconds; nothing while it is down."""
-    keystore_reachable: bool
-    keystore_reason: str = ""
-    """Why the key store can't serve, if the server says so: "sealed", "unreachable", ..."""
-
-
-@dataclass(frozen=True, slots=True)
-class APIRoute:
-    """One API that a server offers."""
-
-    method: str
-    path: str
-    max_body: int
-    """Bytes."""
-    timeout: int
-    """Seconds; 0: none."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """Facts about a key."""
-
-    name: str
-    algorithm: str
-    created_at: str
-    """RFC 3339, in UTC, with up to nanoseconds."""
-    created_by: str
-    """An identity; empty where it is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataKey:
-    """A data encryption key: use the plaintext, forget it, and keep the ciphertext next to the data."""
-
-    plaintext: bytes = field(repr=False)
-    """32 bytes."""
-    ciphertext: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyInfo:
-    """A policy. The patterns are only there where they were asked for."""
-
-    name: str
-    created_at: str
-    created_by: str
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityInfo:
-    """An identity and what it may do. The patterns are only there in what a client learns about itself."""
-
-    identity: str
-    is_admin: bool
-    policy: str
-    """The name of its policy; empty for the admin."""
-    created_at: str
-    created_by: str
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +36,17 @@ class Request(Generic[T]):
     body: Any = None
     repeatable: bool = True
     """Whether it may be sent again when nobody knows whether it has arrived."""
+    is_text: bool = False
+    """Whether the answer is text, and no JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log(Generic[T]):
+    """A log to read, and how to read a line of it."""
+
+    path: str
+    parse: Callable[[Any], T]
+    """From the JSON of a line."""
 
 
 def _path(api: str, argument: str) -> str:
@@ -243,8 +87,14 @@ def status() -> Request[ServerStatus]:
             keystore_latency=a.get("keystore_latency"),
             keystore_reachable=not (a.get("keystore_unreachable") or a.get("keystore_unavailable")),
             keystore_reason=str(a.get("keystore_reason") or ""),
+            certificate_expires_at=str(a.get("certificate_expires_at") or ""),
+            client_certificates_expiring=int(a.get("client_certificates_expiring") or 0),
         ),
     )
+
+
+def metrics() -> Request[str]:
+    return Request("GET", "/v1/metrics", str, is_text=True)
 
 
 def apis() -> Request[list[APIRoute]]:
@@ -346,3 +196,22 @@ def describe_identity(identity: str) -> Request[IdentityInfo]:
 
 def describe_self() -> Request[IdentityInfo]:
     return Request("GET", "/v1/identity/self/describe", lambda a: _identity(a, a["identity"]))
+
+
+def audit_log() -> Log[AuditEvent]:
+    def event(line: Mapping[str, Any]) -> AuditEvent:
+        request, response = line["request"], line["response"]
+        return AuditEvent(
+            time=str(line["time"]),
+            ip=str(request.get("ip") or ""),
+            path=str(request["path"]),
+            identity=str(request.get("identity") or ""),
+            code=int(response["code"]),
+            response_time=int(response["time"]),
+        )
+
+    return Log("/v1/log/audit", event)
+
+
+def error_log() -> Log[ErrorEvent]:
+    return Log("/v1/log/error", lambda line: ErrorEvent(str(line["message"])))

@@ -8,23 +8,25 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 
-from kes_core import _api
-from kes_core._api import APIError, KESConnectionError, KESError, Request
+from kes_core._api import Request
+from kes_core._errors import APIError, KESConnectionError, KESError, raise_for_status
 from kes_core.identity import APIKey
 
 __all__ = [
+    "DEFAULT_ENDPOINT",
     "MAX_ANSWER",
     "Settings",
     "connection_errors",
     "content_of",
     "failed",
     "may_repeat",
+    "parsed",
     "read_answer",
     "retries",
     "too_large",
@@ -32,6 +34,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+DEFAULT_ENDPOINT: Final = "https://127.0.0.1:7373"
 MAX_ANSWER: Final = 4 * 1024 * 1024
 MAX_REQUEST: Final = 1024 * 1024
 """The longest body, in bytes, that any release of the server takes."""
@@ -150,7 +153,7 @@ def _load_key_pair(
 
 def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
     # Not compressed: an answer has to be read before it can be known how long it gets.
-    headers = {"accept": "application/json", "accept-encoding": "identity"}
+    headers = {"accept": "text/plain" if request.is_text else "application/json", "accept-encoding": "identity"}
     if request.body is None:
         return None, headers
     content = json.dumps(request.body, separators=(",", ":")).encode()
@@ -161,9 +164,16 @@ def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
 
 
 def read_answer(request: Request[T], status: int, body: bytes) -> T:
-    _api.raise_for_status(status, body)
+    raise_for_status(status, body)
+    if request.is_text:
+        return request.parse(body.decode("utf-8", "replace"))
+    return parsed(request.parse, status, body)
+
+
+def parsed(parse: Callable[[Any], T], status: int, body: bytes) -> T:
+    """Return what the JSON in `body` stands for; nothing is there where there is no answer."""
     try:
-        return request.parse(json.loads(body) if body else None)
+        return parse(json.loads(body) if body else None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise APIError(status, "the server's answer is not what the protocol says") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from kes_core.cli._terminal import clean
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -99,21 +101,26 @@ def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> I
             yield client
         except KESError as error:
             hint = " (-k skips the verification)" if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
-            raise CLIError(f"{error}{hint}") from error
+            raise CLIError(f"{clean(str(error))}{hint}") from error
 
 
 def for_people(as_json: bool = False) -> bool:
     """Tell whether somebody reads the output: it goes to a terminal, and JSON was not asked for."""
-    return not as_json and sys.stdout is not None and sys.stdout.isatty()
+    if as_json or sys.stdout is None or not sys.stdout.isatty():
+        return False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 lacks a few signs
+    return True
 
 
 def print_json(value: object) -> None:
     """Print `value` for a program."""
-    click.echo(json.dumps(value, separators=(",", ":")))
+    # ASCII throughout, with the one control character of it that JSON leaves alone.
+    click.echo(json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f"))
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table for a person."""
+    """Print a table for a person. What stands in it may come from a server."""
     from rich.console import Console  # noqa: PLC0415 # slow to import
     from rich.table import Table  # noqa: PLC0415 # as above
 
@@ -121,7 +128,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(clean, row))
     Console(highlight=False, markup=False).print(table)
 
 

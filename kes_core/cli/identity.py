@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli._terminal import clean, print_facts, styled, when
 from kes_core.cli.key import print_names
 from kes_core.cli.main import CLIError
 
@@ -70,9 +71,9 @@ def _new_api_key() -> None:
     if not for_people():
         print_json({"api_key": str(made), "identity": made.identity})
         return
-    click.echo(f"\nYour API key:\n\n   {click.style(str(made), bold=True)}\n")
+    click.echo(f"\nYour API key:\n\n   {styled(str(made), bold=True)}\n")
     click.echo("This is the only time it is shown. Keep it secret and secure.\n")
-    click.echo(f"Your Identity:\n\n   {click.style(made.identity, bold=True)}\n")
+    click.echo(f"Your Identity:\n\n   {styled(made.identity, bold=True)}\n")
     click.echo(
         "The identity is not a secret. It can be shared. Any peer\nneeds this identity in order to verify your API key."
     )
@@ -104,8 +105,20 @@ def _ip(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, 
 
 @command.command("new")
 @click.argument("subject", default="")
-@click.option("--key", "key_file", metavar="FILE", type=click.Path(path_type=Path), help="[default: private.key]")
-@click.option("--cert", "cert_file", metavar="FILE", type=click.Path(path_type=Path), help="[default: public.crt]")
+@click.option(
+    "--key",
+    "key_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where the private key goes.  [default: private.key]",
+)
+@click.option(
+    "--cert",
+    "cert_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where the certificate goes.  [default: public.crt]",
+)
 @click.option("--ip", "ips", metavar="IP", multiple=True, callback=_ip, help="An IP address the certificate is for.")
 @click.option("--dns", metavar="NAME", multiple=True, help="A host name the certificate is for.")
 @click.option("--expiry", metavar="DURATION", callback=_duration, help="How long it is valid.  [default: 720h]")
@@ -292,7 +305,7 @@ def info(server: Any, identity: str, as_json: bool) -> None:
     with server() as client:
         found = client.describe_identity(identity) if identity else client.describe_self()
     if for_people(as_json):
-        _print_info(found)
+        _print_info(found, with_patterns=not identity)
         return
     facts: dict[str, Any] = {
         "identity": found.identity,
@@ -306,16 +319,21 @@ def info(server: Any, identity: str, as_json: bool) -> None:
     print_json(facts)
 
 
-def _print_info(found: IdentityInfo) -> None:
-    click.echo(f"Identity    {found.identity}")
-    click.echo(f"Role        {'Admin' if found.is_admin else 'User'}")
-    if found.policy:
-        click.echo(f"Policy      {found.policy}")
-    click.echo(f"Date        {found.created_at}")
-    click.echo(f"Created by  {found.created_by or '-'}")
-    for title, patterns in (("Allow", found.allow), ("Deny", found.deny)):
-        for pattern in patterns:
-            click.echo(f"{title:<10}  {pattern}")
+def _print_info(found: IdentityInfo, *, with_patterns: bool) -> None:
+    from kes_core.cli.policy import print_patterns  # noqa: PLC0415 # as above
+
+    facts = [
+        ("Identity", clean(found.identity)),
+        ("Role", "Admin: may do everything" if found.is_admin else "User"),
+        ("Created", when(found.created_at)),
+        ("Created by", clean(found.created_by) or "-"),
+    ]
+    if not found.is_admin:
+        facts.insert(2, ("Policy", clean(found.policy) or "none: may do nothing"))
+    print_facts(facts)
+    if with_patterns and found.policy and not found.is_admin:
+        click.echo()
+        print_patterns(found)
 
 
 @command.command("ls")

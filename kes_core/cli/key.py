@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
 
 from kes_core.cli._common import decode_base64_argument, for_people, print_json, print_table, server_options
+from kes_core.cli._terminal import clean, print_facts, when
 
 __all__ = ["command"]
 
@@ -29,7 +31,13 @@ def create(server: Any, names: tuple[str, ...]) -> None:
 @command.command("import")
 @click.argument("name")
 @click.argument("key", metavar="KEY")
-@click.option("--cipher", default="AES256", show_default=True, type=click.Choice(["AES256", "ChaCha20"]))
+@click.option(
+    "--cipher",
+    default="AES256",
+    show_default=True,
+    type=click.Choice(["AES256", "ChaCha20"]),
+    help="What the key is for.",
+)
 @server_options
 def import_(server: Any, name: str, key: str, cipher: str) -> None:
     """Store a key made elsewhere: 32 bytes in base64; - reads it from standard input."""
@@ -44,21 +52,21 @@ def import_(server: Any, name: str, key: str, cipher: str) -> None:
 def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
     """Show facts about keys, never the keys."""
     with server() as client:
-        for name in names:
+        for number, name in enumerate(names):
             found = client.describe_key(name)
-            facts = {
-                "name": found.name,
-                "algorithm": found.algorithm,
-                "created_at": found.created_at,
-                "created_by": found.created_by,
-            }
             if for_people(as_json):
-                click.echo(f"Name        {found.name}")
-                click.echo(f"Algorithm   {found.algorithm}")
-                click.echo(f"Date        {found.created_at}")
-                click.echo(f"Created by  {found.created_by or '-'}")
+                if number:
+                    click.echo()
+                print_facts(
+                    [
+                        ("Name", clean(found.name)),
+                        ("Algorithm", clean(found.algorithm)),
+                        ("Created", when(found.created_at)),
+                        ("Created by", clean(found.created_by) or "-"),
+                    ]
+                )
             else:
-                print_json(facts)
+                print_json(dataclasses.asdict(found))
 
 
 @command.command("ls")

@@ -18,12 +18,15 @@ _COMMANDS: Final = {
     "policy": "Look at policies.",
     "ls": "List keys, identities or policies.",
     "status": "Show the state of a server.",
+    "log": "Show what a server is doing, as it happens.",
+    "metric": "Show what a server counts, as it changes.",
     "audit": "Verify audit records.",
     "config": "Check and show configurations.",
     "doctor": "Find out what is wrong, and who is refused and why.",
     "plugins": "List the installed plugins.",
     "plugin": "Write a plugin.",
     "migrate": "Copy keys from one key store to another.",
+    "completion": "Let the shell complete commands and options.",
 }
 """The commands, in the order of the help, each in the module of its name."""
 
@@ -62,8 +65,11 @@ def _show_version(context: click.Context, _parameter: click.Parameter, value: bo
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
 )
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Key management for data encryption keys: the server and its command line."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        context.color = False
 
 
 def _drop_output() -> None:

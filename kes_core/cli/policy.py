@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli._terminal import clean, print_facts, styled, when
 from kes_core.cli.key import print_names
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from kes_core.client import IdentityInfo, PolicyInfo
+
+__all__ = ["command", "print_patterns"]
 
 
 @click.group("policy", context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,9 +30,13 @@ def info(server: Any, name: str, as_json: bool) -> None:
     with server() as client:
         found = client.describe_policy(name)
     if for_people(as_json):
-        click.echo(f"Name        {found.name}")
-        click.echo(f"Date        {found.created_at}")
-        click.echo(f"Created by  {found.created_by or '-'}")
+        print_facts(
+            [
+                ("Name", clean(found.name)),
+                ("Created", when(found.created_at)),
+                ("Created by", clean(found.created_by) or "-"),
+            ]
+        )
     else:
         print_json({"name": found.name, "created_at": found.created_at, "created_by": found.created_by})
 
@@ -61,8 +69,15 @@ def show(server: Any, name: str, as_json: bool) -> None:
             }
         )
         return
-    for title, patterns in (("Allow", found.allow), ("Deny", found.deny)):
+    print_patterns(found)
+
+
+def print_patterns(found: PolicyInfo | IdentityInfo) -> None:
+    """Print what is allowed and what is denied. A policy without patterns allows nothing."""
+    for title, patterns, colour in (("Allow", found.allow, "green"), ("Deny", found.deny, "red")):
         if patterns:
-            click.echo(click.style(f"{title}:", bold=True))
+            click.echo(styled(f"{title}:", bold=True, fg=colour))
             for pattern in patterns:
-                click.echo(f"  · {pattern}")
+                click.echo(f"  · {clean(pattern)}")
+    if not found.allow and not found.deny:
+        click.echo("It allows nothing.")

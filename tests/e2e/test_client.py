@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kes_core._errors import raise_for_status
 from kes_core.client import (
     APIError,
     AsyncClient,
+    AsyncLogStream,
     Client,
+    ClientCertificateError,
     DecryptionError,
+    HMACUnsupportedError,
     IdentityNotFoundError,
+    InvalidNameError,
     KESConnectionError,
     KESError,
     KeyExistsError,
     KeyNotFoundError,
+    KeyStoreUnavailableError,
+    LogStream,
     NotAllowedError,
     PolicyNotFoundError,
+    UnsupportedKeyError,
 )
 from kes_core.identity import APIKey
-from tests.support import Credentials, Server, free_port, make_credentials, start_server
+from kes_core.routes import ROUTES
+from tests.support import Credentials, Server, free_port, make_credentials, start_server, vectors
 from tests.unit.test_cli import kes, on_a_terminal
 
 POLICIES = {
@@ -129,6 +140,118 @@ def test_asynchronous_client(server: Server) -> None:
             await kms.delete_key("async-key")
 
     asyncio.run(check())
+
+
+ERRORS = {
+    ClientCertificateError: {"client certificate"},
+    NotAllowedError: {"not authorized"},
+    InvalidNameError: {"is empty, too long or"},
+    KeyExistsError: {"key already exists"},
+    KeyNotFoundError: {"key does not exist"},
+    PolicyNotFoundError: {"policy does not exist"},
+    IdentityNotFoundError: {"identity does not exist"},
+    DecryptionError: {"ciphertext is not authentic"},
+    HMACUnsupportedError: {"does not support HMAC"},
+    UnsupportedKeyError: {"is not supported", "invalid key size", "FIPS"},
+    KeyStoreUnavailableError: {"failed to", "key store is"},
+}
+"""What each type stands for. All others are faults of the program or of the server."""
+
+
+@pytest.mark.parametrize("case", vectors("errors")["cases"], ids=lambda case: f"{case['status']} {case['message']}")
+def test_errors_that_a_program_tells_apart_have_a_type(case: dict[str, Any]) -> None:
+    status, message = case["status"], case["message"]
+    with pytest.raises(APIError) as caught:
+        raise_for_status(status, json.dumps({"message": message}).encode())
+    assert (caught.value.status, caught.value.message) == (status, message)
+    if type(caught.value) is APIError:
+        assert status in {405, 500} or "body" in message or "insecure connection" in message
+    else:
+        assert any(part in message for part in ERRORS[type(caught.value)]) or (status, message) == (403, "")
+
+
+def test_reason_of_a_key_store_that_is_gone(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = run_server({"keystore": {"fs": {"path": str(tmp_path / "keys")}}})
+    (tmp_path / "keys").rmdir()
+    with client(server) as kms:
+        for call in (kms.ready, lambda: kms.create_key("a"), lambda: kms.generate_key("a")):
+            with pytest.raises(KeyStoreUnavailableError):
+                call()
+
+
+class EveryMethod:
+    """What to call for each route of the API, on either client; both take the same arguments."""
+
+    def __init__(self, kms: Any, suffix: str) -> None:
+        name, sealed = f"route-{suffix}", b"x" * 60
+        self.calls: dict[str, Callable[[], Any]] = {
+            "/version": kms.version,
+            "/v1/ready": kms.ready,
+            "/v1/status": kms.status,
+            "/v1/metrics": kms.metrics,
+            "/v1/api": kms.apis,
+            "/v1/key/create/": lambda: kms.create_key(name),
+            "/v1/key/import/": lambda: kms.import_key(f"{name}-2", bytes(32)),
+            "/v1/key/describe/": lambda: kms.describe_key(name),
+            "/v1/key/list/": lambda: kms.list_keys(name),
+            "/v1/key/delete/": lambda: kms.delete_key(name),
+            "/v1/key/generate/": lambda: kms.generate_key(name),
+            "/v1/key/encrypt/": lambda: kms.encrypt(name, b"text"),
+            "/v1/key/decrypt/": lambda: kms.decrypt(name, sealed),
+            "/v1/key/hmac/": lambda: kms.hmac(name, b"text"),
+            "/v1/key/bulk/decrypt/": lambda: kms.decrypt_all(name, [(sealed, b"")]),
+            "/v1/policy/describe/": lambda: kms.describe_policy("app"),
+            "/v1/policy/read/": lambda: kms.read_policy("app"),
+            "/v1/policy/list/": kms.list_policies,
+            "/v1/identity/describe/": lambda: kms.describe_identity("0" * 64),
+            "/v1/identity/self/describe": kms.describe_self,
+            "/v1/identity/list/": kms.list_identities,
+            "/v1/log/error": kms.error_log,
+            "/v1/log/audit": kms.audit_log,
+        }
+
+
+def test_every_route_has_a_method(run_server: Callable[..., Server]) -> None:
+    """The server's own audit log says what the clients have asked for."""
+    server = run_server({"log": {"audit": "on"}, "policy": {"app": {}}})
+
+    def next_path() -> str:
+        return str(server.next_audit_record()["request"]["path"])
+
+    with client(server) as kms:
+        calls = EveryMethod(kms, "sync").calls
+        for route in ROUTES:
+            with contextlib.suppress(DecryptionError, IdentityNotFoundError, KeyNotFoundError):
+                answer = calls[route.path]()
+                if isinstance(answer, LogStream):
+                    with answer:
+                        pass
+                elif isinstance(answer, Iterator):
+                    list(answer)
+            assert next_path().startswith(route.path)
+
+    async def check() -> None:
+        async with AsyncClient(server.url, api_key=server.admin.api_key, insecure=True) as kms:
+            calls = EveryMethod(kms, "async").calls
+            for route in ROUTES:
+                with contextlib.suppress(DecryptionError, IdentityNotFoundError, KeyNotFoundError):
+                    answer = calls[route.path]()
+                    if isinstance(answer, AsyncLogStream):
+                        async with answer:
+                            pass
+                    elif isinstance(answer, AsyncIterator):
+                        [name async for name in answer]
+                    else:
+                        await answer
+                assert next_path().startswith(route.path)
+
+    asyncio.run(check())
+
+
+def test_metrics_are_text_for_prometheus(server: Server) -> None:
+    with client(server) as kms:
+        text = kms.metrics()
+    assert "# TYPE kes_http_request_active gauge\nkes_http_request_active " in text
 
 
 def test_both_clients_have_the_same_methods() -> None:

@@ -1,0 +1,136 @@
+"""The errors of the client, and which of them an answer stands for. Private to `kes_core.client`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = [
+    "APIError",
+    "ClientCertificateError",
+    "DecryptionError",
+    "HMACUnsupportedError",
+    "IdentityNotFoundError",
+    "InvalidNameError",
+    "KESConnectionError",
+    "KESError",
+    "KeyExistsError",
+    "KeyNotFoundError",
+    "KeyStoreUnavailableError",
+    "NotAllowedError",
+    "PolicyNotFoundError",
+    "StreamEndedError",
+    "UnsupportedKeyError",
+    "raise_for_status",
+]
+
+
+class KESError(Exception):
+    """A request has not been successful."""
+
+
+class KESConnectionError(KESError):
+    """No server could be reached, or the connection broke before it answered, or in the middle of a log."""
+
+
+class StreamEndedError(KESConnectionError):
+    """The server has ended a log in good order: it is stopping, or the client did not keep up with the events."""
+
+
+class APIError(KESError):
+    """The server has refused a request, or failed."""
+
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
+        text = message or f"the server answered with status {status}"
+        super().__init__(f"{text} ({reason})" if reason else text)
+        self.status = status
+        self.message = message
+        self.reason = reason
+        """Why the server's key store can't serve, if the server says so: "sealed", "unreachable", ..."""
+
+
+class ClientCertificateError(APIError):
+    """The server, or the TLS proxy before it, got no client certificate, or none that it can use."""
+
+
+class NotAllowedError(APIError):
+    """The client's identity may not do this."""
+
+
+class InvalidNameError(APIError):
+    """What was given is no valid name, identity or pattern."""
+
+
+class KeyExistsError(APIError):
+    """There is a key of that name already."""
+
+
+class KeyNotFoundError(APIError):
+    """There is no key of that name."""
+
+
+class PolicyNotFoundError(APIError):
+    """There is no policy of that name."""
+
+
+class IdentityNotFoundError(APIError):
+    """The identity is neither the admin nor in a policy."""
+
+
+class DecryptionError(APIError):
+    """The ciphertext is not authentic: changed, or of another key or context."""
+
+
+class HMACUnsupportedError(APIError):
+    """The key comes from a server that made no HMAC keys."""
+
+
+class UnsupportedKeyError(APIError):
+    """The server does not take a key of this cipher or length."""
+
+
+class KeyStoreUnavailableError(APIError):
+    """The server's key store can't be reached, or has failed. Trying again later may help."""
+
+
+_ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
+    (400, "tls: client certificate is required"): ClientCertificateError,
+    (400, "tls: received more than one client certificate"): ClientCertificateError,
+    (400, "no client certificate is present"): ClientCertificateError,
+    (400, "too many client certificates are present"): ClientCertificateError,
+    (400, "invalid client certificate"): ClientCertificateError,
+    (400, "key already exists"): KeyExistsError,
+    (400, "key does already exist"): KeyExistsError,
+    (404, "key does not exist"): KeyNotFoundError,
+    (404, "policy does not exist"): PolicyNotFoundError,
+    (404, "identity does not exist"): IdentityNotFoundError,
+    (400, "decryption failed: ciphertext is not authentic"): DecryptionError,
+    (409, "key does not support HMAC"): HMACUnsupportedError,
+    (502, "failed to create key"): KeyStoreUnavailableError,
+    (502, "failed to read key"): KeyStoreUnavailableError,
+    (502, "failed to delete key"): KeyStoreUnavailableError,
+    (502, "failed to list keys"): KeyStoreUnavailableError,
+    (502, "key store is unavailable"): KeyStoreUnavailableError,
+    (504, "key store is not reachable"): KeyStoreUnavailableError,
+}
+_BY_STATUS: Final[Mapping[int, type[APIError]]] = {403: NotAllowedError, 406: UnsupportedKeyError}
+_INVALID_NAME: Final = (" is empty, too long or contains invalid characters", " is empty, too long or is invalid")
+
+
+def raise_for_status(status: int, body: bytes) -> None:
+    """Raise the `APIError` that an answer stands for, if it stands for one."""
+    if 200 <= status < 300:  # noqa: PLR2004 # the statuses of success
+        return
+    reason = ""
+    try:
+        members = json.loads(body)
+        # Releases before 2023 called the member otherwise.
+        message = str(members.get("message") or members.get("error") or "")
+        reason = str(members.get("reason") or "")
+    except (ValueError, AttributeError):
+        message = body[:200].decode("utf-8", "replace").strip()
+    kind = _ERRORS.get((status, message)) or _BY_STATUS.get(status, APIError)
+    if status == 400 and message.endswith(_INVALID_NAME):  # noqa: PLR2004 # a status by its number, as above
+        kind = InvalidNameError
+    raise kind(status, message, reason)

@@ -1,0 +1,133 @@
+"""A server's metrics, read from the text format of Prometheus and put together for people and scripts.
+
+The Go server counts less: what it does not send is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+__all__ = ["Snapshot", "Times", "parse"]
+
+_CLASSES: Final = ("success", "error", "failure")
+_QUANTILES: Final = (0.5, 0.9, 0.99)
+_METRICS: Final = {
+    "active": "kes_http_request_active",
+    "uptime": "kes_system_up_time",
+    "cpus": "kes_system_num_cpu",
+    "usable_cpus": "kes_system_num_cpu_used",
+    "threads": "kes_system_num_threads",
+    "heap_memory": "kes_system_mem_heap_used",
+    "stack_memory": "kes_system_mem_stack_used",
+    "audit_events": "kes_log_audit_events",
+    "error_events": "kes_log_error_events",
+    "cache_hits": "kes_cache_hits",
+    "cache_misses": "kes_cache_misses",
+    "keystore_errors": "kes_keystore_errors",
+    "tls_handshakes": "kes_tls_handshakes",
+    "tls_handshake_failures": "kes_tls_handshake_failures",
+    "workers": "kes_workers",
+    "worker_restarts": "kes_worker_restarts",
+    "certificate_expires": "kes_tls_certificate_expiry_timestamp_seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How often something took how long."""
+
+    buckets: Mapping[float, float] = field(default_factory=dict)
+    """How many took at most so many seconds."""
+    count: float = 0.0
+    seconds: float = 0.0
+
+    def since(self, earlier: Times) -> Times:
+        """Return what has been added; everything, if the server has begun anew."""
+        if self.count < earlier.count:
+            return self
+        buckets = {bound: count - earlier.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
+        return Times(buckets, self.count - earlier.count, self.seconds - earlier.seconds)
+
+    @property
+    def mean(self) -> float:
+        """The average in seconds."""
+        return self.seconds / self.count if self.count else 0.0
+
+    def below(self, quantile: float) -> float:
+        """Return the least bound in seconds that this part of all stayed below; infinity if there is none."""
+        wanted = quantile * self.count
+        return min((bound for bound, count in self.buckets.items() if count >= wanted), default=float("inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a server had counted at one moment. What it does not count is missing in `numbers`."""
+
+    requests: Mapping[str, float]
+    """By their outcome: success, error, failure."""
+    numbers: Mapping[str, float]
+    times: Times
+    store_times: Times
+
+    def facts(self, earlier: Snapshot | None, elapsed: float) -> dict[str, Any]:
+        """Return everything for a script; with rates, if there is an earlier snapshot. Times are in seconds."""
+        facts: dict[str, Any] = {"requests": {name: int(count) for name, count in self.requests.items()}}
+        if earlier is not None:
+            facts["rates"] = {name: round(rate, 3) for name, rate in self.rates(earlier, elapsed).items()}
+        recent = self.recent(earlier)
+        if recent.count:
+            bounds = {f"p{quantile * 100:g}": recent.below(quantile) for quantile in _QUANTILES}
+            facts["latency"] = {"mean": round(recent.mean, 6)} | {
+                name: bound if bound != float("inf") else None for name, bound in bounds.items()
+            }
+        if self.store_times.count:
+            facts["keystore_latency"] = {"mean": round(self.store_times.mean, 6)}
+        return facts | {name: int(number) if number == int(number) else number for name, number in self.numbers.items()}
+
+    def recent(self, earlier: Snapshot | None) -> Times:
+        """Return the times since an earlier snapshot; all of them, if there was no request since."""
+        since = self.times.since(earlier.times) if earlier is not None else self.times
+        return since if since.count else self.times
+
+    def rates(self, earlier: Snapshot, elapsed: float) -> dict[str, float]:
+        """Return the requests a second since an earlier snapshot, by their outcome."""
+        rates = {}
+        for name, count in self.requests.items():
+            before = earlier.requests[name]
+            rates[name] = (count - before if count >= before else count) / elapsed  # less: the server has begun anew
+        return rates
+
+
+def parse(text: str) -> Snapshot:
+    """Return what is said in the text of `/v1/metrics`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 # slow to import
+
+    totals: defaultdict[str, float] = defaultdict(float)
+    buckets: defaultdict[str, defaultdict[float, float]] = defaultdict(lambda: defaultdict(float))
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                buckets[family.name][float(sample.labels["le"])] += sample.value
+            else:
+                # Over all labels. The parser gives every counter a suffix that the names of the Go server's lack.
+                totals[sample.name.removesuffix("_total")] += sample.value
+    numbers = {name: totals[metric] for name, metric in _METRICS.items() if metric in totals}
+    if "uptime" not in numbers:
+        raise ValueError("the answer holds no metrics of a KES server")
+
+    def times(metric: str) -> Times:
+        return Times(buckets[metric], totals.get(f"{metric}_count", 0.0), totals.get(f"{metric}_sum", 0.0))
+
+    return Snapshot(
+        requests={outcome: totals.get(f"kes_http_request_{outcome}", 0.0) for outcome in _CLASSES},
+        numbers=numbers,
+        times=times("kes_http_response_time"),
+        store_times=times("kes_keystore_response_time"),
+    )

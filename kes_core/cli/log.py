@@ -1,0 +1,122 @@
+"""`kes log`: what a server is doing, as it happens."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kes_core.cli._common import for_people, server_options
+from kes_core.cli._terminal import clean, moment, styled
+
+if TYPE_CHECKING:
+    from kes_core.client import AuditEvent, Client
+
+__all__ = ["INTERRUPTED", "command", "latency"]
+
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C: that of `tail -f`, so that a script which runs it stops too."""
+_HEADER: Final = f"{'Time':<8}  {'Identity':<11}  {'IP':<15}  {'Status':<6}  {'Latency':>9}  API"
+_MIN_PATH: Final = 40
+_OTHER_COLUMNS: Final = len(_HEADER) - len("API")
+_SHORT: Final = 10
+"""Characters of an identity that are shown."""
+_LEVEL: Final = re.compile(r"\S+ (WARNING|ERROR|CRITICAL)\b", re.ASCII)
+
+
+@click.command("log", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--audit", is_flag=True, help="Show requests and what came of them.  [default]")
+@click.option("--error", is_flag=True, help="Show the error log.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def command(server: Any, audit: bool, error: bool, as_json: bool) -> int:
+    """Show what a server is doing, from now on, as it happens. Ctrl-C ends it, with exit code 130.
+
+    Piped: a line of JSON an event, as the server sends it. If the server ends the log, the exit code is 1: events are
+    missed from then on.
+    """
+    if audit and error:
+        raise click.UsageError("--audit and --error exclude each other.")
+    people = for_people(as_json)
+    try:
+        with server() as client:
+            if not people:
+                _copy(client, error=error)
+            elif error:
+                _show_errors(client)
+            else:
+                _show_requests(client)
+    except KeyboardInterrupt:
+        if for_people():
+            click.echo()  # below the ^C
+        return INTERRUPTED
+    return 0
+
+
+def _copy(client: Client, *, error: bool) -> None:
+    terminal = for_people()
+    with client.error_log() if error else client.audit_log() as stream:
+        for line in stream.lines():
+            click.echo(_harmless(line) if terminal else line)
+
+
+def _harmless(line: bytes) -> str:
+    """Return a line of JSON that means the same, and that a terminal shows as it is."""
+    text = line.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def _show_requests(client: Client) -> None:
+    with client.audit_log() as events:
+        click.echo(styled(_HEADER, bold=True))
+        for event in events:
+            click.echo(_row(event))
+
+
+def _row(event: AuditEvent) -> str:
+    time = moment(event.time)
+    identity = clean(event.identity)
+    short = f"{identity[:_SHORT]}…" if len(identity) > _SHORT else identity or "-"
+    room = max(_MIN_PATH, shutil.get_terminal_size().columns - _OTHER_COLUMNS)
+    path = clean(event.path)
+    if len(path) > room:
+        path = path[: room - 1] + "…"
+    columns = [
+        f"{time:%H:%M:%S}" if time is not None else f"{'-':<8}",
+        f"{short:<11}",
+        f"{clean(event.ip):<15}",
+        styled(f"{event.code:<6}", fg=_colour(event.code)),
+        f"{latency(event.response_time / 1e9):>9}",
+        path,
+    ]
+    return "  ".join(columns)
+
+
+def _colour(code: int) -> str:
+    return {2: "green", 4: "yellow", 5: "red"}.get(code // 100, "cyan")
+
+
+def latency(seconds: float) -> str:
+    """Return a short time in the unit that suits it."""
+    if seconds * 1e3 < 1:
+        return f"{seconds * 1e6:.0f} µs"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _show_errors(client: Client) -> None:
+    with client.error_log() as events:
+        click.echo(styled("What the server logs from now on. Ctrl-C ends it.", bold=True))
+        for event in events:
+            first, *more = event.message.split("\n")
+            level = _LEVEL.match(first)
+            colour = {"WARNING": "yellow"}.get(level.group(1), "red") if level is not None else None
+            click.echo(styled(clean(first), fg=colour))
+            for line in more:  # indented, so that none looks like an event of its own
+                click.echo(f"    {clean(line)}")

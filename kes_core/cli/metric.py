@@ -1,0 +1,162 @@
+"""`kes metric`: what a server counts, as it changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli._terminal import span
+from kes_core.cli.log import INTERRUPTED, latency
+from kes_core.cli.main import CLIError
+from kes_core.cli.status import uptime
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kes_core.cli._metrics import Snapshot
+    from kes_core.client import Client
+
+__all__ = ["command"]
+
+_COLOURS: Final = {"success": "green", "error": "yellow", "failure": "red"}
+_SHORTEST: Final = 0.1
+_NOTICE: Final = 14 * 86400
+"""How long before a certificate expires, in seconds, that is worth a colour."""
+
+
+def _rate(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    from kes_core._duration import parse_duration  # noqa: PLC0415 # slow to import
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}") from None
+    if seconds < _SHORTEST:
+        raise click.BadParameter("a server is asked every 100ms at most")
+    return seconds
+
+
+@click.command("metric", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rate", metavar="DURATION", callback=_rate, help="How often the server is asked.  [default: 1s]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@server_options
+def command(server: Any, rate: float | None, as_json: bool) -> int:
+    """Show what a server counts, as it changes. Ctrl-C ends it, with exit code 130.
+
+    Piped: one JSON object; with --rate one after the other, a line each, with requests a second. Times are in seconds;
+    p50, p90 and p99 are bounds that 50, 90 and 99 percent of the requests stayed below. What a server does not count is
+    left out.
+    """
+    try:
+        with server() as client:
+            if for_people(as_json):
+                _show(client, rate or 1.0)
+            else:
+                for snapshot, earlier, elapsed in _snapshots(client, rate):
+                    print_json(snapshot.facts(earlier, elapsed))
+    except KeyboardInterrupt:
+        if for_people():
+            click.echo()  # below the ^C
+        return INTERRUPTED
+    return 0
+
+
+def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, Snapshot | None, float]]:
+    """Yield a snapshot, the one before it, and the seconds between them, again and again; without a rate, once."""
+    from kes_core.cli._metrics import parse  # noqa: PLC0415 # as above
+
+    earlier: Snapshot | None = None
+    asked = due = time.monotonic()
+    while True:
+        before, asked = asked, time.monotonic()
+        try:
+            snapshot = parse(client.metrics())
+        except ValueError as error:
+            raise CLIError(f"the server's metrics can't be read: {error}") from error
+        yield snapshot, earlier, asked - before
+        if rate is None:
+            return
+        earlier = snapshot
+        due = max(due + rate, time.monotonic())  # what has been missed is not made up for
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _show(client: Client, rate: float) -> None:
+    from rich.console import Console  # noqa: PLC0415 # as above
+    from rich.live import Live  # noqa: PLC0415 # as above
+
+    console = Console(highlight=False, markup=False)
+    if console.is_dumb_terminal:  # nothing can be drawn over
+        for snapshot, earlier, elapsed in _snapshots(client, rate):
+            console.print(_table(snapshot, earlier, elapsed))
+            console.print()
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for snapshot, earlier, elapsed in _snapshots(client, rate):
+            live.update(_table(snapshot, earlier, elapsed), refresh=True)
+
+
+def _table(snapshot: Snapshot, earlier: Snapshot | None, elapsed: float) -> Table:
+    from rich.table import Table  # noqa: PLC0415 # as above
+    from rich.text import Text  # noqa: PLC0415 # as above
+
+    rates = snapshot.rates(earlier, elapsed) if earlier is not None else {}
+    requests = Table(box=None, pad_edge=False, header_style="bold")
+    requests.add_column("Requests")
+    for title in ("Total", "Per second"):
+        requests.add_column(title, justify="right", min_width=10)
+    for name, count in snapshot.requests.items():
+        rate = f"{rates[name]:.1f}" if rates else "-"
+        requests.add_row(Text(name.capitalize(), style=_COLOURS[name]), f"{count:.0f}", rate)
+    requests.add_row("Active", f"{snapshot.numbers.get('active', 0):.0f}", "")
+
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(snapshot, earlier):
+        facts.add_row(Text(name, style="bold"), value)
+    whole = Table.grid()
+    whole.add_row(requests)
+    whole.add_row("")
+    whole.add_row(facts)
+    return whole
+
+
+def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, Any]]:
+    from rich.text import Text  # noqa: PLC0415 # as above
+
+    numbers = snapshot.numbers
+    times = snapshot.recent(earlier)
+    if times.count:
+        bounds = [f"{part:.0%} {_below(times.below(part))}" for part in (0.5, 0.9, 0.99)]
+        yield "Latency", ", ".join([f"{latency(times.mean)} on average", *bounds])
+    yield "Uptime", uptime(numbers["uptime"])
+    if "cpus" in numbers:
+        threads = f", {numbers['threads']:.0f} threads" if "threads" in numbers else ""
+        yield "CPUs", f"{numbers.get('usable_cpus', numbers['cpus']):.0f} of {numbers['cpus']:.0f}{threads}"
+    if "heap_memory" in numbers:
+        stack = numbers.get("stack_memory", 0.0)
+        yield "Memory", f"{numbers['heap_memory'] / 2**20:.0f} MiB heap, {stack / 2**10:.0f} KiB stack"
+    asked = numbers.get("cache_hits", 0.0) + numbers.get("cache_misses", 0.0)
+    if asked:
+        yield "Cache", f"{numbers.get('cache_hits', 0.0) / asked:.1%} hits"
+    if snapshot.store_times.count:
+        errors = numbers.get("keystore_errors", 0.0)
+        failed = f", {errors:.0f} errors" if errors else ""
+        yield "Key store", f"{latency(snapshot.store_times.mean)} on average{failed}"
+    if "audit_events" in numbers:
+        yield "Log events", f"{numbers['audit_events']:.0f} audit, {numbers.get('error_events', 0.0):.0f} error"
+    if numbers.get("workers", 1.0) > 1 or numbers.get("worker_restarts"):
+        yield "Workers", f"{numbers['workers']:.0f}, {numbers.get('worker_restarts', 0.0):.0f} restarts"
+    if numbers.get("certificate_expires"):
+        left = numbers["certificate_expires"] - time.time()
+        told = f"expires in {span(left)}" if left > 0 else f"expired {span(-left)} ago"
+        yield "Certificate", Text(told, style="yellow" if left < _NOTICE else "")
+
+
+def _below(seconds: float) -> str:
+    return f"≤ {seconds * 1e3:.0f} ms" if seconds < 1 else "> 10 s" if seconds == float("inf") else f"≤ {seconds:g} s"

@@ -1,0 +1,444 @@
+"""The logs that the Python client reads, and the examples of its page, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kes_core.client import (
+    APIError,
+    AsyncClient,
+    AuditEvent,
+    Client,
+    ErrorEvent,
+    KESConnectionError,
+    KESError,
+    NotAllowedError,
+    StreamEndedError,
+)
+from tests.support import Credentials, Server, free_port, make_credentials, make_server_certificate, start_server
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
+    return make_credentials(tmp_path_factory.mktemp("user"), "user")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, user: Credentials) -> Iterator[Server]:
+    policies = {"app": {"allow": ["/v1/status"], "identities": [user.identity]}}
+    server = start_server(tmp_path_factory.mktemp("server"), {"policy": policies})
+    yield server
+    assert server.stop() == 0
+
+
+def client(server: Server, credentials: Credentials | None = None, **options: Any) -> Client:
+    return Client(server.url, api_key=(credentials or server.admin).api_key, insecure=True, **options)
+
+
+def async_client(server: Server, **options: Any) -> AsyncClient:
+    return AsyncClient(server.url, api_key=server.admin.api_key, insecure=True, **options)
+
+
+def handed_out(kms: Client) -> float:
+    """Return how many audit events the server has handed to readers."""
+    match = re.search(r"^kes_log_audit_events (\S+)$", kms.metrics(), re.MULTILINE)
+    assert match is not None
+    return float(match.group(1))
+
+
+def wait_until_nobody_reads(kms: Client) -> None:
+    deadline = time.monotonic() + 10
+    while handed_out(kms) != handed_out(kms):
+        assert time.monotonic() < deadline, "the server still sends events"
+
+
+def test_audit_events(server: Server) -> None:
+    with client(server) as kms, kms.audit_log() as events:
+        kms.version()
+        with pytest.raises(APIError):
+            kms.describe_key("none")
+        first, second = next(events), next(events)
+    assert isinstance(first, AuditEvent)
+    assert (first.ip, first.path, first.identity, first.code) == ("127.0.0.1", "/version", server.admin.identity, 200)
+    assert 0 < first.response_time < 10**10
+    assert first.time.endswith("Z")
+    assert (second.path, second.code) == ("/v1/key/describe/none", 404)
+
+
+def test_error_events(server: Server, user: Credentials) -> None:
+    with client(server) as kms, kms.error_log() as events, client(server, user) as other:
+        with pytest.raises(NotAllowedError):
+            other.create_key("refused")
+        event = next(events)
+    assert isinstance(event, ErrorEvent)
+    assert "/v1/key/create/refused" in event.message
+
+
+def test_lines_are_those_of_the_server(server: Server) -> None:
+    with client(server) as kms, kms.audit_log() as events:
+        kms.version()
+        line = next(events.lines())
+    assert line.startswith(b'{"time":"')
+    assert line.endswith(b"}}")
+
+
+def test_both_logs_asynchronously(server: Server, user: Credentials) -> None:
+    async def check() -> None:
+        async with async_client(server) as kms, kms.audit_log() as events, kms.error_log() as errors:
+            assert (await anext(events)).path == "/v1/log/error"
+            other = AsyncClient(server.url, api_key=user.api_key, insecure=True)
+            async with other:
+                with pytest.raises(NotAllowedError):
+                    await other.create_key("refused")
+            assert "/v1/key/create/refused" in (await anext(errors)).message
+            async for line in events.lines():
+                assert line.startswith(b"{")
+                break
+
+    asyncio.run(check())
+
+
+def test_a_log_needs_permission(server: Server, user: Credentials) -> None:
+    with client(server, user) as kms, pytest.raises(NotAllowedError), kms.audit_log():
+        pass
+    with client(server, user) as kms, pytest.raises(NotAllowedError):
+        next(kms.error_log())
+
+    async def check() -> None:
+        async with AsyncClient(server.url, api_key=user.api_key, insecure=True) as kms:
+            with pytest.raises(NotAllowedError):
+                await anext(kms.audit_log())
+
+    asyncio.run(check())
+
+
+def test_leaving_the_block_ends_the_log(server: Server) -> None:
+    with client(server) as kms:
+        with kms.audit_log() as events:
+            kms.version()
+            assert next(events).path == "/version"
+        wait_until_nobody_reads(kms)
+        assert list(events) == []
+        assert list(events.lines()) == []
+
+
+def test_closing_the_client_ends_its_logs(server: Server) -> None:
+    kms = client(server)
+    events = kms.audit_log()
+    kms.version()
+    with events:
+        kms.close()
+        assert list(events) == []
+
+    async def check() -> None:
+        kms = async_client(server)
+        events = kms.audit_log()
+        async with events:
+            await kms.aclose()
+            assert [event async for event in events] == []
+
+    asyncio.run(check())
+    with client(server) as kms:
+        wait_until_nobody_reads(kms)
+
+
+def test_another_thread_ends_the_log(server: Server) -> None:
+    with client(server) as kms:
+        events = kms.audit_log()
+        got: list[AuditEvent] = []
+        first = threading.Event()
+
+        def read() -> None:
+            with events:
+                kms.version()
+                for event in events:
+                    got.append(event)
+                    first.set()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert first.wait(10)
+        events.close()  # while the thread waits for the next event
+        thread.join(10)
+        assert not thread.is_alive()
+        assert [event.path for event in got] == ["/version"]
+        wait_until_nobody_reads(kms)
+
+
+def test_another_task_ends_the_log(server: Server) -> None:
+    async def check() -> None:
+        async with async_client(server) as kms, kms.audit_log() as events:
+            reading = asyncio.create_task(anext(events, None))
+            await asyncio.sleep(0)
+            await kms.version()
+            assert await reading is not None
+            reading = asyncio.create_task(anext(events, None))
+            await asyncio.sleep(0)
+            await events.aclose()
+            assert await asyncio.wait_for(reading, 10) is None
+
+    asyncio.run(check())
+
+
+def test_waiting_for_an_event_can_be_cancelled(server: Server) -> None:
+    async def check() -> None:
+        async with async_client(server) as kms:
+            events = kms.audit_log()
+            async with events:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await anext(events)
+                assert [event async for event in events] == []  # what was on its way may be lost, so nothing follows
+
+    asyncio.run(check())
+    with client(server) as kms:
+        wait_until_nobody_reads(kms)
+
+
+def test_a_log_waits_longer_than_a_request(server: Server) -> None:
+    with client(server, timeout=0.5) as kms, kms.audit_log() as events, client(server) as other:
+        later = threading.Timer(1.2, other.version)
+        later.start()
+        assert next(events).path == "/version"
+        later.join()
+
+
+def test_dead_endpoints_are_passed_over(server: Server) -> None:
+    endpoints = [f"127.0.0.1:{free_port()}", server.url]
+    with Client(endpoints, api_key=server.admin.api_key, insecure=True) as kms, kms.audit_log() as events:
+        kms.version()
+        assert next(events).path == "/version"
+    with Client(endpoints[0], api_key=server.admin.api_key, insecure=True) as kms:
+        with pytest.raises(KESConnectionError, match="refused"):
+            next(kms.audit_log())
+
+        async def check() -> None:
+            async with AsyncClient(endpoints[0], api_key=server.admin.api_key, insecure=True) as kms:
+                with pytest.raises(KESConnectionError, match="All connection attempts failed"):
+                    await anext(kms.audit_log())
+
+        asyncio.run(check())
+
+
+def test_an_event_that_was_sent_is_not_lost_when_the_server_stops(run_server: Run) -> None:
+    server = run_server()
+    with client(server) as kms, kms.audit_log() as events:
+        kms.version()
+        server.signal(signal.SIGTERM)
+        assert next(events).path == "/version"
+        with pytest.raises(StreamEndedError, match="the server has ended the log: it is stopping, or"):
+            next(events)
+        assert list(events) == []
+    assert server.process.wait(timeout=40) == 0
+
+
+def test_a_server_that_stops_ends_asynchronous_logs(run_server: Run) -> None:
+    server = run_server()
+
+    async def check() -> None:
+        async with async_client(server) as kms, kms.audit_log() as events:
+            server.signal(signal.SIGTERM)
+            with pytest.raises(StreamEndedError):
+                await anext(events)
+
+    asyncio.run(check())
+
+
+def test_a_connection_that_breaks_is_an_error_of_its_own(run_server: Run) -> None:
+    server = run_server()
+
+    async def check(events: Any) -> None:
+        async with async_client(server) as kms, kms.audit_log() as others:
+            assert next(events).path == "/v1/log/audit"  # that of the others
+            server.kill()
+            with pytest.raises(KESConnectionError, match="the connection broke off in the middle") as caught:
+                await anext(others)
+            assert not isinstance(caught.value, StreamEndedError)
+        with pytest.raises(KESConnectionError, match="the connection broke off in the middle") as caught:
+            next(events)
+        assert not isinstance(caught.value, StreamEndedError)
+
+    with client(server) as kms, kms.audit_log() as events:
+        asyncio.run(check(events))
+
+
+def test_a_reader_that_does_not_keep_up_is_told_so(run_server: Run) -> None:
+    """It gets what came before, without a gap, and then the error."""
+    server = run_server()
+    with client(server) as kms, kms.audit_log() as events:
+        count = 0
+        with server.client() as http:
+            for count in range(6000):
+                http.get(f"/v1/key/describe/{count}-{'x' * 8000}")
+                if count % 500 == 0 and handed_out(kms) < count:
+                    break
+        paths: list[str] = []
+        with pytest.raises(StreamEndedError, match="did not keep up"):
+            paths.extend(event.path for event in events)
+    numbers = [int(path.split("/")[-1].partition("-")[0]) for path in paths if path.startswith("/v1/key/describe/")]
+    assert numbers == list(range(len(numbers)))
+    assert 100 < len(numbers) < count
+    assert server.stop() == 0
+
+
+def test_tcp_asks_whether_the_server_is_still_there(server: Server) -> None:
+    """As the kernel shows it: a timer of kind 2 runs on a connection that nothing is sent on."""
+    with client(server) as kms, kms.audit_log():
+        local = {
+            line.split()[5].partition(":")[0]
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+            if int(line.split()[2].rpartition(":")[2], 16) == server.port
+        }
+    assert "02" in local
+
+
+# What no real server does
+
+
+@contextmanager
+def answering(directory: Path, *parts: bytes, hold: bool = False) -> Iterator[str]:
+    """Serve a log over TLS in exactly these parts, and then break off, or go on without a word."""
+    key, cert = make_server_certificate(directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while not done.is_set():
+                try:
+                    raw, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(raw, server_side=True) as connection:
+                        connection.recv(65536)
+                        for part in parts:
+                            connection.sendall(part)
+                        if hold:
+                            done.wait(30)
+                except OSError:  # the client has read enough
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            done.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "message"),
+    [
+        ([HEAD, b"x" * (2 << 20)], KESError, "a line of the log is longer than 1048576 bytes"),
+        ([HEAD, b"x" * (2 << 20) + b"\n"], KESError, "a line of the log is longer than 1048576 bytes"),
+        ([HEAD, b"nonsense\n"], APIError, "not what the protocol says"),
+        ([HEAD, b'{"message": "x"}\n'], APIError, "not what the protocol says"),
+        ([HEAD, b"[]\n"], APIError, "not what the protocol says"),
+        ([HEAD, b'\n\n{"time":'], KESConnectionError, "the server has ended|broke"),
+        ([b"HTTP/1.1 503 Busy\r\nContent-Length: 19\r\n\r\n", b'{"message": "full"}'], APIError, "^full$"),
+        ([b"nonsense\r\n\r\n"], KESConnectionError, "broke off"),
+    ],
+    ids=["long", "long-line", "no-json", "other-event", "no-object", "half-a-line", "refused", "no-http"],
+)
+def test_logs_that_are_none(parts: list[bytes], kind: type[KESError], message: str, tmp_path: Path) -> None:
+    with answering(tmp_path, *parts) as url:
+        with Client(url, insecure=True) as kms, pytest.raises(kind, match=message):
+            next(kms.audit_log())
+
+        async def check() -> None:
+            async with AsyncClient(url, insecure=True) as kms:
+                with pytest.raises(kind, match=message):
+                    await anext(kms.audit_log())
+
+        asyncio.run(check())
+
+
+def test_a_server_that_says_nothing_is_waited_for_like_any_request(tmp_path: Path) -> None:
+    with (
+        answering(tmp_path, hold=True) as url,
+        Client(url, insecure=True, timeout=0.5) as kms,
+        pytest.raises(KESConnectionError, match="timed out"),
+    ):
+        next(kms.audit_log())
+
+
+def test_events_come_in_pieces(tmp_path: Path) -> None:
+    line = b'{"message":"one"}\n{"message":"two"}\n{"message":"three"}\n'
+    with (
+        answering(tmp_path, HEAD, line[:5], line[5:40], line[40:], hold=True) as url,
+        Client(url, insecure=True) as kms,
+        kms.error_log() as events,
+    ):
+        assert [next(events).message for _ in range(3)] == ["one", "two", "three"]
+
+
+# The page of the client
+
+
+def example(number: int, server: Server) -> str:
+    """Return the code of one example, for this server."""
+    code = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/client.md").read_text(), re.DOTALL | re.MULTILINE)[
+        number
+    ]
+    return str(code.replace("https://127.0.0.1:7373", server.url).replace("kes:v1:...", str(server.admin.api_key)))
+
+
+@pytest.mark.parametrize(
+    ("number", "output"), [(0, "['my-key']"), (1, "my-key"), (2, ""), (4, "/version"), (5, "up for")]
+)
+def test_examples_of_the_clients_page(number: int, output: str, run_server: Run) -> None:
+    server = run_server({"keys": [{"name": "my-key"}]})
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example(number, server)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert output in done.stdout
+
+
+def test_example_that_reads_the_audit_log(run_server: Run, user: Credentials) -> None:
+    server = run_server()
+    seen = threading.Event()
+
+    def ask() -> None:
+        with client(server, user) as kms:
+            while not seen.is_set():
+                with contextlib.suppress(NotAllowedError):
+                    kms.create_key("not-mine")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    with subprocess.Popen([sys.executable, "-c", example(3, server)], stdout=subprocess.PIPE, text=True) as process:
+        asking.start()
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seen.set()
+        asking.join(10)
+        assert server.stop() == 0
+        rest = process.stdout.read()
+    assert line.endswith(f"{user.identity} at 127.0.0.1 was refused '/v1/key/create/not-mine'\n")
+    assert "events are missed from now on: " in rest
+    assert process.returncode == 0
