@@ -19,7 +19,7 @@ This page is written from the program (`python3 scripts/cli_reference.py`); `kes
 
 On a terminal the output is for people; piped, or with `--json`, it is JSON. Errors go to standard error. The exit code
 is 0, 1 if a command can't do what it should, 2 if it is called wrongly, and 130 after Ctrl-C in `kes log` and
-`kes metric`. Colours are left out if `NO_COLOR` is set or `TERM` is `dumb`. The control characters in what a server sends
+`kes metric`. Colours are left out if `NO_COLOR` is set or `TERM` is `dumb`. Control characters in what a server sends
 are shown as escapes, so that the terminal does not obey them.
 
 ## The server and the client's identity
