@@ -1,9 +1,8 @@
-"""The Python client and the command line, against a real server."""
+"""The Python client, against a real server."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import socket
@@ -40,7 +39,7 @@ from kes_core.client import (
 from kes_core.identity import APIKey
 from kes_core.routes import ROUTES
 from tests.support import Credentials, Server, free_port, make_credentials, start_server, vectors
-from tests.unit.test_cli import kes, on_a_terminal
+from tests.unit.test_cli import kes
 
 POLICIES = {
     "app": {"allow": ["/v1/key/*", "/v1/status"], "deny": ["/v1/key/delete/*"]},
@@ -422,121 +421,3 @@ def test_encrypted_key_file(server: Server, tmp_path: Path) -> None:
         Client(server.url, key_file=key, cert_file=cert)
     with pytest.raises(ValueError, match="can't be used"):
         Client(server.url, key_file=key, cert_file=cert, password="wrong")
-
-
-# The command line
-
-
-@pytest.fixture
-def environment(server: Server) -> dict[str, str]:
-    return {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
-
-
-def test_commands_for_keys(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    def run(*arguments: str, stdin: str = "") -> str:
-        return kes("key", *arguments, "-k", cwd=tmp_path, environment=environment, stdin=stdin).stdout
-
-    assert run("create", "cli-1", "cli-2") == ""
-    assert json.loads(run("ls", "cli")) == ["cli-1", "cli-2"]
-    assert json.loads(run("info", "cli-1"))["created_by"] == server.admin.identity
-    context = base64.b64encode(b"context").decode()
-    dek = json.loads(run("dek", "cli-1", context))
-    assert list(dek) == ["plaintext", "ciphertext"]
-    assert json.loads(run("decrypt", "cli-1", dek["ciphertext"], context)) == {"plaintext": dek["plaintext"]}
-    sealed = json.loads(run("encrypt", "cli-1", "dGV4dA=="))["ciphertext"]
-    assert json.loads(run("decrypt", "cli-1", "-", stdin=sealed + "\n")) == {"plaintext": "dGV4dA=="}
-    key = base64.b64encode(bytes(32)).decode()
-    assert run("import", "cli-3", "-", "--cipher", "ChaCha20", stdin=key) == ""
-    assert json.loads(run("info", "cli-3"))["algorithm"] == "ChaCha20"
-    assert run("rm", "cli-1", "cli-2", "cli-3") == ""
-    failed = kes("key", "info", "cli-1", "-k", cwd=tmp_path, code=1, environment=environment)
-    assert failed.stderr == "Error: key does not exist\n"
-    failed = kes("key", "encrypt", "cli-1", "not base64", "-k", cwd=tmp_path, code=1, environment=environment)
-    assert failed.stderr == "Error: the message is not base64\n"
-
-
-def test_commands_for_policies_identities_and_status(
-    server: Server, environment: dict[str, str], tmp_path: Path, user: Credentials
-) -> None:
-    def run(*arguments: str) -> object:
-        return json.loads(kes(*arguments, "-k", cwd=tmp_path, environment=environment).stdout)
-
-    assert run("policy", "ls") == ["app", "other"]
-    shown = run("policy", "show", "app")
-    assert isinstance(shown, dict)
-    assert shown["deny"] == {"/v1/key/delete/*": {}}
-    info = run("policy", "info", "app")
-    assert isinstance(info, dict)
-    assert info["created_by"] == server.admin.identity
-    assert run("ls", "-p") == ["app", "other"]
-    identities = sorted([server.admin.identity, user.identity])
-    assert run("ls", "-i") == identities
-    assert run("identity", "ls") == identities
-    found = run("identity", "info", user.identity)
-    assert isinstance(found, dict)
-    assert found["policy"] == "app"
-    me = run("identity", "info")
-    assert isinstance(me, dict)
-    assert me["admin"] is True
-    status = run("status", "--api")
-    assert isinstance(status, dict)
-    assert status["keystore_reachable"] is True
-    assert {"method": "GET", "path": "/version", "max_body": 0, "timeout": 10} in status["apis"]
-    assert "apis" not in (run("status") or {})  # type: ignore[operator] # a dictionary, as above
-
-
-def test_what_a_person_sees(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    def show(*arguments: str) -> str:
-        return on_a_terminal(*arguments, "-k", cwd=tmp_path, environment=environment)
-
-    with client(server) as kms:
-        kms.create_key("seen")
-    dek = show("key", "dek", "seen").splitlines()
-    assert dek[0] == "{"
-    assert dek[1].startswith("  plaintext : ")
-    assert dek[2].startswith("  ciphertext: ")
-    assert dek[3] == "}"
-    assert "seen" in [line.strip() for line in show("key", "ls").splitlines()[1:]]
-    assert "Algorithm   " in show("key", "info", "seen")
-    assert "· /v1/key/*" in show("policy", "show", "app")
-    status = show("status", "-s", "--api")
-    assert "reachable" in status
-    assert "/v1/key/bulk/decrypt/" in status
-    assert "Memory" not in status
-    assert json.loads(show("status", "--json"))["version"]
-
-
-def test_where_the_client_looks_for_server_and_credentials(server: Server, user: Credentials, tmp_path: Path) -> None:
-    """Protocol section 9: the first that is found wins, and a flag wins over all."""
-    admin = str(server.admin.api_key)
-    files = {"MINIO_KES_KEY_FILE": str(user.key), "MINIO_KES_CERT_FILE": str(user.cert)}
-
-    def identity(*arguments: str, **environment: str) -> object:
-        done = kes("identity", "info", *arguments, "-k", cwd=tmp_path, environment=environment)
-        return json.loads(done.stdout)["identity"]
-
-    dead = f"127.0.0.1:{free_port()}"
-    assert identity(KES_SERVER=server.url, MINIO_KMS_KES_ENDPOINT=dead, KES_API_KEY=admin) == server.admin.identity
-    assert identity(MINIO_KES_SERVER=server.url, KES_SERVER=dead, MINIO_KES_API_KEY=admin) == server.admin.identity
-    assert identity(MINIO_KMS_KES_ENDPOINT=server.url, MINIO_KMS_KES_API_KEY=admin) == server.admin.identity
-    assert identity("-s", server.url, KES_SERVER=dead, **files) == user.identity
-    assert identity("-a", admin, KES_SERVER=server.url, **files) == server.admin.identity
-    plain = {"KES_CLIENT_KEY": str(user.key), "KES_CLIENT_CERT": str(user.cert)}
-    assert identity(KES_SERVER=server.url.removeprefix("https://"), **plain) == user.identity
-
-
-@pytest.mark.measured
-def test_a_command_adds_little_to_the_servers_time(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    with client(server) as kms:
-        kms.create_key("quick")
-    best = 60.0
-    for _ in range(5):
-        start = time.perf_counter()
-        kes("key", "dek", "quick", "-k", cwd=tmp_path, environment=environment)
-        best = min(best, time.perf_counter() - start)
-    with server.client() as http:
-        http.put("/v1/key/generate/quick")
-        start = time.perf_counter()
-        http.put("/v1/key/generate/quick")
-        servers_time = time.perf_counter() - start
-    assert best - servers_time < 0.25

@@ -1,0 +1,133 @@
+"""The server's TLS: its certificate and key, those of clients, and versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_server import start_failing
+from tests.support import Credentials, Server, make_credentials, read_response
+
+RunServer = Callable[..., Server]
+
+
+def test_reload_reads_the_certificate_again(run_server: RunServer, tmp_path: Path) -> None:
+    server = run_server()
+
+    def certificate() -> bytes | None:
+        with server.connection() as connection:
+            return connection.getpeercert(binary_form=True)
+
+    before = certificate()
+    make_credentials(tmp_path, "server")
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("the configuration is reloaded")
+    after = certificate()
+    assert before != after
+    (tmp_path / "server.crt").write_text("broken")
+    server.signal(signal.SIGHUP)
+    assert "holds no valid PEM certificate" in server.wait_for_log("not reloaded")
+    assert certificate() == after
+
+
+def test_certificate_is_read_again_by_itself(run_server: RunServer, tmp_path: Path) -> None:
+    """Every fifteen minutes, which are a fifth of a second here."""
+    hurried = "import kes_core.server.serving as s, kes_core.cli as c; s.CERTIFICATE_INTERVAL = 0.2; c.main()"
+    server = run_server(python=("-c", hurried))
+
+    def served() -> str:
+        return ssl.get_server_certificate((server.host, server.port))
+
+    before = served()
+    (tmp_path / "server.crt").write_text("in the middle of being written")
+    line = json.loads(server.wait_for_log("the certificate is not reloaded, the old one stays in use"))
+    assert "holds no valid PEM certificate" in line["message"]
+    assert served() == before
+    make_credentials(tmp_path, "server")
+    while served() == before:
+        pass
+    assert served() == ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert((tmp_path / "server.crt").read_text()))
+
+
+def test_encrypted_private_key(run_server: RunServer, tmp_path: Path) -> None:
+    new = ["identity", "new", "--key", "enc.key", "--cert", "enc.crt", "--encrypt", "localhost"]
+    environment = {**os.environ, "KES_PRIVATE_KEY_PASSWORD": "correct horse"}
+    subprocess.run(
+        [sys.executable, "-m", "kes_core.cli", *new],
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    tls = {"key": str(tmp_path / "enc.key"), "cert": str(tmp_path / "enc.crt")}
+    assert "is encrypted: set tls.password" in start_failing(tmp_path, {"tls": tls})[1]
+    code, text = start_failing(tmp_path, {"tls": {**tls, "password": "wrong"}})
+    assert (code, "tls.password is wrong" in text, "wrong'" in text) == (1, True, False)
+    server = run_server({"tls": {**tls, "password": "${TLS_PASSWORD}"}}, environment={"TLS_PASSWORD": "correct horse"})
+    with server.client() as client:
+        assert client.get("/version").status_code == 200
+
+
+def test_verified_client_certificates(run_server: RunServer, tmp_path: Path) -> None:
+    """`tls.auth: on` with a CA file or directory: only whom it vouches for gets in."""
+    known, stranger = make_credentials(tmp_path, "known"), make_credentials(tmp_path, "unknown")
+    authorities = tmp_path / "cas"
+    authorities.mkdir()
+    (authorities / "known.pem").write_bytes(known.cert.read_bytes())
+    for ca in (known.cert, authorities):
+        key, cert = str(tmp_path / "server.key"), str(tmp_path / "server.crt")
+        make_credentials(tmp_path, "server")
+        tls = {"key": key, "cert": cert, "auth": "on", "ca": str(ca)}
+        server = run_server({"tls": tls}, admin=known)
+        with server.client(known) as client:
+            assert client.get("/v1/status").status_code == 200
+        with pytest.raises(OSError, match=r"(?i)alert|eof"):
+            ask_for_version(server, stranger)
+        server.stop()
+
+
+def test_old_versions_of_tls_are_refused(server: Server) -> None:
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = server.ssl_context(server.admin)
+        context.minimum_version = context.maximum_version = version
+        with _connect(server, context) as connection:
+            assert connection.version() == version.name.replace("_", ".")
+    context = server.ssl_context(server.admin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that they are old is the point
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(OSError, match=r"(?i)version|protocol"):
+        _connect(server, context)
+    context = server.ssl_context(server.admin)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES128-SHA:AES256-GCM-SHA384:ECDHE-RSA-AES128-SHA")
+    with pytest.raises(OSError, match=r"(?i)handshake|cipher"):
+        _connect(server, context)
+
+
+def ask_for_version(server: Server, credentials: Credentials) -> int:
+    with server.connection(credentials) as connection:
+        connection.sendall(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+        return read_response(connection)[0]
+
+
+def _connect(server: Server, context: Any) -> Any:
+    raw = socket.create_connection((server.host, server.port), timeout=10)
+    try:
+        return context.wrap_socket(raw, server_hostname="localhost")
+    except BaseException:
+        raw.close()
+        raise
