@@ -227,10 +227,14 @@ class AuditSettings(Section):
     syslog: SyslogSettings | None = None
 
 
-class ProbeSettings(Section):
-    """`probe`: the listener for probes."""
+def _loopback(value: str) -> str:
+    return f"127.0.0.1{value}" if value.startswith(":") else value
 
-    address: Address
+
+class ProbeSettings(Section):
+    """`probe`: the listener for probes. It asks for no certificate, so others reach it only where that is said."""
+
+    address: Annotated[Address, AfterValidator(_loopback)] = "127.0.0.1:7374"
 
 
 def _workers(value: Any) -> Any:

@@ -17,13 +17,14 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kes_core.cli.identity import write_certificate
 from kes_core.identity import APIKey, make_certificate, private_key_pem
 from tests.e2e.test_observability import families
-from tests.support import Credentials, Server, kes, make_credentials, make_server_certificate
+from tests.support import Credentials, Server, kes, make_credentials, make_server_certificate, write_config
 
 Run = Callable[..., Server]
 
@@ -61,6 +62,14 @@ def test_probes_need_no_certificate(run_server: Run, tmp_path: Path, workers: in
         assert str(keys) not in answer.text
         assert client.get("/live").status_code == 200
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("probe", "address"), [({}, "127.0.0.1:7374"), ({"address": ":1234"}, "127.0.0.1:1234")])
+def test_probes_are_for_this_machine_only_unless_said_otherwise(
+    tmp_path: Path, probe: dict[str, str], address: str
+) -> None:
+    shown = kes("config", "show", write_config(tmp_path, "disabled", {"probe": probe}))
+    assert yaml.safe_load(shown.stdout)["probe"] == {"address": address}
 
 
 def test_no_listener_for_probes_unless_asked_for(run_server: Run) -> None:
