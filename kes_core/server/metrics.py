@@ -100,14 +100,29 @@ def expiring_clients(numbers: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def exposition(numbers: Mapping[str, Any], metrics: Metrics) -> bytes:
-    """Return all metrics as text: the sum of the snapshots of all processes, and what is the same in all."""
+def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool = True) -> bytes:
+    """Return the metrics as text: the sum of the snapshots of all processes, and what is the same in all.
+
+    Args:
+        numbers: The sum.
+        metrics: Of this process.
+        labelled: Whether to return those with labels that the Go server lacks. Its SDK fails at them: of each metric
+            but the requests by code it takes one value.
+    """
+    families = [*_families(numbers), *_certificates(numbers, metrics)]
+    if not labelled:
+        by_code = {name for name, _help, _codes in _CLASSES}
+        families = [family for family in families if family.name in by_code or _has_one_value(family)]
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families([*_families(numbers), *_certificates(numbers, metrics)]))
+    registry.register(_Families(families))
     text = generate_latest(registry)
     for name in (*(name for name, _help, _codes in _CLASSES), "kes_log_error_events", "kes_log_audit_events"):
         text = text.replace(f"# TYPE {name} untyped".encode(), f"# TYPE {name} counter".encode())
     return text
+
+
+def _has_one_value(family: Metric) -> bool:
+    return bool(family.samples) and all(sample.labels.keys() <= {"le"} for sample in family.samples)
 
 
 class _Families:

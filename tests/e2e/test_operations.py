@@ -308,6 +308,30 @@ def test_metrics_beyond_the_protocols(run_server: Run, tmp_path: Path) -> None:
     assert after["kes_workers"][1] == {"": 1.0}
 
 
+def test_metrics_for_the_go_sdk_have_one_value_each(run_server: Run, tmp_path: Path) -> None:
+    """Who does not say what it accepts gets only what the SDK can read: of one metric several values by code alone."""
+    user = make_credentials(tmp_path, "user")
+    policy = {"allow": ["/v1/key/*"], "deny": ["/v1/key/delete/*"], "identities": [user.identity]}
+    server = run_server({"policy": {"p": policy}})
+    with server.client(user) as client:
+        for method, path in (("PUT", "create/k"), ("PUT", "generate/k"), ("GET", "list/"), ("DELETE", "delete/k")):
+            client.request(method, f"/v1/key/{path}")
+    everything = families(server)
+    assert len(everything["kes_keystore_response_time"][1]) > 20
+    assert len(everything["kes_policy_decisions_total"][1]) > 1
+    with server.client() as client:
+        del client.headers["accept"]
+        text = client.get("/v1/metrics").text
+    names = re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)
+    assert set(names) == {
+        name
+        for name, (_kind, samples) in everything.items()
+        if name.startswith("kes_http_") or (len(samples) == 1 and "" in samples)
+    }
+    assert "kes_cache_hits_total" in names
+    assert not re.search(r"\{(?!code=|le=)", text)
+
+
 # The process
 
 

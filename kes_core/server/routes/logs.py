@@ -25,8 +25,10 @@ class Text:
 def handlers(metrics: Metrics, peers: Peers, errors: Hub, audit: Hub) -> Mapping[str, Callable[[Call], Awaitable[Any]]]:
     """Return the handlers by path, for what the server counts and the events that it publishes."""
 
-    async def read_metrics(_call: Call) -> Text:
-        return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics))
+    async def read_metrics(call: Call) -> Text:
+        # Everybody but the official Go SDK says what they accept.
+        labelled = "accept" in call.headers
+        return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics, labelled=labelled))
 
     async def read_errors(_call: Call) -> AsyncIterator[bytes]:
         return _read(errors)
