@@ -167,6 +167,11 @@ class KeyCache:
         # A read that began before must not bring back what it was too early for.
         self._reads.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Drop all keys, for whatever was created or deleted without this cache being told."""
+        self._entries.clear()
+        self._reads.clear()
+
     async def delete(self, name: str) -> None:
         """Delete a key. Once this returns, or fails, it is no longer in memory.
 

@@ -39,7 +39,33 @@ SECTION: Final = MessageSection(
             "`AmbientCapabilities=CAP_IPC_LOCK` or `LimitMEMLOCK=infinity` in the systemd unit.",
         ),
         Message("listening on …", "The server is ready.", "Nothing."),
+        Message(
+            "told to stop before it has started",
+            "SIGTERM or SIGINT came while the server still waited for its key store.",
+            "Nothing.",
+        ),
+        Message(
+            (
+                "internal error: the configuration is not reloaded, the old one stays in force",
+                "internal error: the certificate is not reloaded, the old one stays in use",
+            ),
+            "A fault of the server or of a plugin; the traceback below the line says where.",
+            "Report it with the traceback. What was in force before still is.",
+        ),
+        Message(
+            "worker … does not answer and is killed",
+            "One of several processes hangs: it has not done within its time what all have to do together, to forget a "
+            "key that was deleted or to take over a configuration.",
+            "It is replaced by itself. If it happens again: is the machine short of CPU or memory, or does the disk of "
+            "the audit log hang?",
+        ),
         Message("probes are answered on http://…", "The listener for probes is ready.", "Nothing."),
+        Message(
+            "turned away a probe: … connections for probes are open, which is the limit",
+            "More clients than that are connected to `probe.address` at once. Told once a minute at the most. The API "
+            "is not affected.",
+            "`ss -tnp` shows who: let only what probes the server reach that port.",
+        ),
         Message("serving", "In `systemctl status`: the server is ready.", "Nothing."),
         # Reload
         Message("the configuration is reloaded", "After SIGHUP the file was taken over.", "Nothing."),

@@ -118,6 +118,21 @@ SECTION: Final = MessageSection(
             "See the lines before; `kes_tls_handshake_failures_total` counts all.",
         ),
         Message(
+            ("OpenSSL does not take the certificate …: …", "OpenSSL does not take the certificate …: unknown reason"),
+            "The certificate or its key is below what OpenSSL allows, as an RSA key of 1024 bits (`ee key too small`).",
+            "Have it made anew: `kes identity new`, or by the CA with a key of 2048 bits or more.",
+        ),
+        Message(
+            "the client's certificate can't be read",
+            "It is damaged, or of a version that X.509 does not know.",
+            "Have the client's certificate made anew.",
+        ),
+        Message(
+            "tls: client certificates are verified by now: connect again",
+            "The connection was opened before a reload switched `tls.auth: on`.",
+            "Clients connect again by themselves; those whose certificate no CA in `tls.ca` vouches for are refused then.",
+        ),
+        Message(
             "the client presented no certificate",
             "A browser, a probe, or a client without its files.",
             "Give the client a certificate or an API key. Probes: [a listener of their own](operations.md#probes).",

@@ -28,7 +28,7 @@ from kes_core.policy import Decision, PolicyRequest
 from kes_core.routes import ROUTES, Argument, Auth, Route
 from kes_core.server import errors, schemas
 from kes_core.server.audit import AuditLog
-from kes_core.server.auth import Client, client_of
+from kes_core.server.auth import Client
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError, error_body
 from kes_core.server.expiry import ExpiryWatch
@@ -163,15 +163,16 @@ class _Dispatcher:
         seconds = time.perf_counter() - started
         if call is not None and call.is_authorized and call.kes_route.is_counted:
             metrics.answered(status, seconds)
+        # Before anything of the answer leaves: a client must not get it, or most of it, and be in no record.
+        if self._app.audit.enabled:
+            sender = call.sender if call is not None else self._sender_of(scope)
+            address = sender.address or (scope["client"] or ("",))[0]
+            self._app.audit.record(ip=address, path=path, identity=sender.identity, code=status, seconds=seconds)
         if isinstance(body, bytes):
             headers = [*headers, (b"content-length", b"%d" % len(body))]
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
-        if self._app.audit.enabled:
-            address = (call.sender.address if call else "") or (scope["client"] or ("",))[0]
-            identity = call.sender.identity if call else ""
-            self._app.audit.record(ip=address, path=path, identity=identity, code=status, seconds=seconds)
-        if not isinstance(body, bytes):
+        else:
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await _stream(body, receive, send)
 
@@ -182,15 +183,20 @@ class _Dispatcher:
         sender = _NOBODY
         if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
             try:
-                sender = client_of(
-                    scope, proxies=state.proxies, proxy_header=state.proxy_header, authorities=state.authorities
-                )
+                sender = state.client_of(scope)
             except APIError as error:
                 why = error.message or "the forwarded certificate is not vouched for by a CA in tls.ca"
                 _log_refusal(path, "the client of a TLS proxy", scope, f"certificate: {why}")
                 raise
             self._look_at_expiry(sender)
         return Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
+
+    def _sender_of(self, scope: Message) -> Client:
+        """Return who sent a request that came to no handler, as far as it is known."""
+        try:
+            return self._app.server_state.client_of(scope)
+        except APIError:
+            return _NOBODY
 
     def _route(self, scope: Message, path: str) -> tuple[Route, str]:
         route, argument = self._find(scope["raw_path"], path, scope["query_string"])

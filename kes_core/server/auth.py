@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from cryptography.x509 import Certificate
+
     from kes_core.policy import CertificateFacts
 
 __all__ = ["Authorities", "Client", "client_of"]
@@ -49,12 +51,20 @@ class Client(NamedTuple):
     """When its certificate does, in seconds since 1970."""
 
 
+def _read(chain: tuple[str, ...], *, acceptable: bool) -> list[Certificate]:
+    if chain and not acceptable:
+        raise IdentityError("tls: client certificates are verified by now: connect again")
+    return [load_certificates(pem.encode("ascii"))[0] for pem in chain]
+
+
 @functools.lru_cache(maxsize=4096)
-def _holder_of(chain: tuple[str, ...], *, verified: bool) -> _Holder:
-    """Look at a connection's certificates. The same chain is looked at once, however many requests follow."""
+def _holder_of(chain: tuple[str, ...], *, verified: bool, wanted: bool) -> _Holder:
+    """Look at a connection's certificates. The same chain is looked at once, however many requests follow.
+
+    They have been `verified` or not when the connection was made; whether that is `wanted` may have changed since.
+    """
     try:
-        certificates = [load_certificates(pem.encode("ascii"))[0] for pem in chain]
-        identity, leaf = identity_of_chain(certificates)
+        identity, leaf = identity_of_chain(_read(chain, acceptable=verified or not wanted))
         facts = certificate_facts(leaf, verified=verified)
         return _Holder(identity, "", facts, facts.not_after.timestamp())
     except IdentityError as error:
@@ -75,7 +85,9 @@ def client_of(
     Raises:
         APIError: A proxy's request does not say properly for whom it speaks (protocol section 1).
     """
-    holder = _holder_of(tuple(scope["extensions"]["tls"]["client_cert_chain"]), verified=authorities is not None)
+    tls = scope["extensions"]["tls"]
+    verified = tls["client_cert_verified"]
+    holder = _holder_of(tuple(tls["client_cert_chain"]), verified=verified, wanted=authorities is not None)
     peer = scope["client"]
     # On a listener for both, IPv4 addresses come as IPv6 ones; a rule about them is meant for either.
     address = peer[0].removeprefix("::ffff:") if peer else ""
@@ -95,7 +107,7 @@ def _forwarded_client(
     chain = _forwarded_chain(values[0])
     if authorities is not None and not authorities.vouch_for(chain):
         raise APIError(403, "")
-    holder = _holder_of(chain, verified=authorities is not None)
+    holder = _holder_of(chain, verified=authorities is not None, wanted=authorities is not None)
     if holder.error:
         raise APIError(400, holder.error)
     forwarded = next((value for name, value in headers if name == b"x-forwarded-for"), b"")

@@ -26,6 +26,8 @@ from kes_core.server.http import (
 
 __all__ = ["HTTP2Protocol"]
 
+WINDOW_TIMEOUT: Final = 30.0
+"""Seconds for which a client may leave no room in its window for the rest of an answer."""
 _MAX_PENDING_RESETS: Final = 200
 """How many more streams than it lets finish a client may reset (CVE-2023-44487)."""
 
@@ -176,9 +178,25 @@ class HTTP2Protocol(H2Protocol):
             self.stream_buffers[stream.stream_id] = StreamBuffer(self.context.event_class)
             self.priority.insert_stream(stream.stream_id)
             self.priority.block(stream.stream_id)
-        await send_parts(self, stream, status, headers, body, more=more)
+        try:
+            async with asyncio.timeout(WINDOW_TIMEOUT):
+                await send_parts(self, stream, status, headers, body, more=more)
+        except TimeoutError:
+            await self._give_up(stream)
+            return
         if not more:
             self._release(stream)
+
+    async def _give_up(self, stream: RequestStream) -> None:
+        """Break off an answer that the client does not take."""
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self.connection.reset_stream(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
+        self._release(stream)
+        await self._close_stream(stream.stream_id)
+        await self._window_updated(stream.stream_id)  # for what sends parts to find out
+        self._flush_soon()
+        if not self.streams:
+            await self.send(Updated(idle=True))
 
     async def abandon(self, stream: RequestStream) -> None:
         with contextlib.suppress(h2.exceptions.ProtocolError):  # the client was faster

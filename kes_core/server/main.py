@@ -105,7 +105,8 @@ async def _serve(
     sockets = Sockets(config)
     with contextlib.closing(sockets):
         info = ServerInfo(version(), sockets.addresses)
-        await process.start(sockets)
+        if not await _started(process, sockets, stop):
+            return
         if on_started is not None:
             on_started(info)
         logger.info("listening on %s", ", ".join(f"https://{address}" for address in info.addresses))
@@ -124,6 +125,22 @@ async def _serve(
             await process.stop()
 
 
+async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> bool:
+    """Start, or give up if the server is told to stop while it still waits for its key store."""
+    starting, stopping = asyncio.ensure_future(process.start(sockets)), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            logger.info("told to stop before it has started")
+            return False
+        await starting
+        return True
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
 async def _reload_on(
     wanted: asyncio.Event, process: _Process, config: Config, plugins: Plugins, source: ConfigSource | None
 ) -> None:
@@ -138,6 +155,10 @@ async def _reload_on(
             await process.reload(new, text)
         except (ConfigError, UnusableError) as error:
             logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
+            systemd.notify_ready("serving; the last configuration could not be used, see the log")
+            continue
+        except Exception:  # or nothing would ever be reloaded again
+            logger.exception("internal error: the configuration is not reloaded, the old one stays in force")
             systemd.notify_ready("serving; the last configuration could not be used, see the log")
             continue
         for field in ("address", "probe", "workers", "blocked_plugins"):

@@ -24,7 +24,7 @@ from kes_core.server.http import App, Message
 from kes_core.server.http1 import HTTP1Protocol
 from kes_core.server.http2 import HTTP2Protocol
 from kes_core.server.sockets import BACKLOG
-from kes_core.server.tls import TLSSettings, make_context
+from kes_core.server.tls import TLSError, TLSSettings, make_context
 from kes_core.server.tls_connection import TLSConnection
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Runtime(Protocol):
     """Serves an ASGI application over HTTPS on HTTP/1.1 and HTTP/2.
 
     The application finds the client's certificates in its scope, as the ASGI TLS extension says:
-    `scope["extensions"]["tls"]["client_cert_chain"]`, PEM strings, the client's own first.
+    `scope["extensions"]["tls"]["client_cert_chain"]`, PEM strings, the client's own first; and beside them, as
+    `client_cert_verified`, whether the handshake verified them.
     """
 
     async def start(self, sockets: Sequence[socket.socket], *, shared: bool = False) -> None:
@@ -82,7 +83,7 @@ class HypercornRuntime:
         self._metrics = metrics
         self.context = WorkerContext(None)
         self.config = _hypercorn_config()
-        self._tls_context = make_context(tls)
+        self._tls = (make_context(tls), tls.client_certificate.verified)
         self._listeners: list[asyncio.Server] = []
         self._connections: dict[TLSConnection, _Connection] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -102,10 +103,10 @@ class HypercornRuntime:
         self._sweeper = loop.create_task(self._sweep())
 
     def prepare(self, tls: TLSSettings) -> Callable[[], None]:
-        context = make_context(tls)
+        prepared = (make_context(tls), tls.client_certificate.verified)
 
         def use() -> None:
-            self._tls_context = context
+            self._tls = prepared
 
         return use
 
@@ -145,8 +146,10 @@ class HypercornRuntime:
     # Connections
 
     def _new_connection(self) -> TLSConnection:
+        context, verifies_clients = self._tls
         return TLSConnection(
-            self._tls_context,
+            context,
+            verifies_clients=verifies_clients,
             on_connect=self._admit,
             on_established=self._serve,
             on_failed=self._note_failure,
@@ -161,8 +164,14 @@ class HypercornRuntime:
         return True
 
     def _serve(self, tls: TLSConnection) -> None:
+        try:
+            certificates = tls.client_certificates()
+        except TLSError as error:  # who makes his own certificate may make a strange one
+            self._note_failure(tls, str(error))
+            tls.abort()
+            return
         self._metrics.handshakes += 1
-        self.spawn(self._connections[tls].run())
+        self.spawn(self._connections[tls].run(certificates))
 
     def _note_failure(self, tls: TLSConnection, reason: str) -> None:
         """Count and log a handshake that failed. Anybody can bring that about, so it is not logged without end."""
@@ -220,8 +229,8 @@ class _Connection:
     def idle(self) -> bool:
         return self._protocol is None or self._protocol.idle
 
-    async def run(self) -> None:
-        self._protocol = protocol = self._start_protocol()
+    async def run(self, certificates: tuple[str, ...]) -> None:
+        self._protocol = protocol = self._start_protocol(certificates)
         try:
             await protocol.initiate()
             while data := await self._tls.read():
@@ -255,7 +264,7 @@ class _Connection:
         elif now > self._write_deadline:
             self._tls.abort()
 
-    def _start_protocol(self) -> HTTP1Protocol | HTTP2Protocol:
+    def _start_protocol(self, certificates: tuple[str, ...]) -> HTTP1Protocol | HTTP2Protocol:
         tls = self._tls
         self.scope_base = {
             "type": "http",
@@ -264,7 +273,7 @@ class _Connection:
             "root_path": "",
             "client": tls.client,
             "server": tls.server,
-            "extensions": {"tls": {"client_cert_chain": tls.client_certificates()}},
+            "extensions": {"tls": {"client_cert_chain": certificates, "client_cert_verified": tls.verifies_clients}},
         }
         self._deadline = self._loop.time() + IDLE_TIMEOUT
         protocol = HTTP2Protocol if tls.alpn == "h2" else HTTP1Protocol

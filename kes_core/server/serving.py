@@ -94,6 +94,8 @@ class Serving:
         self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket], *, shared: bool = False
     ) -> None:
         """Serve on `sockets`, and probes on `probes`; other processes may do the same (`shared`)."""
+        # A worker that takes another's place was told of nothing until now.
+        self.app.server_state.cache.forget_all()
         self._cache_task = self._spawn(self.app.server_state.cache.run())
         await self._runtime.start(sockets, shared=shared)
         if probes:
@@ -122,6 +124,8 @@ class Serving:
         change.use_tls()
         self.app.audit = AuditLog(change.sinks, self._plugin_sinks, self.app.audit_log)
         old_audit.close()
+        # It was told of no key that was created or deleted while it was prepared.
+        change.state.cache.forget_all()
         self.app.server_state = change.state
         self._cache_task = self._spawn(change.state.cache.run())
         old_cache_task.cancel()
@@ -153,7 +157,7 @@ class Serving:
         except AuditError as error:
             raise UnusableError(str(error)) from error
         try:
-            state = await connect(config, self._plugins, counters=self._metrics.store, on_key_change=self._peers.forget)
+            state = await connect(config, self._plugins, counters=self._metrics.store, on_key_change=self._key_changed)
         except BaseException as error:
             for sink in sinks:
                 sink.close()
@@ -161,6 +165,12 @@ class Serving:
                 raise UnusableError(str(error)) from error
             raise
         return state, sinks
+
+    async def _key_changed(self, name: str) -> None:
+        """Let nobody go by what was known of a key: no other process, nor the state that is in force by now."""
+        if hasattr(self, "app"):
+            self.forget(name)
+        await self._peers.forget(name)
 
     async def _until_stopping(self) -> None:
         await self._stopping.wait()
@@ -172,6 +182,8 @@ class Serving:
                 self._runtime.prepare(tls_settings(self._config))()
             except TLSError as error:
                 logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
+            except Exception:  # or it would never be looked at again
+                logger.exception("internal error: the certificate is not reloaded, the old one stays in use")
             else:
                 self._look(self._config)
 

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.cache import CacheExpiry, KeyCache
 from kes_core.crypto import KeyVersion, Timestamp
 from kes_core.keystore import KeyExistsError, KeyNotFoundError
 from kes_core.plugins import connect as connect_plugin
 from kes_core.routes import ROUTES
-from kes_core.server.auth import Authorities
+from kes_core.server.auth import Authorities, Client, client_of
 from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ class State:
     """Paths of the routes with `skip_auth`."""
     started_at: Timestamp
     """When this configuration came into force."""
+
+    def client_of(self, scope: Mapping[str, Any]) -> Client:
+        """Return who sent the request of an ASGI `scope`.
+
+        Raises:
+            APIError: A TLS proxy's request does not say properly for whom it speaks.
+        """
+        return client_of(scope, proxies=self.proxies, proxy_header=self.proxy_header, authorities=self.authorities)
 
     async def close(self) -> None:
         """Let go of the key store and the policy engines."""

@@ -32,7 +32,11 @@ logger = logging.getLogger("kes.server")
 _SNAPSHOT_INTERVAL: Final = 1.0
 """Seconds between two looks at the workers' numbers: so much of them is lost when one dies."""
 _ANSWER_TIMEOUT: Final = 2.0
-"""Seconds that a worker gets for an answer that needs no work."""
+"""Seconds that a worker gets for numbers."""
+_OBEY_TIMEOUT: Final = 5.0
+"""Seconds that a worker gets for what it must not fail to do: one that does not is killed, and replaced."""
+_PREPARE_TIMEOUT: Final = 60.0
+"""Seconds that a worker gets to connect to what a new configuration names."""
 _MAX_PAUSE: Final = 30.0
 """Seconds at the most before a worker that dies again and again is replaced."""
 _LASTING: Final = 60.0
@@ -82,6 +86,7 @@ class _Worker:
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # nothing is imported from the directory that the server happens to be started in
                 "-m",
                 "kes_core.server.worker",
                 str(theirs.fileno()),
@@ -113,6 +118,11 @@ class _Worker:
         self.serves = True
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is a process."""
+        return hasattr(self, "process")
+
+    @property
     def how_it_ended(self) -> str:
         """Exit code or signal, for a message."""
         code = self.process.returncode
@@ -133,13 +143,30 @@ class _Worker:
             await self.process.wait()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def ask(self, what: str, **arguments: Any) -> Any:
-        """Ask for something that needs no work; nothing is returned by a worker that does not answer in time."""
+    async def snapshot(self) -> dict[str, Any] | None:
+        """Return what it has counted; nothing if it does not answer in time."""
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
-                return await self.channel.ask(what, **arguments)
+                found: dict[str, Any] = await self.channel.ask("snapshot")
         except (ChannelClosedError, PeerError, TimeoutError):
             return None
+        return found
+
+    async def order(self, what: str, *, within: float = _OBEY_TIMEOUT, **arguments: Any) -> None:
+        """Have it do something. If it does not answer `within` so many seconds it is killed, and so replaced.
+
+        Raises:
+            ChannelClosedError: It has ended, or is killed.
+            PeerError: It can't do it.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self.channel.ask(what, **arguments)
+        except TimeoutError:
+            logger.error("worker %d does not answer and is killed", self.number)
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            raise ChannelClosedError("the worker does not answer") from None
 
 
 class Supervisor:
@@ -170,12 +197,18 @@ class Supervisor:
         """
         self.sockets = sockets
         workers = [_Worker(number, self) for number in range(1, self._count + 1)]
-        results = await asyncio.gather(*(worker.start(self) for worker in workers), return_exceptions=True)
+        try:
+            results = await asyncio.gather(*(worker.start(self) for worker in workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            await asyncio.gather(*(worker.end() for worker in workers if worker.has_begun))
+            raise
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             await asyncio.gather(*(worker.end() for worker in workers if worker.serves))
             raise failures[0]
         self._workers = workers
+        for name in ("error", "audit"):  # clients may have begun to read while the last workers started
+            self._tell_wanted(name)
         log.publish(_EventHandler(self, asyncio.get_running_loop()))
         self._tasks = [asyncio.create_task(self._look_after(index)) for index in range(len(workers))]
         self._tasks.append(asyncio.create_task(self._collect()))
@@ -189,12 +222,13 @@ class Supervisor:
         async with self._reloading:
             workers = [worker for worker in self._workers if worker.serves]
             results = await asyncio.gather(
-                *(worker.channel.ask("prepare", text=text) for worker in workers), return_exceptions=True
+                *(worker.order("prepare", within=_PREPARE_TIMEOUT, text=text) for worker in workers),
+                return_exceptions=True,
             )
             # One that died meanwhile is replaced by one that starts with what is in force then.
             failures = [result for result in results if isinstance(result, PeerError)]
-            for worker in workers:
-                await worker.ask("discard" if failures else "carry_out")
+            done = "discard" if failures else "carry_out"
+            await asyncio.gather(*(worker.order(done) for worker in workers), return_exceptions=True)
             if failures:
                 raise UnusableError(str(failures[0]))
             self.text = text
@@ -235,6 +269,10 @@ class Supervisor:
                 worker = _Worker(index + 1, self)
                 try:
                     await worker.start(self)
+                except asyncio.CancelledError:
+                    if worker.has_begun:
+                        await worker.end()
+                    raise
                 except WorkerError as error:
                     logger.error("worker %d can't be replaced: %s", worker.number, error)
                     pause = min(_MAX_PAUSE, max(1.0, pause * 2))
@@ -249,17 +287,18 @@ class Supervisor:
     async def snapshot(self) -> dict[str, Any]:
         """Return the numbers of all workers."""
         workers = [worker for worker in self._workers if worker.serves]
-        answers = await asyncio.gather(*(worker.ask("snapshot") for worker in workers))
+        answers = await asyncio.gather(*(worker.snapshot() for worker in workers))
         for worker, answer in zip(workers, answers, strict=True):
             worker.numbers = answer or worker.numbers
-        found = [worker.numbers for worker in workers if worker.numbers]
+        # What one has counted that has died meanwhile is among the past already.
+        found = [worker.numbers for worker in workers if worker.numbers and worker.serves]
         total: dict[str, Any] = added([*found, *self._past])
         return total | {"worker_restarts": self._restarts, "started": self._started}
 
     async def forget(self, asking: _Worker, name: str) -> None:
         """Let all workers but the one that asks forget a key."""
         others = [worker for worker in self._workers if worker is not asking and worker.serves]
-        await asyncio.gather(*(worker.ask("forget", name=name) for worker in others))
+        await asyncio.gather(*(worker.order("forget", name=name) for worker in others), return_exceptions=True)
 
     def on_readers(self, worker: _Worker, log: str, there_are: bool) -> None:
         """Take note of a worker from which clients read a log, or do no longer."""

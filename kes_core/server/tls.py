@@ -139,10 +139,14 @@ def _use_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
         raise TLSError(
             f"the private key {str(settings.key)!r} does not belong to the certificate {str(settings.cert)!r}"
         )
-    context.use_privatekey(key)
-    context.use_certificate(leaf)
-    for certificate in chain:
-        context.add_extra_chain_cert(certificate)
+    try:
+        context.use_privatekey(key)
+        context.use_certificate(leaf)
+        for certificate in chain:
+            context.add_extra_chain_cert(certificate)
+    except SSL.Error as error:  # too short a key, for example
+        reason = error.args[0][-1][-1] if error.args and error.args[0] else "unknown reason"
+        raise TLSError(f"OpenSSL does not take the certificate {str(settings.cert)!r}: {reason}") from None
 
 
 def _spki(key: object) -> bytes:

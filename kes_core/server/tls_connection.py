@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import InvalidVersion
 from OpenSSL import SSL
+
+from kes_core.server.tls import TLSError
 
 __all__ = ["TLSConnection"]
 
@@ -35,6 +38,7 @@ class TLSConnection(asyncio.Protocol):
         self,
         context: SSL.Context,
         *,
+        verifies_clients: bool,
         on_connect: Callable[[TLSConnection], bool],
         on_established: Callable[[TLSConnection], None],
         on_failed: Callable[[TLSConnection, str], None],
@@ -44,6 +48,7 @@ class TLSConnection(asyncio.Protocol):
 
         Args:
             context: From `make_context`.
+            verifies_clients: Whether the context verifies the certificates of clients.
             on_connect: Called when the client has connected, before the handshake; false turns it away.
             on_established: Called once, when the handshake has succeeded.
             on_failed: Called once, when it has failed, with the reason.
@@ -65,6 +70,7 @@ class TLSConnection(asyncio.Protocol):
         self._writing_paused = False
         self._failed = False
         self.established = False
+        self.verifies_clients = verifies_clients
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
 
@@ -76,11 +82,18 @@ class TLSConnection(asyncio.Protocol):
         return self._ssl.get_alpn_proto_negotiated().decode("ascii") or "http/1.1"
 
     def client_certificates(self) -> tuple[str, ...]:
-        """Return the certificates that the client presented as PEM, its own first; empty if it presented none."""
-        leaf = self._ssl.get_peer_certificate(as_cryptography=True)
-        if leaf is None:
-            return ()
-        chain = self._ssl.get_peer_cert_chain(as_cryptography=True) or []
+        """Return the certificates that the client presented as PEM, its own first; empty if it presented none.
+
+        Raises:
+            TLSError: One of them can't be read.
+        """
+        try:
+            leaf = self._ssl.get_peer_certificate(as_cryptography=True)
+            if leaf is None:
+                return ()
+            chain = self._ssl.get_peer_cert_chain(as_cryptography=True) or []
+        except (ValueError, InvalidVersion) as error:
+            raise TLSError("the client's certificate can't be read") from error
         # OpenSSL counts the leaf among the chain on some sides and versions and not on others.
         certificates = [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
         return tuple(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in certificates)

@@ -24,8 +24,8 @@ __all__ = ["main"]
 
 logger = logging.getLogger("kes.server")
 
-_PEERS_TIMEOUT: Final = 5.0
-"""Seconds that the other processes get to answer."""
+_PEERS_TIMEOUT: Final = 8.0
+"""Seconds that the other processes get to answer: more than the supervisor gives them before it kills them."""
 
 
 class _Others:

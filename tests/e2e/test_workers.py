@@ -268,6 +268,6 @@ def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path)
     own = environment(server.process.pid)
     for worker in workers_of(server):
         arguments = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
-        assert arguments[1:3] == ["-m", "kes_core.server.worker"]
-        assert arguments[3].isdigit()
+        assert arguments[1:4] == ["-P", "-m", "kes_core.server.worker"]
+        assert arguments[4].isdigit()
         assert environment(worker) <= own
