@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import io
 import itertools
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _KEY_VARIABLE: Final = "KES_AUDIT_KEY"
+_GZIP: Final = b"\x1f\x8b"
+"""How a compressed file begins (RFC 1952)."""
 _MAX_SHOWN: Final = 100
 
 
@@ -49,12 +54,17 @@ def verify(files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> int
     verification = Verification(_key(key_file))
     problems: list[Problem] = []
     for file in files:
-        with _opened(file) as lines:
-            problems += verification.check(str(file), lines)
-    problems += _cut_off(files[-1], verification)
+        try:
+            with _opened(file) as lines:
+                problems += verification.check(str(file), lines)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise CLIError(f"{str(file)!r} is compressed, and damaged or cut off") from None
+    note, why_not = _read_note(files[-1])
+    if note is not None:
+        problems += _cut_off(files[-1], verification, note)
     if not verification.records:
         raise CLIError("there is no record in what was given")
-    _print(verification, problems, as_json=as_json)
+    _print(verification, problems, why_not, as_json=as_json)
     if verification.end is not None and len(problems) >= verification.records > 1:
         click.echo("No record fits: is this the key that the chain was made with, and was it made with one?", err=True)
     return 1 if problems else 0
@@ -71,22 +81,39 @@ def _key(file: Path | None) -> bytes:
 
 def _opened(file: Path) -> Any:
     try:
+        opened = file.open("rb")
+        compressed = opened.peek(2)[:2] == _GZIP  # as logrotate leaves it
         # As it stands: no other line ends count, and what is no text is no record.
-        return file.open(encoding="utf-8", errors="surrogateescape", newline="\n")
+        return io.TextIOWrapper(
+            gzip.GzipFile(fileobj=opened) if compressed else opened,
+            encoding="utf-8",
+            errors="surrogateescape",
+            newline="\n",
+        )
     except OSError as error:
         raise CLIError(f"{str(file)!r} can't be read: {error.strerror}") from None
 
 
-def _cut_off(file: Path, verification: Verification) -> Iterator[Problem]:
-    """Look whether records are missing at the end, if the server's own note of the chain's end is there."""
+def _read_note(file: Path) -> tuple[tuple[int, str] | None, str]:
+    """Return the number and hash that the server has noted of the end of the chain in `file`, or why there are none."""
+    note = Path(f"{file}.chain")
+    try:
+        state = json.loads(note.read_bytes())
+        return (int(state["n"]), str(state["hash"])), ""
+    except FileNotFoundError:
+        why = "is missing"
+    except OSError as error:
+        why = f"can't be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError):
+        why = "holds no end of a chain"
+    return None, f"The end was not checked: {str(note)!r} {why}, so records may be missing there."
+
+
+def _cut_off(file: Path, verification: Verification, note: tuple[int, str]) -> Iterator[Problem]:
+    """Look whether records are missing at the end, by what the server has noted of it."""
     from kes_core.audit_chain import Problem  # noqa: PLC0415 # as above
 
-    try:
-        state = json.loads(file.with_name(file.name + ".chain").read_text())
-        number, digest = int(state["n"]), str(state["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    end = verification.end
+    (number, digest), end = note, verification.end
     if end is None or number > end.number:
         first = end.number + 1 if end is not None else 1
         missing = f"record {number} is" if first == number else f"the records {first} to {number} are"
@@ -95,7 +122,8 @@ def _cut_off(file: Path, verification: Verification) -> Iterator[Problem]:
         yield Problem(str(file), verification.records, "the end is not the one that the server has noted")
 
 
-def _print(verification: Verification, problems: list[Problem], *, as_json: bool) -> None:
+def _print(verification: Verification, problems: list[Problem], not_checked: str, *, as_json: bool) -> None:
+    """Print the outcome. `not_checked` says why the end was not checked, if it was not."""
     end = verification.end
     facts: dict[str, Any] = {
         "ok": not problems,
@@ -103,6 +131,7 @@ def _print(verification: Verification, problems: list[Problem], *, as_json: bool
         "first": verification.first,
         "last": end.number if end is not None else None,
         "hash": end.hash.hex() if end is not None else None,
+        "end_checked": not not_checked,
     }
     if not for_people(as_json):
         print_json(facts | {"problems": [dataclasses.asdict(problem) for problem in problems]})
@@ -118,3 +147,5 @@ def _print(verification: Verification, problems: list[Problem], *, as_json: bool
         click.echo(click.style(f"Problems    {len(problems)}", fg="red", bold=True))
     else:
         click.echo(click.style("Nothing was changed, removed or reordered.", fg="green"))
+    if not_checked:
+        click.echo(click.style(not_checked, fg="yellow"))

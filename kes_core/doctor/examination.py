@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
 from kes_core.doctor.settings import examine_api, examine_cache, examine_policies, examine_proxies
 from kes_core.doctor.store import examine_engines, examine_plugins, examine_store
@@ -36,5 +37,6 @@ async def examine(config: Config, plugins: Plugins, file: Path) -> Sequence[Find
         *[finding async for finding in examine_engines(config)],
         *examine_api(config),
         *examine_cache(config),
+        *examine_audit(config),
         *await examine_store(config.keystore),
     ]

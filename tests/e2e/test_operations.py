@@ -1,4 +1,4 @@
-"""What operators have of a running server: probes, systemd, warnings of expiry, and why a request was refused."""
+"""What operators have of a running server: systemd, warnings of expiry, and why a request was refused."""
 
 from __future__ import annotations
 
@@ -17,76 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kes_core.cli.identity import write_certificate
 from kes_core.identity import APIKey, make_certificate, private_key_pem
 from tests.e2e.test_observability import families
-from tests.support import Credentials, Server, kes, make_credentials, make_server_certificate, write_config
+from tests.support import Credentials, Server, kes, make_credentials, make_server_certificate
 
 Run = Callable[..., Server]
-
-
-# Probes
-
-
-def probe_address(server: Server) -> str:
-    (line,) = [line for line in server.errors if "probes are answered on" in line] or [
-        server.wait_for_log("probes are answered on")
-    ]
-    return str(json.loads(line)["message"].rpartition(" ")[2])
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_probes_need_no_certificate(run_server: Run, tmp_path: Path, workers: int) -> None:
-    keys = tmp_path / "keys"
-    store = {"keystore": {"fs": {"path": str(keys)}}, "workers": workers}
-    server = run_server({**store, "probe": {"address": "127.0.0.1:0"}})
-    with httpx.Client(base_url=probe_address(server)) as client:
-        assert client.get("/live").json() == {"status": "live"}
-        assert client.get("/ready").json() == {"status": "ready"}
-        metrics = client.get("/metrics")
-        assert "kes_http_request_active 0.0" in metrics.text
-        assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        # Nothing else is behind it.
-        for path in ("/", "/version", "/v1/status", "/v1/key/list/", "/metrics/", "//live"):
-            assert client.get(path).status_code == 404, path
-        for path in ("/live", "/ready", "/metrics"):
-            assert client.post(path).status_code == 405
-        assert client.head("/live").status_code == 200
-        keys.rename(tmp_path / "elsewhere")
-        answer = client.get("/ready")
-        assert (answer.status_code // 100, set(answer.json()) - {"reason"}) == (5, {"message"})
-        assert str(keys) not in answer.text
-        assert client.get("/live").status_code == 200
-    assert server.stop() == 0
-
-
-@pytest.mark.parametrize(("probe", "address"), [({}, "127.0.0.1:7374"), ({"address": ":1234"}, "127.0.0.1:1234")])
-def test_probes_are_for_this_machine_only_unless_said_otherwise(
-    tmp_path: Path, probe: dict[str, str], address: str
-) -> None:
-    shown = kes("config", "show", write_config(tmp_path, "disabled", {"probe": probe}))
-    assert yaml.safe_load(shown.stdout)["probe"] == {"address": address}
-
-
-def test_no_listener_for_probes_unless_asked_for(run_server: Run) -> None:
-    server = run_server()
-    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=False).stdout
-    assert listening.count(f"pid={server.process.pid},") <= 1
-    assert not [line for line in server.errors if "probe" in line]
-
-
-def test_probe_address_that_is_taken(run_server: Run) -> None:
-    server = run_server()
-    address = f"127.0.0.1:{server.port}"
-    config = server.config_path.read_text() + f"probe:\n  address: {address}\n"
-    server.config_path.write_text(config)
-    done = kes("server", "--config", server.config_path)
-    assert done.returncode == 1
-    assert f"can't listen on {address}: Address already in use" in done.stderr
 
 
 # systemd
