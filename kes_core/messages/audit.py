@@ -13,6 +13,22 @@ SECTION: Final = MessageSection(
     "Met at start, in the error log, and with [`kes audit verify`](audit.md#a-chain-of-hashes).",
     (
         Message(
+            (
+                "the audit log on standard output can't be written: …; the server stops",
+                "the audit log on standard output can't be written",
+                "the audit log on standard output can't be written: it is closed",
+            ),
+            "Who read it has ended, or the disk is full that it goes to. A server that can't audit serves nobody: it "
+            "ends at once, with requests under way.",
+            "Look after what reads the log, or make room, and start the server. Who needs no records there sets "
+            "`log.audit: off`.",
+        ),
+        Message(
+            "… is compressed, and damaged or cut off",
+            "The file begins as a compressed one (gzip) and does not end as one.",
+            "Take a whole copy of it. What can be read of it: `zcat FILE`.",
+        ),
+        Message(
             "the audit log … can't be opened: …",
             "The directory is missing, or the user of the server may not write there; or the file is a symbolic link.",
             "`install -d -o kes -m 0700 /var/log/kes`; `audit.file.path` is to name a plain file.",
@@ -28,6 +44,11 @@ SECTION: Final = MessageSection(
             "Note the gap if records are lost.",
         ),
         Message(
+            "the audit log … is closed; … records are lost",
+            "The server stopped, or was reloaded without this file, while the file could not be written.",
+            "Note the gap.",
+        ),
+        Message(
             "the last line of the audit log … is no record of a chain; the chain goes on",
             "The file was written without `chain: on`, or its last line was changed or cut off.",
             "`kes audit verify FILE`. Nothing, if the chain was switched on just now.",
@@ -39,7 +60,7 @@ SECTION: Final = MessageSection(
         ),
         Message(
             ("syslog at … can't be reached: …", "syslog at … can't be reached: …; records are lost"),
-            "Nothing listens at `audit.syslog.address`.",
+            "Nothing listens at `audit.syslog.address`, or takes nothing for 5 seconds.",
             "`systemctl status rsyslog`; containers often have no `/dev/log`. For TCP check host, port and firewall.",
         ),
         Message(
@@ -49,8 +70,13 @@ SECTION: Final = MessageSection(
         ),
         Message("syslog at … takes records again; … are lost", "The outage is over.", "Note the gap."),
         Message(
+            "syslog at … did not take the last audit records: … are lost",
+            "The server stopped or was reloaded, and they could not be sent in the 5 seconds after that.",
+            "Note the gap, and look at the log server.",
+        ),
+        Message(
             "an audit sink failed",
-            "A plugin, or standard output, could not take a record. The request was served.",
+            "A plugin could not take a record. The request was served.",
             "The traceback in the log says which.",
         ),
         # kes audit verify

@@ -130,7 +130,7 @@ SECTION: Final = MessageSection(
         Message(
             "tls: client certificates are verified by now: connect again",
             "The connection was opened before a reload switched `tls.auth: on`.",
-            "Clients connect again by themselves; those whose certificate no CA in `tls.ca` vouches for are refused then.",
+            "Clients connect again by themselves. Those whose certificate no CA in `tls.ca` vouches for are refused.",
         ),
         Message(
             "the client presented no certificate",

@@ -56,7 +56,7 @@ class FileSink:
         self._waiting: deque[str] = deque()
         self._lost = 0
         self._problem = ""
-        self._scheduled = False
+        self._scheduled: asyncio.Handle | None = None
         self._file = -1
         self._state = -1
         try:
@@ -74,19 +74,45 @@ class FileSink:
             self._waiting.popleft()
             self._lost += 1
         self._waiting.append(json.dumps(event, separators=(",", ":")))
-        if not self._scheduled:
-            self._scheduled = True
-            loop = asyncio.get_running_loop()
-            if self._problem:
-                loop.call_later(_RETRY, self.flush)
-            else:
-                loop.call_soon(self.flush)
+        if self._scheduled is None:
+            self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what has been recorded."""
-        self._scheduled = False
-        if not self._waiting or self._file < 0:
+        """Write what has been recorded, later if it can't be written now."""
+        self._scheduled = None
+        if not self._flush():
+            self._scheduled = asyncio.get_running_loop().call_later(_RETRY, self.flush)
+
+    def take_over(self, other: FileSink) -> None:
+        """Take the records that `other`, which is about to be closed, can't write; before any of one's own."""
+        if other._flush():
             return
+        self._waiting.extendleft(reversed(other._waiting))
+        self._lost += other._lost
+        other._waiting.clear()
+        other._lost = 0
+        if self._scheduled is None:
+            self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        self._flush()
+        for descriptor in (self._file, self._state):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._state = -1
+        if lost := len(self._waiting) + self._lost:
+            logger.error("the audit log %r is closed; %d records are lost", str(self._path), lost)
+            self._waiting.clear()
+            self._lost = 0
+
+    def _flush(self) -> bool:
+        """Write what has been recorded; tell whether nothing is left."""
+        if not self._waiting or self._file < 0:
+            return True
         try:
             self._write()
         except OSError as error:
@@ -94,19 +120,12 @@ class FileSink:
             if problem != self._problem:
                 logger.error("the audit log %r can't be written: %s; records wait", str(self._path), problem)
             self._problem = problem
-            return
+            return False
         self._waiting.clear()
-        if self._problem:
+        if self._problem or self._lost:
             logger.warning("the audit log %r can be written again; %d records are lost", str(self._path), self._lost)
             self._problem, self._lost = "", 0
-
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        self.flush()
-        for descriptor in (self._file, self._state):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._state = -1
+        return True
 
     def _write(self) -> None:
         if self._chain:
@@ -143,7 +162,8 @@ class FileSink:
             while written < len(data):  # the disk is full, unless the rest fits now
                 written += os.write(self._file, data[written:])
         except OSError:
-            os.ftruncate(self._file, size)
+            with contextlib.suppress(OSError):  # what went wrong before tells more
+                os.ftruncate(self._file, size)
             raise
 
     def _append_chained(self) -> None:

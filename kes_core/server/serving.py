@@ -123,7 +123,7 @@ class Serving:
         self._config = change.config
         change.use_tls()
         self.app.audit = AuditLog(change.sinks, self._plugin_sinks, self.app.audit_log)
-        old_audit.close()
+        self.app.audit.replace(old_audit)
         # It was told of no key that was created or deleted while it was prepared.
         change.state.cache.forget_all()
         self.app.server_state = change.state
@@ -153,7 +153,8 @@ class Serving:
 
     async def _open(self, config: Config) -> tuple[State, list[OwnSink]]:
         try:
-            sinks = open_sinks(config, lock=self._output_lock)
+            # A log host that does not answer holds up nobody.
+            sinks = await asyncio.to_thread(open_sinks, config, lock=self._output_lock)
         except AuditError as error:
             raise UnusableError(str(error)) from error
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core._counters import added
 from kes_core.server import log
+from kes_core.server.audit import UNAUDITED
 from kes_core.server.channel import Channel, ChannelClosedError, PeerError
 from kes_core.server.serving import GRACE, UnusableError
 
@@ -241,6 +242,8 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.end() for worker in self._workers))
         os.close(self.output_lock)
+        if any(worker.process.returncode == UNAUDITED for worker in self._workers):
+            raise WorkerError("the audit log on standard output can't be written")
 
     async def _look_after(self, index: int) -> None:
         """Replace the worker of one place whenever it dies."""

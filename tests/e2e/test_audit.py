@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import re
 import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +21,8 @@ import httpx
 import pytest
 import yaml
 
+from kes_core.server.audit import AuditLog
+from kes_core.server.audit_file import FileSink
 from kes_core.server.audit_syslog import MAX_MESSAGE
 from tests.support import Server, kes, make_credentials, send_raw
 
@@ -121,7 +128,15 @@ def test_chain_goes_on_after_a_restart_and_tells_what_was_done(run_server: Run, 
         assert "s3cret" not in "\n".join(server.errors)
     assert verify(path, key="s3cret") == (
         0,
-        {"ok": True, "records": 10, "first": 1, "last": 10, "hash": records(path)[-1]["chain"]["hash"], "problems": []},
+        {
+            "ok": True,
+            "records": 10,
+            "first": 1,
+            "last": 10,
+            "hash": records(path)[-1]["chain"]["hash"],
+            "end_checked": True,
+            "problems": [],
+        },
     )
     done = kes("audit", "verify", path, KES_AUDIT_KEY="another")
     assert (done.returncode, "is this the key that the chain was made with" in done.stderr) == (1, True)
@@ -170,6 +185,105 @@ def test_file_that_cannot_be_written_for_a_while_loses_nothing(run_server: Run, 
         server.wait_for_log("can be written again; 0 records are lost")
     assert len(records(path)) == 12
     assert verify(path)[0] == 0
+
+
+def test_file_is_tried_again_without_a_request(run_server: Run, tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    server = run_server({"audit": {"file": {"path": str(path)}}})
+    hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, hard))
+    with server.client() as client:
+        client.get("/version")
+    server.wait_for_log("can't be written: File too large; records wait")
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    server.wait_for_log("can be written again; 0 records are lost", timeout=10)
+    assert len(records(path)) == 1
+
+
+@pytest.mark.parametrize("by", ["stop", "reload"])
+def test_records_that_can_no_longer_be_written_are_counted(run_server: Run, by: str) -> None:
+    server = run_server({"audit": {"file": {"path": "/dev/full"}}})
+    with server.client() as client:
+        for _ in range(5):
+            client.get("/version")
+    server.wait_for_log("can't be written: No space left on device; records wait")
+    if by == "stop":
+        assert server.stop() == 0
+    else:
+        change(server, audit={})
+        server.signal(signal.SIGHUP)
+    server.wait_for_log("the audit log '/dev/full' is closed; 5 records are lost")
+
+
+def test_records_that_wait_go_to_the_file_in_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "audit.log"
+
+    def record(log: AuditLog, number: int) -> None:
+        log.record(ip="127.0.0.1", path=f"/{number}", identity="", code=200, seconds=0)
+
+    async def run() -> None:
+        old, new = AuditLog([FileSink(Path("/dev/full"))]), AuditLog([FileSink(path)])
+        for number in range(5):
+            record(old, number)
+        new.replace(old)
+        record(new, 5)
+        new.close()
+
+    asyncio.run(run())
+    assert [found["request"]["path"] for found in records(path)] == [f"/{number}" for number in range(6)]
+    assert "records are lost" not in caplog.text.replace("0 records are lost", "")
+
+
+def change(server: Server, **sections: Any) -> None:
+    """Change sections of the server's configuration file."""
+    config = yaml.safe_load(server.config_path.read_text())
+    server.config_path.write_text(yaml.safe_dump(config | sections))
+
+
+STDOUT_TO = """\
+import os, runpy
+os.dup2(os.open({!r}, os.O_WRONLY), 1)
+runpy.run_module("kes_core.cli", run_name="__main__")
+"""
+"""Runs the command with standard output to a file or a named pipe."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("problem", ["Broken pipe", "No space left on device"])
+def test_server_that_cannot_write_to_standard_output_ends(
+    run_server: Run, tmp_path: Path, problem: str, workers: int
+) -> None:
+    path, reader = Path("/dev/full"), -1
+    if problem == "Broken pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    kept = tmp_path / "audit.log"
+    server = run_server(
+        {
+            "workers": workers,
+            "keystore": {"fs": {"path": str(tmp_path / "keys")}},
+            "log": {"audit": "on"},
+            "audit": {"file": {"path": str(kept)}},
+        },
+        python=("-c", STDOUT_TO.format(str(path))),
+    )
+    if reader >= 0:
+        with server.client() as client:
+            assert client.get("/version").status_code == 200
+        os.close(reader)
+    answered = 0
+    while server.process.poll() is None:
+        with contextlib.suppress(httpx.TransportError), server.client(http2=False) as client:
+            answered += client.get("/version").status_code == 200
+    # At most one request a process: there was only one at a time.
+    assert answered <= workers
+    message = f"the audit log on standard output can't be written: {problem}; the server stops"
+    assert json.loads(server.wait_for_log(message))["level"] == "CRITICAL"
+    assert not any("Traceback" in line or "is replaced" in line for line in server.errors)
+    assert server.process.returncode == 1
+    # What else there is has the record of the answer that could not be audited.
+    assert len(records(kept)) >= answered + (reader >= 0)
 
 
 class Receiver:
@@ -243,6 +357,35 @@ def test_log_host_that_reads_nothing_holds_up_nobody(run_server: Run) -> None:
             for _ in range(300):
                 assert client.get("/v1/key/describe/" + "x" * 5000).status_code == 400
         server.kill()
+
+
+@pytest.mark.parametrize("by", ["stop", "reload"])
+def test_what_a_log_host_does_not_take_is_counted_and_holds_up_nobody(run_server: Run, by: str) -> None:
+    count, longest = 1500, 0.0
+    with socket.socket() as deaf:
+        # Little fits into one connection, and there is no other.
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        address = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
+        server = run_server({"audit": {"syslog": {"address": address}}})
+        with server.client() as client:
+            for _ in range(count):
+                client.get("/v1/key/describe/" + "x" * 1700)
+            if by == "stop":
+                assert server.stop() == 0
+            else:
+                change(server, audit={})
+                server.signal(signal.SIGHUP)
+                reloaded = asked = time.monotonic()
+                while time.monotonic() < reloaded + 7:
+                    client.get("/version")
+                    longest, asked = max(longest, time.monotonic() - asked), time.monotonic()
+        line = json.loads(server.wait_for_log("did not take the last audit records"))["message"]
+    assert longest < 1
+    lost = re.fullmatch(rf"syslog at '{address[6:]}' did not take the last audit records: (\d+) are lost", line)
+    assert lost is not None
+    assert 0 < int(lost[1]) < count
 
 
 BAD = [
