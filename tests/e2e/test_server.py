@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support import Server, make_credentials, read_response, send_raw, start_server, write_config
+from tests.unit.test_cli import seconds_for
 
 RunServer = Callable[..., Server]
 
@@ -322,10 +323,20 @@ def test_server_that_can_not_start_says_why_in_one_line(tmp_path: Path, server: 
         assert text.count("\n") == 1, text
 
 
+LIBRARIES = (
+    "click, cryptography.x509, fastapi, google.protobuf, hypercorn.config, hypercorn.protocol.h2, OpenSSL.SSL, "
+    "pluggy, prometheus_client, pydantic, yaml"
+)
+
+
 @pytest.mark.measured
 def test_start_up_time_and_memory(tmp_path: Path) -> None:
-    """It answers within 1.5 seconds and holds less than 120 MiB when idle."""
+    """It answers within 1.5 seconds and holds less than 120 MiB when idle.
+
+    Where the machine is too slow for that: within 2.5 times what Python takes to load the libraries that it needs.
+    """
     seconds = []
+    libraries = seconds_for(f"import {LIBRARIES}")
     for attempt in range(3):  # the best of three: machines are busy at times
         directory = tmp_path / str(attempt)
         directory.mkdir()
@@ -336,7 +347,7 @@ def test_start_up_time_and_memory(tmp_path: Path) -> None:
         resident = int(status.partition("VmRSS:")[2].split()[0]) / 1024
         server.stop()
         assert resident < 120
-    assert min(seconds) < 1.5
+    assert min(seconds) < max(1.5, 2.5 * libraries)
 
 
 def test_development_server(tmp_path: Path) -> None:

@@ -154,18 +154,34 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) ->
         (["server", "--dev", "--config", "x"], 2, "--dev and --config exclude each other"),
         (["server", "--config", "missing.yml"], 1, "missing.yml: can't be read: No such file or directory"),
         (["server", "--dev", "--auth", "maybe"], 2, "'maybe' is not one of 'on', 'off'"),
+        (["server", "--dev", "--auth", "on"], 2, "--dev and --auth on exclude each other"),
+        (["server", "--dev", "--addr", "127.0.0.1"], 2, "command line: address: '127.0.0.1' has no port"),
+        (["server", "--dev", "--addr", "127.0.0.1:99999"], 2, "has no valid port"),
+        (["server", "--dev", "--workers", "0"], 2, "workers: '0' is no number of processes"),
         (["key", "create"], 2, "Missing argument 'NAME...'"),
         (["key", "import", "x", "AA", "--cipher", "DES"], 2, "'DES' is not one of 'AES256', 'ChaCha20'"),
         (["ls", "-i", "-p"], 2, "-i and -p exclude each other"),
         (["status"], 1, "nothing says who you are; set KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT"),
         (["status", "--api-key", "kes:v1:AAAA"], 1, "no API key: expected kes:v1: followed by 44 characters of base64"),
         (["status", "--server", "http://x", "--api-key", "KEY"], 1, "'http://x' is no endpoint"),
+        (["key", "ls", "--server", "bad..host", "--api-key", "KEY"], 1, "'bad..host' is no endpoint; expected one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_errors_and_exit_codes(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:
     arguments = [str(APIKey.generate()) if argument == "KEY" else argument for argument in arguments]
     assert message in kes(*arguments, cwd=tmp_path, code=code).stderr
+
+
+def test_wrong_options_of_a_server_with_a_file(tmp_path: Path) -> None:
+    """Only what is wrong with the options alone is a wrong call."""
+    (tmp_path / "config.yml").write_text("tls: {key: k, cert: c}\nadmin: {identity: x}\nkeystore: {memory: }\n")
+    done = kes("server", "--config", "config.yml", "--addr", "nowhere", cwd=tmp_path, code=2)
+    assert "command line: address: 'nowhere' has no port" in done.stderr
+    (tmp_path / "config.yml").write_text("tls: {key: k, cert: c}\nkeystore: {memory: }\n")
+    done = kes("server", "--config", "config.yml", "--addr", "nowhere", cwd=tmp_path, code=1)
+    assert "command line: address: 'nowhere' has no port" in done.stderr
+    assert "config.yml:1: admin: required, but missing" in done.stderr
 
 
 def test_what_looks_like_an_api_key_is_not_repeated(tmp_path: Path) -> None:
@@ -210,7 +226,9 @@ def seconds_for(code: str) -> float:
 
 @pytest.mark.measured
 def test_help_is_there_at_once() -> None:
-    assert seconds_for("import sys; sys.argv = ['kes', '--help']; from kes_core.cli import main; main()") < 0.15
+    """Within 150 ms, or twice what the library for command lines alone takes where the machine is too slow for that."""
+    own = seconds_for("import sys; sys.argv = ['kes', '--help']; from kes_core.cli import main; main()")
+    assert own < max(0.15, 2 * seconds_for("import click"))
 
 
 def test_client_side_imports_neither_server_nor_plugins() -> None:
