@@ -14,6 +14,7 @@ from kes_core._config_models import FileSettings
 from kes_core._yaml import Document, Path, YAMLError, parse
 from kes_core.config import (
     API_PATHS,
+    COMMAND_LINE,
     Config,
     ConfigError,
     ConfigProblem,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigReader"]
 
-_COMMAND_LINE: Final = "command line"
 _RENAMED: Final = {
     "root": "admin.identity",
     "proxy": "tls.proxy",
@@ -104,7 +104,7 @@ class ConfigReader:
 
     def _report(self, path: Path, message: str, line: int | None = None) -> None:
         if path in self._overridden:
-            self._problems.append((0, _COMMAND_LINE, _dotted(path), message))
+            self._problems.append((0, COMMAND_LINE, _dotted(path), message))
             return
         # One problem a field is enough: what a missing variable leaves behind need not be told as well.
         dotted = _dotted(path)
@@ -222,6 +222,10 @@ class ConfigReader:
     def _check(self, file: FileSettings) -> None:
         if file.version not in {"", "v1"}:
             self._report(("version",), f"{self._shown(('version',), file.version)} is not known; allowed: v1")
+        if file.probe is not None and _collide(file.address, file.probe.address):
+            path = ("probe", "address")
+            shown = self._shown(path, file.probe.address)
+            self._report(path, f"{shown} and 'address', {file.address!r}, are one; give the probes another port")
         self._check_api(file)
         self._check_identities(file)
         seen: dict[str, int] = {}
@@ -264,6 +268,16 @@ class ConfigReader:
             values = values[step]
         index = path[-1]
         return [path] if isinstance(index, int) and identity in values[:index] else []
+
+
+def _collide(address: str, other: str) -> bool:
+    """Tell whether no two listeners can have these addresses."""
+    (host, _, port), (other_host, _, other_port) = address.rpartition(":"), other.rpartition(":")
+    hosts = {host.lower(), other_host.lower()}
+    if int(port) != int(other_port) or int(port) == 0:
+        return False
+    any_ipv4 = "0.0.0.0" in hosts and not any(each.startswith("[") for each in hosts)  # noqa: S104 # compared only
+    return len(hosts) == 1 or "" in hosts or any_ipv4
 
 
 def _loc(detail: ErrorDetails) -> Path:

@@ -91,9 +91,11 @@ def _endpoint(text: str) -> str:
         raise ValueError(f"an endpoint has no user name or password; {_EXPECTED}")
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
-    except httpx.InvalidURL:
+        host = url.host
+        url.raw_host.decode("ascii").encode("idna")  # as is done to connect, where it would be no error of a connection
+    except (httpx.InvalidURL, UnicodeError):
         raise ValueError(f"{text!r} is no endpoint; {_EXPECTED}") from None
-    if url.scheme != "https" or not url.host or url.raw_path != b"/" or url.fragment:
+    if url.scheme != "https" or not host or url.raw_path != b"/" or url.fragment:
         raise ValueError(f"{text!r} is no endpoint; {_EXPECTED}")
     return str(url).rstrip("/")
 
@@ -141,7 +143,11 @@ def _load_key_pair(
         if not os.access(file, os.R_OK) or Path(file).is_dir():
             raise ValueError(f"the client's {what} {os.fspath(file)!r} can't be read")
 
+    asked = False
+
     def ask() -> str:
+        nonlocal asked
+        asked = True
         if password is None:
             raise ValueError(f"the private key {os.fspath(key_file)!r} is encrypted: a password is needed")
         return password
@@ -149,6 +155,8 @@ def _load_key_pair(
     try:
         context.load_cert_chain(cert_file, key_file, ask)
     except ssl.SSLError as error:
+        if asked and error.reason != "KEY_VALUES_MISMATCH":
+            raise ValueError(f"the private key {os.fspath(key_file)!r} is encrypted: the password is wrong") from None
         reason = error.reason or "no PEM private key with its certificate"
         files = f"{os.fspath(key_file)!r} and {os.fspath(cert_file)!r}"
         raise ValueError(f"the private key and certificate {files} can't be used: {reason}") from None

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kes_core.plugins import Plugins
 
 __all__ = [
+    "COMMAND_LINE",
     "LOG_OFF",
     "APISettings",
     "Config",
@@ -58,6 +59,10 @@ __all__ = [
     "load_keystore",
     "parse_config",
 ]
+
+
+COMMAND_LINE: Final = "command line"
+"""What problems have for a file that come from fields given elsewhere, as by options."""
 
 
 @dataclass(frozen=True, slots=True)

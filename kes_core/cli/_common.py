@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,9 +18,17 @@ from kes_core.cli._terminal import clean
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
-    from kes_core.client import Client
+    from kes_core.client import Client, KESError
 
-__all__ = ["connected", "decode_base64_argument", "for_people", "print_json", "print_table", "server_options"]
+__all__ = [
+    "connected",
+    "decode_base64_argument",
+    "for_people",
+    "print_json",
+    "print_table",
+    "server_options",
+    "told",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,7 +36,10 @@ _SERVER: Final = ("MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT")
 _API_KEY: Final = ("MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY")
 _KEY_FILE: Final = ("MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY")
 _CERT_FILE: Final = ("MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT")
+_PASSWORD: Final = "KES_CLIENT_KEY_PASSWORD"
 _DEFAULT_SERVER: Final = "127.0.0.1:7373"
+_CERTIFICATE_REFUSED: Final = re.compile(r"ALERT_(?:\w*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
+"""The TLS alerts of a server about a client's certificate, in OpenSSL's names."""
 
 
 def server_options(function: F, *, names: tuple[str, ...] = ("-s", "--server")) -> F:
@@ -91,17 +103,29 @@ def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> I
             api_key=api_key,
             key_file=key_file,
             cert_file=cert_file,
-            password=os.environ.get("KES_CLIENT_KEY_PASSWORD"),
+            password=os.environ.get(_PASSWORD),
             insecure=insecure,
         )
     except ValueError as error:
-        raise CLIError(str(error)) from error
+        # A program gives the password itself; here it comes from a variable.
+        hint = f" ({_PASSWORD})" if str(error).endswith((" password is needed", " password is wrong")) else ""
+        raise CLIError(f"{error}{hint}") from error
     with client:
         try:
             yield client
         except KESError as error:
-            hint = " (-k skips the verification)" if "CERTIFICATE_VERIFY_FAILED" in str(error) else ""
-            raise CLIError(f"{clean(str(error))}{hint}") from error
+            raise CLIError(told(error)) from error
+
+
+def told(error: KESError) -> str:
+    """Return what a person is told of a request that has failed: why, and what can be done here."""
+    text = clean(str(error))
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"{text} (set SSL_CERT_FILE to it, or -k skips the verification)"
+    if _CERTIFICATE_REFUSED.search(text):
+        cure = "give one that its tls.ca vouches for; its log says why"
+        return f"{text}; the server refuses your certificate (tls.auth: on): {cure}"
+    return text
 
 
 def for_people(as_json: bool = False) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from kes_core.cli._common import decode_base64_argument, for_people, print_json, print_table, server_options
+from kes_core.cli._common import decode_base64_argument, for_people, print_json, print_table, server_options, told
 from kes_core.cli._terminal import clean, print_facts, when
+from kes_core.cli.main import CLIError
 
 __all__ = ["command"]
 
@@ -24,8 +27,23 @@ def command() -> None:
 def create(server: Any, names: tuple[str, ...]) -> None:
     """Make new random keys."""
     with server() as client:
-        for name in names:
-            client.create_key(name)
+        for number, name in enumerate(names):
+            with _one_of(names, number):
+                client.create_key(name)
+
+
+@contextlib.contextmanager
+def _one_of(names: tuple[str, ...], number: int) -> Iterator[None]:
+    """Say which of several keys something fails for: those before it are done by then."""
+    from kes_core.client import KESError  # noqa: PLC0415 # slow to import
+
+    try:
+        yield
+    except KESError as error:
+        if len(names) == 1:
+            raise
+        before = "; those before it are done" if number else ""
+        raise CLIError(f"{names[number]!r}: {told(error)}{before}") from error
 
 
 @command.command("import")
@@ -53,7 +71,8 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
     """Show facts about keys, never the keys."""
     with server() as client:
         for number, name in enumerate(names):
-            found = client.describe_key(name)
+            with _one_of(names, number):
+                found = client.describe_key(name)
             if for_people(as_json):
                 if number:
                     click.echo()
@@ -93,8 +112,9 @@ def print_names(names: list[str], title: str, *, as_json: bool) -> None:
 def rm(server: Any, names: tuple[str, ...]) -> None:
     """Delete keys for good, and with them everything that they have encrypted."""
     with server() as client:
-        for name in names:
-            client.delete_key(name)
+        for number, name in enumerate(names):
+            with _one_of(names, number):
+                client.delete_key(name)
 
 
 @command.command("encrypt")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +50,8 @@ def command(
     if dev:
         if config_file is not None:
             raise click.UsageError("--dev and --config exclude each other.")
+        if auth == "on":
+            raise click.UsageError("--dev and --auth on exclude each other: no CA vouches for the API key it makes.")
         _serve_for_development(overrides, mlock=mlock)
     elif config_file is None:
         raise click.UsageError("Missing option '--config', or '--dev' for a server to try things out.")
@@ -56,17 +60,28 @@ def command(
 
 
 def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import ConfigError, ConfigSource  # noqa: PLC0415 # only a server needs it
+    from kes_core.config import ConfigSource  # noqa: PLC0415 # only a server needs it
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
     source = ConfigSource(config_file, overrides)
-    try:
+    with _errors_of_configuration():
         text = source.read()
         plugins = load_plugins(block=source.blocked(text))
         config = source.parse(text, plugins)
-    except ConfigError as error:
-        raise CLIError(str(error)) from error
     _run(config, plugins, mlock=mlock, source=source, on_started=lambda info: _announce(info, config))
+
+
+@contextlib.contextmanager
+def _errors_of_configuration() -> Iterator[None]:
+    """End the command if the configuration can't be used. It was called wrongly if its options alone are to blame."""
+    from kes_core.config import COMMAND_LINE, ConfigError  # noqa: PLC0415 # only a server needs it
+
+    try:
+        yield
+    except ConfigError as error:
+        if all(problem.file == COMMAND_LINE for problem in error.problems):
+            raise click.UsageError(str(error)) from error
+        raise CLIError(str(error)) from error
 
 
 def _run(config: Config, plugins: Plugins, **options: object) -> None:
@@ -118,7 +133,7 @@ Paste this into another terminal:
 
 
 def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import ConfigError, parse_config  # noqa: PLC0415 # as above
+    from kes_core.config import parse_config  # noqa: PLC0415 # as above
     from kes_core.identity import APIKey  # noqa: PLC0415 # as above
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
@@ -129,10 +144,8 @@ def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
         _make_server_certificate(folder)
         text = _DEV_CONFIG.format(admin=admin.identity)
         certificate = {"tls.key": str(folder / "server.key"), "tls.cert": str(folder / "server.crt")}
-        try:
+        with _errors_of_configuration():
             config = parse_config(text, filename="--dev", plugins=plugins, overrides=certificate | overrides)
-        except ConfigError as error:
-            raise CLIError(str(error)) from error
         _run(config, plugins, mlock=mlock, on_started=lambda info: _announce_development(info, admin))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import itertools
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> It
     try:
         chain = load_certificates(Path(config.tls.cert))
     except TLSError as error:
-        yield Finding.error("certificate", str(error), f"make one: {_make_command(config)}")
+        yield Finding.error("certificate", str(error), _cure_of_certificate(config, str(error)))
         return
     leaf = chain[0]
     dates = list(_dates(leaf, config.tls.cert, now))
@@ -58,14 +59,38 @@ def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> It
     yield from _key_file(Path(config.tls.key))
 
 
+def _cure_of_certificate(config: Config, problem: str) -> str:
+    """Return what to do about a certificate that can't be read, or is none."""
+    if "Permission denied" in problem:
+        return f"let the user of the server read it: chown or chmod {config.tls.cert}"
+    check = "check tls.cert" if _is_there(config.tls.key) else "check tls.cert and tls.key"
+    return f"{check}; or make a new pair: {_make_command(config)}"
+
+
+def _is_there(file: str) -> bool:
+    """Tell whether something is at a path, or may be: not everybody may look everywhere."""
+    try:
+        Path(file).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _make_command(config: Config) -> str:
+    """Return how to make a certificate. Pasted, it overwrites nothing: a private key would be lost."""
     host = config.host
     try:
         unspecified = ipaddress.ip_address(host).is_unspecified if host else True
         name = "--ip 127.0.0.1 --ip <address> localhost" if unspecified else f"--ip {host} localhost"
     except ValueError:
         name = f"--ip 127.0.0.1 {host}"
-    return f"kes identity new -f --key {config.tls.key} --cert {config.tls.cert} {name}"
+    key, cert, then = Path(config.tls.key), Path(config.tls.cert), ""
+    if _is_there(config.tls.key) or _is_there(config.tls.cert):
+        key, cert = (file.with_name(f"{file.stem}-new{file.suffix}") for file in (key, cert))
+        then = " (and name these files in tls.key and tls.cert)"
+    return f"kes identity new --key {shlex.quote(str(key))} --cert {shlex.quote(str(cert))} {name}{then}"
 
 
 def _dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterator[Finding]:
@@ -106,8 +131,10 @@ def _cure_of_pair(config: Config, chain: Sequence[x509.Certificate], problem: st
         return f"the chain is the wrong way round: in {config.tls.cert} the server's certificate comes first"
     if "does not belong" in problem:
         return "tls.key and tls.cert are of different pairs: give both files of one"
-    if "can't be read" in problem:
+    if "Permission denied" in problem:
         return f"let the user of the server read it: chown or chmod {config.tls.key}"
+    if "can't be read" in problem:
+        return "check tls.key: a relative path counts from where the server is started"
     return ""
 
 

@@ -66,12 +66,17 @@ SECTION: Final = MessageSection(
             "`export KES_CLIENT_KEY_PASSWORD=…`.",
         ),
         Message(
+            "the private key … is encrypted: the password is wrong",
+            "The passphrase is another one, or the file is damaged.",
+            "Check `KES_CLIENT_KEY_PASSWORD`, also for a line end in it.",
+        ),
+        Message(
             (
                 "the private key and certificate … and … can't be used: …",
                 "the private key and certificate … and … can't be used: no PEM private key with its certificate",
             ),
-            "They are of different pairs, no PEM, or the passphrase is wrong.",
-            "Check both files, and `KES_CLIENT_KEY_PASSWORD`.",
+            "They are of different pairs, or no PEM.",
+            "Check both files.",
         ),
         # The connection
         Message(
@@ -95,10 +100,19 @@ SECTION: Final = MessageSection(
         Message(
             (
                 "…; if the server's certificate is self-made, trust it or skip its verification",
-                "… (-k skips the verification)",
+                "… (set SSL_CERT_FILE to it, or -k skips the verification)",
             ),
             "The server's certificate is not of a CA that this machine trusts, has expired, or is for another host.",
-            "Set `SSL_CERT_FILE` to its CA; use the name that is in the certificate; `-k` for a try.",
+            "Set `SSL_CERT_FILE` to its CA, or to itself if it is self-made; use the name that is in the certificate; "
+            "`-k` for a try.",
+        ),
+        Message(
+            "…; the server refuses your certificate (tls.auth: on): give one that its tls.ca vouches for; its log says "
+            "why",
+            "The server verifies clients' certificates, and yours has another issuer, has expired, or is missing. API "
+            "keys and `kes identity new` make certificates that no CA vouches for.",
+            "Have a certificate issued by a CA in `tls.ca`, and give it by `KES_CLIENT_KEY` and `KES_CLIENT_CERT`; or "
+            "`tls.auth: off`, where the identity alone counts.",
         ),
         Message(
             "…: the connection broke off in the middle: …",
@@ -134,6 +148,7 @@ SECTION: Final = MessageSection(
             (
                 "-i and -p exclude each other.",
                 "--dev and --config exclude each other.",
+                "--dev and --auth on exclude each other: no CA vouches for the API key it makes.",
                 "--merge and --force exclude each other.",
                 "--client and --identity exclude each other.",
                 "--audit and --error exclude each other.",
@@ -152,6 +167,11 @@ SECTION: Final = MessageSection(
             "the installed release of click knows no completion for …",
             "`kes completion` writes what click can write.",
             "`pip install --upgrade click`.",
+        ),
+        Message(
+            "…: …; those before it are done",
+            "Several keys were named. What failed for this one follows its name; those after it were not tried.",
+            "Look up what follows the name; run the command again with this name and those after it.",
         ),
         # kes metric
         Message(

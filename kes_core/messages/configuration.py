@@ -214,6 +214,15 @@ SECTION: Final = MessageSection(
             "An identity is the admin, a proxy, or in one policy.",
             "Remove it from one of the places; two policies for one client become one policy.",
         ),
+        Message(
+            (
+                "… and 'address', …, are one; give the probes another port",
+                "the value and 'address', …, are one; give the probes another port",
+                "the value of ${…} and 'address', …, are one; give the probes another port",
+            ),
+            "The listener for probes and that of the API can't share an address and a port.",
+            "`probe: {address: 127.0.0.1:7374}`, or another port for `address`.",
+        ),
         Message("… is listed twice; keep one", "`keys` has a name twice.", "Remove one."),
         Message(
             "can't block …: the server does not work without it",

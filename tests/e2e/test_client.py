@@ -397,6 +397,9 @@ def test_server_certificate_is_verified(server: Server) -> None:
         ({"endpoints": "https://a?b"}, "is no endpoint"),
         ({"endpoints": "https://a/#b"}, "is no endpoint"),
         ({"endpoints": "https://[::1"}, "is no endpoint"),
+        ({"endpoints": "https://bad..host"}, "'https://bad..host' is no endpoint"),
+        ({"endpoints": f"{'a' * 64}.example.com:7373"}, "is no endpoint"),
+        ({"endpoints": "https://xn--.example.com"}, "is no endpoint"),
         ({"endpoints": "https://me:secret@a"}, r"^an endpoint has no user name or password; [^@]*$"),
         ({"ca": "missing.pem"}, "the CA file 'missing.pem' can't be read: No such file or directory"),
         ({"ca": __file__}, "holds no PEM certificate"),
@@ -419,5 +422,8 @@ def test_encrypted_key_file(server: Server, tmp_path: Path) -> None:
         assert kms.version().version
     with pytest.raises(ValueError, match="is encrypted: a password is needed"):
         Client(server.url, key_file=key, cert_file=cert)
-    with pytest.raises(ValueError, match="can't be used"):
-        Client(server.url, key_file=key, cert_file=cert, password="wrong")
+    for wrong in ("wrong", ""):
+        with pytest.raises(ValueError, match=r"private\.key' is encrypted: the password is wrong$"):
+            Client(server.url, key_file=key, cert_file=cert, password=wrong)
+    with pytest.raises(ValueError, match="can't be used: KEY_VALUES_MISMATCH"):
+        Client(server.url, key_file=key, cert_file=server.admin.cert, password="correct horse")

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,58 @@ def test_commands_for_keys(server: Server, environment: dict[str, str], tmp_path
     assert failed.stderr == "Error: key does not exist\n"
     failed = kes("key", "encrypt", "cli-1", "not base64", "-k", cwd=tmp_path, code=1, environment=environment)
     assert failed.stderr == "Error: the message is not base64\n"
+
+
+def test_of_several_keys_the_one_that_fails_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    def error(*arguments: str) -> str:
+        return kes("key", *arguments, "-k", cwd=tmp_path, code=1, environment=environment).stderr
+
+    kes("key", "create", "there", "-k", cwd=tmp_path, environment=environment)
+    assert error("create", "before", "there", "after") == (
+        "Error: 'there': key already exists; those before it are done\n"
+    )
+    assert json.loads(kes("key", "ls", "-k", "before", cwd=tmp_path, environment=environment).stdout) == ["before"]
+    assert error("create", "there", "after") == "Error: 'there': key already exists\n"
+    assert error("rm", "before", "after") == "Error: 'after': key does not exist; those before it are done\n"
+    assert error("create", "there") == "Error: key already exists\n"
+    failed = kes("key", "info", "after", "there", "-k", cwd=tmp_path, code=1, environment=environment)
+    assert failed.stderr == "Error: 'after': key does not exist\n"
+    kes("key", "rm", "there", "-k", cwd=tmp_path, environment=environment)
+
+
+def test_server_that_refuses_the_certificate(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    tls = {"key": str(tmp_path / "server.key"), "cert": str(tmp_path / "server.crt")}
+    ca = make_credentials(tmp_path, "ca")
+    server = run_server({"tls": tls | {"auth": "on", "ca": str(ca.cert)}})
+    environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
+    for command in (["key", "ls"], ["key", "create", "a", "b"]):
+        failed = kes(*command, "-k", cwd=tmp_path, code=1, environment=environment).stderr
+        assert "; the server refuses your certificate (tls.auth: on): give one that its tls.ca vouches for" in failed
+
+
+def test_self_made_certificate_is_trusted_by_a_variable(run_server: Callable[..., Server], tmp_path: Path) -> None:
+    kes("identity", "new", "--ip", "127.0.0.1", "localhost", cwd=tmp_path)
+    own = {"key": str(tmp_path / "private.key"), "cert": str(tmp_path / "public.crt")}
+    server = run_server({"tls": own})
+    environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
+    failed = kes("key", "ls", cwd=tmp_path, code=1, environment=environment).stderr
+    assert failed.endswith(" (set SSL_CERT_FILE to it, or -k skips the verification)\n")
+    trusting = environment | {"SSL_CERT_FILE": own["cert"]}
+    assert json.loads(kes("key", "ls", cwd=tmp_path, environment=trusting).stdout) == []
+
+
+def test_password_of_the_clients_key(server: Server, tmp_path: Path) -> None:
+    kes("identity", "new", "--encrypt", "x", cwd=tmp_path, environment={"KES_PRIVATE_KEY_PASSWORD": "correct horse"})
+    files = {"KES_SERVER": server.url, "KES_CLIENT_KEY": "private.key", "KES_CLIENT_CERT": "public.crt"}
+    failed = kes("key", "ls", "-k", cwd=tmp_path, code=1, environment=files).stderr
+    start = "Error: the private key 'private.key' is encrypted: "
+    assert failed == f"{start}a password is needed (KES_CLIENT_KEY_PASSWORD)\n"
+    wrong = files | {"KES_CLIENT_KEY_PASSWORD": "wrong"}
+    failed = kes("key", "ls", "-k", cwd=tmp_path, code=1, environment=wrong).stderr
+    assert failed == f"{start}the password is wrong (KES_CLIENT_KEY_PASSWORD)\n"
+    right = files | {"KES_CLIENT_KEY_PASSWORD": "correct horse"}
+    found = kes("identity", "info", "-k", cwd=tmp_path, code=1, environment=right).stderr
+    assert found == "Error: identity does not exist\n"
 
 
 def test_commands_for_policies_identities_and_status(

@@ -116,6 +116,33 @@ def test_tour_of_the_readme(quickstart: Quickstart) -> None:
     assert secret.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_server_as_the_readme_sets_one_up(quickstart: Quickstart) -> None:
+    """From the certificate to the server, with nothing that is not shown."""
+    begin, end = [text for text in blocks("README.md", "sh") if "kes identity new" in text or "--config" in text]
+    install, *rest = begin.splitlines()
+    assert install.startswith("pip install")
+    made = json.loads(quickstart.paste("\n".join(rest)).splitlines()[-1])
+    (shown,) = [text for text in blocks("README.md", "yaml") if "keystore" in text]
+    text = re.sub(r"[0-9a-f]{64}", made["identity"], shown).replace("127.0.0.1:7373", quickstart.address)
+    (quickstart.directory / "config.yml").write_text(text)
+    doctor, server = end.splitlines()
+    assert quickstart.paste(doctor)
+    quickstart.process = subprocess.Popen(
+        server.split(),
+        cwd=quickstart.directory,
+        env=quickstart.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert quickstart.process.stderr is not None
+    log = iter(quickstart.process.stderr.readline, "")
+    assert any("listening on" in line for line in log)
+    quickstart.paste(f"export KES_API_KEY={made['api_key']}\nkes key create my-key -k")
+    assert (quickstart.directory / "keys" / "my-key").exists()
+    quickstart.stop()
+
+
 def test_python_example_of_the_api_page(server: Server) -> None:
     (code,) = blocks("docs/api.md", "python")
     code = code.replace("https://127.0.0.1:7373", server.url).replace("kes:v1:...", str(server.admin.api_key))

@@ -312,7 +312,6 @@ def test_server_that_can_not_start_says_why_in_one_line(tmp_path: Path, server: 
         (None, ("--cert", "config.yml"), "the certificate 'config.yml' holds no valid PEM certificate"),
         (None, ("--key", "other.key"), "the private key 'other.key' does not belong to the certificate"),
         (None, ("--key", "config.yml"), "the private key 'config.yml' is no PEM private key"),
-        (None, ("--addr", "x"), "command line: address: 'x' has no port"),
         ({"keystore": {"fs": {}}}, (), "config.yml:8: keystore.fs.path: required, but missing"),
     ]
     for overrides, arguments, message in cases:
@@ -321,6 +320,8 @@ def test_server_that_can_not_start_says_why_in_one_line(tmp_path: Path, server: 
         assert text.startswith("Error: ")
         assert message in text
         assert text.count("\n") == 1, text
+    code, text = start_failing(tmp_path, None, "--addr", "x")  # the command was called wrongly
+    assert (code, "Error: command line: address: 'x' has no port" in text) == (2, True)
 
 
 LIBRARIES = (

@@ -234,7 +234,7 @@ def test_refused_with_a_store_that_is_not_shared(run_server: Run) -> None:
     server = run_server()
     server.stop()
     done = kes("server", "--config", server.config_path, "--workers", "2")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "2 processes would each have keys of their own in keystore.memory; use a key store" in done.stderr
 
 

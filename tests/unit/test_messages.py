@@ -90,6 +90,8 @@ PASSED_ON: Final = (
     Rule("kes_core/_errors.py", "raise_for_status", "kind", "what the server answered"),
     Rule("kes_core/_transport.py", "failed", "KESConnectionError", "httpx's own text: there are foreign entries"),
     Rule("kes_core/cli/config.py", "check", "CLIError", "a TLSError, after the name of the file", "…: tls: …"),
+    Rule("kes_core/cli/key.py", "_one_of", "CLIError", "what `told` says, after a name", "…: …; the server*"),
+    Rule("kes_core/cli/key.py", "_one_of", "CLIError", "as above", "…: … (set*"),
     Rule("kes_core/cli/identity.py", "_back_up", "IsADirectoryError", "the system's own text"),
     Rule("plugins/fs/kes_fs/store.py", "FileKeyStore._check", "NotADirectoryError", "as above"),
     Rule("kes_core/doctor/decision.py", "_ask", "Verdict", "what a policy engine said"),

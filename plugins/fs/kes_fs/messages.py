@@ -46,6 +46,12 @@ SECTION: Final = MessageSection(
             "unreachable",
         ),
         Message(
+            "the key directory … was missing and has been made: it holds no keys; is the disk mounted?",
+            "A warning in the log. The server starts for the first time, or the disk with its keys is not mounted.",
+            "If there should be keys: stop the server, mount the disk, and start it again. New keys may have been made "
+            "in the directory meanwhile: look there before it disappears below the disk.",
+        ),
+        Message(
             "others can write into the key directory … (mode …): chmod 0700 …",
             "Who can write there can replace keys.",
             "The command that stands there.",

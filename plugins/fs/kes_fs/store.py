@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import stat
@@ -32,6 +33,8 @@ from kes_core.keystore import PAGE_SIZE
 from kes_core.names import is_valid_name
 
 __all__ = ["FileKeyStore"]
+
+logger = logging.getLogger("kes.fs")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,7 +135,12 @@ class FileKeyStore(KeyStore):
     # On a worker thread
 
     def _prepare(self) -> None:
-        _make_directory(self._path)
+        if _make_directory(self._path):
+            # The first start of a server, or a disk that is not there: then its keys seem to be gone.
+            logger.warning(
+                "the key directory %r was missing and has been made: it holds no keys; is the disk mounted?",
+                str(self._path),
+            )
         self._check()
         self._remove_leftovers()
 
@@ -263,11 +271,16 @@ class FileKeyStore(KeyStore):
         return page_of(names, prefix, start=start, limit=limit)
 
 
-def _make_directory(path: Path) -> None:
-    """Make a directory, and those above it that are missing, durable and for their owner alone."""
-    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)  # another server may make it as well
-        _sync(missing.parent)
+def _make_directory(path: Path) -> bool:
+    """Make a directory, and those above it that are missing, durable and for their owner alone.
+
+    Tell whether it was missing.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)  # another server may make it as well
+        _sync(each.parent)
+    return bool(missing)
 
 
 def _sync(directory: Path) -> None:

@@ -84,6 +84,22 @@ def test_relative_path_stays_the_same_directory(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "keys" / "k").read_bytes() == b"v"
 
 
+def test_directory_that_had_to_be_made_is_told(
+    open_and_close: OpenAndClose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is not mounted looks like a new server."""
+    path = tmp_path / "disk" / "keys"
+    asyncio.run(open_and_close(path))
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("kes.fs", "WARNING")
+    assert record.getMessage() == (
+        f"the key directory {str(path)!r} was missing and has been made: it holds no keys; is the disk mounted?"
+    )
+    caplog.clear()
+    asyncio.run(open_and_close(path))
+    assert caplog.records == []
+
+
 def test_key_of_another_server_is_read(run: Run, tmp_path: Path) -> None:
     async def check(store: FileKeyStore) -> None:
         (tmp_path / "keys" / "theirs").write_bytes(b'{"bytes":"x"}')

@@ -235,6 +235,14 @@ BROKEN = {
     "keys:\n- name: a.b": f"config.yml:10: keys[0].name: 'a.b' is not a valid name: {NAME_RULE}",
     "keys:\n- {}": "config.yml:10: keys[0].name: required, but missing",
     "keys:\n- name: a\n- name: a": "config.yml:11: keys[1].name: 'a' is listed twice; keep one",
+    "address: 127.0.0.1:7374\nprobe: {}": "config.yml:10: probe.address: '127.0.0.1:7374' and 'address', "
+    "'127.0.0.1:7374', are one; give the probes another port",
+    "probe:\n  address: Localhost:07373\naddress: localhost:7373": "config.yml:10: probe.address: 'Localhost:07373' "
+    "and 'address', 'localhost:7373', are one; give the probes another port",
+    "probe:\n  address: 127.0.0.1:7373": "config.yml:10: probe.address: '127.0.0.1:7373' and 'address', "
+    "'0.0.0.0:7373', are one; give the probes another port",
+    "address: :7373\nprobe:\n  address: '[::1]:7373'": "config.yml:11: probe.address: '[::1]:7373' and 'address', "
+    "':7373', are one; give the probes another port",
     "tls: {}": "config.yml:9: tls: given twice, first in line 3; keep one",
     "log:\n  error: ${KES_MISSING}": "config.yml:10: log.error: the environment variable 'KES_MISSING' is not set",
     "log:\n  error: ${}": "config.yml:10: log.error: ${} names no environment variable",
@@ -309,6 +317,21 @@ def test_message_for_an_incomplete_file(text: str, plugins: Plugins) -> None:
     with pytest.raises(ConfigError) as caught:
         read(text, plugins)
     assert str(caught.value) == MISSING[text]
+
+
+@pytest.mark.parametrize(
+    ("address", "probe"),
+    [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("127.0.0.1:7373", "127.0.0.1:7374"),
+        ("127.0.0.1:7373", "127.0.0.2:7373"),
+        ("0.0.0.0:7373", "[::1]:7373"),
+    ],
+)
+def test_two_listeners_with_addresses_of_their_own(address: str, probe: str, plugins: Plugins) -> None:
+    config = read(START + f"address: {address}\nprobe: {{address: '{probe}'}}\n", plugins)
+    assert config.probe is not None
+    assert (config.address, config.probe.address) == (address, probe)
 
 
 def test_all_problems_are_told_in_their_order(plugins: Plugins) -> None:

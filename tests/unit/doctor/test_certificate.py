@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
 from kes_core.findings import Finding
 from tests.unit.doctor.support import Pair, config, levels, make, none_is, the, write
+from tests.unit.test_cli import kes
 
 
 def examine(directory: Path, pair: Pair, *chain: Pair, address: str = "127.0.0.1:7373") -> list[Finding]:
@@ -95,16 +100,63 @@ def test_files(tmp_path: Path, ca: Pair) -> None:
     other = list(examine_certificate(config(tmp_path, tls={**tls, "key": str(tmp_path / "other.key")})))
     assert "different pairs" in the(other, "does not belong to the certificate").cure
     gone = list(examine_certificate(config(tmp_path, tls={**tls, "key": str(tmp_path / "none.key")})))
-    assert "chown or chmod" in the(gone, "can't be read").cure
-    (missing,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "none.crt")}))
-    assert missing.level == "error"
-    assert "kes identity new" in missing.cure
+    assert the(gone, "can't be read").cure.startswith("check tls.key")
     (tmp_path / "text.crt").write_text("text")
     (text,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "text.crt")}))
     assert "holds no valid PEM certificate" in text.message
     (tmp_path / "server.key").chmod(0o644)
     exposed = the(examine_certificate(config(tmp_path, tls=tls)), "everybody on this machine")
     assert (exposed.level, exposed.cure) == ("warning", f"chmod 0600 {tmp_path / 'server.key'}")
+
+
+def test_cure_for_a_missing_certificate_overwrites_nothing(tmp_path: Path, ca: Pair) -> None:
+    """It is pasted as it stands, beside a private key that is still good."""
+    tls = dict(write(tmp_path, make("kes", issuer=ca), ca))
+    key = Path(tls["key"]).read_bytes()
+    (missing,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "no cert.crt")}))
+    assert missing.level == "error"
+    assert missing.cure.startswith("check tls.cert; ")
+    command = missing.cure.partition(": ")[2].partition(" (")[0]
+    kes(*shlex.split(command)[1:], cwd=tmp_path)
+    assert Path(tls["key"]).read_bytes() == key
+    made = {"key": str(tmp_path / "server-new.key"), "cert": str(tmp_path / "no cert-new.crt")}
+    none_is(examine_certificate(config(tmp_path, tls=made)), "warning", "error")
+    neither = {"key": str(tmp_path / "none.key"), "cert": str(tmp_path / "none.crt")}
+    (missing,) = examine_certificate(config(tmp_path, tls=neither))
+    assert missing.cure.startswith("check tls.cert and tls.key; ")
+    kes(*shlex.split(missing.cure.partition(": ")[2])[1:], cwd=tmp_path)
+    none_is(examine_certificate(config(tmp_path, tls=neither)), "warning", "error")
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything, and may not in here."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody may look into. Those of pytest are for their owner only."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("file", ["key", "cert"])
+def test_files_of_another_user(public: Path, ca: Pair, file: str) -> None:
+    tls = dict(write(public, make("kes", issuer=ca), ca))
+    settings = config(public, tls=tls)
+    for each in ("key", "cert"):
+        Path(tls[each]).chmod(0 if each == file else 0o644)
+    with as_nobody():
+        found = the(examine_certificate(settings), "Permission denied")
+    assert found.cure == f"let the user of the server read it: chown or chmod {tls[file]}"
 
 
 def test_key_that_is_too_weak_for_openssl(tmp_path: Path) -> None:
