@@ -309,8 +309,9 @@ class Receiver:
             with connection, connection.makefile("rb") as lines:
                 for line in lines:
                     self.take(line.removesuffix(b"\n"))
-        while data := self.socket.recv(65536):
-            self.take(data)
+        with contextlib.suppress(OSError):  # it is closed at the end of the test
+            while data := self.socket.recv(65536):
+                self.take(data)
 
     def take(self, message: bytes) -> None:
         with self.changed:
