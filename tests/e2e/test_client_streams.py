@@ -285,17 +285,17 @@ def test_a_reader_that_does_not_keep_up_is_told_so(run_server: Run) -> None:
     server = run_server()
     with client(server) as kms, kms.audit_log() as events:
         count = 0
-        with server.client() as http:
-            for count in range(6000):
-                http.get(f"/v1/key/describe/{count}-{'x' * 8000}")
-                if count % 500 == 0 and handed_out(kms) < count:
+        with server.client(http2=False) as http:  # long events, or the connection is given up for its slowness first
+            for count in range(2000):
+                http.get(f"/v1/key/describe/{count}-{'x' * 28_000}")
+                if count % 20 == 0 and handed_out(kms) < count:
                     break
         paths: list[str] = []
         with pytest.raises(StreamEndedError, match="did not keep up"):
             paths.extend(event.path for event in events)
     numbers = [int(path.split("/")[-1].partition("-")[0]) for path in paths if path.startswith("/v1/key/describe/")]
     assert numbers == list(range(len(numbers)))
-    assert 100 < len(numbers) < count
+    assert 30 < len(numbers) < count
     assert server.stop() == 0
 
 
