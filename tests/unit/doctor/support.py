@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,15 @@ def write(directory: Path, pair: Pair, *chain: Pair, name: str = "server") -> Ma
     key.chmod(0o600)
     cert.write_bytes(b"".join(part[1].public_bytes(Encoding.PEM) for part in (pair, *chain)))
     return {"key": str(key), "cert": str(cert)}
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read and write everything, and may not in here."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)

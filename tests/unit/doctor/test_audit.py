@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import tempfile
@@ -17,7 +16,7 @@ from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.examination import examine
 from kes_core.findings import Finding
 from kes_core.server.audit import AuditError, open_sinks
-from tests.unit.doctor.support import PLUGINS, config, levels, the
+from tests.unit.doctor.support import PLUGINS, as_nobody, config, levels, the
 
 
 def look(directory: Path, **audit: Any) -> list[Finding]:
@@ -88,18 +87,6 @@ def test_what_is_no_file(tmp_path: Path, name: str) -> None:
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "audit.log")
     assert the(look(tmp_path, file={"path": str(tmp_path / "audit.log")}), "is no plain file").level == "error"
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Root may write everywhere, and does not in here."""
-    own = os.geteuid()
-    if own == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(own)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import tempfile
@@ -17,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
 from kes_core.findings import Finding
-from tests.unit.doctor.support import Pair, config, levels, make, none_is, the, write
+from tests.unit.doctor.support import Pair, as_nobody, config, levels, make, none_is, the, write
 from tests.unit.test_cli import kes
 
 
@@ -126,18 +125,6 @@ def test_cure_for_a_missing_certificate_overwrites_nothing(tmp_path: Path, ca: P
     assert missing.cure.startswith("check tls.cert and tls.key; ")
     kes(*shlex.split(missing.cure.partition(": ")[2])[1:], cwd=tmp_path)
     none_is(examine_certificate(config(tmp_path, tls=neither)), "warning", "error")
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Root may read everything, and may not in here."""
-    own = os.geteuid()
-    if own == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(own)
 
 
 @pytest.fixture
