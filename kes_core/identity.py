@@ -104,17 +104,17 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 def identity_of_chain(chain: Sequence[x509.Certificate]) -> tuple[str, x509.Certificate]:
     """Return the identity of the client that presented `chain`, and the certificate it follows from.
 
-    Certificates of authorities do not count; exactly one other has to be there.
+    That is always the first certificate: the handshake proves possession of its private key and of no other. The
+    others only lead to a CA, so each of them must be a CA certificate, and none of them ever identifies anybody.
 
     Raises:
-        IdentityError: There is none, or more than one, or it can't be read.
+        IdentityError: The chain is empty, its first certificate is a CA's, another one is not, or one can't be read.
     """
-    leaves = [certificate for certificate in chain if not _is_ca(certificate)]
-    if not leaves:
+    if not chain or _is_ca(chain[0]):
         raise IdentityError("tls: client certificate is required")
-    if len(leaves) > 1:
+    if not all(_is_ca(certificate) for certificate in chain[1:]):
         raise IdentityError("tls: received more than one client certificate")
-    return identity_of_certificate(leaves[0]), leaves[0]
+    return identity_of_certificate(chain[0]), chain[0]
 
 
 def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> CertificateFacts:

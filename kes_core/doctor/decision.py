@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kes_core.doctor.settings import allowing_policies, is_identity
@@ -181,7 +180,7 @@ def _unverified(config: Config, chain: Sequence[x509.Certificate]) -> str:
     leaf, now = chain[0], dt.datetime.now(dt.UTC)
     if now > leaf.not_valid_after_utc:
         return f"the client's certificate has expired on {leaf.not_valid_after_utc:%Y-%m-%d}"
-    if not authorities.vouch_for(tuple(part.public_bytes(Encoding.PEM).decode("ascii") for part in chain)):
+    if not authorities.vouch_for(chain):
         return f"no CA of tls.ca vouches for the client's certificate, issued by {leaf.issuer.rfc4514_string()!r}"
     try:
         usages = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)

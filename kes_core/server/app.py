@@ -181,7 +181,7 @@ class _Dispatcher:
         state = self._app.server_state
         route, argument = self._route(scope, path)
         sender = _NOBODY
-        if route.auth is not Auth.NONE or scope["extensions"]["tls"]["client_cert_chain"]:
+        if route.auth is not Auth.NONE or scope["extensions"]["kes.client"].presented:
             try:
                 sender = state.client_of(scope)
             except APIError as error:

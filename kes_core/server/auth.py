@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import ipaddress
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
 from kes_core.identity import IdentityError, certificate_facts, identity_of_chain, load_certificates
@@ -16,25 +15,60 @@ from kes_core.server.errors import APIError
 from kes_core.server.tls import TLSError, load_client_cas
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cryptography.x509 import Certificate
 
     from kes_core.policy import CertificateFacts
 
-__all__ = ["Authorities", "Client", "client_of"]
+__all__ = ["Authorities", "Client", "ProvenClient", "client_of"]
 
 
-class _Holder(NamedTuple):
-    """What a chain of certificates says of its holder."""
+@dataclass(frozen=True, slots=True)
+class ProvenClient:
+    """Who is at the other end of a connection: made once, when the handshake is done, and never put together again.
+
+    The certificate whose private key the client has proved to hold, the one that was verified (`tls.auth: on`) and the
+    one that the identity is taken from are the same: the first that the client presented. Only what follows from it is
+    kept here, so nothing that the client sends later, and none of its other certificates, can change who it is.
+    """
 
     identity: str
-    """Empty where there is none, or more than one."""
+    """Empty where the client has not shown who it is."""
     error: str
     """Why there is no identity."""
     facts: CertificateFacts | None
+    verified: bool
+    """Whether a CA of `tls.ca` vouches for the certificate."""
+    presented: bool
+    """Whether the client presented a certificate at all."""
     expires: float = math.inf
+    """When the certificate does, in seconds since 1970."""
+
+    @classmethod
+    def from_chain(cls, chain: Sequence[Certificate], *, verified: bool) -> ProvenClient:
+        """Return who presented `chain`.
+
+        Args:
+            chain: The certificates in the order in which they were presented; the key of the first is proved.
+            verified: Whether the first was verified against the CAs of `tls.ca`.
+        """
+        try:
+            identity, leaf = identity_of_chain(chain)
+            facts = certificate_facts(leaf, verified=verified)
+        except IdentityError as error:
+            return cls("", str(error), None, verified, bool(chain))
+        return cls(identity, "", facts, verified, presented=True, expires=facts.not_after.timestamp())
+
+    def require_verified(self) -> None:
+        """Refuse a certificate that was accepted before `tls.auth: on` came into force.
+
+        Raises:
+            IdentityError: The certificate was not verified.
+        """
+        if self.presented and not self.verified:
+            raise IdentityError("tls: client certificates are verified by now: connect again")
 
 
 class Client(NamedTuple):
@@ -51,33 +85,13 @@ class Client(NamedTuple):
     """When its certificate does, in seconds since 1970."""
 
 
-def _read(chain: tuple[str, ...], *, acceptable: bool) -> list[Certificate]:
-    if chain and not acceptable:
-        raise IdentityError("tls: client certificates are verified by now: connect again")
-    return [load_certificates(pem.encode("ascii"))[0] for pem in chain]
-
-
-@functools.lru_cache(maxsize=4096)
-def _holder_of(chain: tuple[str, ...], *, verified: bool, wanted: bool) -> _Holder:
-    """Look at a connection's certificates. The same chain is looked at once, however many requests follow.
-
-    They have been `verified` or not when the connection was made; whether that is `wanted` may have changed since.
-    """
-    try:
-        identity, leaf = identity_of_chain(_read(chain, acceptable=verified or not wanted))
-        facts = certificate_facts(leaf, verified=verified)
-        return _Holder(identity, "", facts, facts.not_after.timestamp())
-    except IdentityError as error:
-        return _Holder("", str(error), None)
-
-
 def client_of(
     scope: Mapping[str, Any], *, proxies: frozenset[str], proxy_header: bytes, authorities: Authorities | None
 ) -> Client:
     """Return who sent the request of an ASGI `scope`.
 
     Args:
-        scope: With the TLS extension.
+        scope: With the `ProvenClient` of its connection as the extension `kes.client`.
         proxies: Identities of TLS proxies. Only their connections may speak for somebody else.
         proxy_header: The lower-case name of the header in which they do.
         authorities: Who has to vouch for clients, if anybody; the TLS layer sees to it, but for forwarded certificates.
@@ -85,15 +99,18 @@ def client_of(
     Raises:
         APIError: A proxy's request does not say properly for whom it speaks (protocol section 1).
     """
-    tls = scope["extensions"]["tls"]
-    verified = tls["client_cert_verified"]
-    holder = _holder_of(tuple(tls["client_cert_chain"]), verified=verified, wanted=authorities is not None)
+    proven: ProvenClient = scope["extensions"]["kes.client"]
     peer = scope["client"]
     # On a listener for both, IPv4 addresses come as IPv6 ones; a rule about them is meant for either.
     address = peer[0].removeprefix("::ffff:") if peer else ""
-    if holder.identity in proxies:
+    if authorities is not None:
+        try:
+            proven.require_verified()
+        except IdentityError as error:
+            return Client("", str(error), address, None)
+    if proven.identity in proxies:
         return _forwarded_client(scope["headers"], proxy_header, address, authorities)
-    return Client(holder.identity, holder.error, address, holder.facts, holder.expires)
+    return Client(proven.identity, proven.error, address, proven.facts, proven.expires)
 
 
 def _forwarded_client(
@@ -104,27 +121,21 @@ def _forwarded_client(
         raise APIError(400, "no client certificate is present")
     if len(values) > 1:
         raise APIError(400, "too many client certificates are present")
-    chain = _forwarded_chain(values[0])
+    try:
+        chain = load_certificates(unquote_to_bytes(values[0]))
+    except IdentityError:
+        raise APIError(400, "invalid client certificate") from None
     if authorities is not None and not authorities.vouch_for(chain):
         raise APIError(403, "")
-    holder = _holder_of(chain, verified=authorities is not None, wanted=authorities is not None)
-    if holder.error:
-        raise APIError(400, holder.error)
+    forwarded_for = ProvenClient.from_chain(chain, verified=authorities is not None)
+    if forwarded_for.error:
+        raise APIError(400, forwarded_for.error)
     forwarded = next((value for name, value in headers if name == b"x-forwarded-for"), b"")
     try:
         address = str(ipaddress.ip_address(forwarded.split(b",")[0].strip().decode("ascii")))
     except ValueError:
         address = proxy_address
-    return Client(holder.identity, "", address, holder.facts, holder.expires)
-
-
-def _forwarded_chain(value: bytes) -> tuple[str, ...]:
-    """Read the certificates that a proxy forwards as URL-escaped PEM."""
-    try:
-        certificates = load_certificates(unquote_to_bytes(value))
-    except IdentityError:
-        raise APIError(400, "invalid client certificate") from None
-    return tuple(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in certificates)
+    return Client(forwarded_for.identity, "", address, forwarded_for.facts, forwarded_for.expires)
 
 
 class Authorities:
@@ -145,9 +156,9 @@ class Authorities:
         self._context = context
         self._store = store
 
-    def vouch_for(self, chain: tuple[str, ...]) -> bool:
-        """Tell whether a chain of PEM certificates, the client's first, leads to one of the CAs."""
-        leaf, *others = (crypto.load_certificate(crypto.FILETYPE_PEM, pem.encode("ascii")) for pem in chain)
+    def vouch_for(self, chain: Sequence[Certificate]) -> bool:
+        """Tell whether the first certificate of `chain` leads to one of the CAs, if need be by way of the others."""
+        leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
         try:
             crypto.X509StoreContext(self._store, leaf, others).verify_certificate()
         except crypto.X509StoreContextError:

@@ -20,6 +20,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
+from kes_core.server.auth import ProvenClient
 from kes_core.server.http import App, Message
 from kes_core.server.http1 import HTTP1Protocol
 from kes_core.server.http2 import HTTP2Protocol
@@ -56,9 +57,8 @@ MAX_FAILURES_TOLD: Final = 5
 class Runtime(Protocol):
     """Serves an ASGI application over HTTPS on HTTP/1.1 and HTTP/2.
 
-    The application finds the client's certificates in its scope, as the ASGI TLS extension says:
-    `scope["extensions"]["tls"]["client_cert_chain"]`, PEM strings, the client's own first; and beside them, as
-    `client_cert_verified`, whether the handshake verified them.
+    The application finds the client of the connection in its scope, as `scope["extensions"]["kes.client"]`: a
+    `ProvenClient`, made from what the handshake proved.
     """
 
     async def start(self, sockets: Sequence[socket.socket], *, shared: bool = False) -> None:
@@ -165,13 +165,13 @@ class HypercornRuntime:
 
     def _serve(self, tls: TLSConnection) -> None:
         try:
-            certificates = tls.client_certificates()
+            client = ProvenClient.from_chain(tls.client_certificates(), verified=tls.verifies_clients)
         except TLSError as error:  # who makes his own certificate may make a strange one
             self._note_failure(tls, str(error))
             tls.abort()
             return
         self._metrics.handshakes += 1
-        self.spawn(self._connections[tls].run(certificates))
+        self.spawn(self._connections[tls].run(client))
 
     def _note_failure(self, tls: TLSConnection, reason: str) -> None:
         """Count and log a handshake that failed. Anybody can bring that about, so it is not logged without end."""
@@ -229,8 +229,8 @@ class _Connection:
     def idle(self) -> bool:
         return self._protocol is None or self._protocol.idle
 
-    async def run(self, certificates: tuple[str, ...]) -> None:
-        self._protocol = protocol = self._start_protocol(certificates)
+    async def run(self, client: ProvenClient) -> None:
+        self._protocol = protocol = self._start_protocol(client)
         try:
             await protocol.initiate()
             while data := await self._tls.read():
@@ -264,7 +264,7 @@ class _Connection:
         elif now > self._write_deadline:
             self._tls.abort()
 
-    def _start_protocol(self, certificates: tuple[str, ...]) -> HTTP1Protocol | HTTP2Protocol:
+    def _start_protocol(self, client: ProvenClient) -> HTTP1Protocol | HTTP2Protocol:
         tls = self._tls
         self.scope_base = {
             "type": "http",
@@ -273,7 +273,7 @@ class _Connection:
             "root_path": "",
             "client": tls.client,
             "server": tls.server,
-            "extensions": {"tls": {"client_cert_chain": certificates, "client_cert_verified": tls.verifies_clients}},
+            "extensions": {"kes.client": client},
         }
         self._deadline = self._loop.time() + IDLE_TIMEOUT
         protocol = HTTP2Protocol if tls.alpn == "h2" else HTTP1Protocol

@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import InvalidVersion
+from cryptography.x509 import Certificate, InvalidVersion
 from OpenSSL import SSL
 
 from kes_core.server.tls import TLSError
@@ -81,8 +80,8 @@ class TLSConnection(asyncio.Protocol):
         """The protocol agreed on: `h2`, or `http/1.1` also where the client did not say."""
         return self._ssl.get_alpn_proto_negotiated().decode("ascii") or "http/1.1"
 
-    def client_certificates(self) -> tuple[str, ...]:
-        """Return the certificates that the client presented as PEM, its own first; empty if it presented none.
+    def client_certificates(self) -> list[Certificate]:
+        """Return the certificates that the client presented, the one whose key it proved first; none if it had none.
 
         Raises:
             TLSError: One of them can't be read.
@@ -90,13 +89,12 @@ class TLSConnection(asyncio.Protocol):
         try:
             leaf = self._ssl.get_peer_certificate(as_cryptography=True)
             if leaf is None:
-                return ()
+                return []
             chain = self._ssl.get_peer_cert_chain(as_cryptography=True) or []
         except (ValueError, InvalidVersion) as error:
             raise TLSError("the client's certificate can't be read") from error
         # OpenSSL counts the leaf among the chain on some sides and versions and not on others.
-        certificates = [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
-        return tuple(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in certificates)
+        return [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
 
     async def read(self) -> bytes:
         """Return the decrypted bytes that have come in, waiting for the first; empty at the end of the stream."""
