@@ -6,7 +6,7 @@ The messages do not repeat the value: whoever reports them knows whether it may 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn, Self
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 
@@ -108,8 +108,33 @@ LogLevel = Annotated[
 
 
 class Secret(SecretStr):
-    """Text that never shows itself: `get()` returns it."""
+    """Text that never shows itself: `get()` returns it.
+
+    It stands in no `repr()`, text, JSON or `vars()`, and can't be pickled. A copy of it is the same object.
+    """
+
+    # Not in the dictionary of the object, where pydantic would put it and which many tools show.
+    __slots__ = ("_text",)
+
+    def __init__(self, secret_value: str) -> None:
+        self._text = secret_value
+
+    @property
+    def _secret_value(self) -> str:  # type: ignore[override] # where pydantic's methods look for it
+        return self._text
 
     def get(self) -> str:
         """Return the text."""
-        return self.get_secret_value()
+        return self._text
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("a secret can't be pickled")
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a secret can't be pickled")
