@@ -15,8 +15,12 @@ It says for which version of this file it was written and implements any of the 
     def kes_keystore_backends():
         return [KeyStoreBackend(name="my-store", config=MyConfig, connect=connect)]
 
-A hook that is deprecated goes on working, for as long as the major version stays; what implements it is told once, when
-it is loaded, what to use instead (`warn_on_impl` of the specification).
+`kes_hookspec_version` may also be a set or a `range` of versions, for a plugin that works with several.
+
+The server calls everything of a plugin through one boundary. A call takes a limited time, what it returns is checked,
+and an exception other than `KeyStoreError` is a fault of the plugin: the server logs its type and the plugin's name,
+and never its text, which may hold a key. With `log.error: debug` it also logs the files, lines and functions that the
+exception came through.
 
 Hooks are called when the server starts, never while a request is served: a hook hands over objects, and the objects do
 the work. Import heavy dependencies where they are used (in `connect`), not at the top of the plugin: every installed
@@ -26,7 +30,7 @@ plugin is imported, also by servers that do not use it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pluggy
@@ -68,8 +72,8 @@ class KeyStoreBackend:
     resolved), so that every field's type decides how it is read. `kes_core.config` has the file's own types: durations,
     switches, secrets. Forbid unknown fields (`kes_core.config.Section` does)."""
     connect: Callable[[Any], Awaitable[KeyStore]]
-    """Called with an instance of `config` when the server starts or reloads; returns a store that is ready, or raises
-    `KeyStoreError` with a message that tells the operator what to do."""
+    """An `async def` function. Called with an instance of `config` when the server starts or reloads; returns within 60
+    seconds a store that is ready, or raises `KeyStoreError` with a message that tells the operator what to do."""
     persistent: bool = True
     """Whether keys outlive the process. A store that is not persistent is meant for development and tests."""
     diagnose: Callable[[Any], Awaitable[Sequence[Finding]]] | None = None
@@ -79,6 +83,8 @@ class KeyStoreBackend:
     access_policy: Callable[[Any], str] | None = None
     """Called with an instance of `config` by `kes doctor store-policy`; returns the least that the store's own access
     control has to grant the server, in the form that the store takes."""
+    origin: str = field(default="", kw_only=True, compare=False)
+    """Which plugin it came from, for messages. Set when the plugin is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,10 @@ class PolicyEngineType:
     config: type[BaseModel]
     """The pydantic model of that section, as for key stores."""
     connect: Callable[[Any], Awaitable[PolicyEngine]]
-    """Called with an instance of `config` when the server starts or reloads; returns an engine that is ready, or raises
-    `KeyStoreError` with a message that tells the operator what to do."""
+    """An `async def` function. Called with an instance of `config` when the server starts or reloads; returns within 60
+    seconds an engine that is ready, or raises `KeyStoreError` with a message that tells the operator what to do."""
+    origin: str = field(default="", kw_only=True, compare=False)
+    """Which plugin it came from, for messages. Set when the plugin is loaded."""
 
 
 class AuditSink(Protocol):
@@ -101,7 +109,7 @@ class AuditSink(Protocol):
         """Take one record of the documented audit format.
 
         Called on the event loop after the response was sent. Must return at once: hand the record to a queue or a
-        thread. What it raises is logged and has no other effect.
+        thread. The type of what it raises is logged, once a minute at most, and has no other effect.
         """
 
 
@@ -131,9 +139,9 @@ def kes_audit_sinks() -> Sequence[AuditSink]:  # type: ignore[empty-body]
 
 @hookspec
 def kes_server_started(server: ServerInfo) -> None:
-    """The server listens and is ready. Called once. What it raises is logged."""
+    """The server listens and is ready. Called once, on a thread of its own, which gets 5 seconds."""
 
 
 @hookspec
 def kes_server_stopping(server: ServerInfo) -> None:
-    """The server takes no more connections and has finished the requests under way. Called once."""
+    """The server is about to stop. Called once, on a thread of its own, which gets 5 seconds."""

@@ -58,7 +58,10 @@ class KeyStoreReason(enum.StrEnum):
 
 
 class KeyStoreError(Exception):
-    """A key store failed. The message is for the operator's log and must hold no secret; the cause is `__cause__`."""
+    """A key store failed. The message is for the operator's log and must hold no secret.
+
+    The server shows it as one line, cut off after 512 characters, and never shows the exception behind it.
+    """
 
     default_reason: ClassVar[KeyStoreReason | None] = None
 
@@ -96,8 +99,9 @@ class KeyStore(ABC):
 
     Names are valid names of the protocol (`kes_core.names`). Values are opaque bytes of up to 64 KiB and come back
     exactly as they went in. Every method raises `KeyStoreUnreachableError` when the store does not answer and another
-    `KeyStoreError` when it fails; nothing else may leave a store. A call that is cancelled leaves a key either whole
-    or not there. Neither `repr()` nor an error may show a value or a credential.
+    `KeyStoreError` when it fails. The server takes anything else for a fault of the plugin: it answers the request with
+    an error, and logs no more than the type of the exception. A call that is cancelled leaves a key either whole or not
+    there. Neither `repr()` nor an error may show a value or a credential.
     """
 
     health_interval: float = 10.0
@@ -147,7 +151,10 @@ class KeyStore(ABC):
         """
 
     async def close(self) -> None:
-        """Release what the store holds: connections, files, threads. May be called twice; nothing else afterwards."""
+        """Release what the store holds: connections, files, threads. May be called twice; nothing else afterwards.
+
+        Takes at most 5 seconds: the server then goes on without it.
+        """
         return
 
 

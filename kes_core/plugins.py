@@ -5,29 +5,28 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import warnings
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pluggy
 from pydantic import BaseModel
 
 from kes_core import hookspecs
+from kes_core.faults import kind_of, one_line, places
 from kes_core.hookspecs import HOOKSPEC_VERSION, PROJECT, KeyStoreBackend, PolicyEngineType
-from kes_core.keystore import KeyStoreError
 
-__all__ = ["PluginInfo", "Plugins", "connect", "load_plugins"]
-
-T = TypeVar("T")
+__all__ = ["PluginInfo", "Plugins", "load_plugins"]
 
 logger = logging.getLogger("kes.plugins")
 
 _VERSION_ATTRIBUTE: Final = "kes_hookspec_version"
 _BUILT_IN: Final = "kes-core"
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*", re.ASCII)
+_MAX_MODULE_NAME: Final = 100
+_LOOK: Final = "`kes plugins --debug` shows more"
 _CONTRIBUTIONS: Final = {"kes_keystore_backends": KeyStoreBackend, "kes_policy_engines": PolicyEngineType}
 
 
@@ -47,6 +46,10 @@ class PluginInfo:
     """Why it was skipped, in one line."""
     blocked: bool = False
     """Whether it was skipped because the configuration says so."""
+    disputed: str = ""
+    """The name that another plugin offers as well, if it was skipped for that."""
+    details: str = field(default="", repr=False)
+    """What the exception for which it was skipped says, and where it came from. It may hold a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,56 +65,37 @@ class Plugins:
     def why_not(self, name: str) -> str | None:
         """Return why the plugin that should provide `name` was skipped, if there is one."""
         for info in self.infos:
-            names = {info.name, info.distribution, info.distribution.removeprefix("kes-")}
+            names = {info.name, info.distribution, info.distribution.removeprefix("kes-"), info.disputed}
             if info.error is not None and name in names:
                 return f"the plugin that should provide it was skipped: {info.error}"
         return None
 
 
-async def connect(what: str, function: Callable[[Any], Awaitable[T]], settings: BaseModel) -> T:
-    """Call a plugin's `connect`; return the key store or policy engine that it gives.
-
-    Args:
-        what: What messages call it: "the key store 'fs'".
-        function: The plugin's.
-        settings: Its section of the configuration.
-
-    Raises:
-        KeyStoreError: It can't be used. What else a plugin raises may hold credentials: of that, only the type is told.
-    """
-    try:
-        return await function(settings)
-    except KeyStoreError:
-        raise
-    except Exception as error:
-        logger.debug("%s failed", what, exc_info=True)
-        raise KeyStoreError(
-            f"{what} failed with a {type(error).__name__}, which is a fault of its plugin; log.error: debug shows where"
-        ) from None
-
-
 class _PluginError(Exception):
-    """A plugin can't be used; the message says why."""
+    """A plugin can't be used; the message says why. `error` is the plugin's own exception, if there was one."""
+
+    def __init__(self, message: str, error: BaseException | None = None, *, disputed: str = "") -> None:
+        super().__init__(message)
+        self.error = error
+        self.disputed = disputed
 
 
 def load_plugins(
     entry_points: Iterable[metadata.EntryPoint] | None = None,
     *,
     block: Collection[str] = (),
-    specifications: Any = hookspecs,
 ) -> Plugins:
     """Load the plugins that are installed.
 
     Args:
         entry_points: Those of the group `kes` unless others are given.
         block: The names of entry points or distributions that are left alone: they are not even imported.
-        specifications: The module of the hook specifications.
     """
     if entry_points is None:
         entry_points = metadata.entry_points(group=PROJECT)
     manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(specifications)
-    loader = _Loader(manager, specifications)
+    manager.add_hookspecs(hookspecs)
+    loader = _Loader(manager)
     # The core's own first, so that nobody takes their names; then in an order that does not change from start to start.
     unique = {(_distribution(point), point.name, point.value): point for point in entry_points}
     known: set[str] = set()
@@ -136,12 +120,35 @@ def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
 
 
 class _Loader:
-    def __init__(self, manager: pluggy.PluginManager, specifications: Any) -> None:
+    def __init__(self, manager: pluggy.PluginManager) -> None:
         self._manager = manager
-        self._specifications = specifications
+        self._disputed: dict[tuple[str, str], str] = {}
+        """Who offered a name first that others offer as well: nobody has it."""
         self.infos: list[PluginInfo] = []
         self.backends: dict[str, KeyStoreBackend] = {}
         self.engines: dict[str, PolicyEngineType] = {}
+
+    def _dispute(self, what: str, name: str, label: str) -> str:
+        """Take a name that a second plugin offers from the first; return why neither has it.
+
+        The core's own names are not taken from it.
+        """
+        holder = (
+            self._disputed.get((what, name)) or (self.backends if what == "key store" else self.engines)[name].origin
+        )
+        for position, info in enumerate(self.infos):
+            ours = info.backends if what == "key store" else info.engines
+            if name in ours and info.error is None and info.distribution != _BUILT_IN:
+                self._disputed[what, name] = holder
+                for taken, names in ((self.backends, info.backends), (self.engines, info.engines)):
+                    for each in names:
+                        del taken[each]
+                self._manager.unregister(name=f"{info.distribution}:{info.name}")
+                error = f"{holder}: the name {name!r} of its {what} is also offered by the {label}; block one of them"
+                self.infos[position] = PluginInfo(
+                    info.name, info.distribution, info.version, error=error, disputed=name
+                )
+        return f"the name {name!r} of its {what} is also offered by the {holder}; block one of them"
 
     def skip(self, point: metadata.EntryPoint) -> None:
         """Leave a plugin alone, and remember that it is there."""
@@ -154,13 +161,23 @@ class _Loader:
         try:
             plugin = _import(point)
             contributed = self._register(plugin, f"{distribution}:{point.name}", label)
-            backends = self._take(contributed["kes_keystore_backends"], self.backends, "key store")
-            engines = self._take(contributed["kes_policy_engines"], self.engines, "policy engine")
+            backends = self._take(contributed["kes_keystore_backends"], self.backends, "key store", label)
+            engines = self._take(contributed["kes_policy_engines"], self.engines, "policy engine", label)
         except _PluginError as error:
             name = f"{distribution}:{point.name}"
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
-            self.infos.append(PluginInfo(point.name, distribution, version, error=f"{label}: {error}"))
+            details = _details(error.error)
+            self.infos.append(
+                PluginInfo(
+                    point.name,
+                    distribution,
+                    version,
+                    error=f"{label}: {error}",
+                    disputed=error.disputed,
+                    details=details,
+                )
+            )
             return
         self.backends |= backends
         self.engines |= engines
@@ -172,58 +189,61 @@ class _Loader:
         """Register a plugin if it keeps to the specifications; return what its hooks contribute."""
         # In a manager of its own: pluggy keeps a plugin whose registration has failed half registered.
         trial = pluggy.PluginManager(PROJECT)
-        trial.add_hookspecs(self._specifications)
+        trial.add_hookspecs(hookspecs)
         try:
-            with warnings.catch_warnings(record=True) as deprecations:
-                warnings.simplefilter("always", DeprecationWarning)
-                trial.register(plugin, name=name)
+            trial.register(plugin, name=name)
             trial.check_pending()
         except pluggy.PluginValidationError as error:
-            raise _PluginError(" ".join(str(error).split())) from None
-        for text in dict.fromkeys(str(deprecation.message) for deprecation in deprecations):
-            logger.warning("%s: %s", label, text)
+            raise _PluginError(one_line(str(error))) from None
+        for caller in trial.get_hookcallers(plugin) or []:
+            if any(inspect.iscoroutinefunction(each.function) for each in caller.get_hookimpls()):
+                raise _PluginError(f"its hook {caller.name} must not be an 'async def' function")
         contributed = {hook: _call(trial, hook, kind) for hook, kind in _CONTRIBUTIONS.items()}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # they have been told
-                self._manager.register(plugin, name=name)
+            self._manager.register(plugin, name=name)
         except ValueError:
             raise _PluginError("it is registered already, under another name") from None
         return contributed
 
-    def _take(self, items: list[Any], taken: Mapping[str, Any], what: str) -> dict[str, Any]:
+    def _take(self, items: list[Any], taken: Mapping[str, Any], what: str, label: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for item in items:
             if not isinstance(item.name, str) or not _NAME.fullmatch(item.name):
                 raise _PluginError(f"{item.name!r} is not a valid name for a {what}: expected lower-case words")
-            if item.name in taken or item.name in found:
-                raise _PluginError(f"the name {item.name!r} of its {what} is taken by another plugin")
+            if item.name in found:
+                raise _PluginError(f"the name {item.name!r} of its {what} is there twice")
+            if item.name in taken or (what, item.name) in self._disputed:
+                raise _PluginError(self._dispute(what, item.name, label), disputed=item.name)
             if not (inspect.isclass(item.config) and issubclass(item.config, BaseModel)):
                 raise _PluginError(f"the 'config' of its {what} {item.name!r} is not a pydantic model")
             if not callable(item.connect):
                 raise _PluginError(f"the 'connect' of its {what} {item.name!r} is not a function")
-            for field in ("diagnose", "access_policy"):
-                if not (getattr(item, field, None) is None or callable(getattr(item, field))):
-                    raise _PluginError(f"the {field!r} of its {what} {item.name!r} is not a function")
-            found[item.name] = item
+            if inspect.isroutine(item.connect) and not inspect.iscoroutinefunction(item.connect):
+                raise _PluginError(f"the 'connect' of its {what} {item.name!r} is not an 'async def' function")
+            for optional in ("diagnose", "access_policy"):
+                if not (getattr(item, optional, None) is None or callable(getattr(item, optional))):
+                    raise _PluginError(f"the {optional!r} of its {what} {item.name!r} is not a function")
+            found[item.name] = replace(item, origin=label)
         return found
 
 
 def _import(point: metadata.EntryPoint) -> Any:
     try:
         plugin = point.load()
+        version = getattr(plugin, _VERSION_ATTRIBUTE, None)
     except KeyboardInterrupt:
         raise
     except ModuleNotFoundError as error:
         distribution = _distribution(point)[0]
         hint = f"install what it needs: pip install --upgrade {distribution}"
-        raise _PluginError(f"can't be imported: {_one_line(error)}; {hint}") from error
+        missing = one_line(str(error.name), _MAX_MODULE_NAME)
+        raise _PluginError(f"can't be imported: the module {missing!r} is missing; {hint}", error) from None
     except BaseException as error:  # a plugin may raise anything, SystemExit too, and must break nothing
-        raise _PluginError(f"can't be imported: {_one_line(error)}") from error
-    version = getattr(plugin, _VERSION_ATTRIBUTE, None)
+        raise _PluginError(f"can't be imported: {kind_of(error)}; {_LOOK}", error) from None
     if version is None:
         raise _PluginError(f"does not say which hook specifications it is for: set {_VERSION_ATTRIBUTE} = 1")
-    if version != HOOKSPEC_VERSION:
+    versions = version if isinstance(version, set | frozenset | range) else (version,)
+    if HOOKSPEC_VERSION not in versions:
         raise _PluginError(
             f"is for version {version!r} of the hook specifications, this is version {HOOKSPEC_VERSION}; "
             "install a release of the plugin that fits"
@@ -232,19 +252,30 @@ def _import(point: metadata.EntryPoint) -> Any:
 
 
 def _call(manager: pluggy.PluginManager, hook: str, kind: type[Any]) -> list[Any]:
-    try:
-        answers = getattr(manager.hook, hook)()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # as above
-        raise _PluginError(f"its hook {hook} failed: {_one_line(error)}") from error
+    """Return what the one plugin of `manager` contributes by a hook."""
     items: list[Any] = []
-    for answer in answers:
-        if not isinstance(answer, list | tuple) or not all(isinstance(item, kind) for item in answer):
-            raise _PluginError(f"its hook {hook} must return a list of {kind.__name__}")
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        try:
+            # Not by way of pluggy, which leaves out None: what a function without `return` returns.
+            answer = implementation.function()
+            fits = isinstance(answer, list | tuple) and all(isinstance(item, kind) for item in answer)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # as above
+            raise _PluginError(f"its hook {hook} failed: {kind_of(error)}; {_LOOK}", error) from None
+        if not fits:
+            returned = f", and returned {kind_of(answer)}" if not isinstance(answer, list | tuple) else ""
+            raise _PluginError(f"its hook {hook} must return a list of {kind.__name__}{returned}")
         items += answer
     return items
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _details(error: BaseException | None) -> str:
+    """Return what an exception of a plugin says, and where it came from: only for who asks for it."""
+    if error is None:
+        return ""
+    try:
+        text = one_line(str(error))
+    except Exception:  # the plugin's own class of exceptions
+        text = "it can't be shown"
+    return f"{kind_of(error)}: {text}\n{places(error)}"

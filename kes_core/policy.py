@@ -27,7 +27,8 @@ class Verdict(NamedTuple):
 
     decision: Decision
     reason: str
-    """For the operator's log, never sent to the client: which rule of which policy decided."""
+    """For the operator's log, never sent to the client: which rule of which policy decided. One line; what is longer
+    than 512 characters is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,12 @@ class PolicyEngine(ABC):
 
     @abstractmethod
     async def authorize(self, request: PolicyRequest) -> Verdict:
-        """Answer one request. An engine that raises refuses the request, and the error is logged."""
+        """Answer one request within a second.
+
+        The request is refused if the engine raises, takes longer or returns anything but a `Verdict`. The log then has
+        the name of the engine and the type of the error, and not its text.
+        """
 
     async def close(self) -> None:
-        """Release what the engine holds. It is not used afterwards."""
+        """Release what the engine holds, within 5 seconds. It is not used afterwards."""
         return

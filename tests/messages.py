@@ -25,6 +25,7 @@ _FIRST_ERROR: Final = 400
 _ERRORS: Final = {"ValueError", "RuntimeError", "UsageError", "BadParameter", "ClickException", "SystemExit"}
 _BASES: Final = {*_ERRORS, "Exception", "KeyStoreError", "RequestException", "ConnectionError"}
 _ARGUMENT: Final[dict[str, int | str]] = {
+    "log_fault": 1,
     # Errors, and other objects with a message.
     "APIError": 1,
     "YAMLError": 2,
@@ -151,7 +152,7 @@ class _Collector:
         if name == "Verdict" and call.args and name_of(call.args[0]) == "ALLOW":
             return None  # nobody is told
         if name in _ARGUMENT or name in self._errors:
-            return _argument(name, call, _ARGUMENT.get(name, 0))
+            return _argument("log" if name == "log_fault" else name, call, _ARGUMENT.get(name, 0))
         return None
 
 

@@ -147,7 +147,9 @@ def _print(findings: Sequence[Finding]) -> None:
 @_CONFIG
 def store_policy(config_file: Path) -> None:
     """Print the least that the key store's own access control has to grant the server: for Vault, its policy."""
+    from kes_core.boundary import access_policy  # noqa: PLC0415 # as above
     from kes_core.config import ConfigError, blocked_plugins, load_keystore  # noqa: PLC0415 # as above
+    from kes_core.keystore import KeyStoreError  # noqa: PLC0415 # as above
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
     try:
@@ -156,7 +158,11 @@ def store_policy(config_file: Path) -> None:
         raise CLIError(str(error)) from error
     if choice.backend.access_policy is None:
         raise CLIError(f"the key store {choice.backend.name!r} has no access control of its own that needs a policy")
-    click.echo(choice.backend.access_policy(choice.settings).rstrip("\n"))
+    try:
+        text = access_policy(choice.backend, choice.settings)
+    except KeyStoreError as error:
+        raise CLIError(str(error)) from error
+    click.echo(text.rstrip("\n"))
 
 
 @command.command("client-policy")

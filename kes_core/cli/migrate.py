@@ -68,17 +68,16 @@ def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice
 async def _migrate(
     source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: Existing, *, dry_run: bool, show: bool
 ) -> int:
+    from kes_core.boundary import connect_store  # noqa: PLC0415 # slow to import
     from kes_core.keystore import KeyStoreError  # noqa: PLC0415 # as above
     from kes_core.migration import Migration  # noqa: PLC0415 # as above
-    from kes_core.plugins import connect  # noqa: PLC0415 # as above
 
     async with contextlib.AsyncExitStack() as stores:
         problem = ""
         try:
             opened = []
             for choice in (source, target):
-                what = f"the key store {choice.backend.name!r}"
-                store = await connect(what, choice.backend.connect, choice.settings)
+                store = await connect_store(choice.backend, choice.settings)
                 stores.push_async_callback(store.close)
                 opened.append(store)
             migration = Migration(*opened, existing=existing, dry_run=dry_run)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from kes_core.cli._common import for_people, print_json, print_table
+from kes_core.cli._terminal import clean
 
 __all__ = ["command"]
 
@@ -16,15 +17,19 @@ __all__ = ["command"]
 @click.option(
     "--config", "config_file", metavar="FILE", type=click.Path(path_type=Path), help="Heed its plugins.block."
 )
+@click.option("--debug", is_flag=True, help="Show the whole error of a skipped plugin, which may hold a secret.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
-def command(config_file: Path | None, as_json: bool) -> None:
+def command(config_file: Path | None, debug: bool, as_json: bool) -> None:
     """List the installed plugins: what each contributes, or why it was skipped."""
     from kes_core.config import blocked_plugins  # noqa: PLC0415 # slow to import
     from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
 
     infos = load_plugins(block=blocked_plugins(config_file) if config_file is not None else ()).infos
     if not for_people(as_json):
-        print_json([dataclasses.asdict(info) for info in infos])
+        hidden = () if debug else ("details",)
+        print_json(
+            [{key: value for key, value in dataclasses.asdict(info).items() if key not in hidden} for info in infos]
+        )
         return
     rows = []
     for info in infos:
@@ -32,3 +37,6 @@ def command(config_file: Path | None, as_json: bool) -> None:
         given = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names) or "nothing"
         rows.append([info.name, info.distribution, info.version, f"skipped: {info.error}" if info.error else given])
     print_table(["Plugin", "Distribution", "Version", "Contributes"], rows)
+    for info in infos:
+        if debug and info.details:
+            click.echo("\n" + "\n".join(clean(line) for line in f"{info.name}: {info.details}".splitlines()))

@@ -12,12 +12,12 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from kes_core.boundary import PluginError, connect_engine
 from kes_core.doctor.settings import allowing_policies, is_identity
 from kes_core.findings import Finding
 from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
 from kes_core.keystore import KeyStoreError
 from kes_core.names import is_valid_name, is_valid_pattern
-from kes_core.plugins import connect
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 from kes_core.routes import ROUTES, Argument, Auth, Route
 from kes_core.server.auth import Authorities
@@ -281,12 +281,12 @@ async def _policy(config: Config, plugins: Plugins, route: Route, request: Polic
 
 async def _verdicts(config: Config, plugins: Plugins, request: PolicyRequest) -> AsyncIterator[tuple[str, Verdict]]:
     """Ask each engine in the order of the server, up to the first that denies."""
-    static = await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy))
+    static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
     yield ENGINE_NAME, await _ask(static, request)
     for choice in config.policy_engines:
         name = choice.type.name
         try:
-            engine = await connect(f"the policy engine {name!r}", choice.type.connect, choice.settings)
+            engine = await connect_engine(choice.type, choice.settings)
         except KeyStoreError as error:
             raise _RefusedError("policy", f"the server does not start: {error}") from None
         try:
@@ -297,9 +297,9 @@ async def _verdicts(config: Config, plugins: Plugins, request: PolicyRequest) ->
 
 async def _ask(engine: PolicyEngine, request: PolicyRequest) -> Verdict:
     try:
-        return Verdict(*await engine.authorize(request))
-    except Exception as error:  # as in the server, which logs it: an engine that fails refuses
-        return Verdict(Decision.DENY, f"the engine failed with a {type(error).__name__}")
+        return await engine.authorize(request)
+    except PluginError as error:  # as in the server, which logs it: an engine that fails refuses
+        return Verdict(Decision.DENY, str(error))
 
 
 def _policy_of(config: Config, identity: str) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from kes_core.boundary import connect_engine, connect_store, diagnose
 from kes_core.findings import Finding
 from kes_core.keystore import KeyStoreError
-from kes_core.plugins import connect
 
 if TYPE_CHECKING:
     from kes_core.config import Config, KeyStoreChoice
     from kes_core.plugins import Plugins
 
 __all__ = ["examine_engines", "examine_plugins", "examine_store"]
-
-logger = logging.getLogger("kes.doctor")
 
 _TIME_LIMIT: Final = 60.0
 
@@ -35,26 +32,23 @@ async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIM
             )
         )
     try:
-        async with asyncio.timeout(time_limit):
-            if backend.diagnose is not None:
-                findings += await backend.diagnose(choice.settings)
-            else:
+        if backend.diagnose is not None:
+            findings += await diagnose(backend, choice.settings, seconds=time_limit)
+        else:
+            async with asyncio.timeout(time_limit):
                 findings.append(await _connect(choice))
     except TimeoutError:
-        findings.append(Finding.error("key store", f"{backend.name!r} has not answered within {time_limit:g} s"))
-    except Exception as error:
-        # As for `connect`: what a plugin raises may hold credentials, so only its type is told.
-        logger.debug("the doctor of the key store %r failed", backend.name, exc_info=True)
         findings.append(
-            Finding.error("key store", f"the doctor of {backend.name!r} failed with a {type(error).__name__}")
+            Finding.error("key store", f"the key store {backend.name!r} has not answered within {time_limit:g} s")
         )
+    except KeyStoreError as error:
+        findings.append(Finding.error("key store", str(error)))
     return findings
 
 
 async def _connect(choice: KeyStoreChoice) -> Finding:
-    what = f"the key store {choice.backend.name!r}"
     try:
-        store = await connect(what, choice.backend.connect, choice.settings)
+        store = await connect_store(choice.backend, choice.settings)
         try:
             await store.status()
         finally:
@@ -67,9 +61,8 @@ async def _connect(choice: KeyStoreChoice) -> Finding:
 async def examine_engines(config: Config) -> AsyncIterator[Finding]:
     """See whether the policy engines of plugins can be used."""
     for choice in config.policy_engines:
-        what = f"the policy engine {choice.type.name!r}"
         try:
-            engine = await connect(what, choice.type.connect, choice.settings)
+            engine = await connect_engine(choice.type, choice.settings)
         except KeyStoreError as error:
             yield Finding.error("policy engine", str(error))
             continue

@@ -76,8 +76,8 @@ SECTION: Final = MessageSection(
         ),
         Message(
             "an audit sink failed",
-            "A plugin could not take a record. The request was served.",
-            "The traceback in the log says which.",
+            "A record could not be written, by a fault of the server. The request was served.",
+            "Report it with the places that the log has below the line.",
         ),
         # kes audit verify
         Message(

@@ -122,7 +122,11 @@ SECTION: Final = MessageSection(
             "503. As many clients as are allowed read the log at the moment.",
             "End some, or read one stream and pass it on.",
         ),
-        Message("internal server error", "500. A fault of the server.", "Its log has a traceback: report that."),
+        Message(
+            "internal server error",
+            "500. A fault of the server.",
+            "Report the line in its log, with the places below it.",
+        ),
         Message(
             ("this listener has /live, /ready and /metrics", "this listener takes GET and HEAD"),
             "404, 405, from the listener for probes: it is not the API.",

@@ -257,11 +257,6 @@ SECTION: Final = MessageSection(
             "`kes doctor client-policy` can't write a policy from this.",
             "`kes doctor client-policy minio --key 'minio-*'`.",
         ),
-        Message(
-            "the engine failed with a …",
-            "With `kes doctor --path`: a policy engine raised an error.",
-            "Tell the author of its plugin.",
-        ),
         # Files, and kes migrate
         Message(
             ("… can't be read: …", "the key file … can't be read: …"),

@@ -54,14 +54,9 @@ SECTION: Final = MessageSection(
             "Narrow the rule, if the request should be allowed.",
         ),
         Message(
-            "policy engine … failed; the request is refused",
-            "A policy engine raised an error; that counts as a refusal.",
-            "Show the traceback in the log to the author of its plugin.",
-        ),
-        Message(
             "internal error while serving …",
-            "A fault of the server or of a plugin. The client was answered with 500.",
-            "Report it with the traceback in the log.",
+            "A fault of the server. The client was answered with 500.",
+            "Report it with the places that the log has below the line.",
         ),
     ),
 )

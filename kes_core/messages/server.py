@@ -49,8 +49,8 @@ SECTION: Final = MessageSection(
                 "internal error: the configuration is not reloaded, the old one stays in force",
                 "internal error: the certificate is not reloaded, the old one stays in use",
             ),
-            "A fault of the server or of a plugin; the traceback below the line says where.",
-            "Report it with the traceback. What was in force before still is.",
+            "A fault of the server or of a plugin; the places below the line say where.",
+            "Report it with these places. What was in force before still is.",
         ),
         Message(
             "worker … does not answer and is killed",
@@ -120,7 +120,7 @@ SECTION: Final = MessageSection(
         Message(
             ("internal error", "internal error: …"),
             "A fault of the server. What it was doing has failed; the rest goes on.",
-            "Report it with the traceback in the log.",
+            "Report it with the places that the log has below the line.",
         ),
     ),
 )

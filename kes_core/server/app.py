@@ -23,6 +23,8 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
+from kes_core.boundary import PluginError
+from kes_core.faults import log_fault
 from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.policy import Decision, PolicyRequest
 from kes_core.routes import ROUTES, Argument, Auth, Route
@@ -157,8 +159,8 @@ class _Dispatcher:
             status, headers, body = errors.TIMED_OUT[0], [_JSON], error_body(errors.TIMED_OUT[1])
         except ClientDisconnect:
             return
-        except Exception:
-            logger.exception("internal error while serving %r", path)
+        except Exception as error:
+            log_fault(logger, "internal error while serving %r", _shown(path), error=error)
             status, headers, body = 500, [_JSON], error_body(errors.INTERNAL[1])
         seconds = time.perf_counter() - started
         if call is not None and call.is_authorized and call.kes_route.is_counted:
@@ -262,8 +264,8 @@ class _Dispatcher:
         for name, engine in state.engines:
             try:
                 decision, reason = await engine.authorize(request)
-            except Exception:
-                logger.exception("policy engine %r failed; the request is refused", name)
+            except PluginError as error:
+                logger.error("%s; the request is refused", error)
                 decisions[name, "error"] += 1
                 decision, reason = Decision.DENY, "failed"
             else:
@@ -308,8 +310,11 @@ def _log_refusal(path: str, who: str, scope: Message, why: str, address: str = "
     """Tell the operator which layer refused a request, and by which rule. The client is told only what it may know."""
     if logger.isEnabledFor(logging.INFO):
         client = address or (scope["client"] or ("an unknown address",))[0].removeprefix("::ffff:")
-        shown = path if len(path) <= _MAX_SHOWN_PATH else path[:_MAX_SHOWN_PATH] + "..."
-        logger.info("refused %r to %s at %s: %s", shown, who, client, why)
+        logger.info("refused %r to %s at %s: %s", _shown(path), who, client, why)
+
+
+def _shown(path: str) -> str:
+    return path if len(path) <= _MAX_SHOWN_PATH else path[:_MAX_SHOWN_PATH] + "..."
 
 
 def _validate(route: Route, argument: str) -> None:

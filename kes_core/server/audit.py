@@ -26,12 +26,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Protocol
 
+from kes_core.faults import log_fault
 from kes_core.server.audit_file import AuditFileError, FileSink
 from kes_core.server.audit_syslog import SyslogError, SyslogSink, finish_sending
 
 if TYPE_CHECKING:
+    from kes_core.boundary import GuardedSink
     from kes_core.config import Config
-    from kes_core.hookspecs import AuditSink
     from kes_core.server.streams import Hub
 
 __all__ = ["UNAUDITED", "AuditError", "AuditLog", "OwnSink", "StreamSink", "open_sinks"]
@@ -165,11 +166,11 @@ class AuditLog:
     """Hands audit records to the sinks."""
 
     def __init__(
-        self, own: Sequence[OwnSink] = (), plugins: Sequence[AuditSink] = (), readers: Hub | None = None
+        self, own: Sequence[OwnSink] = (), plugins: Sequence[GuardedSink] = (), readers: Hub | None = None
     ) -> None:
         """Hand records to the sinks of the configuration and of plugins, and to the clients that read the log."""
         self._own = tuple(own)
-        self._sinks = (*own, *plugins)
+        self._sinks: tuple[OwnSink | GuardedSink, ...] = (*own, *plugins)
         self._readers = readers
 
     @property
@@ -190,8 +191,8 @@ class AuditLog:
         for sink in self._sinks:
             try:
                 sink.audit(event)
-            except Exception:
-                logger.exception("an audit sink failed")
+            except Exception as error:  # of one of ours: plugins' are behind the boundary
+                log_fault(logger, "an audit sink failed", error=error)
 
     def replace(self, old: AuditLog) -> None:
         """Close `old`, in whose place this one is. Records that wait for a file that can't be written are kept."""
@@ -206,5 +207,5 @@ class AuditLog:
         for sink in self._own:
             try:
                 sink.close()
-            except Exception:
-                logger.exception("an audit sink failed")
+            except Exception as error:
+                log_fault(logger, "an audit sink failed", error=error)

@@ -12,6 +12,8 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from kes_core.faults import log_fault
+
 __all__ = ["Channel", "ChannelClosedError", "PeerError"]
 
 logger = logging.getLogger("kes.server")
@@ -124,7 +126,7 @@ class Channel:
         except PeerError as error:
             self._send({"number": number, "failed": str(error)})
         except Exception as error:
-            logger.exception("internal error")
+            log_fault(logger, "internal error", error=error)
             self._send({"number": number, "failed": f"internal error: {type(error).__name__}"})
         else:
             self._send({"number": number, "answer": answer})

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
+from kes_core.faults import PLACES, places, watch
+
 __all__ = ["publish", "set_level", "set_up"]
 
 _OFF: Final = 9
@@ -22,9 +24,11 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        message = record.getMessage()
-        # Tracebacks without the values of variables: in a key server these are keys.
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        try:
+            message = record.getMessage()
+        except Exception:  # the arguments, which nothing is known of, do not fit the text
+            message = f"a message of {record.name} can't be shown"
+        trace = _trace(record)
         if self._as_json:
             event: dict[str, object] = {"time": moment, "level": record.levelname, "logger": record.name}
             if self._worker is not None:
@@ -37,6 +41,16 @@ class _Formatter(logging.Formatter):
         return f"{moment} {record.levelname}{origin} {message}" + (f"\n{trace}" if trace else "")
 
 
+def _trace(record: logging.LogRecord) -> str:
+    """Return where the error of a record came from, without its text: in a key server that may be a key.
+
+    A record with an exception is a library's: the server's own have `PLACES`.
+    """
+    if record.exc_info and record.exc_info[1] is not None:
+        return places(record.exc_info[1])
+    return str(getattr(record, PLACES, ""))
+
+
 def set_up(level: int, stream: TextIO | None = None, *, worker: int | None = None) -> None:
     """Log to `stream` (standard error) from `level` of the configuration's scale on, as the worker of a number."""
     stream = stream if stream is not None else sys.stderr
@@ -47,6 +61,7 @@ def set_up(level: int, stream: TextIO | None = None, *, worker: int | None = Non
     # Libraries log what they are given, and some are given secrets: their warnings are enough.
     root.setLevel(logging.WARNING)
     set_level(level)
+    watch(stream)
 
 
 def publish(handler: logging.Handler) -> None:

@@ -13,10 +13,13 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from kes_core.boundary import notify
 from kes_core.config import Config, ConfigError, ConfigSource
+from kes_core.faults import log_fault
 from kes_core.hookspecs import ServerInfo
 from kes_core.server import log, systemd
 from kes_core.server.expiry import expiry_problem
+from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
 from kes_core.server.peers import Alone
 from kes_core.server.process import MemoryLockError, harden
@@ -63,7 +66,7 @@ def run(
     try:
         harden(mlock=mlock)
         log.set_up(config.log.error)
-        asyncio.run(_serve(config, plugins, source, mlock, on_started))
+        run_loop(_serve(config, plugins, source, mlock, on_started))
     except (ListenError, MemoryLockError, UnusableError, WorkerError) as error:
         raise ServerError(str(error)) from error
 
@@ -113,7 +116,7 @@ async def _serve(
         for sock in sockets.probes:
             logger.info("probes are answered on http://%s", address_of(sock))
         systemd.notify_ready("serving")
-        _notify_plugins(plugins, "kes_server_started", info)
+        await notify(plugins, "kes_server_started", info)
         reloading = asyncio.create_task(_reload_on(reload, process, config, plugins, source))
         try:
             await stop.wait()
@@ -121,7 +124,7 @@ async def _serve(
             systemd.notify_stopping()
             reloading.cancel()
             await asyncio.gather(reloading, return_exceptions=True)
-            _notify_plugins(plugins, "kes_server_stopping", info)
+            await notify(plugins, "kes_server_stopping", info)
             await process.stop()
 
 
@@ -157,8 +160,9 @@ async def _reload_on(
             logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
             systemd.notify_ready("serving; the last configuration could not be used, see the log")
             continue
-        except Exception:  # or nothing would ever be reloaded again
-            logger.exception("internal error: the configuration is not reloaded, the old one stays in force")
+        except Exception as error:  # or nothing would ever be reloaded again
+            message = "internal error: the configuration is not reloaded, the old one stays in force"
+            log_fault(logger, message, error=error)
             systemd.notify_ready("serving; the last configuration could not be used, see the log")
             continue
         for field in ("address", "probe", "workers", "blocked_plugins"):
@@ -191,13 +195,6 @@ class _Single:
 
     async def stop(self) -> None:
         await self._serving.stop()
-
-
-def _notify_plugins(plugins: Plugins, hook: str, info: ServerInfo) -> None:
-    try:
-        getattr(plugins.hook, hook)(server=info)
-    except Exception:
-        logger.exception("a plugin's %s failed", hook)
 
 
 def check_files(config: Config) -> None:

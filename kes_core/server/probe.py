@@ -21,6 +21,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.typing import LifespanState
 
+from kes_core.faults import log_fault
 from kes_core.server.errors import error_body
 from kes_core.server.metrics import CONTENT_TYPE, exposition
 from kes_core.server.readiness import readiness
@@ -115,7 +116,7 @@ class _Connections:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._open.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("internal error", exc_info=error)
+            log_fault(logger, "internal error", error=error)
 
     def _tell(self) -> None:
         now = asyncio.get_running_loop().time()

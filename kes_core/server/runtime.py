@@ -20,6 +20,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
+from kes_core.faults import log_fault
 from kes_core.server.auth import ProvenClient
 from kes_core.server.http import App, Message
 from kes_core.server.http1 import HTTP1Protocol
@@ -141,7 +142,7 @@ class HypercornRuntime:
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("internal error", exc_info=error)
+            log_fault(logger, "internal error", error=error)
 
     # Connections
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.boundary import open_plugin_sinks
+from kes_core.faults import log_fault
 from kes_core.keystore import KeyStoreError
 from kes_core.server.app import KESApp
 from kes_core.server.audit import AuditError, AuditLog, OwnSink, open_sinks
@@ -20,7 +22,6 @@ from kes_core.server.tls import ClientCertificate, TLSError, TLSSettings
 
 if TYPE_CHECKING:
     from kes_core.config import Config
-    from kes_core.hookspecs import AuditSink
     from kes_core.plugins import Plugins
     from kes_core.server.metrics import Metrics
     from kes_core.server.peers import Peers
@@ -65,7 +66,7 @@ class Serving:
         self._metrics = metrics
         self._peers = peers
         self._output_lock = output_lock
-        self._plugin_sinks: list[AuditSink] = [sink for sinks in plugins.hook.kes_audit_sinks() for sink in sinks]
+        self._plugin_sinks = open_plugin_sinks(plugins)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._config: Config
@@ -183,8 +184,9 @@ class Serving:
                 self._runtime.prepare(tls_settings(self._config))()
             except TLSError as error:
                 logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
-            except Exception:  # or it would never be looked at again
-                logger.exception("internal error: the certificate is not reloaded, the old one stays in use")
+            except Exception as error:  # or it would never be looked at again
+                message = "internal error: the certificate is not reloaded, the old one stays in use"
+                log_fault(logger, message, error=error)
             else:
                 self._look(self._config)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.boundary import connect_engine, connect_store
 from kes_core.cache import CacheExpiry, KeyCache
 from kes_core.crypto import KeyVersion, Timestamp
 from kes_core.keystore import KeyExistsError, KeyNotFoundError
-from kes_core.plugins import connect as connect_plugin
 from kes_core.routes import ROUTES
 from kes_core.server.auth import Authorities, Client, client_of
 from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
@@ -87,7 +87,7 @@ async def connect(
     """
     authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None) if config.tls.auth else None
     backend = config.keystore.backend
-    store = await connect_plugin(f"the key store {backend.name!r}", backend.connect, config.keystore.settings)
+    store = await connect_store(backend, config.keystore.settings)
     expiry = config.cache.expiry
     cache = KeyCache(
         store,
@@ -99,13 +99,10 @@ async def connect(
     try:
         admin = config.admin.identity if _IDENTITY.fullmatch(config.admin.identity) else ""
         await _create_missing_keys(cache, config.keys, created_by=admin)
-        engines.append(
-            (ENGINE_NAME, await plugins.engines[ENGINE_NAME].connect(StaticPolicyConfig(policies=config.policy)))
-        )
+        static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
+        engines.append((ENGINE_NAME, static))
         for choice in config.policy_engines:
-            engine = await connect_plugin(
-                f"the policy engine {choice.type.name!r}", choice.type.connect, choice.settings
-            )
+            engine = await connect_engine(choice.type, choice.settings)
             engines.append((choice.type.name, engine))
     except BaseException:
         await cache.close()

@@ -15,6 +15,7 @@ from kes_core.config import ConfigError, ConfigSource
 from kes_core.plugins import load_plugins
 from kes_core.server import log
 from kes_core.server.channel import Channel, ChannelClosedError, PeerError
+from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
 from kes_core.server.process import MemoryLockError, harden
 from kes_core.server.serving import Change, Serving, UnusableError
@@ -166,7 +167,7 @@ class _Worker:
 
 def main() -> None:
     """Serve; the argument is the file descriptor of the connection to the supervisor."""
-    asyncio.run(_Worker().run(socket.socket(fileno=int(sys.argv[1]))))
+    run_loop(_Worker().run(socket.socket(fileno=int(sys.argv[1]))))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,10 @@ def test_plugins(tmp_path: Path, site: Path) -> None:
     assert found["memory"]["distribution"] == "kes-core"
     assert found["fs"]["backends"] == ["fs"]
     assert found["good"] | {"distribution": "kes-good", "version": "1.2", "error": None} == found["good"]
-    assert found["nasty"]["error"] == "plugin 'nasty' of kes-nasty 1.2: can't be imported: SystemExit: imported"
+    assert (
+        found["nasty"]["error"]
+        == "plugin 'nasty' of kes-nasty 1.2: can't be imported: SystemExit; `kes plugins --debug` shows more"
+    )
     shown = on_a_terminal("plugins", cwd=tmp_path, environment=environment)
     assert "key store fs" in shown
     assert "skipped: plugin 'nasty'" in shown

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import pluggy
 import pytest
 
-from kes_core import hookspecs
 from kes_core.plugins import Plugins, load_plugins
 
 Load = Callable[..., Plugins]
@@ -75,23 +72,29 @@ def test_core_knows_no_plugin_by_name() -> None:
 HOOK = "from kes_core import hookimpl\nkes_hookspec_version = 1\n@hookimpl\ndef "
 
 BROKEN = {
-    "import missing_dependency_of_this": "can't be imported: ModuleNotFoundError: No module named "
-    "'missing_dependency_of_this'; install what it needs: pip install --upgrade kes-broken",
-    "raise SystemExit(3)": "can't be imported: SystemExit: 3",
-    "raise RuntimeError('two\\nlines')": "can't be imported: RuntimeError: two lines",
-    "this is no Python": "can't be imported: SyntaxError: invalid syntax",
+    "import missing_dependency_of_this": "can't be imported: the module 'missing_dependency_of_this' is missing; "
+    "install what it needs: pip install --upgrade kes-broken",
+    "raise SystemExit(3)": "can't be imported: SystemExit; `kes plugins --debug` shows more",
+    "raise RuntimeError('two\\nlines')": "can't be imported: RuntimeError; `kes plugins --debug` shows more",
+    "this is no Python": "can't be imported: SyntaxError; `kes plugins --debug` shows more",
     "": "does not say which hook specifications it is for: set kes_hookspec_version = 1",
     "kes_hookspec_version = 99": "is for version 99 of the hook specifications, this is version 1; install a release "
     "of the plugin that fits",
     HOOK + "kes_no_such_hook(): ...": "unknown hook 'kes_no_such_hook' in plugin",
     HOOK + "kes_keystore_backends(config): ...": "hook 'kes_keystore_backends'",
     HOOK + "kes_keystore_backends(): 1 / 0": "its hook "
-    "kes_keystore_backends failed: ZeroDivisionError: division by zero",
+    "kes_keystore_backends failed: ZeroDivisionError; `kes plugins --debug` shows more",
     HOOK + "kes_keystore_backends(): return 7": "its hook kes_keystore_backends must return a list of KeyStoreBackend",
     HOOK + "kes_policy_engines(): return ['x']": "its hook kes_policy_engines must return a list of PolicyEngineType",
     GOOD.format(name="No Good"): "'No Good' is not a valid name for a key store: expected lower-case words",
     GOOD.format(name="x").replace("config=Section", "config=dict"): "the 'config' of its key store 'x' is not a "
     "pydantic model",
+    HOOK + "kes_keystore_backends(): pass": "its hook kes_keystore_backends must return a list of KeyStoreBackend, and "
+    "returned NoneType",
+    HOOK.removesuffix("def ")
+    + "async def kes_server_started(server): ...": "its hook kes_server_started must not be an 'async def' function",
+    GOOD.format(name="x").replace("async def", "def"): "the 'connect' of its key store 'x' is not an 'async def' "
+    "function",
     GOOD.format(name="x").replace("connect=connect", "connect=None"): "the 'connect' of its key store 'x' is not a "
     "function",
 }
@@ -112,13 +115,20 @@ def test_broken_plugin_is_skipped_with_one_line(source: str, load: Load) -> None
     assert info.error in reason
 
 
-def test_name_that_is_taken(load: Load) -> None:
-    plugins = load(first=GOOD.format(name="store"), second=GOOD.format(name="store"))
+def test_name_that_two_plugins_offer_is_nobodys(load: Load) -> None:
+    sources = {name: GOOD.format(name="store") for name in ("first", "second", "third")}
+    plugins = load(**sources, unrelated=GOOD.format(name="other"))
     errors = {info.name: info.error for info in plugins.infos}
-    assert errors["first"] is None
-    assert errors["second"] == (
-        "plugin 'second' of kes-second 1.2: the name 'store' of its key store is taken by another plugin"
-    )
+    text = "plugin '{0}' of kes-{0} 1.2: the name 'store' of its key store is also offered by the plugin '{1}' of "
+    text += "kes-{1} 1.2; block one of them"
+    assert errors == {
+        "first": text.format("first", "second"),
+        "second": text.format("second", "first"),
+        "third": text.format("third", "first"),
+        "unrelated": None,
+    }
+    assert set(plugins.backends) == {"other"}
+    assert plugins.why_not("store") is not None
 
 
 def test_hooks_of_plugins_are_called(load: Load) -> None:
@@ -131,28 +141,17 @@ def test_hooks_of_plugins_are_called(load: Load) -> None:
     assert plugins.hook.kes_audit_sinks() == [["sink"]]
 
 
-def test_deprecated_hook_goes_on_working_and_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """None of the specifications is deprecated today; here is one that is."""
-    specifications = types.ModuleType("specifications")
-    specifications.__dict__.update(vars(hookspecs))
+def test_plugin_for_several_versions_of_the_hooks(load: Load) -> None:
+    for versions in ("{1, 2}", "range(1, 4)"):
+        source = GOOD.format(name="store").replace("kes_hookspec_version = 1", f"kes_hookspec_version = {versions}")
+        assert set(load(several=source).backends) == {"store"}
 
-    @pluggy.HookspecMarker("kes")(warn_on_impl=DeprecationWarning("kes_old is deprecated: implement kes_new"))
-    def kes_old() -> str:
-        """Return a word."""
-        return ""
 
-    specifications.kes_old = kes_old  # type: ignore[attr-defined] # a specification of this test's own
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "old_plugin_of_this_test.py").write_text(HOOK + "kes_old(): return 'still works'\n")
-    point = EntryPoint("old", "old_plugin_of_this_test", "kes")._for(Distribution("kes-old"))  # type: ignore[attr-defined] # as above
-    plugins = load_plugins([point], specifications=specifications)
-    assert plugins.hook.kes_old() == ["still works"]
-    assert [record.getMessage() for record in caplog.records] == [
-        "plugin 'old' of kes-old 1.2: kes_old is deprecated: implement kes_new"
-    ]
-    assert plugins.infos[-1].hooks == ("kes_old",)
+def test_text_of_a_plugins_exception_is_kept_apart(load: Load) -> None:
+    """It may hold a secret: the server shows the type, and only who asks for it sees the rest."""
+    (info,) = load(broken="raise RuntimeError('password=hunter2')").infos
+    assert "hunter2" not in f"{info} {info.error}"
+    assert info.details.startswith("RuntimeError: password=hunter2\n")
 
 
 @pytest.mark.parametrize("field", ["diagnose", "access_policy"])
