@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kes_core.boundary import PluginError, connect_engine
 from kes_core.doctor.settings import allowing_policies, is_identity
@@ -180,14 +179,8 @@ def _unverified(config: Config, chain: Sequence[x509.Certificate]) -> str:
     leaf, now = chain[0], dt.datetime.now(dt.UTC)
     if now > leaf.not_valid_after_utc:
         return f"the client's certificate has expired on {leaf.not_valid_after_utc:%Y-%m-%d}"
-    if not authorities.vouch_for(chain):
-        return f"no CA of tls.ca vouches for the client's certificate, issued by {leaf.issuer.rfc4514_string()!r}"
-    try:
-        usages = set(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except (x509.ExtensionNotFound, ValueError):
-        return ""
-    if ExtendedKeyUsageOID.CLIENT_AUTH not in usages and ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE not in usages:
-        return "the client's certificate is not for client authentication (extended key usage)"
+    if problem := authorities.problem(chain):
+        return f"the client's certificate, issued by {leaf.issuer.rfc4514_string()!r}, is refused: {problem}"
     return ""
 
 

@@ -11,8 +11,9 @@ from urllib.parse import unquote_to_bytes
 from OpenSSL import SSL, crypto
 
 from kes_core.identity import IdentityError, certificate_facts, identity_of_chain, load_certificates
+from kes_core.server.certificates import MAX_NAMES, limit_problem, purpose_problem
 from kes_core.server.errors import APIError
-from kes_core.server.tls import TLSError, load_client_cas
+from kes_core.server.tls import TLSError, load_client_cas, verify_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,6 +60,9 @@ class ProvenClient:
             facts = certificate_facts(leaf, verified=verified)
         except IdentityError as error:
             return cls("", str(error), None, verified, bool(chain))
+        if len(facts.dns_names) + len(facts.ip_addresses) > MAX_NAMES:  # they stay in memory with the connection
+            too_many = f"tls: client certificate has more than {MAX_NAMES} names"
+            return cls("", too_many, None, verified, presented=True)
         return cls(identity, "", facts, verified, presented=True, expires=facts.not_after.timestamp())
 
     def require_verified(self) -> None:
@@ -158,9 +162,19 @@ class Authorities:
 
     def vouch_for(self, chain: Sequence[Certificate]) -> bool:
         """Tell whether the first certificate of `chain` leads to one of the CAs, if need be by way of the others."""
-        leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+        return not self.problem(chain)
+
+    def problem(self, chain: Sequence[Certificate]) -> str:
+        """Return why a handshake would not accept the client that presents `chain`; empty if it would."""
+        for certificate in chain:
+            if problem := limit_problem(certificate):
+                return problem
         try:
-            crypto.X509StoreContext(self._store, leaf, others).verify_certificate()
-        except crypto.X509StoreContextError:
-            return False
-        return True
+            leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+            path = crypto.X509StoreContext(self._store, leaf, others).get_verified_chain()
+        except crypto.X509StoreContextError as error:
+            return verify_problem(error.errors[0])
+        except crypto.Error:  # OpenSSL can't read what cryptography can
+            return "it can't be read"
+        problems = (purpose_problem(certificate.to_cryptography()) for certificate in path)
+        return next(filter(None, problems), "")

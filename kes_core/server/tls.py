@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL, crypto
 
+from kes_core.server.certificates import MAX_CHAIN, limit_problem, purpose_problem
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
@@ -27,6 +29,7 @@ __all__ = [
     "load_certificates",
     "load_client_cas",
     "make_context",
+    "verify_problem",
 ]
 
 _TLS12_CIPHERS: Final = b":".join(
@@ -48,11 +51,15 @@ _VERIFY_ERRORS: Final = {
     19: "its CA is not in tls.ca",
     20: "no CA in tls.ca vouches for it",
     21: "no CA in tls.ca vouches for it",
+    22: "too many CAs are between it and one in tls.ca",
     24: "its issuer is no CA",
-    26: "it is not meant for TLS clients (extended key usage)",
 }
 """What OpenSSL's numbers (openssl/x509_vfy.h) mean for a client."""
+_INVALID_PURPOSE: Final = 26
 _MAX_SUBJECT: Final = 200
+_NO_CHAIN: Final = -2
+"""As the depth of a chain: the leaf alone. OpenSSL adds 1 to it and looks for no issuer. With 0 it still looks for one
+and verifies a signature; -1 means its default of 100."""
 
 
 class TLSError(Exception):
@@ -193,13 +200,46 @@ def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes
     return SSL.NO_OVERLAPPING_PROTOCOLS
 
 
-def _verify(connection: SSL.Connection, certificate: object, error: int, _depth: int, ok: int) -> bool:
-    if not ok and isinstance(certificate, crypto.X509):
+def verify_problem(error: int) -> str:
+    """Return what a number of OpenSSL's (openssl/x509_vfy.h) says of a client's certificate."""
+    return _VERIFY_ERRORS.get(error, f"it is not valid (X.509 error {error})")
+
+
+def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, _depth: int, ok: int) -> bool:
+    """Take a certificate that OpenSSL takes, within our limits.
+
+    OpenSSL calls this for the CA first, and for each certificate before it uses the key in it.
+    """
+    if not ok and error != _INVALID_PURPOSE:
+        return _refuse(connection, certificate, verify_problem(error))
+    return _check(connection, certificate, limit_problem if ok else purpose_problem)
+
+
+def _accept(connection: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, ok: int) -> bool:
+    """Take any certificate within our limits.
+
+    The identity is the hash of the public key, whose possession the handshake proves; chain, dates and usage say
+    nothing about it (protocol section 1). OpenSSL verifies that proof after the last call, the only one with `ok`.
+    """
+    return _check(connection, certificate, limit_problem) if ok or depth else True
+
+
+def _check(connection: SSL.Connection, certificate: crypto.X509, problem_of: Callable[[x509.Certificate], str]) -> bool:
+    try:
+        problem = problem_of(certificate.to_cryptography())
+    except Exception:  # malformed certificates raise many kinds of error, not all of them ValueErrors
+        problem = "it can't be read"
+    return _refuse(connection, certificate, problem) if problem else True
+
+
+def _refuse(connection: SSL.Connection, certificate: crypto.X509, reason: str) -> bool:
+    try:
         subject = certificate.to_cryptography().subject.rfc4514_string()
-        reason = _VERIFY_ERRORS.get(error, f"it is not valid (X.509 error {error})")
-        # The subject is the client's word: nothing of it may break a line.
-        connection.set_app_data(f"the client's certificate {subject[:_MAX_SUBJECT]!r} is refused: {reason}")
-    return bool(ok)
+    except Exception:  # as above
+        subject = ""
+    # The subject is the client's word: nothing of it may break a line.
+    connection.set_app_data(f"the client's certificate {subject[:_MAX_SUBJECT]!r} is refused: {reason}")
+    return False
 
 
 def make_context(settings: TLSSettings) -> SSL.Context:
@@ -223,9 +263,9 @@ def make_context(settings: TLSSettings) -> SSL.Context:
         mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
     if wanted.verified:
         load_client_cas(context, settings.ca)
+        context.set_verify_depth(MAX_CHAIN - 1)
         context.set_verify(mode, _verify)
     else:
-        # The identity is the hash of the public key, whose possession the handshake proves; chain, dates and usage
-        # say nothing about it (protocol section 1).
-        context.set_verify(mode, lambda _connection, _certificate, _error, _depth, _ok: True)
+        context.set_verify_depth(_NO_CHAIN)
+        context.set_verify(mode, _accept)
     return context

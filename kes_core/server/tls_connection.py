@@ -13,9 +13,15 @@ from typing import Final
 from cryptography.x509 import Certificate, InvalidVersion
 from OpenSSL import SSL
 
+from kes_core.server.certificates import MAX_CHAIN
 from kes_core.server.tls import TLSError
 
 __all__ = ["TLSConnection"]
+
+MAX_HANDSHAKE: Final = 16 * 1024
+"""Bytes that a client may send in its handshake. OpenSSL keeps the certificates among them with the connection."""
+MAX_HANDSHAKE_READS: Final = 128
+"""Pieces in which they may arrive. An ordinary handshake comes in two or three."""
 
 _REASONS: Final = {
     "peer did not return a certificate": "the client presented no certificate",
@@ -26,6 +32,8 @@ _REASONS: Final = {
 }
 """What OpenSSL's reasons mean."""
 _MAX_RECORD: Final = 16 * 1024
+_SLICE: Final = 4 * 1024
+"""Bytes that OpenSSL gets at a time in a handshake, so that what follows it is hardly counted as a part of it."""
 _MAX_UNREAD: Final = 128 * 1024
 """Decrypted bytes that may wait for the HTTP protocol before the client is made to wait."""
 
@@ -68,7 +76,11 @@ class TLSConnection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._writing_paused = False
         self._failed = False
+        self._handshake_size = 0
+        self._handshake_reads = 0
         self.established = False
+        self.alpn = "http/1.1"
+        """The protocol agreed on: `h2`, or `http/1.1` also where the client did not say."""
         self.verifies_clients = verifies_clients
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
@@ -76,15 +88,20 @@ class TLSConnection(asyncio.Protocol):
     # What the HTTP side uses
 
     @property
-    def alpn(self) -> str:
-        """The protocol agreed on: `h2`, or `http/1.1` also where the client did not say."""
-        return self._ssl.get_alpn_proto_negotiated().decode("ascii") or "http/1.1"
+    def has_begun(self) -> bool:
+        """Whether the client has sent anything."""
+        return self._handshake_reads > 0
+
+    @property
+    def shaking_hands(self) -> bool:
+        """Whether the client has begun its handshake, and it has neither succeeded nor failed."""
+        return self.has_begun and not self._failed and not self.established
 
     def client_certificates(self) -> list[Certificate]:
         """Return the certificates that the client presented, the one whose key it proved first; none if it had none.
 
         Raises:
-            TLSError: One of them can't be read.
+            TLSError: One of them can't be read, or there are too many.
         """
         try:
             leaf = self._ssl.get_peer_certificate(as_cryptography=True)
@@ -94,7 +111,10 @@ class TLSConnection(asyncio.Protocol):
         except (ValueError, InvalidVersion) as error:
             raise TLSError("the client's certificate can't be read") from error
         # OpenSSL counts the leaf among the chain on some sides and versions and not on others.
-        return [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
+        chain = [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
+        if len(chain) > MAX_CHAIN:
+            raise TLSError(f"the client presented {len(chain)} certificates; at most {MAX_CHAIN} are allowed")
+        return chain
 
     async def read(self) -> bytes:
         """Return the decrypted bytes that have come in, waiting for the first; empty at the end of the stream."""
@@ -168,10 +188,12 @@ class TLSConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._failed:
             return
-        self._ssl.bio_write(data)
-        if not self.established and not self._handshake():
+        rest = memoryview(data) if self.established else self._feed_handshake(data)
+        if not self.established:
             return
         # The client's first request often arrives together with the end of its handshake.
+        if rest:
+            self._ssl.bio_write(rest)
         self._decrypt()
 
     def eof_received(self) -> bool:
@@ -183,6 +205,8 @@ class TLSConnection(asyncio.Protocol):
         self._end_of_stream()
         self.resume_writing()
         self._on_closed(self)
+        # Give OpenSSL's memory back now. Python finds out late that this object is no longer used: it is in cycles.
+        del self._ssl
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -195,24 +219,42 @@ class TLSConnection(asyncio.Protocol):
 
     # TLS
 
-    def _handshake(self) -> bool:
+    def _feed_handshake(self, data: bytes) -> memoryview:
+        """Go on with the handshake; return what was not needed for it."""
+        rest = memoryview(data)
+        self._handshake_reads += 1
+        if self._handshake_reads > MAX_HANDSHAKE_READS:
+            self._fail(f"the client sends its handshake in more than {MAX_HANDSHAKE_READS} pieces")
+        while rest and not self.established and not self._failed:
+            size = min(_SLICE, MAX_HANDSHAKE - self._handshake_size)
+            if not size:
+                self._fail(f"the client's handshake has more than {MAX_HANDSHAKE:,} bytes")
+                break
+            self._handshake_size += self._ssl.bio_write(rest[:size])
+            rest = rest[size:]
+            self._handshake()
+        return rest
+
+    def _handshake(self) -> None:
         try:
             self._ssl.do_handshake()
         except SSL.WantReadError:
             self._flush()
-            return False
         except SSL.Error as error:
-            self._failed = True
             self._flush()  # the alert that tells the client why
-            self._on_failed(self, self._ssl.get_app_data() or _reason(error))
-            if self._transport is not None:
-                # Closing with the client's data unread would reset the connection and lose the alert on its way.
-                self._transport.write_eof()
-            return False
-        self._flush()
-        self.established = True
-        self._on_established(self)
-        return True
+            self._fail(self._ssl.get_app_data() or _reason(error))
+        else:
+            self._flush()
+            self.established = True
+            self.alpn = self._ssl.get_alpn_proto_negotiated().decode("ascii") or self.alpn
+            self._on_established(self)
+
+    def _fail(self, reason: str) -> None:
+        self._failed = True
+        self._on_failed(self, reason)
+        if self._transport is not None:
+            # Closing with the client's data unread would reset the connection and lose the alert on its way.
+            self._transport.write_eof()
 
     def _decrypt(self) -> None:
         try:

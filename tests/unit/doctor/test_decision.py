@@ -130,15 +130,18 @@ def test_verified_certificates(tmp_path: Path) -> None:
     policy = {"p": {"allow": ["/v1/*"], "identities": [good.identity]}}
     assert allowance(tmp_path, good, tls=tls, policy=policy) == "allowed: rule '/v1/*' of policy 'p'"
     for pair, why in (
-        (make("app", issuer=stranger), "no CA of tls.ca vouches for the client's certificate, issued by 'CN=Another'"),
-        (make("app"), "no CA of tls.ca vouches"),
+        (make("app", issuer=stranger), "issued by 'CN=Another', is refused: no CA in tls.ca vouches for it"),
+        (make("app"), "it is self-signed"),
         (make("app", issuer=ca, begins=-9, days=-1), "has expired on"),
-        (make("app", issuer=ca, usages=[ExtendedKeyUsageOID.SERVER_AUTH]), "is not for client authentication"),
+        (
+            make("app", issuer=ca, usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
+            "is not meant for TLS clients (extended key usage)",
+        ),
     ):
         layer, reason, _cure = refusal(tmp_path, client(pair), tls=tls)
         assert layer == "tls"
         assert why in reason
-    assert "no CA of tls.ca vouches" in refusal(tmp_path, key_file(tmp_path), tls=tls)[1]
+    assert "it is self-signed" in refusal(tmp_path, key_file(tmp_path), tls=tls)[1]
     assert ask(tmp_path, CLIENT, tls=tls)[0].level == "note"  # only its identity is known
 
 

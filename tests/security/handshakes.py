@@ -1,0 +1,213 @@
+"""TLS handshakes inside one process, so that the CPU of the server's side alone can be measured.
+
+The server's side is the real one: `TLSConnection` on a context of `make_context`, up to the `ProvenClient` that the
+runtime makes. Only the transport between the two sides is memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+
+from kes_core.server.auth import ProvenClient
+from kes_core.server.tls import TLSError
+from kes_core.server.tls_connection import TLSConnection
+
+CHUNK = 64 * 1024
+"""Bytes that the server receives at a time."""
+
+
+def name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def certify(
+    public_key: Any,
+    signer: Any,
+    *,
+    subject: str = "client",
+    issuer: str = "client",
+    is_ca: bool = False,
+    extensions: Sequence[x509.ExtensionType] = (),
+) -> x509.Certificate:
+    """Certify any public key with any private key."""
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name(subject))
+        .issuer_name(name(issuer))
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    digest = None if isinstance(signer, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)) else hashes.SHA256()
+    return builder.sign(signer, digest)
+
+
+def rsa_key(p: int, q: int, e: int) -> rsa.RSAPrivateKey:
+    """Make an RSA key from two primes, whatever its exponent is."""
+    d = pow(e, -1, (p - 1) * (q - 1))
+    numbers = rsa.RSAPrivateNumbers(
+        p=p,
+        q=q,
+        d=d,
+        dmp1=d % (p - 1),
+        dmq1=d % (q - 1),
+        iqmp=pow(q, -1, p),
+        public_numbers=rsa.RSAPublicNumbers(e, p * q),
+    )
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+@functools.cache
+def large_rsa_key() -> rsa.RSAPrivateKey:
+    """Return a key of 15,636 bits. Its primes are Mersenne's, since looking for others takes minutes."""
+    return rsa_key(2**4423 - 1, 2**11213 - 1, 65537)
+
+
+@functools.cache
+def large_exponent_key() -> rsa.RSAPrivateKey:
+    """Return a key of 3072 bits whose public exponent is about as long."""
+    numbers = rsa.generate_private_key(65537, 3072).private_numbers()
+    return rsa_key(numbers.p, numbers.q, numbers.d)
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What a client presents in its handshake, and how it shakes hands."""
+
+    key: Any
+    chain: Sequence[x509.Certificate]
+    version: int = SSL.TLS1_3_VERSION
+    group: str = ""
+    """The name of the only group it offers, if it restricts them."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a handshake has ended for the server."""
+
+    client: ProvenClient | None
+    reason: str
+    """Why it has failed."""
+    cpu: float
+    """Seconds of CPU that the server's side took."""
+
+
+def own(key: Any, **options: Any) -> Presented:
+    """Present a self-signed certificate."""
+    return Presented(key, [certify(key.public_key(), key)], **options)
+
+
+def client_context(presented: Presented) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_cipher_list(b"ALL:@SECLEVEL=0")
+    context.set_min_proto_version(presented.version)
+    context.set_max_proto_version(presented.version)
+    context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    leaf, *others = presented.chain
+    context.use_certificate(leaf)
+    context.use_privatekey(presented.key)
+    for certificate in others:
+        context.add_extra_chain_cert(certificate)
+    return context
+
+
+class _Transport(asyncio.Transport):
+    """Keeps what the server sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def write_eof(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+class Shaking:
+    """A server's side of one handshake."""
+
+    def __init__(self, context: SSL.Context, *, verifies_clients: bool) -> None:
+        self.client: ProvenClient | None = None
+        self.reason = ""
+        self.transport = _Transport()
+        self.tls = TLSConnection(
+            context,
+            verifies_clients=verifies_clients,
+            on_connect=lambda _tls: True,
+            on_established=self._established,
+            on_failed=lambda _tls, reason: self._failed(reason),
+            on_closed=lambda _tls: None,
+        )
+        self.tls.connection_made(self.transport)
+
+    def _established(self, tls: TLSConnection) -> None:
+        try:
+            self.client = ProvenClient.from_chain(tls.client_certificates(), verified=tls.verifies_clients)
+        except TLSError as error:
+            self._failed(str(error))
+
+    def _failed(self, reason: str) -> None:
+        self.reason = reason
+        self.transport.closed = True
+
+
+def shake_hands(server: SSL.Context, client: SSL.Context, *, verifies_clients: bool = False) -> Outcome:
+    """Let a client and the server shake hands, and measure the server's side."""
+    connection = SSL.Connection(client, None)
+    connection.set_connect_state()
+    began = time.process_time()
+    shaking = Shaking(server, verifies_clients=verifies_clients)
+    cpu = time.process_time() - began
+    for _ in range(8):
+        try:
+            connection.do_handshake()
+        except SSL.WantReadError:
+            pass
+        except SSL.Error:
+            break
+        while True:
+            try:
+                data = connection.bio_read(CHUNK)
+            except SSL.WantReadError:
+                break
+            began = time.process_time()
+            shaking.tls.data_received(data)
+            cpu += time.process_time() - began
+        if shaking.client is not None or shaking.transport.closed:
+            break
+        connection.bio_write(bytes(shaking.transport.sent))
+        shaking.transport.sent.clear()
+    return Outcome(shaking.client, shaking.reason, cpu)
+
+
+def p256() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
