@@ -21,6 +21,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
 from kes_core.faults import log_fault
+from kes_core.server.accepting import Acceptor, Gate
 from kes_core.server.auth import ProvenClient
 from kes_core.server.http import App, Message
 from kes_core.server.http1 import HTTP1Protocol
@@ -62,8 +63,8 @@ class Runtime(Protocol):
     `ProvenClient`, made from what the handshake proved.
     """
 
-    async def start(self, sockets: Sequence[socket.socket], *, shared: bool = False) -> None:
-        """Serve on `sockets`, which are bound already, until `stop`; other processes may do the same (`shared`)."""
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve on `sockets`, which are bound already, until `stop`; other processes may do the same."""
 
     def prepare(self, tls: TLSSettings) -> Callable[[], None]:
         """Return what makes new connections use `tls`; those that are open go on.
@@ -85,23 +86,19 @@ class HypercornRuntime:
         self.context = WorkerContext(None)
         self.config = _hypercorn_config()
         self._tls = (make_context(tls), tls.client_certificate.verified)
-        self._listeners: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._connections: dict[TLSConnection, _Connection] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
-        self._max_connections = _connection_limit()
-        self._turned_away = 0
+        self._gate = Gate(_connection_limit())
         self._failures_told = 0
         self._failures_untold = 0
 
-    async def start(self, sockets: Sequence[socket.socket], *, shared: bool = False) -> None:
-        loop = asyncio.get_running_loop()
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
         for sock in sockets:
-            # asyncio accepts up to so many connections at a time: one process must not take them from the others.
-            backlog = 1 if shared else BACKLOG
-            self._listeners.append(await loop.create_server(self._new_connection, sock=sock, backlog=backlog))
             sock.listen(BACKLOG)
-        self._sweeper = loop.create_task(self._sweep())
+            self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.exhausted))
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     def prepare(self, tls: TLSSettings) -> Callable[[], None]:
         prepared = (make_context(tls), tls.client_certificate.verified)
@@ -112,8 +109,8 @@ class HypercornRuntime:
         return use
 
     async def stop(self, *, grace: float) -> None:
-        for listener in self._listeners:
-            listener.close()
+        for acceptor in self._acceptors:
+            await acceptor.close()
         await self.context.terminated.set()
         for connection in list(self._connections.values()):
             if connection.idle:
@@ -158,13 +155,13 @@ class HypercornRuntime:
         )
 
     def _admit(self, tls: TLSConnection) -> bool:
-        if len(self._connections) >= self._max_connections:
-            self._turned_away += 1
+        if not self._gate.admit(tls, asyncio.get_running_loop().time()):
             return False
         self._connections[tls] = _Connection(self, tls)
         return True
 
     def _serve(self, tls: TLSConnection) -> None:
+        self._gate.established(tls)
         try:
             client = ProvenClient.from_chain(tls.client_certificates(), verified=tls.verifies_clients)
         except TLSError as error:  # who makes his own certificate may make a strange one
@@ -187,6 +184,7 @@ class HypercornRuntime:
     def _forget(self, tls: TLSConnection) -> None:
         connection = self._connections.pop(tls, None)
         if connection is not None:
+            self._gate.closed(tls)
             connection.gone.set()
 
     async def _sweep(self) -> None:
@@ -197,13 +195,7 @@ class HypercornRuntime:
             now = loop.time()
             for connection in list(self._connections.values()):
                 connection.check(now)
-            if self._turned_away:
-                logger.warning(
-                    "turned away %d connections: %d are open, which is the limit",
-                    self._turned_away,
-                    self._max_connections,
-                )
-                self._turned_away = 0
+            self._gate.check(now)
             if self._failures_untold:
                 logger.info("refused %d more connections: tls: the handshake failed", self._failures_untold)
             self._failures_told = self._failures_untold = 0

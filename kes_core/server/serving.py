@@ -91,14 +91,12 @@ class Serving:
         self._config = config
         self.app.audit = AuditLog(sinks, self._plugin_sinks, self.app.audit_log)
 
-    async def start(
-        self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket], *, shared: bool = False
-    ) -> None:
-        """Serve on `sockets`, and probes on `probes`; other processes may do the same (`shared`)."""
+    async def start(self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket]) -> None:
+        """Serve on `sockets`, and probes on `probes`; other processes may do the same."""
         # A worker that takes another's place was told of nothing until now.
         self.app.server_state.cache.forget_all()
         self._cache_task = self._spawn(self.app.server_state.cache.run())
-        await self._runtime.start(sockets, shared=shared)
+        await self._runtime.start(sockets)
         if probes:
             from kes_core.server.probe import serve_probes  # noqa: PLC0415 # few servers need it, and it is slow to import
 

@@ -115,7 +115,7 @@ class _Worker:
             hub.on_readers = lambda there_are, name=name: self._on_readers(name, there_are)  # type: ignore[misc] # mypy knows no default of a lambda
         log.publish(ErrorLogHandler(serving.app.error_log, asyncio.get_running_loop()))
         api, listeners = ([socket.socket(fileno=fileno) for fileno in found] for found in (sockets, probes))
-        await serving.start(api, listeners, shared=True)
+        await serving.start(api, listeners)
         gc.collect()
         gc.freeze()
 
