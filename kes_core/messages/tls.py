@@ -172,11 +172,37 @@ SECTION: Final = MessageSection(
         Message(
             (
                 "the client's certificate … is refused: its issuer is no CA",
-                "the client's certificate … is refused: it is not meant for TLS clients (extended key usage)",
+                "the client's certificate … is refused: too many CAs are between it and one in tls.ca",
                 "the client's certificate … is refused: it is not valid (X.509 error …)",
             ),
             "The certificate was made for something else. Numbers are those of OpenSSL's `x509_vfy.h`.",
             _RENEW + " Its extended key usage is to have `clientAuth`.",
+        ),
+        Message(
+            ("the client's certificate … is refused: …", "the client's certificate … is refused: it can't be read"),
+            "The certificate or its key is damaged, too large or of an unknown kind, or is not meant for TLS clients "
+            "(extended key usage). The message says which.",
+            "Have the client's certificate made anew: [the limits](api.md#limits).",
+        ),
+        Message(
+            (
+                "the client's handshake has more than … bytes",
+                "the client sends its handshake in more than … pieces",
+                "the client presented … certificates; at most … are allowed",
+            ),
+            "The client sends more certificates, or larger ones, than any client needs; or it is an attack.",
+            "Let the client send only its own certificate and the CAs between it and one in `tls.ca`.",
+        ),
+        Message(
+            "can't accept connections for the moment: …",
+            "The system has no file descriptors or no memory left for a connection. It is tried again by itself.",
+            "`LimitNOFILE=65536` in the systemd unit; `cat /proc/sys/fs/file-nr` shows those of the whole machine.",
+        ),
+        Message(
+            "closed … connections without a handshake, so that others find room or since they said nothing for … "
+            "seconds",
+            "Clients connect and send nothing: a port scanner, a probe of TCP alone, or an attack.",
+            "Nothing, unless there are very many: then limit connections per address in front of the server.",
         ),
         Message(
             "turned away … connections: … are open, which is the limit",
