@@ -34,12 +34,12 @@ from kes_core.server.auth import Client
 from kes_core.server.call import Call
 from kes_core.server.errors import APIError, error_body
 from kes_core.server.expiry import ExpiryWatch
-from kes_core.server.http import Message, decode_path
+from kes_core.server.http import Message, RequestRefusedError, decode_path
 from kes_core.server.metrics import Metrics
 from kes_core.server.peers import Peers
 from kes_core.server.routes import keys, logs, policies, system
 from kes_core.server.routes.logs import Text
-from kes_core.server.streams import Hub
+from kes_core.server.streams import Hub, send_stream
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
@@ -54,6 +54,9 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 _MAX_PATH_SEGMENTS: Final = 5
 """The most segments before a route's argument: `/v1/key/bulk/decrypt/`."""
+_UNANSWERED: Final = 499
+"""The status in the audit log of a request that has no answer: the client left, or the server ended, before there was
+one. No such answer is ever sent; nginx records the same number."""
 _JSON: Final = (b"content-type", b"application/json")
 _NDJSON: Final = (b"content-type", b"application/x-ndjson")
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
@@ -136,47 +139,64 @@ class _Dispatcher:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        metrics = self._app.metrics
         path = decode_path(scope["raw_path"])
-        call: Call | None = None
+        exchange = _Exchange()
         try:
-            call = self._begin(scope, receive, path)
-            async with asyncio.timeout(call.server_state.timeouts[call.kes_route.path]):
-                await self._authorize(call, path)
-                counting = call.kes_route.is_counted
-                metrics.active += counting
-                try:
-                    _validate(call.kes_route, call.argument)
-                    answer = await self._handlers[call.kes_route.path][1](call)
-                finally:
-                    metrics.active -= counting
-            status, headers, body = _success(answer)
-        except APIError as error:
-            status, headers, body = error.status, [_JSON], error_body(error.message, error.reason)
-        except _NotRouted as error:
-            status, headers, body = error.status, error.headers, error.body
-        except TimeoutError:
-            status, headers, body = errors.TIMED_OUT[0], [_JSON], error_body(errors.TIMED_OUT[1])
-        except ClientDisconnect:
+            await self._work_out(exchange, scope, receive, path)
+        finally:
+            # Before anything of the answer leaves: a client must not get it, or most of it, and be in no record.
+            self._record(exchange, scope, path, time.perf_counter() - started)
+        if exchange.status == _UNANSWERED:
             return
+        headers, body = exchange.headers, exchange.body
+        if isinstance(body, bytes):
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+            await send_stream(body, receive, send)
+
+    async def _work_out(self, exchange: _Exchange, scope: Message, receive: Receive, path: str) -> None:
+        """Do what a request asks for. Whatever goes wrong becomes the answer."""
+        try:
+            call = exchange.call = self._begin(scope, receive, path)
+            async with asyncio.timeout(call.server_state.timeouts[call.kes_route.path]):
+                answer = await self._execute(call, path)
+            exchange.answer(*_success(answer))
+        except APIError as error:
+            exchange.answer(error.status, [_JSON], error_body(error.message, error.reason))
+        except RequestRefusedError as error:
+            exchange.answer(error.status, [_JSON], error_body(error.message))
+        except _NotRouted as error:
+            exchange.answer(error.status, error.headers, error.body)
+        except TimeoutError:
+            exchange.answer(errors.TIMED_OUT[0], [_JSON], error_body(errors.TIMED_OUT[1]))
+        except ClientDisconnect:
+            pass  # and it stays unanswered
         except Exception as error:
             log_fault(logger, "internal error while serving %r", _shown(path), error=error)
-            status, headers, body = 500, [_JSON], error_body(errors.INTERNAL[1])
-        seconds = time.perf_counter() - started
-        if call is not None and call.is_authorized and call.kes_route.is_counted:
-            metrics.answered(status, seconds)
-        # Before anything of the answer leaves: a client must not get it, or most of it, and be in no record.
+            exchange.answer(500, [_JSON], error_body(errors.INTERNAL[1]))
+
+    async def _execute(self, call: Call, path: str) -> Any:
+        route, metrics = call.kes_route, self._app.metrics
+        await self._authorize(call, path)
+        metrics.active += route.is_counted
+        try:
+            _validate(route, call.argument)
+            return await self._handlers[route.path][1](call)
+        finally:
+            metrics.active -= route.is_counted
+
+    def _record(self, exchange: _Exchange, scope: Message, path: str, seconds: float) -> None:
+        """Count a request and write its one audit record, whatever has become of it."""
+        call, status = exchange.call, exchange.status
+        if call is not None and call.is_authorized and call.kes_route.is_counted and status != _UNANSWERED:
+            self._app.metrics.answered(status, seconds)
         if self._app.audit.enabled:
             sender = call.sender if call is not None else self._sender_of(scope)
             address = sender.address or (scope["client"] or ("",))[0]
             self._app.audit.record(ip=address, path=path, identity=sender.identity, code=status, seconds=seconds)
-        if isinstance(body, bytes):
-            headers = [*headers, (b"content-length", b"%d" % len(body))]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-        else:
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await _stream(body, receive, send)
 
     def _begin(self, scope: Message, receive: Receive, path: str) -> Call:
         """Find out what a request asks for, and who sent it."""
@@ -185,7 +205,7 @@ class _Dispatcher:
         sender = _NOBODY
         if route.auth is not Auth.NONE or scope["extensions"]["kes.client"].presented:
             try:
-                sender = state.client_of(scope)
+                sender = _client_of(state, scope)
             except APIError as error:
                 why = error.message or "the forwarded certificate is not vouched for by a CA in tls.ca"
                 _log_refusal(path, "the client of a TLS proxy", scope, f"certificate: {why}")
@@ -196,13 +216,17 @@ class _Dispatcher:
     def _sender_of(self, scope: Message) -> Client:
         """Return who sent a request that came to no handler, as far as it is known."""
         try:
-            return self._app.server_state.client_of(scope)
+            return _client_of(self._app.server_state, scope)
         except APIError:
             return _NOBODY
 
     def _route(self, scope: Message, path: str) -> tuple[Route, str]:
-        route, argument = self._find(scope["raw_path"], path, scope["query_string"])
         method = scope["method"]
+        if method == "OPTIONS" and scope["raw_path"] == b"*":  # asks about the server (RFC 9110, section 9.3.7)
+            raise _NotRouted(200, [], b"")
+        if method == "CONNECT":  # names a host and no path
+            raise _NotRouted(404, [_TEXT, (b"x-content-type-options", b"nosniff")], errors.NO_ROUTE)
+        route, argument = self._find(scope["raw_path"], path, scope["query_string"])
         if method != route.method and not (method == "POST" and route.method == "PUT"):
             message = f"received method '{method}' expected '{route.method}'"
             raise _NotRouted(405, [_JSON, (b"accept", route.method.encode("ascii"))], error_body(message))
@@ -282,6 +306,21 @@ class _Dispatcher:
         call.is_authorized = True
 
 
+class _Exchange:
+    """A request and its answer, as far as they have come."""
+
+    __slots__ = ("body", "call", "headers", "status")
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self.status = _UNANSWERED
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: bytes | AsyncIterator[bytes] = b""
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+
 class _NotRouted(Exception):  # noqa: N818 # an answer, not a failure
     """A request that reaches no handler, with its answer."""
 
@@ -290,6 +329,21 @@ class _NotRouted(Exception):  # noqa: N818 # an answer, not a failure
         self.status = status
         self.headers = headers
         self.body = body
+
+
+def _client_of(state: State, scope: Message) -> Client:
+    """Return who sent a request.
+
+    Raises:
+        APIError: A TLS proxy's request does not say properly for whom it speaks.
+    """
+    try:
+        return state.client_of(scope)
+    except APIError:
+        raise
+    except Exception:
+        # A forwarded certificate may be of a kind that one library reads and the next does not.
+        raise APIError(*errors.INVALID_CERTIFICATE) from None
 
 
 def _clean(raw_path: bytes) -> bytes:
@@ -337,25 +391,3 @@ def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes | Async
     if isinstance(answer, AsyncIterator):
         return 200, [_NDJSON], answer
     return 200, [_JSON], json.dumps(answer, separators=(",", ":")).encode("ascii")
-
-
-async def _stream(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-    """Send an answer part by part as it comes, until it ends or the client is gone."""
-
-    async def send_parts() -> None:
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        async for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def wait_until_gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    sending, gone = asyncio.ensure_future(send_parts()), asyncio.ensure_future(wait_until_gone())
-    try:
-        await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        sending.cancel()
-        gone.cancel()
-        await asyncio.gather(sending, gone, return_exceptions=True)

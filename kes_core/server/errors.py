@@ -10,6 +10,7 @@ __all__ = [
     "IDENTITY_NOT_FOUND",
     "INTERNAL",
     "INVALID_BODY",
+    "INVALID_CERTIFICATE",
     "INVALID_IMPORT_BODY",
     "KEY_EXISTS",
     "KEY_NOT_FOUND",
@@ -51,6 +52,7 @@ IDENTITY_NOT_FOUND: Final = (404, "identity does not exist")
 NOT_DECRYPTED: Final = (400, "decryption failed: ciphertext is not authentic")
 HMAC_UNSUPPORTED: Final = (409, "key does not support HMAC")
 INVALID_BODY: Final = (400, "invalid request body")
+INVALID_CERTIFICATE: Final = (400, "invalid client certificate")
 INVALID_IMPORT_BODY: Final = (400, "invalid import key request body")
 TOO_MANY_CIPHERTEXTS: Final = (400, "too many ciphertexts")
 TIMED_OUT: Final = (504, "request timed out")

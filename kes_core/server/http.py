@@ -30,9 +30,11 @@ __all__ = [
     "DATE",
     "MAX_DISCARDED_BODY",
     "App",
+    "BodyAllowance",
     "Headers",
     "Link",
     "Message",
+    "RequestRefusedError",
     "RequestStream",
     "Responder",
     "decode_path",
@@ -46,6 +48,55 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_DISCARDED_BODY: Final = 256 * 1024
 """What is read of a body nobody wants; more, and the connection (HTTP/1.1) or the stream (HTTP/2) is closed."""
+MAX_BODIES_OF_CONNECTION: Final = 8 * 1024 * 1024
+"""Bytes of request bodies that the server holds for one connection."""
+MAX_BODIES: Final = 128 * 1024 * 1024
+"""Bytes of request bodies that one process holds for all its connections."""
+MAX_LARGE_BODIES: Final = 64 * 1024 * 1024
+"""The bytes held by all connections up to which a body may be larger than `SMALL_BODY`."""
+SMALL_BODY: Final = 16 * 1024
+"""Bytes of a body that others' large bodies do not keep out. Nearly all requests to a key have less than 1 KiB."""
+
+
+class RequestRefusedError(Exception):
+    """The HTTP layer refuses a request that the application has begun to work on. The message is for the client."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+_MALFORMED: Final = (400, "invalid request body")
+_TOO_MANY_BODIES: Final = (503, "too many request bodies are under way")
+
+
+class BodyAllowance:
+    """Counts the bytes of request bodies that are held for one connection, and for all of this process.
+
+    What is beyond the limits is refused at once and never waited for, so that requests can't wait for each other.
+    """
+
+    __slots__ = ("_held",)
+
+    _held_by_all = 0
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    def take(self, size: int, so_far: int) -> bool:
+        """Count `size` more bytes of a body of which `so_far` are held; return false if there is no room for them."""
+        limit = MAX_BODIES if so_far + size <= SMALL_BODY else MAX_LARGE_BODIES
+        if self._held + size > MAX_BODIES_OF_CONNECTION or BodyAllowance._held_by_all + size > limit:
+            return False
+        self._held += size
+        BodyAllowance._held_by_all += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Count `size` bytes as no longer held."""
+        self._held -= size
+        BodyAllowance._held_by_all -= size
 
 
 class Link(Protocol):
@@ -94,13 +145,17 @@ class RequestStream:
         "_body",
         "_body_size",
         "_end_told",
+        "_held",
+        "_input_ended",
         "_protocol",
+        "_refused",
         "_started",
         "_waiter",
         "closed",
         "ended",
         "scope",
         "stream_id",
+        "streaming",
     )
 
     idle = False  # Hypercorn asks: a stream counts as work until it is closed
@@ -112,16 +167,21 @@ class RequestStream:
         self._end_told = False
         self._waiter: asyncio.Future[None] | None = None
         self._started: tuple[int, Headers] | None = None
+        self._held = 0
+        self._refused: tuple[int, str] | None = None
+        self._input_ended = False
         self.scope = scope
         self.stream_id = stream_id
         self.ended = ended  # the whole request has been received
         self.closed = False  # the response is sent, or the client is gone
+        self.streaming = False  # the response goes on until one side ends it
 
     async def run(self, app: App) -> None:
         """Run the application for this request. It answers for its own errors; a bare 500 stands in if it fails to."""
         try:
             await app(self.scope, self.receive, self.send)
         finally:
+            self._let_go()
             if not self.closed:
                 if self._started is None:
                     await self._protocol.respond(self, 500, [(b"content-length", b"0")], b"")
@@ -130,19 +190,52 @@ class RequestStream:
 
     # The client's side
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> bool:
+        """Take a part of the body; return false if it is dropped, because nobody reads it or there is no room."""
+        if self._started is not None or self._refused is not None:
+            return False
+        if not self._protocol.bodies.take(len(data), self._held):
+            self.refuse(*_TOO_MANY_BODIES)
+            return False
+        self._held += len(data)
         self._body.append(data)
         self._body_size += len(data)
         self._wake()
+        return True
 
     def feed_end(self) -> None:
         self.ended = True
         self._wake()
 
+    def feed_malformed(self) -> None:
+        """Refuse the rest of the body: it is not encoded properly."""
+        self.refuse(*_MALFORMED)
+
+    def end_input(self) -> None:
+        """Take the client's word that it sends no more. It may still wait for an answer that comes to an end."""
+        self._input_ended = True
+        self._wake()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Let the application find that the request can't be read any further."""
+        self._refused = (status, message)
+        self._wake()
+
+    def _let_go(self) -> None:
+        """Stop counting the body: the application is done with it."""
+        self._protocol.bodies.give_back(self._held)
+        self._held = 0
+
     @property
     def unread(self) -> int:
         """How many bytes of the body wait for the application."""
         return self._body_size
+
+    def drop_body(self) -> int:
+        """Drop what the application has not read of the body, and return how many bytes that is."""
+        size, self._body_size = self._body_size, 0
+        self._body.clear()
+        return size
 
     async def handle(self, event: StreamEvent) -> None:
         """Take Hypercorn's word that the stream is closed."""
@@ -156,13 +249,28 @@ class RequestStream:
 
     # The application's side
 
+    def _has_news(self) -> bool:
+        """Whether there is something that the application does not know yet."""
+        if self.closed or self._refused is not None or self._body:
+            return True
+        return self.ended and (self._input_ended or not self._end_told)
+
     async def receive(self) -> Message:
-        while not self._body and not self.closed and (self._end_told or not self.ended):
+        """Return the next part of the request, or that the client is gone, as ASGI has it.
+
+        Raises:
+            RequestRefusedError: The request can't be read any further.
+        """
+        while not self._has_news():
             if not self.ended:
                 await self._protocol.wants_body(self)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self.closed:
+            return {"type": "http.disconnect"}
+        if self._refused is not None:
+            raise RequestRefusedError(*self._refused)
+        if self._end_told and not self._body:
             return {"type": "http.disconnect"}
         data = b"".join(self._body)
         size, self._body_size = self._body_size, 0
@@ -176,6 +284,7 @@ class RequestStream:
         if self.closed:
             return
         if message["type"] == "http.response.start":
+            self._let_go()
             self._started = (message["status"], list(message["headers"]))
         elif message["type"] == "http.response.body" and self._started is not None:
             status, headers = self._started
@@ -185,6 +294,7 @@ class RequestStream:
                 await self._protocol.respond(self, status, headers, body)
             else:
                 self._started = (0, [])
+                self.streaming = more
                 await self._protocol.respond_in_parts(self, status, headers, body, more=more)
 
 
@@ -197,6 +307,9 @@ class Sender(Protocol):
 
 class Responder(Protocol):
     """What a stream asks of its protocol."""
+
+    bodies: BodyAllowance
+    """What is held of the bodies of the connection's requests."""
 
     async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response."""

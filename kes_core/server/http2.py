@@ -10,6 +10,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+import h2.utilities
 from hypercorn.events import Closed, Updated
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.utils import filter_pseudo_headers
@@ -17,6 +18,7 @@ from hypercorn.utils import filter_pseudo_headers
 from kes_core.server.http import (
     DATE,
     MAX_DISCARDED_BODY,
+    BodyAllowance,
     Headers,
     Link,
     RequestStream,
@@ -29,7 +31,10 @@ __all__ = ["HTTP2Protocol"]
 WINDOW_TIMEOUT: Final = 30.0
 """Seconds for which a client may leave no room in its window for the rest of an answer."""
 _MAX_PENDING_RESETS: Final = 200
-"""How many more streams than it lets finish a client may reset (CVE-2023-44487)."""
+"""How many more streams than it lets finish a client may reset or send malformed (CVE-2023-44487)."""
+_REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
+    is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
+)
 
 
 class HTTP2Protocol(H2Protocol):
@@ -39,6 +44,7 @@ class HTTP2Protocol(H2Protocol):
 
     def __init__(self, link: Link, *args: Any) -> None:
         super().__init__(link.app, *args)  # type: ignore[arg-type] # Hypercorn's wrapper of an app; only we call it
+        self.bodies = BodyAllowance()
         self._link = link
         self._pending_resets = 0
         self._flush_scheduled = False
@@ -46,6 +52,8 @@ class HTTP2Protocol(H2Protocol):
         """How much has been dropped of the body of each request that was answered before it was complete."""
         # WebSockets over HTTP/2, which Hypercorn offers, are not served.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
+        # h2 would end the connection, and all its requests, for one malformed header: `_begin` validates instead.
+        self.connection.config.validate_inbound_headers = False
 
     @property
     def has_partial_request(self) -> bool:
@@ -55,7 +63,7 @@ class HTTP2Protocol(H2Protocol):
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
             if isinstance(event, h2.events.RequestReceived):
-                self._begin(event)
+                await self._begin(event)
             elif isinstance(event, h2.events.DataReceived):
                 self._take_body(event)
             elif isinstance(event, h2.events.StreamEnded):
@@ -80,10 +88,17 @@ class HTTP2Protocol(H2Protocol):
         ):
             await self._window_updated(None)
 
-    def _begin(self, request: h2.events.RequestReceived) -> None:
+    async def _begin(self, request: h2.events.RequestReceived) -> None:
         stream_id = request.stream_id
         if self.context.terminated.is_set():
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            return
+        try:
+            for _header in h2.utilities.validate_headers(request.headers, _REQUEST_HEADERS):
+                pass  # it validates as it goes
+        except h2.exceptions.ProtocolError:
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            await self._count_reset()
             return
         pseudo = {name: value for name, value in request.headers if name[:1] == b":"}
         scope = request_scope(
@@ -102,10 +117,9 @@ class HTTP2Protocol(H2Protocol):
         if stream is None:
             self._discard(stream_id, event.flow_controlled_length)
             return
-        stream.feed(bytes(event.data))
-        padding = event.flow_controlled_length - len(event.data)
-        if padding:
-            self.connection.acknowledge_received_data(padding, stream_id)
+        kept = len(event.data) if stream.feed(bytes(event.data)) else 0
+        if dropped := event.flow_controlled_length - kept:
+            self.connection.acknowledge_received_data(dropped, stream_id)
 
     def _discard(self, stream_id: int, size: int) -> None:
         """Drop a part of a body that nobody wants, so that its sender gets to read the answer; too much, and it is cut.
@@ -123,20 +137,23 @@ class HTTP2Protocol(H2Protocol):
         stream = self.streams.get(event.stream_id)
         self._discarded.pop(event.stream_id, None)
         if stream is not None:
-            self._pending_resets += 1
             self._release(stream)
-            if self._pending_resets > _MAX_PENDING_RESETS:
-                self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-                await self._flush()
-                await self.send(Closed())
-                return
+            await self._count_reset()
         await self._close_stream(event.stream_id)
         await self._window_updated(event.stream_id)
 
+    async def _count_reset(self) -> None:
+        """Cut off a client that opens streams without end that come to nothing."""
+        self._pending_resets += 1
+        if self._pending_resets > _MAX_PENDING_RESETS:
+            self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            await self._flush()
+            await self.send(Closed())
+
     def _release(self, stream: RequestStream) -> None:
         """Give back the part of the connection's window that an unread body holds."""
-        if stream.unread:
-            self.connection.acknowledge_received_data(stream.unread, stream.stream_id)
+        if size := stream.drop_body():
+            self.connection.acknowledge_received_data(size, stream.stream_id)
 
     def _flush_soon(self) -> None:
         """Send what is ready at the end of this turn of the event loop, in as few pieces as can be."""
@@ -165,7 +182,6 @@ class HTTP2Protocol(H2Protocol):
             if body:
                 connection.send_data(stream_id, body, end_stream=True)
             if not stream.ended:
-                self._release(stream)
                 self._discarded[stream_id] = 0
         except h2.exceptions.ProtocolError:
             pass  # the client has reset the stream or closed the connection in the meantime
@@ -181,6 +197,8 @@ class HTTP2Protocol(H2Protocol):
         try:
             async with asyncio.timeout(WINDOW_TIMEOUT):
                 await send_parts(self, stream, status, headers, body, more=more)
+                if body and stream.stream_id in self.stream_buffers:  # Hypercorn would wait only from 32 KiB on
+                    await self.stream_buffers[stream.stream_id].drain()
         except TimeoutError:
             await self._give_up(stream)
             return
@@ -212,6 +230,7 @@ class HTTP2Protocol(H2Protocol):
 
     async def _finish(self, stream: RequestStream) -> None:
         self._pending_resets = max(0, self._pending_resets - 1)
+        self._release(stream)
         stream.closed = True
         self.streams.pop(stream.stream_id, None)
         self._flush_soon()

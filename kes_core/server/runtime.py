@@ -216,6 +216,7 @@ class _Connection:
         self._loop = asyncio.get_running_loop()
         self._deadline: float | None = self._loop.time() + HANDSHAKE_TIMEOUT
         self._waiting_for_header = False
+        self._closing = False
         self._write_deadline: float | None = None
 
     @property
@@ -229,25 +230,35 @@ class _Connection:
             while data := await self._tls.read():
                 await protocol.handle(RawData(data))
                 self._update_deadline(protocol)
-                # Who does not read the answers, to pings also, is not read from either.
+                # Stop reading from a client that does not read our answers, those to pings included.
                 await self._tls.drain()
+            if isinstance(protocol, HTTP1Protocol):
+                # A client may end its side of the connection after its request and wait for the answer.
+                await protocol.end_input()
+                await self.gone.wait()
         finally:
             await protocol.handle(Closed())
-            self._tls.close()
+            self._close()
 
     def close(self) -> None:
         """Close now that nothing is being worked on."""
         if isinstance(self._protocol, HTTP2Protocol):
             self._protocol.connection.close_connection()
             self._tls.write(self._protocol.connection.data_to_send())
+        self._close()
+
+    def _close(self) -> None:
+        """Close once the client has taken what is written, for which it has only so much time."""
         self._tls.close()
+        if not self._closing:
+            self._closing = True
+            self._deadline = self._loop.time() + WRITE_TIMEOUT
 
     def check(self, now: float) -> None:
         """Close the connection if it has used up its time."""
         if self._deadline is not None and now > self._deadline:
-            if self._tls.established and not self._waiting_for_header:
+            if self._tls.established and not self._waiting_for_header and not self._closing:
                 self.close()
-                self._deadline = now + WRITE_TIMEOUT
             else:
                 self._tls.abort()
         if not self._tls.writing_paused:
@@ -281,15 +292,20 @@ class _Connection:
             self._tls.write(event.data)
             await self._tls.drain()
         elif isinstance(event, Closed):
-            self._tls.close()
-        elif isinstance(event, Updated) and event.idle:
-            partial = self._protocol is not None and self._protocol.has_partial_request
+            self._close()
+        elif isinstance(event, Updated) and self._protocol is not None and not self._closing:
+            if not event.idle:
+                self._update_deadline(self._protocol)
+                return
+            partial = self._protocol.has_partial_request
             self._waiting_for_header = partial
             self._deadline = self._loop.time() + (HEADER_TIMEOUT if partial else IDLE_TIMEOUT)
             if self._runtime.context.terminated.is_set():
-                self._tls.close()
+                self._close()
 
     def _update_deadline(self, protocol: HTTP1Protocol | HTTP2Protocol) -> None:
+        if self._closing:
+            return
         if not protocol.idle:
             self._deadline = None
             self._waiting_for_header = False

@@ -9,9 +9,12 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["ErrorLogHandler", "Hub"]
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+
+__all__ = ["ErrorLogHandler", "Hub", "send_stream"]
 
 MAX_BACKLOG: Final = 1024 * 1024
 """Bytes that may wait for one reader."""
@@ -137,3 +140,25 @@ class ErrorLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._hub.has_readers and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._hub.publish, {"message": self.format(record)})
+
+
+async def send_stream(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Send an answer part by part as it comes, until it ends or the client is gone."""
+
+    async def send_parts() -> None:
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def wait_until_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    sending, gone = asyncio.ensure_future(send_parts()), asyncio.ensure_future(wait_until_gone())
+    try:
+        await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sending.cancel()
+        gone.cancel()
+        await asyncio.gather(sending, gone, return_exceptions=True)

@@ -23,9 +23,13 @@ MAX_HANDSHAKE: Final = 16 * 1024
 MAX_HANDSHAKE_READS: Final = 128
 """Pieces in which they may arrive. An ordinary handshake comes in two or three."""
 
+_PLAIN_HTTP: Final = "the client speaks plain HTTP"
+_PLAIN_HTTP_ANSWER: Final = (
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # as Go's net/http
+)
 _REASONS: Final = {
     "peer did not return a certificate": "the client presented no certificate",
-    "http request": "the client speaks plain HTTP",
+    "http request": _PLAIN_HTTP,
     "unsupported protocol": "the client speaks no TLS from 1.2 on",
     "no shared cipher": "the client knows none of the server's ciphers",
     "wrong version number": "the client speaks no TLS",
@@ -198,7 +202,7 @@ class TLSConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._end_of_stream()
-        return False
+        return self.established  # it may have asked for something: the HTTP side closes the connection
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
@@ -242,7 +246,10 @@ class TLSConnection(asyncio.Protocol):
             self._flush()
         except SSL.Error as error:
             self._flush()  # the alert that tells the client why
-            self._fail(self._ssl.get_app_data() or _reason(error))
+            reason = _reason(error)
+            if reason == _PLAIN_HTTP and self._transport is not None:
+                self._transport.write(_PLAIN_HTTP_ANSWER)
+            self._fail(self._ssl.get_app_data() or reason)
         else:
             self._flush()
             self.established = True

@@ -1,0 +1,138 @@
+"""Every request has exactly one audit record, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from types import SimpleNamespace
+from typing import Any
+
+import h2.errors
+import pytest
+
+from kes_core.routes import ROUTES
+from kes_core.server.app import KESApp
+from kes_core.server.audit import AuditLog
+from kes_core.server.auth import ProvenClient
+from kes_core.server.expiry import ExpiryWatch
+from kes_core.server.http import Message
+from kes_core.server.metrics import Metrics
+from kes_core.server.peers import Alone
+from tests.e2e.test_connections import Http2Client
+from tests.support import Server
+
+IDENTITY = "3ecf" * 16
+
+
+class Faulty:
+    """An application whose state fails in one place, and what its requests leave behind."""
+
+    def __init__(self, **faults: Any) -> None:
+        metrics = Metrics()
+        state: Any = SimpleNamespace(
+            client_of=lambda _scope: SimpleNamespace(identity=IDENTITY, error="", address="192.0.2.1", expires=1e18),
+            timeouts={route.path: 5.0 for route in ROUTES},
+            unauthenticated=frozenset(),
+            admin=IDENTITY,
+            engines=(),
+        )
+        state.__dict__.update(faults)
+        self.app = KESApp(state, metrics, Alone(metrics), ExpiryWatch(metrics))
+        self.records: list[Any] = []
+        self.sent: list[Message] = []
+        self.app.audit = AuditLog(plugins=[SimpleNamespace(audit=self.records.append)])
+
+    async def ask(self, method: str, path: str, receive: Any = None) -> None:
+        scope = {
+            "type": "http",
+            "method": method,
+            "raw_path": path.encode(),
+            "path": path,
+            "query_string": b"",
+            "headers": [],
+            "client": ("192.0.2.1", 1),
+            "extensions": {"kes.client": ProvenClient("", "", None, verified=False, presented=True)},
+        }
+
+        async def send(message: Message) -> None:
+            self.sent.append(message)
+
+        await self.app.build_middleware_stack()(scope, receive, send)
+
+    @property
+    def codes(self) -> list[int]:
+        return [record["response"]["code"] for record in self.records]
+
+
+def fail(*_arguments: object) -> Any:
+    raise RuntimeError("ASN.1: 0x30 0x82")
+
+
+def test_forwarded_certificate_that_breaks_a_library(caplog: pytest.LogCaptureFixture) -> None:
+    """It is the client's fault, and nothing of it reaches the log but that it was refused."""
+    faulty = Faulty(client_of=fail)
+    asyncio.run(faulty.ask("GET", "/v1/status"))
+    assert faulty.sent[0]["status"] == 400
+    assert faulty.sent[1]["body"] == b'{"message":"invalid client certificate"}'
+    assert faulty.codes == [400]
+    assert "ASN.1" not in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["timeouts", "admin", "engines"])
+def test_failure_in_any_place(fault: str) -> None:
+    """What nobody has foreseen is a 500, in the record too."""
+    faulty = Faulty(**({"admin": ""} if fault == "engines" else {}), **{fault: None})
+    if fault == "admin":
+        faulty.app.server_state.unauthenticated = None  # type: ignore[misc,assignment] # that is the fault
+    asyncio.run(faulty.ask("GET", "/v1/status"))
+    assert faulty.sent[0]["status"] == 500
+    assert faulty.codes == [500]
+
+
+def test_request_that_is_stopped_with_the_server() -> None:
+    async def stop() -> None:
+        faulty = Faulty()
+        reading = asyncio.Event()
+
+        async def receive() -> Message:
+            reading.set()
+            await asyncio.Event().wait()
+            raise AssertionError("never")
+
+        task = asyncio.get_running_loop().create_task(faulty.ask("PUT", "/v1/key/encrypt/a", receive))
+        await reading.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert faulty.codes == [499]
+        assert faulty.sent == []
+
+    asyncio.run(stop())
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+def test_client_that_leaves_before_its_answer(server: Server, http2: bool) -> None:
+    """Its request is recorded, with a status that no answer has."""
+    path = f"/v1/key/encrypt/left-{base64.b32encode(bytes([http2])).decode().strip('=')}"
+    with server.client() as reader, reader.stream("GET", "/v1/log/audit") as log:
+        lines = log.iter_lines()
+        with server.connection(alpn=["h2" if http2 else "http/1.1"]) as connection:
+            if http2:
+                client = Http2Client(connection)
+                stream = client.request("PUT", path, end=False)
+                client.h2.send_data(stream, b'{"plain')
+                client.flush()
+                client.h2.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+                client.flush()
+                wait_for(lines, path)
+            else:
+                connection.sendall(b"PUT %b HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{" % path.encode())
+        if not http2:
+            wait_for(lines, path)
+
+
+def wait_for(lines: Any, path: str) -> None:
+    for line in lines:
+        if f'"path":"{path}"' in line:
+            assert '"code":499' in line
+            return
+    raise AssertionError("no record")

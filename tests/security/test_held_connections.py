@@ -1,0 +1,203 @@
+"""Clients that hold what belongs to all: connections that nobody reads, places of readers, memory for bodies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h2.events
+import h2.settings
+import pytest
+
+from tests.e2e.test_connections import Http2Client, resident_kib
+from tests.support import Server, read_response
+
+RunServer = Callable[..., Server]
+
+HURRIED = """
+import socket
+import kes_core.server.http2 as http2
+import kes_core.server.runtime as runtime
+import kes_core.server.streams as streams
+import kes_core.server.tls_connection as tls_connection
+import kes_core.cli as cli
+
+http2.WINDOW_TIMEOUT = 0.5
+runtime.WRITE_TIMEOUT = 0.5
+runtime.SWEEP_INTERVAL = 0.05
+runtime.IDLE_TIMEOUT = 1.0
+streams.MAX_READERS = 3
+made = tls_connection.TLSConnection.connection_made
+
+def with_small_buffer(self, transport):
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    made(self, transport)
+
+tls_connection.TLSConnection.connection_made = with_small_buffer
+cli.main()
+"""
+"""Runs the server with short times and few readers. What the kernel does not take for a client, the server has."""
+LISTING = b"GET /v1/api HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LOG = b"GET /v1/log/error HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def sockets_of(server: Server) -> int:
+    """Return how many sockets the server's process has open."""
+    files = Path(f"/proc/{server.process.pid}/fd")
+    count = 0
+    for file in files.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += str(file.readlink()).startswith("socket:")
+    return count
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, within: float = 20.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def slow_reader(server: Server, alpn: str = "http/1.1") -> Iterator[ssl.SSLSocket]:
+    """Connect with hardly any room for answers."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.settimeout(20)
+    raw.connect((server.host, server.port))
+    context = server.ssl_context(server.admin)
+    context.set_alpn_protocols([alpn])
+    with context.wrap_socket(raw, server_hostname="localhost") as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("last", [b"", b"GET /v1/api HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"])
+@pytest.mark.parametrize("requests", [3, 8, 20, 40])
+def test_client_that_does_not_read_loses_its_connection(run_server: RunServer, requests: int, last: bytes) -> None:
+    """However little of its answers is left, and whether it asked to close the connection after them or not."""
+    server = run_server(python=("-c", HURRIED))
+    before = sockets_of(server)
+    with slow_reader(server) as connection:
+        connection.sendall(LISTING * requests + last)
+        wait_until(lambda: sockets_of(server) > before, "the server has not accepted the connection")
+        wait_until(lambda: sockets_of(server) == before, "the server has kept the connection")
+
+
+def test_http2_stream_whose_window_stays_closed_is_given_up(run_server: RunServer) -> None:
+    """A log of few events, of which the client takes none, does not keep its place; nor does an answer."""
+    server = run_server(python=("-c", HURRIED))
+    with server.connection(alpn=["h2"]) as connection:
+        client = Http2Client(connection)
+        client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        streams = {client.request("GET", "/v1/log/audit"), client.request("GET", "/v1/api")}
+        client.flush()
+        given_up: set[int] = set()
+        while given_up != streams:
+            for event in client.events():
+                if isinstance(event, h2.events.StreamReset):
+                    given_up.add(event.stream_id)
+            with server.client(http2=False) as other:
+                other.get("/v1/nope")  # an event of the audit log
+
+
+def test_readers_of_a_log_who_are_gone_leave_their_places(run_server: RunServer) -> None:
+    """Even if they have sent more requests behind the one for the log."""
+    server = run_server(python=("-c", HURRIED))
+    for behind in (b"", LISTING, LISTING * 100, LISTING * 2000):
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                connection = stack.enter_context(server.connection())
+                connection.sendall(LOG)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+                connection.sendall(behind)
+            with server.client(http2=False) as client, client.stream("GET", "/v1/log/error") as response:
+                assert response.status_code == (503 if len(behind) < 64 * 1024 else response.status_code)
+
+        def there_is_room() -> bool:
+            with server.client(http2=False) as client, client.stream("GET", "/v1/log/error") as response:
+                return response.status_code == 200
+
+        wait_until(there_is_room, f"{len(behind)} bytes behind the request keep the reader's place")
+
+
+@pytest.mark.parametrize("end", ["close_notify", "close_notify and FIN"])
+def test_client_that_ends_its_side_still_gets_its_answers(server: Server, end: str) -> None:
+    with server.connection() as connection:
+        raw = socket.socket(fileno=os.dup(connection.fileno()))
+        raw.settimeout(20)
+        connection.sendall(LISTING + LISTING)
+        connection.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLError):
+            connection.unwrap()  # sends our close_notify; the answers come before the server's
+        if end.endswith("FIN"):
+            raw.shutdown(socket.SHUT_WR)
+        raw.close()
+        connection.settimeout(20)
+        for _ in range(2):
+            status, headers, body = read_response(connection)
+            assert (status, headers["content-type"]) == (200, "application/json")
+            assert isinstance(json.loads(body), list)
+
+
+def test_halves_of_many_bodies_do_not_wait_for_each_other(server: Server) -> None:
+    """250 requests on one connection each send half of their body, and then the rest."""
+    with server.client() as client:
+        assert client.put("/v1/key/create/halves").status_code == 200
+    body = b'{"plaintext":"' + b"QUFB" * 2000 + b'"}'
+    answers = send_in_halves(server, body)
+    assert answers == [200] * 250
+
+
+def test_bodies_that_are_under_way_have_a_limit(run_server: RunServer) -> None:
+    """What is too much is refused at once, and everybody is answered."""
+    server = run_server({"api": {"/v1/key/encrypt/": {"timeout": "1m"}}})
+    with server.client() as client:
+        assert client.put("/v1/key/create/halves").status_code == 200
+    before = resident_kib(server)
+    answers = send_in_halves(server, b'{"plaintext":"' + b"QUFB" * 60_000 + b'"}')
+    assert set(answers) == {200, 503}
+    assert answers.count(200) > 8
+    assert resident_kib(server) - before < 48 * 1024
+    with server.client() as client:
+        assert client.put("/v1/key/encrypt/halves", json={"plaintext": ""}).status_code == 200
+
+
+def send_in_halves(server: Server, body: bytes) -> list[int]:
+    """Send 250 requests at a time on one connection, first half a body of each, and return the statuses."""
+    with server.connection(alpn=["h2"]) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Http2Client(connection)
+        streams = [client.request("PUT", "/v1/key/encrypt/halves", end=False) for _ in range(250)]
+        client.flush()
+        answers: dict[int, int] = {}
+        middle = len(body) // 2
+        for part, last in ((body[:middle], False), (body[middle:], True)):
+            for stream in streams:
+                send_part(client, stream, part, answers, last=last)
+        while len(answers) < len(streams):
+            take(client, answers)
+        return list(answers.values())
+
+
+def send_part(client: Http2Client, stream: int, part: bytes, answers: dict[int, int], *, last: bool) -> None:
+    while part and stream not in answers:
+        size = min(client.h2.local_flow_control_window(stream), client.h2.max_outbound_frame_size, len(part))
+        if size:
+            client.h2.send_data(stream, part[:size], end_stream=last and size == len(part))
+            part = part[size:]
+            client.flush()
+        else:
+            take(client, answers)
+
+
+def take(client: Http2Client, answers: dict[int, int]) -> None:
+    for event in client.events():
+        if isinstance(event, h2.events.ResponseReceived):
+            answers[event.stream_id] = int(dict(event.headers)[b":status"])
+    client.flush()
