@@ -273,6 +273,8 @@ class HTTP1Protocol(H11Protocol):
 
     async def abandon(self, _stream: RequestStream) -> None:
         await self.send(Closed())
+        await self._close_stream()
+        self._progress.set()
 
     async def wants_body(self, _stream: RequestStream) -> None:
         if self.connection.they_are_waiting_for_100_continue:

@@ -47,6 +47,7 @@ class HTTP2Protocol(H2Protocol):
         self.bodies = BodyAllowance()
         self._link = link
         self._pending_resets = 0
+        self._cut_off = False
         self._flush_scheduled = False
         self._discarded: dict[int, int] = {}
         """How much has been dropped of the body of each request that was answered before it was complete."""
@@ -62,6 +63,8 @@ class HTTP2Protocol(H2Protocol):
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
+            if self._cut_off:
+                return
             if isinstance(event, h2.events.RequestReceived):
                 await self._begin(event)
             elif isinstance(event, h2.events.DataReceived):
@@ -145,7 +148,8 @@ class HTTP2Protocol(H2Protocol):
     async def _count_reset(self) -> None:
         """Cut off a client that opens streams without end that come to nothing."""
         self._pending_resets += 1
-        if self._pending_resets > _MAX_PENDING_RESETS:
+        if self._pending_resets > _MAX_PENDING_RESETS and not self._cut_off:
+            self._cut_off = True
             self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             await self._flush()
             await self.send(Closed())
