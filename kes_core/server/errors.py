@@ -19,6 +19,7 @@ __all__ = [
     "NO_ROUTE",
     "POLICY_NOT_FOUND",
     "TIMED_OUT",
+    "TOO_MANY_BODIES",
     "TOO_MANY_CIPHERTEXTS",
     "APIError",
     "error_body",
@@ -54,6 +55,7 @@ HMAC_UNSUPPORTED: Final = (409, "key does not support HMAC")
 INVALID_BODY: Final = (400, "invalid request body")
 INVALID_CERTIFICATE: Final = (400, "invalid client certificate")
 INVALID_IMPORT_BODY: Final = (400, "invalid import key request body")
+TOO_MANY_BODIES: Final = (503, "too many request bodies are under way")
 TOO_MANY_CIPHERTEXTS: Final = (400, "too many ciphertexts")
 TIMED_OUT: Final = (504, "request timed out")
 INTERNAL: Final = (500, "internal server error")

@@ -23,6 +23,8 @@ from wsgiref.handlers import format_date_time
 
 from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 
+from kes_core.server.errors import INVALID_BODY, TOO_MANY_BODIES
+
 if TYPE_CHECKING:
     from hypercorn.protocol.events import Event as StreamEvent
 
@@ -65,10 +67,6 @@ class RequestRefusedError(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
-
-
-_MALFORMED: Final = (400, "invalid request body")
-_TOO_MANY_BODIES: Final = (503, "too many request bodies are under way")
 
 
 class BodyAllowance:
@@ -147,8 +145,9 @@ class RequestStream:
         "_end_told",
         "_held",
         "_input_ended",
+        "_malformed",
+        "_no_room",
         "_protocol",
-        "_refused",
         "_started",
         "_waiter",
         "closed",
@@ -168,7 +167,8 @@ class RequestStream:
         self._waiter: asyncio.Future[None] | None = None
         self._started: tuple[int, Headers] | None = None
         self._held = 0
-        self._refused: tuple[int, str] | None = None
+        self._malformed = False
+        self._no_room = False
         self._input_ended = False
         self.scope = scope
         self.stream_id = stream_id
@@ -192,10 +192,11 @@ class RequestStream:
 
     def feed(self, data: bytes) -> bool:
         """Take a part of the body; return false if it is dropped, because nobody reads it or there is no room."""
-        if self._started is not None or self._refused is not None:
+        if self._started is not None or self._malformed or self._no_room:
             return False
         if not self._protocol.bodies.take(len(data), self._held):
-            self.refuse(*_TOO_MANY_BODIES)
+            self._no_room = True
+            self._wake()
             return False
         self._held += len(data)
         self._body.append(data)
@@ -209,16 +210,12 @@ class RequestStream:
 
     def feed_malformed(self) -> None:
         """Refuse the rest of the body: it is not encoded properly."""
-        self.refuse(*_MALFORMED)
+        self._malformed = True
+        self._wake()
 
     def end_input(self) -> None:
         """Take the client's word that it sends no more. It may still wait for an answer that comes to an end."""
         self._input_ended = True
-        self._wake()
-
-    def refuse(self, status: int, message: str) -> None:
-        """Let the application find that the request can't be read any further."""
-        self._refused = (status, message)
         self._wake()
 
     def _let_go(self) -> None:
@@ -251,7 +248,7 @@ class RequestStream:
 
     def _has_news(self) -> bool:
         """Whether there is something that the application does not know yet."""
-        if self.closed or self._refused is not None or self._body:
+        if self.closed or self._malformed or self._no_room or self._body:
             return True
         return self.ended and (self._input_ended or not self._end_told)
 
@@ -268,8 +265,10 @@ class RequestStream:
             await self._waiter
         if self.closed:
             return {"type": "http.disconnect"}
-        if self._refused is not None:
-            raise RequestRefusedError(*self._refused)
+        if self._malformed:
+            raise RequestRefusedError(*INVALID_BODY)
+        if self._no_room:
+            raise RequestRefusedError(*TOO_MANY_BODIES)
         if self._end_told and not self._body:
             return {"type": "http.disconnect"}
         data = b"".join(self._body)
