@@ -32,7 +32,7 @@ __all__ = [
 
 _MODULES: Final = {
     "CONTRACT_VERSION": "clauses",
-    "Clause": "clauses",
+    "Clause": "_clause",
     "KeyStoreContract": "stores",
     "PolicyEngineContract": "engines",
     "contract": "clauses",

@@ -6,8 +6,7 @@ Loaded by pytest wherever kes-core is installed, so it imports nothing else.
 from __future__ import annotations
 
 import faulthandler
-import re
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -18,8 +17,8 @@ PROPERTY: Final = "kes_contract"
 EXIT_TIME: Final = 3
 """Seconds that threads have to end after a run in which a call never did."""
 
-_NODE: Final = re.compile(r"(?P<suite>.*)::test_contract\[(?P<clause>(?:KS|PE)-[A-Z]+-\d+)\]", re.DOTALL)
 _HUNG: Final = "hung"
+_COLLECTED: Final = "not checked"
 
 
 class _Results:
@@ -30,34 +29,40 @@ class _Results:
         self.suites: dict[str, dict[str, str]] = {}
         self.hung = False
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Mark a clause in its report, also if a fixture fails before the clause is checked."""
+        if _clause_of(item) is not None:
+            item.user_properties.append((PROPERTY, _COLLECTED))
+
     @pytest.hookimpl(trylast=True)  # after what the user has not selected is gone
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out the clauses that are not applicable to their class.
 
-        In worker processes of pytest-xdist they are skipped instead: what those leave out, nobody hears of.
+        In worker processes of pytest-xdist they are skipped instead: the main process does not hear what a worker
+        leaves out.
         """
         if hasattr(config, "workerinput"):
             return
         left_out = [item for item in items if _is_not_applicable(item)]
         for item in left_out:
-            match = _NODE.fullmatch(item.nodeid)
-            if match is not None:
-                self.suites.setdefault(match["suite"], {})[match["clause"]] = "not applicable"
+            suite, name = _split(item.nodeid)
+            self.suites.setdefault(suite, {})[name] = "not applicable"
         if left_out:
             items[:] = [item for item in items if item not in left_out]
             config.hook.pytest_deselected(items=left_out)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        match = _NODE.fullmatch(report.nodeid)
-        if match is None or (report.when != "call" and report.passed):
+        outcomes = [str(value) for name, value in report.user_properties if name == PROPERTY]
+        if not outcomes or (report.when != "call" and report.passed):
             return
-        clauses = self.suites.setdefault(match["suite"], {})
-        for name, value in report.user_properties:
-            if name == PROPERTY:
-                self.version, outcome = str(value).split(" ", 1)
-                self.hung |= outcome.endswith(_HUNG)
-                clauses[match["clause"]] = outcome.removesuffix(f", {_HUNG}")
-        clauses.setdefault(match["clause"], "not checked")
+        suite, name = _split(report.nodeid)
+        version, _, outcome = outcomes[-1].partition(" ")
+        if outcomes[-1] == _COLLECTED:
+            outcome = _COLLECTED
+        else:
+            self.version = version
+        self.hung |= outcome.endswith(_HUNG)
+        self.suites.setdefault(suite, {})[name] = outcome.removesuffix(f", {_HUNG}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.suites:
@@ -69,10 +74,10 @@ class _Results:
     def _line(self, suite: str, clauses: dict[str, str]) -> str:
         kept = sum(outcome == "kept" for outcome in clauses.values())
         line = f"kes contract {self.version}: {kept} of {len(clauses)} clauses kept by {suite}"
-        for outcome in ("not applicable", "not checked", "broken"):
-            ids = [clause for clause, found in clauses.items() if found == outcome]
-            if ids:
-                line += f", {outcome}: {' '.join(ids)}"
+        for outcome in ("not applicable", _COLLECTED, "broken"):
+            names = [clause for clause, found in clauses.items() if found == outcome]
+            if names:
+                line += f", {outcome}: {' '.join(names)}"
         return line
 
     def pytest_unconfigure(self) -> None:
@@ -80,13 +85,22 @@ class _Results:
             faulthandler.dump_traceback_later(EXIT_TIME, exit=True)
 
 
+def _split(node: str) -> tuple[str, str]:
+    """Return the test class of a clause, and the clause's name."""
+    suite, _, method = node.rpartition("::")
+    return suite, method.removeprefix("test_")
+
+
+def _clause_of(item: pytest.Item) -> Any:
+    return getattr(getattr(item, "function", None), "kes_clause", None)
+
+
 def _is_not_applicable(item: pytest.Item) -> bool:
     """Tell whether an item is a clause that needs a method which its class has not defined."""
-    if not isinstance(item, pytest.Function) or item.cls is None or _NODE.fullmatch(item.nodeid) is None:
+    clause, suite = _clause_of(item), getattr(item, "cls", None)
+    if clause is None or suite is None or not clause.needs:
         return False
-    needs = getattr(item.callspec.params.get("clause"), "needs", "")
-    base = next((base for base in item.cls.__mro__ if "test_contract" in vars(base)), None)
-    return bool(needs) and base is not None and getattr(item.cls, needs) is getattr(base, needs)
+    return getattr(getattr(suite, clause.needs), "kes_optional", False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

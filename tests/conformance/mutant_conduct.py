@@ -22,7 +22,7 @@ TOKEN = "a-token-that-nobody-may-see"
 
 
 class TestChecksThenWrites(Mutant):
-    breaks = "KS-RACE-1"
+    breaks = "concurrent_creates_have_one_winner"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -33,7 +33,7 @@ class TestChecksThenWrites(Mutant):
 
 
 class TestMixesUpValues(Mutant):
-    breaks = "KS-RACE-1 KS-RACE-3"
+    breaks = "concurrent_creates_have_one_winner concurrent_creates_of_different_keys"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -43,7 +43,7 @@ class TestMixesUpValues(Mutant):
 
 
 class TestShowsHalves(Mutant):
-    breaks = "KS-RACE-2 KS-CANCEL-1"
+    breaks = "get_during_create cancelled_create"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -54,7 +54,7 @@ class TestShowsHalves(Mutant):
 
 
 class TestLeavesHalves(Mutant):
-    breaks = "KS-CANCEL-1"
+    breaks = "cancelled_create"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -67,7 +67,7 @@ class TestLeavesHalves(Mutant):
 
 
 class TestKeepsItsLock(Mutant):
-    breaks = "KS-CANCEL-2"
+    breaks = "store_works_after_cancelled_calls"
     time_limit = 1.5
 
     class Subject(MemoryKeyStore):
@@ -82,7 +82,7 @@ class TestKeepsItsLock(Mutant):
 
 
 class TestBlocks(Mutant):
-    breaks = "KS-LOOP-1"
+    breaks = "calls_do_not_block"
     longest_block = 0.1
 
     class Subject(MemoryKeyStore):
@@ -93,7 +93,10 @@ class TestBlocks(Mutant):
 
 
 class TestHangs(Mutant):
-    breaks = "KS-STATUS-1 KS-CANCEL-2 KS-LOOP-1 KS-SECRET-2 KS-SECRET-3"
+    breaks = (
+        "status_while_store_works store_works_after_cancelled_calls calls_do_not_block errors_show_no_value "
+        "log_shows_no_value"
+    )
     time_limit = 1.5
 
     class Subject(MemoryKeyStore):
@@ -102,7 +105,7 @@ class TestHangs(Mutant):
 
 
 class TestClosesOnce(Mutant):
-    breaks = "KS-CLOSE-1"
+    breaks = "close_twice"
 
     class Subject(MemoryKeyStore):
         async def close(self) -> None:
@@ -113,7 +116,7 @@ class TestClosesOnce(Mutant):
 
 
 class TestShowsValuesInRepr(Mutant):
-    breaks = "KS-SECRET-1"
+    breaks = "repr_shows_no_value"
 
     class Subject(MemoryKeyStore):
         def __repr__(self) -> str:
@@ -121,7 +124,7 @@ class TestShowsValuesInRepr(Mutant):
 
 
 class TestShowsValuesInErrors(Mutant):
-    breaks = "KS-SECRET-2"
+    breaks = "errors_show_no_value"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -131,7 +134,7 @@ class TestShowsValuesInErrors(Mutant):
 
 
 class TestShowsValuesInCauses(Mutant):
-    breaks = "KS-SECRET-2"
+    breaks = "errors_show_no_value"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -144,7 +147,7 @@ class TestShowsValuesInCauses(Mutant):
 
 
 class TestLogsValues(Mutant):
-    breaks = "KS-SECRET-3"
+    breaks = "log_shows_no_value"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -153,7 +156,7 @@ class TestLogsValues(Mutant):
 
 
 class TestSaysNothing(Mutant):
-    breaks = "KS-ERROR-2"
+    breaks = "messages_of_errors"
 
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
@@ -229,7 +232,7 @@ class TestSoundRemote(RemoteMutant):
 
 
 class TestForgets(RemoteMutant):
-    breaks = "KS-DURABLE-1 KS-DURABLE-2"
+    breaks = "reopened_store_has_its_keys reopened_store_refuses_taken_names"
 
     class Subject(RemoteStore):
         async def close(self) -> None:
@@ -237,7 +240,7 @@ class TestForgets(RemoteMutant):
 
 
 class TestBringsBackWhatWasDeleted(RemoteMutant):
-    breaks = "KS-DURABLE-3"
+    breaks = "reopened_store_lacks_deleted_keys"
 
     class Subject(RemoteStore):
         def __init__(self, server: dict[str, bytes]) -> None:
@@ -254,7 +257,7 @@ class TestBringsBackWhatWasDeleted(RemoteMutant):
 
 
 class TestReadsOnceOnly(RemoteMutant):
-    breaks = "KS-DURABLE-4 KS-DURABLE-5"
+    breaks = "two_stores_see_each_other concurrent_creates_by_two_stores"
 
     class Subject(RemoteStore):
         def __init__(self, server: dict[str, bytes]) -> None:
@@ -267,7 +270,7 @@ class TestReadsOnceOnly(RemoteMutant):
 
 
 class TestListsNothingWhileDown(RemoteMutant):
-    breaks = "KS-UNREACHABLE-1"
+    breaks = "unreachable_store_says_so"
 
     class Subject(RemoteStore):
         async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
@@ -275,7 +278,7 @@ class TestListsNothingWhileDown(RemoteMutant):
 
 
 class TestRaisesConnectionError(RemoteMutant):
-    breaks = "KS-UNREACHABLE-1"
+    breaks = "unreachable_store_says_so"
 
     class Subject(RemoteStore):
         def _ask(self) -> None:
@@ -284,7 +287,7 @@ class TestRaisesConnectionError(RemoteMutant):
 
 
 class TestNeverRecovers(RemoteMutant):
-    breaks = "KS-UNREACHABLE-2"
+    breaks = "store_works_after_outage"
 
     class Subject(RemoteStore):
         _lost = False
@@ -296,7 +299,7 @@ class TestNeverRecovers(RemoteMutant):
 
 
 class TestShowsItsToken(RemoteMutant):
-    breaks = "KS-SECRET-4 KS-SECRET-5"
+    breaks = "store_shows_no_credential outage_shows_no_secret"
 
     class Subject(RemoteStore):
         def __repr__(self) -> str:
@@ -304,7 +307,7 @@ class TestShowsItsToken(RemoteMutant):
 
 
 class TestShowsItsTokenWhileDown(RemoteMutant):
-    breaks = "KS-SECRET-5"
+    breaks = "outage_shows_no_secret"
 
     class Subject(RemoteStore):
         def _ask(self) -> None:

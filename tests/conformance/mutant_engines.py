@@ -55,7 +55,7 @@ class TestSoundEngine(Mutant):
 
 
 class TestAllowsStrangers(Mutant):
-    breaks = "PE-UNKNOWN-1 PE-ODD-2"
+    breaks = "unknown_identity_is_not_allowed odd_requests_are_not_allowed"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -64,7 +64,7 @@ class TestAllowsStrangers(Mutant):
 
 
 class TestAllowsWhoHasNoIdentity(Mutant):
-    breaks = "PE-ODD-2"
+    breaks = "odd_requests_are_not_allowed"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -72,7 +72,7 @@ class TestAllowsWhoHasNoIdentity(Mutant):
 
 
 class TestDeniesNothing(Mutant):
-    breaks = "PE-DENY-1"
+    breaks = "denied_request"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -81,7 +81,7 @@ class TestDeniesNothing(Mutant):
 
 
 class TestAllowsNothing(Mutant):
-    breaks = "PE-ALLOW-1"
+    breaks = "allowed_request"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -90,7 +90,7 @@ class TestAllowsNothing(Mutant):
 
 
 class TestDecidesInWords(Mutant):
-    breaks = "PE-VERDICT-1 PE-ALLOW-1 PE-DENY-1"
+    breaks = "authorize_returns_verdict allowed_request denied_request"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -99,7 +99,7 @@ class TestDecidesInWords(Mutant):
 
 
 class TestGivesNoReason(Mutant):
-    breaks = "PE-VERDICT-2"
+    breaks = "reason_is_one_line"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -107,7 +107,7 @@ class TestGivesNoReason(Mutant):
 
 
 class TestRepeatsThePath(Mutant):
-    breaks = "PE-VERDICT-2"
+    breaks = "reason_is_one_line"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -115,7 +115,7 @@ class TestRepeatsThePath(Mutant):
 
 
 class TestChangesItsMind(Mutant):
-    breaks = "PE-SAME-1 PE-SAME-2 PE-CANCEL-1"
+    breaks = "same_decision_again same_decision_concurrently engine_works_after_cancelled_calls"
 
     class Subject(Engine):
         asked = 0
@@ -126,7 +126,7 @@ class TestChangesItsMind(Mutant):
 
 
 class TestMixesUpRequests(Mutant):
-    breaks = "PE-SAME-2 PE-REQUEST-2"
+    breaks = "same_decision_concurrently request_is_not_kept"
 
     class Subject(Engine):
         async def authorize(self, request: PolicyRequest) -> Verdict:
@@ -136,7 +136,7 @@ class TestMixesUpRequests(Mutant):
 
 
 class TestKeepsRequests(Mutant):
-    breaks = "PE-REQUEST-2"
+    breaks = "request_is_not_kept"
 
     class Subject(Engine):
         def __init__(self) -> None:
@@ -149,7 +149,7 @@ class TestKeepsRequests(Mutant):
 
 
 class TestChangesRequests(Mutant):
-    breaks = "PE-REQUEST-1"
+    breaks = "request_is_not_changed"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -158,7 +158,7 @@ class TestChangesRequests(Mutant):
 
 
 class TestRaisesAtNothing(Mutant):
-    breaks = "PE-ODD-1"
+    breaks = "odd_requests_are_answered"
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -168,8 +168,9 @@ class TestRaisesAtNothing(Mutant):
 
 class TestNeedsACertificate(Mutant):
     breaks = (
-        "PE-ODD-1 PE-VERDICT-1 PE-ALLOW-1 PE-DENY-1 PE-SAME-1 PE-SAME-2 PE-REQUEST-1 PE-REQUEST-2 PE-CANCEL-1 "
-        "PE-CLOSE-1"
+        "odd_requests_are_answered authorize_returns_verdict allowed_request denied_request "
+        "same_decision_again same_decision_concurrently request_is_not_changed request_is_not_kept "
+        "engine_works_after_cancelled_calls close_engine_twice"
     )
 
     class Subject(Engine):
@@ -179,7 +180,7 @@ class TestNeedsACertificate(Mutant):
 
 
 class TestKeepsItsLock(Mutant):
-    breaks = "PE-CANCEL-1"
+    breaks = "engine_works_after_cancelled_calls"
     time_limit = 1.5
 
     class Subject(Engine):
@@ -195,7 +196,7 @@ class TestKeepsItsLock(Mutant):
 
 
 class TestBlocks(Mutant):
-    breaks = "PE-LOOP-1"
+    breaks = "authorize_does_not_block"
     longest_block = 0.1
 
     class Subject(Engine):
@@ -206,7 +207,7 @@ class TestBlocks(Mutant):
 
 
 class TestShowsItsToken(Mutant):
-    breaks = "PE-SECRET-1"
+    breaks = "engine_shows_no_credential"
 
     class Subject(Engine):
         def __repr__(self) -> str:
@@ -214,7 +215,7 @@ class TestShowsItsToken(Mutant):
 
 
 class TestSpreadsItsRepr(Mutant):
-    breaks = "PE-REPR-1"
+    breaks = "repr_is_one_line"
 
     class Subject(Engine):
         def __repr__(self) -> str:
@@ -222,7 +223,7 @@ class TestSpreadsItsRepr(Mutant):
 
 
 class TestClosesOnce(Mutant):
-    breaks = "PE-CLOSE-1"
+    breaks = "close_engine_twice"
 
     class Subject(Engine):
         async def close(self) -> None:

@@ -31,7 +31,10 @@ class TestSound(Mutant):
 
 
 class TestOverwrites(Mutant):
-    breaks = "KS-CREATE-2 KS-CREATE-3 KS-RACE-1 KS-CANCEL-2 KS-ERROR-2"
+    breaks = (
+        "create_of_taken_name_is_refused refused_create_changes_nothing concurrent_creates_have_one_winner "
+        "store_works_after_cancelled_calls messages_of_errors"
+    )
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -39,7 +42,7 @@ class TestOverwrites(Mutant):
 
 
 class TestSwallowsTheRefusal(Mutant):
-    breaks = "KS-CREATE-2 KS-RACE-1 KS-ERROR-2"
+    breaks = "create_of_taken_name_is_refused concurrent_creates_have_one_winner messages_of_errors"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -48,7 +51,7 @@ class TestSwallowsTheRefusal(Mutant):
 
 
 class TestRefusesWithAnotherError(Mutant):
-    breaks = "KS-CREATE-2 KS-RACE-1 KS-CANCEL-1"
+    breaks = "create_of_taken_name_is_refused concurrent_creates_have_one_winner cancelled_create"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -59,7 +62,7 @@ class TestRefusesWithAnotherError(Mutant):
 
 
 class TestTakesTheSameValueTwice(Mutant):
-    breaks = "KS-CREATE-2 KS-ERROR-2"
+    breaks = "create_of_taken_name_is_refused messages_of_errors"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -71,9 +74,13 @@ class TestReadsNothingAtFirst(Mutant):
     """As a store whose readers are behind its writers."""
 
     breaks = (
-        "KS-CREATE-1 KS-CREATE-3 KS-GET-1 KS-GET-3 KS-BYTES-1 KS-BYTES-2 KS-BYTES-3 KS-BYTES-4 KS-BYTES-5 "
-        "KS-BYTES-6 KS-NAME-1 KS-NAME-2 KS-NAME-3 KS-NAME-4 KS-NAME-5 KS-DELETE-1 KS-DELETE-4 KS-DELETE-5 "
-        "KS-RACE-1 KS-RACE-2 KS-RACE-3 KS-ERROR-1 KS-SECRET-1"
+        "create_then_get refused_create_changes_nothing get_returns_bytes get_changes_nothing "
+        "value_of_all_bytes empty_value large_values value_that_is_not_utf8 line_ends_and_spaces_are_kept "
+        "value_is_not_interpreted every_character_of_names shortest_and_longest_names "
+        "names_are_case_sensitive name_that_begins_another names_with_a_meaning_elsewhere "
+        "deleted_key_is_not_found create_after_delete delete_keeps_other_keys "
+        "concurrent_creates_have_one_winner get_during_create concurrent_creates_of_different_keys "
+        "too_large_value repr_shows_no_value"
     )
 
     class Subject(MemoryKeyStore):
@@ -93,7 +100,7 @@ class TestReadsNothingAtFirst(Mutant):
 
 
 class TestRaisesKeyError(Mutant):
-    breaks = "KS-GET-2 KS-NAME-4 KS-DELETE-1 KS-RACE-5 KS-ERROR-2"
+    breaks = "get_of_absent_key name_that_begins_another deleted_key_is_not_found concurrent_deletes messages_of_errors"
 
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
@@ -101,7 +108,7 @@ class TestRaisesKeyError(Mutant):
 
 
 class TestReturnsMemoryview(Mutant):
-    breaks = "KS-GET-1"
+    breaks = "get_returns_bytes"
 
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
@@ -109,7 +116,7 @@ class TestReturnsMemoryview(Mutant):
 
 
 class TestGivesAwayOnce(Mutant):
-    breaks = "KS-CREATE-3 KS-GET-3 KS-CANCEL-1 KS-CANCEL-2"
+    breaks = "refused_create_changes_nothing get_changes_nothing cancelled_create store_works_after_cancelled_calls"
 
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
@@ -120,7 +127,9 @@ class TestGivesAwayOnce(Mutant):
 
 
 class TestForgetsToDelete(Mutant):
-    breaks = "KS-DELETE-1 KS-DELETE-2 KS-DELETE-4 KS-RACE-4 KS-RACE-5"
+    breaks = (
+        "deleted_key_is_not_found deleted_key_is_not_listed create_after_delete list_during_changes concurrent_deletes"
+    )
 
     class Subject(MemoryKeyStore):
         async def delete(self, name: str) -> None:
@@ -128,7 +137,7 @@ class TestForgetsToDelete(Mutant):
 
 
 class TestDeletesByPrefix(Mutant):
-    breaks = "KS-DELETE-5"
+    breaks = "delete_keeps_other_keys"
 
     class Subject(MemoryKeyStore):
         async def delete(self, name: str) -> None:
@@ -138,7 +147,7 @@ class TestDeletesByPrefix(Mutant):
 
 
 class TestFailsToDeleteNothing(Mutant):
-    breaks = "KS-DELETE-3 KS-RACE-5"
+    breaks = "delete_of_absent_key concurrent_deletes"
 
     class Subject(MemoryKeyStore):
         async def delete(self, name: str) -> None:
@@ -152,7 +161,7 @@ class TestFailsToDeleteNothing(Mutant):
 
 
 class TestTextMode(Mutant):
-    breaks = "KS-BYTES-5"
+    breaks = "line_ends_and_spaces_are_kept"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -160,7 +169,7 @@ class TestTextMode(Mutant):
 
 
 class TestDecodesValues(Mutant):
-    breaks = "KS-BYTES-1 KS-BYTES-4"
+    breaks = "value_of_all_bytes value_that_is_not_utf8"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -168,7 +177,7 @@ class TestDecodesValues(Mutant):
 
 
 class TestTruncates(Mutant):
-    breaks = "KS-BYTES-3 KS-RACE-2 KS-CANCEL-1 KS-ERROR-1"
+    breaks = "large_values get_during_create cancelled_create too_large_value"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -176,7 +185,7 @@ class TestTruncates(Mutant):
 
 
 class TestDecodesBase64(Mutant):
-    breaks = "KS-BYTES-6"
+    breaks = "value_is_not_interpreted"
 
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
@@ -187,7 +196,7 @@ class TestDecodesBase64(Mutant):
 class TestIgnoresCase(Mutant):
     """As some file systems do: a name keeps its case, and equals the others."""
 
-    breaks = "KS-NAME-3"
+    breaks = "names_are_case_sensitive"
 
     class Subject(MemoryKeyStore):
         def _stored(self, name: str) -> str:
@@ -204,7 +213,7 @@ class TestIgnoresCase(Mutant):
 
 
 class TestTakesEmptyForAbsent(Mutant):
-    breaks = "KS-BYTES-2 KS-DELETE-4"
+    breaks = "empty_value create_after_delete"
 
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
@@ -215,7 +224,7 @@ class TestTakesEmptyForAbsent(Mutant):
 
 
 class TestRefusesTwoHyphens(Mutant):
-    breaks = "KS-NAME-1"
+    breaks = "every_character_of_names"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -225,7 +234,7 @@ class TestRefusesTwoHyphens(Mutant):
 
 
 class TestTakesNamesForNumbers(Mutant):
-    breaks = "KS-NAME-5"
+    breaks = "names_with_a_meaning_elsewhere"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -235,7 +244,7 @@ class TestTakesNamesForNumbers(Mutant):
 
 
 class TestShortensNames(Mutant):
-    breaks = "KS-NAME-2"
+    breaks = "shortest_and_longest_names"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
@@ -259,7 +268,7 @@ class ListingStore(MemoryKeyStore):
 
 
 class TestSortsByAlphabet(Mutant):
-    breaks = "KS-LIST-3 KS-LIST-9"
+    breaks = "list_is_in_order list_page_by_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -268,7 +277,7 @@ class TestSortsByAlphabet(Mutant):
 
 
 class TestIgnoresThePrefix(Mutant):
-    breaks = "KS-LIST-4 KS-LIST-5 KS-LIST-6 KS-LIST-7 KS-LIST-9"
+    breaks = "list_with_prefix list_from_start list_with_limit list_next_name list_page_by_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -276,7 +285,7 @@ class TestIgnoresThePrefix(Mutant):
 
 
 class TestStartsAfterTheStart(Mutant):
-    breaks = "KS-LIST-5 KS-LIST-7 KS-LIST-9 KS-LIST-10"
+    breaks = "list_from_start list_next_name list_page_by_page list_of_more_than_a_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -284,7 +293,7 @@ class TestStartsAfterTheStart(Mutant):
 
 
 class TestIgnoresTheLimit(Mutant):
-    breaks = "KS-LIST-6 KS-LIST-7 KS-LIST-10"
+    breaks = "list_with_limit list_next_name list_of_more_than_a_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -292,7 +301,7 @@ class TestIgnoresTheLimit(Mutant):
 
 
 class TestTakesNoLimitForNothing(Mutant):
-    breaks = "KS-LIST-8 KS-LIST-10"
+    breaks = "list_with_limit_of_zero list_of_more_than_a_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -300,7 +309,7 @@ class TestTakesNoLimitForNothing(Mutant):
 
 
 class TestLosesTheNameBetweenPages(Mutant):
-    breaks = "KS-LIST-7 KS-LIST-9 KS-LIST-10"
+    breaks = "list_next_name list_page_by_page list_of_more_than_a_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -309,7 +318,7 @@ class TestLosesTheNameBetweenPages(Mutant):
 
 
 class TestDoublesTheNameBetweenPages(Mutant):
-    breaks = "KS-LIST-7 KS-LIST-9 KS-LIST-10"
+    breaks = "list_next_name list_page_by_page list_of_more_than_a_page"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -320,7 +329,7 @@ class TestDoublesTheNameBetweenPages(Mutant):
 class TestPromisesAnEmptyPage(Mutant):
     """A next page whenever the page is full."""
 
-    breaks = "KS-LIST-7"
+    breaks = "list_next_name"
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:
@@ -329,7 +338,10 @@ class TestPromisesAnEmptyPage(Mutant):
 
 
 class TestListsTooMuch(Mutant):
-    breaks = "KS-LIST-1 KS-LIST-2 KS-LIST-4 KS-LIST-6 KS-LIST-7 KS-LIST-9 KS-LIST-10 KS-CANCEL-2"
+    breaks = (
+        "list_of_empty_store list_holds_every_name_once list_with_prefix list_with_limit list_next_name "
+        "list_page_by_page list_of_more_than_a_page store_works_after_cancelled_calls"
+    )
 
     class Subject(ListingStore):
         def page(self, prefix: str, start: str, limit: int) -> Page:

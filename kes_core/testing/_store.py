@@ -1,38 +1,52 @@
-"""What the check of a key store's clause works with, and where the checks are registered."""
+"""The test class that all clauses of key stores share, and the store that a clause gets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from kes_core.keystore import KeyStore
+from kes_core.testing._clause import Suite, credentials_of, optional
 from kes_core.testing._running import HookError, fail_hook
 
-if TYPE_CHECKING:
-    import pytest
-
-    from kes_core.testing.stores import KeyStoreContract
-
-__all__ = ["STORE_CHECKS", "StoreCheck", "StoreTrial", "fill", "store_check"]
+__all__ = ["StoreSuite", "StoreTrial"]
 
 CLOSE_TIME: Final = 5.0
-AT_ONCE: Final = 32
-"""How many calls are under way at once where many are made."""
+"""Seconds that a store has to close after its clause."""
+
+
+class StoreSuite(Suite):
+    """What the author of a key store defines."""
+
+    async def make_store(self) -> KeyStore:
+        """Return a new, empty store. Called once per clause; the kit closes the store."""
+        raise NotImplementedError("define make_store() in the test class: it returns an empty store")
+
+    @optional
+    async def reopen(self, store: KeyStore) -> KeyStore:
+        """Return another store on the data of `store`, which may be open or closed. Optional: for persistent stores."""
+        raise NotImplementedError
+
+    @optional
+    def make_unreachable(self, store: KeyStore) -> AbstractAsyncContextManager[object]:
+        """Return a context in which what `store` talks to does not answer, and after which it does again. Optional."""
+        raise NotImplementedError
+
+    def _make_trial(self) -> StoreTrial:
+        return StoreTrial(self)
 
 
 class StoreTrial:
     """A store to be tried, empty at first."""
 
-    def __init__(
-        self, suite: KeyStoreContract, log: pytest.LogCaptureFixture, secrets: Callable[[], Iterable[str]]
-    ) -> None:
+    def __init__(self, suite: StoreSuite) -> None:
         self._suite = suite
         self._made: list[KeyStore] = []
         self.store: KeyStore
-        self.log = log
-        self._secrets = secrets
+        self.log = suite.kes_log
         self.longest_block = suite.longest_block
 
     async def begin(self) -> None:
@@ -65,10 +79,7 @@ class StoreTrial:
 
     def credentials(self) -> list[bytes]:
         """Return the credentials of the store, if the author named them."""
-        try:
-            return [secret.encode() for secret in self._secrets()]
-        except Exception as error:
-            raise HookError("secrets() failed") from error
+        return credentials_of(self._suite)
 
     async def end(self) -> None:
         """Close all stores. Whether that works is the business of one clause only."""
@@ -76,30 +87,3 @@ class StoreTrial:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_TIME):
                     await store.close()
-
-
-StoreCheck = Callable[[StoreTrial], Awaitable[None]]
-
-STORE_CHECKS: Final[dict[str, StoreCheck]] = {}
-"""How each clause is checked, by its number."""
-
-
-def store_check(clause: str) -> Callable[[StoreCheck], StoreCheck]:
-    """Register the check of a clause."""
-
-    def register(function: StoreCheck) -> StoreCheck:
-        STORE_CHECKS[clause] = function
-        return function
-
-    return register
-
-
-async def fill(store: KeyStore, names: Iterable[str], value: bytes = b"value") -> None:
-    """Create keys, many at once."""
-    waiting = iter(names)
-
-    async def create() -> None:
-        for name in waiting:
-            await store.create(name, value)
-
-    await asyncio.gather(*(create() for _ in range(AT_ONCE)))

@@ -1,0 +1,162 @@
+"""What makes a test method a clause of the contract, and how it is run."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
+
+import pytest
+
+from kes_core.hookspecs import HOOKSPEC_VERSION
+from kes_core.testing._running import BrokenError, HookError, HungError, described, run
+from kes_core.testing.plugin import PROPERTY
+
+__all__ = ["Clause", "Suite", "Trial", "clause", "credentials_of", "is_defined", "optional"]
+
+F = TypeVar("F", bound=Callable[..., object])
+S = TypeVar("S", bound="Suite")
+T = TypeVar("T", bound="Trial")
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One promise of a plugin."""
+
+    name: str
+    """The name of the test method that checks it, without `test_`. It never changes."""
+    sentence: str
+    """The promise: the docstring of the test method."""
+    needs: str = ""
+    """The optional method of the test class without which the clause is not applicable."""
+    since: str = "0.1.0"
+    """The release of kes-core that brought it."""
+    patience: int = 1
+    """How many times `time_limit` it may take: more for a clause that makes many calls."""
+    debug_log: bool = False
+    """Whether it looks at everything that is logged, at any level."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sentence}"
+
+
+class Trial(Protocol):
+    """What a clause tries: a store or an engine that is made for it."""
+
+    async def begin(self) -> None:
+        """Make it."""
+
+    async def end(self) -> None:
+        """Close it."""
+
+
+def optional(method: F) -> F:
+    """Mark a method that an author may define: the clauses that need it are not applicable otherwise."""
+    method.kes_optional = True  # type: ignore[attr-defined] # read by `is_defined`
+    return method
+
+
+def is_defined(suite: type, method: str) -> bool:
+    """Tell whether a test class has a method that its base only declares as optional."""
+    return not getattr(getattr(suite, method), "kes_optional", False)
+
+
+class Suite:
+    """What all test classes of the kit have in common."""
+
+    time_limit: ClassVar[float] = 20.0
+    """Seconds that a clause may take; one that takes longer is broken."""
+    longest_block: ClassVar[float] = 0.5
+    """Seconds for which a call may block the event loop."""
+
+    tmp_path: Path
+    """An empty directory for each clause."""
+    kes_log: pytest.LogCaptureFixture
+    """What is logged during the clause."""
+
+    @pytest.fixture(autouse=True)
+    def _kes_prepare(self, request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.tmp_path, self.kes_log, self._kes_item = tmp_path, caplog, request.node
+
+    @optional
+    def secrets(self) -> Sequence[str]:
+        """Return the credentials that the tested plugin uses, each of 8 characters or more.
+
+        Optional. Called after the store or the engine was made.
+        """
+        raise NotImplementedError
+
+    def _make_trial(self) -> Any:
+        raise NotImplementedError
+
+    def _kes_check(self, promise: Clause, check: Callable[[Any, Any], Awaitable[None]]) -> None:
+        """Check one clause: return, skip it if it is not applicable, or fail with one line."""
+
+        def record(outcome: str) -> None:
+            self._kes_item.user_properties.append((PROPERTY, f"{HOOKSPEC_VERSION} {outcome}"))
+
+        def broken(error: str, outcome: str = "broken") -> NoReturn:
+            record(outcome)
+            pytest.fail(f"{promise} — {error}", pytrace=False)
+
+        async def main() -> None:
+            trial = self._make_trial()
+            try:
+                await trial.begin()
+                await check(self, trial)
+            finally:
+                await trial.end()
+
+        if promise.needs and not is_defined(type(self), promise.needs):
+            record("not applicable")
+            pytest.skip(f"{promise.name} is not applicable: the test class has no method {promise.needs}()")
+        if promise.debug_log:
+            self.kes_log.set_level(logging.DEBUG)
+        try:
+            run(main, self.time_limit * promise.patience)
+        except HungError as error:
+            broken(str(error), "broken, hung")
+        except BrokenError as error:
+            broken(str(error))
+        except HookError as error:  # the author's own code: its traceback is what helps
+            record("not checked")
+            raise (error.__cause__ or error) from None
+        except Exception as error:
+            broken(f"a call raised {described(error)}")
+        record("kept")
+
+
+def credentials_of(suite: Suite) -> list[bytes]:
+    """Return the credentials that the author named, which may be none."""
+    if not is_defined(type(suite), "secrets"):
+        return []
+    try:
+        return [secret.encode() for secret in suite.secrets()]
+    except Exception as error:
+        raise HookError("secrets() failed") from error
+
+
+def clause(
+    *, needs: str = "", since: str = "0.1.0", patience: int = 1, debug_log: bool = False
+) -> Callable[[Callable[[S, T], Awaitable[None]]], Callable[[S], None]]:
+    """Make a test method of a coroutine function; its docstring is the promise that it checks.
+
+    pytest calls the method. It runs the coroutine in a thread and an event loop of its own, with a trial of its own.
+    """
+
+    def decorate(check: Callable[[S, T], Awaitable[None]]) -> Callable[[S], None]:
+        name, sentence = check.__name__.removeprefix("test_"), (check.__doc__ or "").removesuffix(".")
+        promise = Clause(name, sentence, needs, since, patience, debug_log)
+
+        @functools.wraps(check)
+        def test(self: S) -> None:
+            self._kes_check(promise, check)
+
+        del test.__wrapped__  # pytest would take `trial` for a fixture
+        test.kes_clause = promise  # type: ignore[attr-defined] # read by `contract` and the pytest plugin
+        return test
+
+    return decorate

@@ -1,0 +1,123 @@
+"""Clauses on how a policy engine behaves."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import gc
+import weakref
+from typing import Final
+
+from kes_core.policy import PolicyRequest
+from kes_core.testing._clause import clause
+from kes_core.testing._engine import TIMES, EngineSuite, EngineTrial, odd
+from kes_core.testing._running import BrokenError, check, described, heartbeat, shown
+from kes_core.testing._secrets import Secrets, texts_of_error, texts_of_records
+
+__all__ = ["ConductClauses"]
+
+DELAYS: Final = (0.0, 0.0005, 0.002, 0.005)
+"""Seconds after which calls are cancelled."""
+TRIES: Final = 2
+"""How often a call has to block the event loop: once, something else on the machine may have."""
+
+
+def _differ(field: str, one: PolicyRequest, other: PolicyRequest) -> bool:
+    return bool(getattr(one, field, None) != getattr(other, field))
+
+
+class _Traced(PolicyRequest):
+    """A request of which can be told whether somebody keeps it."""
+
+    __slots__ = ("__weakref__",)
+
+
+class ConductClauses(EngineSuite):
+    """How an engine treats requests, the event loop and secrets."""
+
+    @clause()
+    async def test_request_is_not_changed(self, trial: EngineTrial) -> None:
+        """The request is not changed."""
+        for name, sample in trial.samples.items():
+            request, before = copy.deepcopy(sample), copy.deepcopy(sample)
+            await trial.engine.authorize(request)
+            changed = [each.name for each in dataclasses.fields(before) if _differ(each.name, request, before)]
+            check(not changed, f"in the request of {name}() it changed {', '.join(changed)}")
+
+    @clause()
+    async def test_request_is_not_kept(self, trial: EngineTrial) -> None:
+        """The engine keeps no reference to a request after it has answered."""
+        for name, sample in trial.samples.items():
+            fields = {each.name: getattr(sample, each.name) for each in dataclasses.fields(sample)}
+            references: list[weakref.ref[_Traced]] = []
+            for _ in range(TIMES):
+                request = _Traced(**fields)
+                references.append(weakref.ref(request))
+                await trial.engine.authorize(request)
+            del request
+            await asyncio.sleep(0)
+            gc.collect()
+            kept = sum(reference() is not None for reference in references)
+            check(kept == 0, f"of {TIMES} answered requests of {name}() it keeps {kept}")
+
+    @clause()
+    async def test_engine_works_after_cancelled_calls(self, trial: EngineTrial) -> None:
+        """The engine continues to work after calls were cancelled."""
+        before = {name: await trial.decide(request) for name, request in trial.samples.items()}
+        for delay in DELAYS:
+            tasks = [
+                asyncio.ensure_future(trial.decide(request)) for request in trial.samples.values() for _ in range(5)
+            ]
+            await asyncio.sleep(delay)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for name, request in trial.samples.items():
+            after = await trial.decide(request)
+            check(
+                after is before[name],
+                f"the request of {name}(): before {shown(before[name])}, afterwards {shown(after)}",
+            )
+
+    @clause()
+    async def test_authorize_does_not_block(self, trial: EngineTrial) -> None:
+        """No call blocks the event loop."""
+        async with heartbeat() as measure:
+            for name, sample in trial.samples.items():
+                for what, request in [("nothing odd", sample), *odd(sample)]:
+                    gap = min([await measure(trial.engine.authorize(request)) for _ in range(TRIES)])
+                    check(gap < trial.longest_block, f"the request of {name}() with {what} held it up for {gap:.2f} s")
+
+    @clause()
+    async def test_repr_is_one_line(self, trial: EngineTrial) -> None:
+        """`repr()` and `str()` of the engine are one line."""
+        for text, what in ((repr(trial.engine), "repr()"), (str(trial.engine), "str()")):
+            check(text.isprintable() and bool(text.strip()), f"{what} of the engine is {shown(text)}")
+
+    @clause(needs="secrets", debug_log=True)
+    async def test_engine_shows_no_credential(self, trial: EngineTrial) -> None:
+        """Neither a reason, nor the engine's `repr()`, nor its log shows a credential."""
+        secrets = Secrets(trial.credentials())
+        for name, sample in trial.samples.items():
+            for what, request in [("nothing odd", sample), *odd(sample)]:
+                where = f"the request of {name}() with {what}"
+                try:
+                    verdict = await trial.engine.authorize(request)
+                except Exception as error:
+                    secrets.look_in(where, texts_of_error(error))
+                else:
+                    secrets.look_in(where, [("the reason", str(verdict.reason))])
+        secrets.look_in("the engine", [("repr()", repr(trial.engine)), ("str()", str(trial.engine))])
+        await trial.engine.close()
+        secrets.look_in("the log", texts_of_records(trial.log.records))
+
+    @clause()
+    async def test_close_engine_twice(self, trial: EngineTrial) -> None:
+        """`close` can be called twice."""
+        await trial.decide(trial.samples["unknown"])
+        for time in ("first", "second"):
+            try:
+                await trial.engine.close()
+            except Exception as error:
+                raise BrokenError(f"the {time} close raised {described(error)}") from None

@@ -1,0 +1,112 @@
+"""Clauses on secrets: a store's texts contain neither values nor credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from kes_core.testing._clause import clause
+from kes_core.testing._running import settled
+from kes_core.testing._secrets import Secrets, marker, texts_of_error, texts_of_records
+from kes_core.testing._store import StoreSuite, StoreTrial
+from kes_core.testing._store_calls import MAX_VALUE_SIZE, all_calls
+
+__all__ = ["SecrecyClauses"]
+
+DELAYS: Final = (0.0, 0.0005, 0.001)
+"""Seconds after which calls are cancelled."""
+
+
+def _look_at_store(trial: StoreTrial, secrets: Secrets, when: str) -> None:
+    store = trial.store
+    secrets.look_in(when, [("repr() of the store", repr(store)), ("str() of the store", f"{store} {store!s}")])
+
+
+async def _provoke(trial: StoreTrial, value: bytes) -> list[tuple[str, BaseException]]:
+    """Make calls that fail, with a value that is a secret; return their errors."""
+    store = trial.store
+    await store.create("key", value)
+    calls = [(f"{what} of a key that is there", call) for what, call in all_calls(store, value).items()]
+    calls += [
+        ("create('key') of a deleted key", lambda: store.create("key", value)),
+        ("create('key') of the same value", lambda: store.create("key", value)),
+        ("get('absent')", lambda: store.get("absent")),
+        ("delete('absent')", lambda: store.delete("absent")),
+        ("create of too large a value", lambda: store.create("large", value * (1 + MAX_VALUE_SIZE // len(value)))),
+        # Neither is valid, so what becomes of them is the store's business; what is said is not.
+        ("create('')", lambda: store.create("", value)),
+        ("create('not/valid')", lambda: store.create("../not/valid", value)),
+    ]
+    errors = [(what, result) for what, call in calls if isinstance(result := await settled(call()), BaseException)]
+    for delay in DELAYS:
+        task = asyncio.ensure_future(store.create("cancelled", value))
+        await asyncio.sleep(delay)
+        task.cancel()
+        await asyncio.wait([task])
+    return errors
+
+
+def _look_at_errors(errors: list[tuple[str, BaseException]], secrets: Secrets) -> None:
+    for what, error in errors:
+        secrets.look_in(f"the error of {what}", texts_of_error(error))
+
+
+def _look_at_log(trial: StoreTrial, secrets: Secrets) -> None:
+    secrets.look_in("the log", texts_of_records(trial.log.records))
+
+
+def _value() -> tuple[bytes, Secrets]:
+    secret = marker()
+    return secret * 8, Secrets([secret])
+
+
+class SecrecyClauses(StoreSuite):
+    """A store's texts contain neither values nor credentials."""
+
+    @clause(debug_log=True)
+    async def test_repr_shows_no_value(self, trial: StoreTrial) -> None:
+        """`repr()` and `str()` of the store show no value."""
+        value, secrets = _value()
+        await trial.store.create("key", value)
+        _look_at_store(trial, secrets, "after create")
+        await trial.store.get("key")
+        _look_at_store(trial, secrets, "after get")
+
+    @clause(debug_log=True)
+    async def test_errors_show_no_value(self, trial: StoreTrial) -> None:
+        """No error, nor its cause, shows a value."""
+        value, secrets = _value()
+        _look_at_errors(await _provoke(trial, value), secrets)
+
+    @clause(debug_log=True)
+    async def test_log_shows_no_value(self, trial: StoreTrial) -> None:
+        """Nothing that is logged, at any level, shows a value."""
+        value, secrets = _value()
+        await _provoke(trial, value)
+        await trial.store.close()
+        _look_at_log(trial, secrets)
+
+    @clause(needs="secrets", debug_log=True)
+    async def test_store_shows_no_credential(self, trial: StoreTrial) -> None:
+        """Neither the store's `repr()`, nor its errors, nor its log show a credential."""
+        value, _secrets = _value()
+        secrets = Secrets(trial.credentials())
+        _look_at_store(trial, secrets, "at first")
+        errors = await _provoke(trial, value)
+        _look_at_store(trial, secrets, "after calls")
+        await trial.store.close()
+        _look_at_errors(errors, secrets)
+        _look_at_log(trial, secrets)
+
+    @clause(needs="make_unreachable", debug_log=True)
+    async def test_outage_shows_no_secret(self, trial: StoreTrial) -> None:
+        """While the store is unreachable neither its errors nor its log show a value or a credential."""
+        secret = marker()
+        await trial.store.create("key", secret * 8)
+        secrets = Secrets([secret, *trial.credentials()])
+        async with trial.unreachable():
+            calls = all_calls(trial.store, secret * 8).items()
+            results = [(what, await settled(call())) for what, call in calls]
+            _look_at_store(trial, secrets, "while it is unreachable")
+        _look_at_errors([(what, result) for what, result in results if isinstance(result, BaseException)], secrets)
+        _look_at_log(trial, secrets)
