@@ -1,10 +1,7 @@
-import datetime
-
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -34,4 +31,4 @@ class KeyVersion(_message.Message):
     hmac_key: HMACKey
     created_at: _timestamp_pb2.Timestamp
     created_by: str
-    def __init__(self, key: _Optional[_Union[SecretKey, _Mapping]] = ..., hmac_key: _Optional[_Union[HMACKey, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[SecretKey, _Mapping]] = ..., hmac_key: _Optional[_Union[HMACKey, _Mapping]] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...

@@ -57,6 +57,11 @@ def test_a_key_without_hmac_key_is_not_written() -> None:
         key_of(case).encode()
 
 
+def test_generated_module_runs_with_several_major_versions_of_protobuf() -> None:
+    """Code of a later protoc refuses to run with a protobuf that is older than that protoc."""
+    assert not any("runtime_version" in name for name in vars(pb)), "generate it as kes_core/stored_key.proto says"
+
+
 @given(
     st.binary(min_size=32, max_size=32),
     st.sampled_from(KeyType),
