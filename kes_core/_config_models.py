@@ -39,6 +39,12 @@ MAX_WORKERS: Final = 256
 _MAX_PORT: Final = 65535
 _SYSLOG_PORT: Final = 514
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%\w+)?\]|", re.ASCII)
+_IDENTITY_LENGTH: Final = 64
+_IDENTITY: Final = re.compile(rf"[0-9a-f]{{{_IDENTITY_LENGTH}}}", re.ASCII)
+_ALMOST: Final = re.compile(r"[0-9A-Fa-f]{32,}", re.ASCII)
+"""What is meant to be an identity: no word that switches something off has that many hex digits."""
+_SMALL: Final = re.compile(r"\d{1,5}", re.ASCII)
+"""A number of few digits: Python refuses to make a number of very many."""
 _FACILITIES: Final = ("auth", "authpriv", "daemon", "user", *(f"local{number}" for number in range(8)))
 
 
@@ -48,9 +54,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+def _check_hex(value: str) -> None:
+    """Refuse many hex digits that are not an identity: a typing error that would lock somebody out without a word.
+
+    Raises:
+        ValueError: `value` has 32 hex digits or more, but not 64 in lower case.
+    """
+    if not _ALMOST.fullmatch(value) or _IDENTITY.fullmatch(value):
+        return
+    if len(value) != _IDENTITY_LENGTH:
+        raise ValueError(f"is not an identity: it has {len(value)} hex digits, an identity has {_IDENTITY_LENGTH}")
+    raise ValueError("is not an identity: write its hex digits in lower case")
+
+
 def _identity(value: str) -> str:
+    _check_hex(value)
     if not is_valid_name(value):
         raise ValueError("is not an identity; `kes identity of FILE` prints that of a certificate")
+    return value
+
+
+def _admin(value: str) -> str:
+    _check_hex(value)
     return value
 
 
@@ -70,7 +95,7 @@ def _address(value: str) -> str:
     host, separator, port = value.rpartition(":")
     if not separator and not port.isdigit():
         raise ValueError("has no port; expected host:port, as in 0.0.0.0:7373")
-    if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+    if not (_SMALL.fullmatch(port) and int(port) <= _MAX_PORT):
         raise ValueError("has no valid port; expected host:port with a port from 0 to 65535")
     if not _HOST.fullmatch(host):
         raise ValueError("has no valid host; expected host:port, an IPv6 address in brackets")
@@ -93,8 +118,8 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_list)]
 class AdminSettings(Section):
     """`admin`: who may do everything."""
 
-    identity: Required
-    """The admin's identity, or any other word, such as `disabled`, for none."""
+    identity: Annotated[Required, AfterValidator(_admin)]
+    """The admin's identity, or a word that is not hex, such as `disabled`, for none."""
 
 
 class ProxyHeaderSettings(Section):
@@ -239,7 +264,7 @@ class ProbeSettings(Section):
 
 def _workers(value: Any) -> Any:
     if isinstance(value, str):
-        if not (value.isascii() and value.isdigit() and 1 <= int(value) <= MAX_WORKERS):
+        if not (_SMALL.fullmatch(value) and 1 <= int(value) <= MAX_WORKERS):
             raise ValueError(f"is no number of processes; expected 1 to {MAX_WORKERS}")
         return int(value)
     return value

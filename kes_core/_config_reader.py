@@ -38,6 +38,8 @@ _RENAMED: Final = {
 }
 """Old spellings that are still found, with the new ones. A mapping under `keys` is another: it was the key store."""
 _MAX_SHOWN: Final = 60
+_MAX_PROBLEMS: Final = 100
+"""Problems of a file that are reported: a person reads them, and finding the right spelling takes time for each."""
 
 
 class ConfigReader:
@@ -49,6 +51,7 @@ class ConfigReader:
         self._document = Document(None)
         self._overridden: set[Path] = set()
         self._problems: list[tuple[int, str, str, str]] = []
+        self._reported: set[str] = set()
 
     def read(self, text: str, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Config:
         """Return the configuration. Arguments and errors are those of `kes_core.config.parse_config`."""
@@ -103,12 +106,15 @@ class ConfigReader:
     # Problems
 
     def _report(self, path: Path, message: str, line: int | None = None) -> None:
-        if path in self._overridden:
-            self._problems.append((0, COMMAND_LINE, _dotted(path), message))
+        if len(self._problems) >= _MAX_PROBLEMS:
             return
-        # One problem a field is enough: what a missing variable leaves behind need not be told as well.
         dotted = _dotted(path)
-        if not any(known == dotted and dotted for _line, _file, known, _message in self._problems):
+        if path in self._overridden:
+            self._problems.append((0, COMMAND_LINE, dotted, message))
+            return
+        # One problem a field is enough: a missing variable leaves an empty value behind, which may be another.
+        if not dotted or dotted not in self._reported:
+            self._reported.add(dotted)
             self._problems.append((line or self._document.line(path), self._filename, dotted, message))
 
     def _error(self) -> ConfigError:
@@ -142,7 +148,10 @@ class ConfigReader:
         except ValidationError as error:
             details = error.errors(include_url=False)
             self._renamed = {new for detail in details if (new := _renamed(_loc(detail), detail["type"]))}
-            for detail in details:
+            known = {problem.path for problem in self._document.problems}
+            places = [(*base, *_loc(detail)) for detail in details]
+            unknown = [detail for detail, place in zip(details, places, strict=True) if place not in known]
+            for detail in unknown[:_MAX_PROBLEMS]:
                 self._explain(model, detail, base)
             return None
 
@@ -151,8 +160,6 @@ class ConfigReader:
         loc = _loc(detail)
         path = (*base, *loc)
         kind, value = detail["type"], detail["input"]
-        if path in {problem.path for problem in self._document.problems}:
-            return
         if kind == "extra_forbidden":
             self._unknown_field(model, loc, path)
         elif kind == "missing":
@@ -257,17 +264,9 @@ class ConfigReader:
                 self._claim(owners, identity, f"in policy {name!r}", ("policy", name, "identities", index))
 
     def _claim(self, owners: dict[str, str], identity: str, role: str, path: Path) -> None:
-        owner = owners.setdefault(identity, role)
-        if owner != role or path in self._claimed(identity, path):
-            self._report(path, f"this identity is already {owner}; an identity can be only one thing, once")
-
-    def _claimed(self, identity: str, path: Path) -> Iterable[Path]:
-        """Return `path` if an earlier place in the same list names the same identity."""
-        values: Any = self._document.value
-        for step in path[:-1]:
-            values = values[step]
-        index = path[-1]
-        return [path] if isinstance(index, int) and identity in values[:index] else []
+        if identity in owners:
+            self._report(path, f"this identity is already {owners[identity]}; an identity can be only one thing, once")
+        owners.setdefault(identity, role)
 
 
 def _collide(address: str, other: str) -> bool:

@@ -18,11 +18,13 @@ _UNITS: Final = {
     "h": 3600 * 10**9,
 }
 """The units, in nanoseconds."""
-_NUMBER: Final = r"(?:\d+\.?\d*|\.\d+)"
+_NUMBER: Final = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _UNIT: Final = "|".join(_UNITS)
 _PART: Final = re.compile(rf"({_NUMBER})({_UNIT})", re.ASCII)
 _DURATION: Final = re.compile(rf"([+-]?)((?:{_NUMBER}(?:{_UNIT}))+)", re.ASCII)
 _MAX: Final = 2**63
+_MAX_LENGTH: Final = 100
+"""Characters of a duration at the most: Go's own longest has 21."""
 _AS_IN: Final = "as in 10s, 1m30s, 500ms or 168h"
 
 
@@ -30,8 +32,10 @@ def parse_duration(text: str) -> float:
     """Return the seconds that a duration stands for; zero or more.
 
     Raises:
-        ValueError: It is none. The message goes on from the value: "is not a duration ...".
+        ValueError: `text` is not a duration. The message goes on from the value: "is not a duration ...".
     """
+    if len(text) > _MAX_LENGTH:
+        raise ValueError(f"is not a duration, {_AS_IN}: it has more than {_MAX_LENGTH} characters")
     match = _DURATION.fullmatch(text)
     if match is None:
         if re.fullmatch(rf"[+-]?{_NUMBER}", text, re.ASCII):

@@ -28,35 +28,70 @@ def encode_base64(data: bytes) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+def _small_integer(text: str) -> float:
+    """Return what a number is worth. Python refuses to make an integer of very many digits; nobody needs one here."""
+    return int(text) if len(text) <= _INTEGER_LENGTH else float(text)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members. Names match without regard to case, and the last of several wins.
+
+    That is how Go's encoding/json reads into a struct (protocol section 4), and clients rely on it. There are two
+    letters outside ASCII that it takes for `k` and `s`: the Kelvin sign, which `lower` knows, and the long s.
+    """
+    return {name.lower().replace("\u017f", "s"): value for name, value in pairs}
+
+
+_INTEGER_LENGTH: Final = 20
+_NAMES: Final = frozenset(
+    ["aead", "algorithm", "bytes", "cipher", "ciphertext", "context", "created_at", "created_by", "id", "iv", "key", "message", "nonce", "plaintext", "version"]
+)
+"""The members of all bodies, stored keys and ciphertexts, in the spelling that nearly everybody uses."""
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_small_integer)
+_FOLDING_DECODER: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_small_integer, object_pairs_hook=_members
+)
+
+
+def _is_usual(value: Any) -> bool:
+    """Tell whether an object, or each of a list, has only members in their usual spelling."""
+    if isinstance(value, list):
+        return all(not isinstance(item, dict) or item.keys() <= _NAMES for item in value)
+    return not isinstance(value, dict) or value.keys() <= _NAMES
 
 
 def decode_json(text: str) -> Any:
-    """Return the first JSON value of `text`, ignoring what follows it.
+    """Return the first JSON value of `text`, ignoring what follows it. Objects have lower-case names.
 
     Raises:
         ValueError: There is none, or one nested too deeply.
     """
+    text = text.lstrip(" \t\r\n")
     try:
-        value, _end = _DECODER.raw_decode(text.lstrip(" \t\r\n"))
+        value, _end = _DECODER.raw_decode(text)
+        if not (type(value) is dict and value.keys() <= _NAMES) and not _is_usual(value):
+            # Read again, in the order of the members. The first test is of an ordinary body, and cheap.
+            value, _end = _FOLDING_DECODER.raw_decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value
 
 
 def parse_json_object(text: str) -> dict[str, Any]:
-    """Return the members of the one JSON object that `text` is.
+    """Return the members of the one JSON object that `text` is, by their lower-case names.
 
     Raises:
-        ValueError: It is no JSON, or another kind of value.
+        ValueError: `text` is not valid JSON, or another kind of value.
     """
     try:
         value = _DECODER.decode(text)
+        if not _is_usual(value):
+            value = _FOLDING_DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("no JSON object")  # what is wrong is the text
+        raise ValueError("not a JSON object")  # what is wrong is the text
     return value

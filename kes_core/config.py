@@ -232,10 +232,15 @@ def _blocked(text: str, environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> str:
+    from kes_core._yaml import MAX_SIZE  # noqa: PLC0415 # only who reads configurations needs it
+
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise ConfigError(ConfigProblem(str(path), 0, "", f"can't be read: {error.strerror}")) from None
+    if len(data) > MAX_SIZE:
+        raise ConfigError(ConfigProblem(str(path), 1, "", f"larger than {MAX_SIZE} bytes"))
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

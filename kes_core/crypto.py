@@ -223,12 +223,16 @@ class HMACKey:
 
 _RFC3339: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_SECOND: Final = -62135596800
+"""The first second of the year 1, the first that Python can hold."""
+_LAST_SECOND: Final = 253402300799
+"""The last second of the year 9999, the last that RFC 3339 can write."""
 
 
 class Timestamp(NamedTuple):
     """A moment in UTC, to the nanosecond. Its zero value, the beginning of the year 1, stands for "not known"."""
 
-    seconds: int = -62135596800
+    seconds: int = _FIRST_SECOND
     """Seconds since 1970."""
     nanos: int = 0
 
@@ -242,14 +246,17 @@ class Timestamp(NamedTuple):
         """Read a time as RFC 3339 writes it.
 
         Raises:
-            ValueError: It is none.
+            ValueError: `text` is not such a time, or is before the year 1 or after the year 9999 in UTC.
         """
         match = _RFC3339.fullmatch(text)
         if match is None:
             raise ValueError("no RFC 3339 time")
         second, fraction, zone = match.groups()
         moment = datetime.fromisoformat(second + ("+00:00" if zone == "Z" else zone))
-        return cls((moment - _EPOCH) // timedelta(seconds=1), int((fraction or "").ljust(9, "0")))
+        seconds = (moment - _EPOCH) // timedelta(seconds=1)
+        if not _FIRST_SECOND <= seconds <= _LAST_SECOND:  # by its offset
+            raise ValueError("no RFC 3339 time in UTC")
+        return cls(seconds, int((fraction or "").ljust(9, "0")))
 
     def rfc3339(self) -> str:
         """Write the time in UTC, with as many digits of a second as it has."""
@@ -259,8 +266,6 @@ class Timestamp(NamedTuple):
 
 
 _FIRST: Final = Timestamp()
-_LAST_SECOND: Final = 253402300799
-"""The last second of the year 9999, the last that RFC 3339 can write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +367,7 @@ class KeyVersion:
                 raise StoredKeyError("the hash of the HMAC key is not known")
             hmac_key = HMACKey(_sized(message.hmac_key.key, "the HMAC key"))
         created_at = Timestamp(message.created_at.seconds, message.created_at.nanos)
-        if not (_FIRST.seconds <= created_at.seconds <= _LAST_SECOND and 0 <= created_at.nanos < 10**9):
+        if not (_FIRST_SECOND <= created_at.seconds <= _LAST_SECOND and 0 <= created_at.nanos < 10**9):
             raise StoredKeyError("created_at is no time")
         return cls(secret, hmac_key, created_at, message.created_by)
 

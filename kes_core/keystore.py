@@ -159,7 +159,14 @@ class KeyStore(ABC):
 
 
 def page_of(names: Iterable[str], prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
-    """Cut a page out of all `names`, which may be in any order. Arguments and result as in `KeyStore.list`."""
+    """Cut a page out of all `names`, which may be in any order. Arguments and result as in `KeyStore.list`.
+
+    Raises:
+        KeyStoreError: One of `names` is not text: the store answers what no store of keys does.
+    """
+    names = list(names)
+    if not all(isinstance(name, str) for name in names):
+        raise KeyStoreError("the key store's listing has an entry that is not text")
     if limit <= 0:
         limit = PAGE_SIZE
     matching = sorted(name for name in names if name.startswith(prefix))

@@ -136,7 +136,9 @@ def _forwarded_client(
         raise APIError(400, forwarded_for.error)
     forwarded = next((value for name, value in headers if name == b"x-forwarded-for"), b"")
     try:
-        address = str(ipaddress.ip_address(forwarded.split(b",")[0].strip().decode("ascii")))
+        text = forwarded.split(b",")[0].strip().decode("ascii")
+        # What follows a `%` may be any text, which would end up in logs and before policy engines.
+        address = str(ipaddress.ip_address(text)) if "%" not in text else proxy_address
     except ValueError:
         address = proxy_address
     return Client(forwarded_for.identity, "", address, forwarded_for.facts, forwarded_for.expires)

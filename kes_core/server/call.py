@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kes_core.server.http import Message
     from kes_core.server.state import State
 
-__all__ = ["Call", "binary_member", "json_body"]
+__all__ = ["Call", "binary_member", "json_body", "text_member"]
 
 
 class Call(Request):
@@ -50,32 +50,42 @@ class Call(Request):
 
 
 def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:
-    """Return the first JSON value of `body`, ignoring what follows it; null counts as an empty object.
+    """Return the first JSON value of `body`, ignoring what follows it, or None for null.
+
+    Names of members are in lower case, however the client wrote them.
 
     Raises:
         APIError: With `error`, if there is none.
     """
     try:
-        value = decode_json(body.decode("utf-8", "replace"))
+        return decode_json(body.decode("utf-8", "replace"))
     except ValueError:
         raise APIError(*error) from None
-    return {} if value is None else value
 
 
 def binary_member(members: Any, name: str, error: tuple[int, str] = INVALID_BODY) -> bytes:
     """Return the bytes of the member `name`, which is standard base64; missing and null are empty.
 
     Raises:
-        APIError: With `error`, if `members` is no object or the member no base64.
+        APIError: With `error`, if `members` is not an object or null, or the member not base64.
     """
-    if not isinstance(members, dict):
-        raise APIError(*error)
-    text = members.get(name)
-    if text is None:
-        return b""
-    if not isinstance(text, str):
-        raise APIError(*error)
     try:
-        return decode_base64(text)
+        return decode_base64(text_member(members, name, error))
     except ValueError:
         raise APIError(*error) from None
+
+
+def text_member(members: Any, name: str, error: tuple[int, str] = INVALID_BODY) -> str:
+    """Return the text of the member `name`; missing and null are empty.
+
+    Raises:
+        APIError: With `error`, if `members` is not an object or null, or the member not text.
+    """
+    if members is None:
+        return ""
+    value = members.get(name, "") if isinstance(members, dict) else members
+    if value is None:
+        return ""
+    if not isinstance(members, dict) or not isinstance(value, str):
+        raise APIError(*error)
+    return value

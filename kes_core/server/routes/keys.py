@@ -12,7 +12,7 @@ from kes_core._encoding import encode_base64
 from kes_core.crypto import DecryptionError, KeyType, KeyVersion
 from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError
 from kes_core.names import is_valid_name
-from kes_core.server.call import Call, binary_member, json_body
+from kes_core.server.call import Call, binary_member, json_body, text_member
 from kes_core.server.errors import (
     HMAC_UNSUPPORTED,
     INVALID_BODY,
@@ -75,13 +75,12 @@ async def _store(call: Call, key: KeyVersion) -> None:
 async def _import(call: Call) -> None:
     members = json_body(await call.limited_body(), INVALID_IMPORT_BODY)
     key = binary_member(members, "key", INVALID_IMPORT_BODY)
-    cipher = members.get("cipher") or ""
-    if not isinstance(cipher, str):
-        raise APIError(*INVALID_IMPORT_BODY)
+    cipher = text_member(members, "cipher", INVALID_IMPORT_BODY)
     try:
         key_type = KeyType.from_cipher(cipher)
     except ValueError:
-        raise APIError(406, f"algorithm '{cipher}' is not supported") from None
+        shown = cipher.encode("utf-8", "replace").decode("utf-8")  # JSON can name half a surrogate pair
+        raise APIError(406, f"algorithm '{shown}' is not supported") from None
     if len(key) != _KEY_SIZE:
         raise APIError(406, f"invalid key size for '{cipher}'")
     await _store(call, KeyVersion.imported(key, key_type, call.sender.identity))
@@ -142,7 +141,9 @@ async def _decrypt(call: Call) -> dict[str, str]:
 
 
 async def _decrypt_all(call: Call) -> list[dict[str, str]]:
-    items = json_body(await call.limited_body()) or []
+    items = json_body(await call.limited_body())
+    if items is None:
+        items = []
     if not isinstance(items, list):
         raise APIError(*INVALID_BODY)
     if len(items) > _MAX_CIPHERTEXTS:

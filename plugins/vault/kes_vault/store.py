@@ -208,7 +208,7 @@ class VaultKeyStore(KeyStore):
         except TokenRefusedError:
             raise self._lacking("list", f"{shown}/") from None
         # What ends in a slash is a folder, of another tenant perhaps.
-        return page_of((name for name in names if not name.endswith("/")), prefix, start=start, limit=limit)
+        return page_of((name for name in names if not str(name).endswith("/")), prefix, start=start, limit=limit)
 
     # Transit
 

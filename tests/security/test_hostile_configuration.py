@@ -1,0 +1,197 @@
+"""A configuration file that is made to hurt ends at once, with one error that has the line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kes_core._yaml import Document, YAMLError, parse
+from kes_core.config import ConfigError, load_config, parse_config
+from kes_core.plugins import Plugins, load_plugins
+from tests.support import vectors
+
+CPU_SECONDS = 5.0
+"""More than any of these takes on a slow machine with the pure parser; without limits most take minutes, or for ever."""
+IDENTITY = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
+HEAD = f"admin: {{identity: {IDENTITY}}}\ntls: {{key: k, cert: c}}\nkeystore: {{memory: }}\n"
+
+
+@pytest.fixture(params=["libyaml", "pure Python"])
+def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "libyaml":
+        assert yaml.__with_libyaml__
+    monkeypatch.setattr(yaml, "__with_libyaml__", request.param == "libyaml")
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return load_plugins()
+
+
+@pytest.fixture
+def _bounded() -> Iterator[None]:
+    started = time.process_time()
+    yield
+    assert time.process_time() - started < CPU_SECONDS
+
+
+def read(text: str) -> Document:
+    return parse(text, environ={}, literal=lambda _path: False)
+
+
+def tower(width: int, levels: int, line: str) -> str:
+    lines = ["a0: &a0 {x: y}"]
+    for level in range(1, levels):
+        lines.append(line.format(level=level, many=", ".join([f"*a{level - 1}"] * width), one=f"*a{level - 1}"))
+    return "\n".join(lines)
+
+
+BOMBS = {
+    "merge keys": (tower(10, 25, "a{level}: &a{level}\n  <<: [{many}]"), r"more than \d+ values"),
+    "empty merge keys": (tower(10, 25, "a{level}: &a{level}\n  <<: [{many}]").replace("x: y", ""), "more than"),
+    "a chain of merge keys": (tower(1, 2000, "a{level}: &a{level}\n  <<: {one}"), "nested more than"),
+    "aliases": (tower(10, 10, "a{level}: &a{level} [{many}]"), r"more than \d+ values"),
+    "a chain of aliases": (tower(1, 2000, "a{level}: &a{level} [{one}]"), "nested more than"),
+    "an alias of itself": ("a: 1\nb: &b\n- *b", "the alias 'b' stands inside the value that it names"),
+    "a merge key of itself": ("a: &a\n  <<: *a", "the alias 'a' stands inside the value that it names"),
+    "brackets": ("[" * 100_000, "nest"),
+    "braces": ("{a: " * 100_000, "nested more than"),
+    "dashes": ("- " * 100_000, "nested more than"),
+    "question marks": ("? " * 100_000, "nested more than"),
+    "many values": ("[" + "a," * 300_000 + "]", "more than"),
+    "directives": ("%TAG !a! b\n" * 80_000 + "---\na: b", "lines begin with '%'"),
+    "size": ("#" * (1 << 22), "larger than"),
+    "a long name": ("? " + "a" * 60_000 + "\n: b", "the name of a field has more than"),
+}
+
+
+@pytest.mark.usefixtures("_parser", "_bounded")
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb_ends_at_once(name: str) -> None:
+    text, message = BOMBS[name]
+    with pytest.raises(YAMLError, match=message) as caught:
+        read(text)
+    assert 1 <= caught.value.line <= text.count("\n") + 1
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_error_names_the_line_of_the_bomb(plugins: Plugins) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(HEAD + "x: 1\ny: " + "[" * 40 + "]" * 40, filename="f", plugins=plugins, environ={})
+    assert str(caught.value) == "f:5: nested more than 32 levels deep"
+
+
+@pytest.mark.usefixtures("_bounded")
+def test_file_with_very_many_errors(plugins: Plugins) -> None:
+    text = HEAD + "".join(f"a{number}: b\n" for number in range(40_000))
+    text += "cache: {expiry: {any: " + "1" * 60_000 + "}}\naddress: :" + "1" * 60_000 + "\nworkers: " + "9" * 60_000
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, filename="f", plugins=plugins, environ={})
+    assert len(caught.value.problems) == 100
+
+
+HUGE = {
+    "cache: {expiry: {any: " + "1" * 60_000 + "}}": "is not a duration",
+    "address: :" + "1" * 60_000: "has no valid port",
+    "workers: " + "1" * 60_000: "expected 1 to 256",
+    "log: {error: info+" + "1" * 60_000 + "}": "is not a log level",
+    "audit: {syslog: {address: 'udp://h:" + "1" * 60_000 + "'}}": "is no address of a log",
+}
+
+
+@pytest.mark.usefixtures("_bounded")
+@pytest.mark.parametrize("text", HUGE)
+def test_number_of_very_many_digits(text: str, plugins: Plugins) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(HEAD + text, filename="f", plugins=plugins, environ={})
+    [problem] = caught.value.problems
+    assert problem.line == 4
+    assert HUGE[text] in problem.message
+    assert len(problem.message) < 500
+
+
+def test_file_without_an_end(plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match="larger than"):
+        load_config(Path("/dev/zero"), plugins=plugins)
+
+
+MEANT = {
+    IDENTITY[:63]: "it has 63 hex digits, an identity has 64",
+    IDENTITY + "0": "it has 65 hex digits, an identity has 64",
+    IDENTITY.upper(): "write its hex digits in lower case",
+    IDENTITY[:63] + "D": "write its hex digits in lower case",
+}
+
+
+@pytest.mark.parametrize("place", ["admin", "policy", "proxy"])
+@pytest.mark.parametrize("identity", MEANT)
+def test_what_is_almost_an_identity_is_an_error(place: str, identity: str, plugins: Plugins) -> None:
+    """It would lock the admin, an application or a proxy out without a word."""
+    text = {
+        "admin": HEAD.replace(IDENTITY, identity),
+        "policy": HEAD + f"policy:\n  p:\n    identities: [{identity}]",
+        "proxy": HEAD.replace("cert: c", f"cert: c, proxy: {{identities: [{identity}]}}"),
+    }[place]
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, filename="f", plugins=plugins, environ={})
+    [problem] = caught.value.problems
+    assert problem.message == f"'{identity[:60]}...' is not an identity: {MEANT[identity]}"
+
+
+@pytest.mark.parametrize("word", ["disabled", "_", "none", "off", "dead", "no admin!", "0"])
+def test_another_word_switches_the_admin_off(word: str, plugins: Plugins) -> None:
+    config = parse_config(HEAD.replace(IDENTITY, f"'{word}'"), filename="f", plugins=plugins, environ={})
+    assert config.admin.identity == word
+
+
+def both(text: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return what each of the two parsers reads, or the line of its error."""
+    results: list[object] = []
+    for with_libyaml in (True, False):
+        monkeypatch.setattr(yaml, "__with_libyaml__", with_libyaml)
+        try:
+            document = read(text)
+            results.append((document.value, document.lines, [str(problem) for problem in document.problems]))
+        except YAMLError as error:
+            results.append(error.line)
+    return results
+
+
+def test_both_parsers_read_the_vectors_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    for case in vectors("config")["cases"]:
+        fast, pure = both(case["yaml"], monkeypatch)
+        assert fast == pure, case["name"]
+
+
+TABS = {
+    "indented JSON": '{\n\t"a": "b",\n\t"c": [\n\t\t"d"\n\t]\n}',
+    "before a comment": "a: b\t# comment\nc: [d]\n",
+    "after a colon": "a:\tb\nc:\t[d]\n",
+}
+
+
+@pytest.mark.parametrize("name", TABS)
+def test_tabs_where_yaml_allows_them(name: str) -> None:
+    assert read(TABS[name]).value == {"a": "b", "c": ["d"]}
+
+
+def test_a_tab_that_indents_is_an_error() -> None:
+    with pytest.raises(YAMLError) as caught:
+        read("a:\n\tb: c\n")
+    assert caught.value.line == 2
+
+
+@given(st.text(alphabet="ab:-[]{},&*!|>'\"%#?~<$ \n\t\u00e9\ufeff\ud800\x00") | st.text())
+def test_any_text_gives_a_document_or_one_kind_of_error(text: str) -> None:
+    try:
+        document = read(text)
+    except YAMLError as error:
+        assert 1 <= error.line <= len(text) + 1
+        return
+    assert isinstance(document.value, str | list | dict | None)
