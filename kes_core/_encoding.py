@@ -47,7 +47,11 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _INTEGER_LENGTH: Final = 20
 _NAMES: Final = frozenset(
-    ["aead", "algorithm", "bytes", "cipher", "ciphertext", "context", "created_at", "created_by", "id", "iv", "key", "message", "nonce", "plaintext", "version"]
+    (
+        *("ciphertext", "cipher", "context", "key", "message", "plaintext", "version"),  # bodies
+        *("algorithm", "bytes", "created_at", "created_by"),  # stored keys
+        *("aead", "id", "iv", "nonce"),  # ciphertexts
+    )
 )
 """The members of all bodies, stored keys and ciphertexts, in the spelling that nearly everybody uses."""
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_small_integer)

@@ -5,6 +5,7 @@ Built into the core, but an ordinary plugin. The server puts it first and gives 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from os.path import commonprefix
 from typing import Final
@@ -108,7 +109,8 @@ class StaticPolicyEngine(PolicyEngine):
 
 
 async def _connect(config: StaticPolicyConfig) -> StaticPolicyEngine:
-    return StaticPolicyEngine(config.policies)
+    # Beside the event loop: there may be thousands of policies, and others are being served.
+    return await asyncio.to_thread(StaticPolicyEngine, config.policies)
 
 
 @hookimpl

@@ -153,8 +153,11 @@ async def _reload_on(
         wanted.clear()
         systemd.notify_reloading()
         try:
-            text = source.read() if source is not None else ""
-            new = source.parse(text, plugins) if source is not None else config
+            new, text = config, ""
+            if source is not None:
+                # Beside the loop, which goes on serving: a large file takes a second or more.
+                text = await asyncio.to_thread(source.read)
+                new = await asyncio.to_thread(source.parse, text, plugins)
             await process.reload(new, text)
         except (ConfigError, UnusableError) as error:
             logger.error("the configuration is not reloaded, the old one stays in force: %s", error)

@@ -110,7 +110,8 @@ class Serving:
             UnusableError: It can't be used. Nothing has changed.
         """
         try:
-            use_tls = self._runtime.prepare(tls_settings(config))
+            # Beside the loop: deriving the key of an encrypted private key takes long on purpose.
+            use_tls = await asyncio.to_thread(self._runtime.prepare, tls_settings(config))
         except TLSError as error:
             raise UnusableError(str(error)) from error
         state, sinks = await self._open(config)
@@ -179,7 +180,8 @@ class Serving:
         while True:
             await asyncio.sleep(CERTIFICATE_INTERVAL)
             try:
-                self._runtime.prepare(tls_settings(self._config))()
+                use_tls = await asyncio.to_thread(self._runtime.prepare, tls_settings(self._config))
+                use_tls()
             except TLSError as error:
                 logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
             except Exception as error:  # or it would never be looked at again

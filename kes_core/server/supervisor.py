@@ -37,7 +37,7 @@ _ANSWER_TIMEOUT: Final = 2.0
 _OBEY_TIMEOUT: Final = 5.0
 """Seconds that a worker gets for what it must not fail to do: one that does not is killed, and replaced."""
 _PREPARE_TIMEOUT: Final = 60.0
-"""Seconds that a worker gets to connect to what a new configuration names."""
+"""Seconds that a worker gets to connect to what a configuration names, once the server has started."""
 _MAX_PAUSE: Final = 30.0
 """Seconds at the most before a worker that dies again and again is replaced."""
 _LASTING: Final = 60.0
@@ -62,6 +62,8 @@ class _Worker:
         self.reads: set[str] = set()
         """The logs that clients read from it."""
         self.serves = False
+        self.text = ""
+        """The configuration that it has started with."""
         self.channel = Channel(
             asked={
                 "snapshot": supervisor.snapshot,
@@ -75,11 +77,15 @@ class _Worker:
         )
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, supervisor: Supervisor) -> None:
-        """Start the process and wait until it serves.
+    async def start(self, supervisor: Supervisor, *, within: float | None = None) -> None:
+        """Start the process and wait until it is connected to the key store. It serves after `serve`.
+
+        Args:
+            supervisor: With the sockets and the configuration.
+            within: Seconds that it gets; a worker that takes longer is killed.
 
         Raises:
-            WorkerError: It does not.
+            WorkerError: The worker can't start.
         """
         ours, theirs = socket.socketpair()
         sockets = supervisor.sockets
@@ -98,25 +104,48 @@ class _Worker:
         await self.channel.open(ours)
         receiving = asyncio.create_task(self.channel.run())
         self._tasks.add(receiving)
+        self.text = supervisor.text
         try:
-            await self.channel.ask(
-                "start",
-                number=self.number,
-                path=str(supervisor.source.path),
-                overrides=dict(supervisor.source.overrides),
-                text=supervisor.text,
-                mlock=supervisor.mlock,
-                sockets=api,
-                probes=probes,
-                lock=supervisor.output_lock,
-            )
+            async with asyncio.timeout(within):
+                await self.channel.ask(
+                    "start",
+                    number=self.number,
+                    path=str(supervisor.source.path),
+                    overrides=dict(supervisor.source.overrides),
+                    text=self.text,
+                    mlock=supervisor.mlock,
+                    sockets=api,
+                    probes=probes,
+                    lock=supervisor.output_lock,
+                )
         except PeerError as error:
             await self.end()
             raise WorkerError(str(error)) from None
+        except TimeoutError:
+            await self.kill()
+            raise WorkerError(f"worker {self.number} did not start within {within:g} s and is killed") from None
         except ChannelClosedError:
             await self.end()
             raise WorkerError(f"worker {self.number} ended while it started, {self.how_it_ended}") from None
+
+    async def serve(self) -> None:
+        """Let the worker serve, now that it is connected.
+
+        Raises:
+            WorkerError: The worker can't serve.
+        """
+        try:
+            await self.order("serve")
+        except (ChannelClosedError, PeerError) as error:
+            await self.kill()
+            raise WorkerError(f"worker {self.number} can't serve: {error}") from None
         self.serves = True
+
+    async def kill(self) -> None:
+        """End a worker that may not listen any more."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.end()
 
     @property
     def has_begun(self) -> bool:
@@ -199,7 +228,7 @@ class Supervisor:
         self.sockets = sockets
         workers = [_Worker(number, self) for number in range(1, self._count + 1)]
         try:
-            results = await asyncio.gather(*(worker.start(self) for worker in workers), return_exceptions=True)
+            results = await asyncio.gather(*(self._start(worker) for worker in workers), return_exceptions=True)
         except asyncio.CancelledError:
             await asyncio.gather(*(worker.end() for worker in workers if worker.has_begun))
             raise
@@ -213,6 +242,10 @@ class Supervisor:
         log.publish(_EventHandler(self, asyncio.get_running_loop()))
         self._tasks = [asyncio.create_task(self._look_after(index)) for index in range(len(workers))]
         self._tasks.append(asyncio.create_task(self._collect()))
+
+    async def _start(self, worker: _Worker) -> None:
+        await worker.start(self)
+        await worker.serve()
 
     async def reload(self, _config: Config, text: str) -> None:
         """Give all workers the configuration in `text`, or none.
@@ -267,20 +300,25 @@ class Supervisor:
         while True:
             await asyncio.sleep(pause)
             started = loop.time()
-            # Not in the middle of a reload, or the new one would miss it.
-            async with self._reloading:
-                worker = _Worker(index + 1, self)
-                try:
-                    await worker.start(self)
-                except asyncio.CancelledError:
-                    if worker.has_begun:
-                        await worker.end()
-                    raise
-                except WorkerError as error:
-                    logger.error("worker %d can't be replaced: %s", worker.number, error)
-                    pause = min(_MAX_PAUSE, max(1.0, pause * 2))
-                    continue
-                self._workers[index] = worker
+            worker = _Worker(index + 1, self)
+            try:
+                # Reloads go on meanwhile: a worker may take long to connect, or hang.
+                await worker.start(self, within=_PREPARE_TIMEOUT)
+                async with self._reloading:
+                    if worker.text != self.text:  # it has missed a reload, and must not serve what is not in force
+                        await worker.kill()
+                        pause = 0.0
+                        continue
+                    await worker.serve()
+                    self._workers[index] = worker
+            except asyncio.CancelledError:
+                if worker.has_begun:
+                    await worker.kill()
+                raise
+            except WorkerError as error:
+                logger.error("worker %d can't be replaced: %s", worker.number, error)
+                pause = min(_MAX_PAUSE, max(1.0, pause * 2))
+                continue
             for name in ("error", "audit"):
                 self._tell_wanted(name)
             return started

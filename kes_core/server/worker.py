@@ -60,9 +60,11 @@ class _Worker:
         self._serving: Serving
         self._source: ConfigSource
         self._plugins: Any
+        self._sockets: tuple[list[int], list[int]]
         self._channel = Channel(
             asked={
                 "start": self._start,
+                "serve": self._serve,
                 "prepare": self._prepare,
                 "carry_out": self._carry_out,
                 "discard": self._discard,
@@ -114,14 +116,18 @@ class _Worker:
         for name, hub in self._hubs().items():
             hub.on_readers = lambda there_are, name=name: self._on_readers(name, there_are)  # type: ignore[misc] # mypy knows no default of a lambda
         log.publish(ErrorLogHandler(serving.app.error_log, asyncio.get_running_loop()))
-        api, listeners = ([socket.socket(fileno=fileno) for fileno in found] for found in (sockets, probes))
-        await serving.start(api, listeners)
+        self._sockets = sockets, probes
+
+    async def _serve(self) -> None:
+        api, listeners = ([socket.socket(fileno=fileno) for fileno in found] for found in self._sockets)
+        await self._serving.start(api, listeners)
         gc.collect()
         gc.freeze()
 
     async def _prepare(self, *, text: str) -> None:
         try:
-            self._change = await self._serving.prepare(self._source.parse(text, self._plugins))
+            config = await asyncio.to_thread(self._source.parse, text, self._plugins)
+            self._change = await self._serving.prepare(config)
         except (ConfigError, UnusableError) as error:
             raise PeerError(str(error)) from error
 
