@@ -53,6 +53,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_not_given(cls, value: Any) -> Any:
+        """Leave out what is empty and has a default: the Go server's files write every field, many of them empty.
+
+        An empty duration is an error there, and here (vectors/config.json).
+        """
+        if not isinstance(value, dict) or "" not in value.values():
+            return value
+        optional = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if not field.is_required() and field.annotation is not float
+        }
+        return {name: item for name, item in value.items() if item != "" or name not in optional}
+
 
 def _check_hex(value: str) -> None:
     """Refuse many hex digits that are not an identity: a typing error that would lock somebody out without a word.
@@ -63,7 +79,7 @@ def _check_hex(value: str) -> None:
     if not _ALMOST.fullmatch(value) or _IDENTITY.fullmatch(value):
         return
     if len(value) != _IDENTITY_LENGTH:
-        raise ValueError(f"is not an identity: it has {len(value)} hex digits, an identity has {_IDENTITY_LENGTH}")
+        raise ValueError(f"is not an identity: it has {len(value)} hex digits, an identity has 64")
     raise ValueError("is not an identity: write its hex digits in lower case")
 
 
@@ -180,11 +196,6 @@ class LogSettings(Section):
 
     error: LogLevel = 0
     audit: LogLevel = LOG_OFF
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v != ""} if isinstance(value, dict) else value
 
 
 class AuditFileSettings(Section):

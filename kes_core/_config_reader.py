@@ -143,6 +143,10 @@ class ConfigReader:
             self._overridden.add(tuple(dotted.split(".")))
 
     def _validate(self, model: type[Any], value: object, base: Path) -> Any:
+        for path, found in self._document.unexpanded.items():
+            within = path[: len(base)] == base and (base or path[0] not in {"keystore", "policy_engines"})
+            if within and path not in self._overridden and not _is_secret(model, path[len(base) :]):
+                self._report(path, f"{found!r} is not replaced here, as a shell would do it: write the value itself")
         try:
             return model.model_validate(value)
         except ValidationError as error:
@@ -195,6 +199,9 @@ class ConfigReader:
             return None
         if not isinstance(section, dict):
             return None  # reported with the rest of the file
+        given = {name: settings for name, settings in section.items() if settings is not None}
+        if len(given) == 1:  # the others are named, but have nothing
+            section = given
         if len(section) > 1:
             self._report(("keystore",), f"more than one key store ({', '.join(section)}); keep one")
             return None

@@ -28,7 +28,7 @@ _MAX_NAME: Final = 1024
 """Characters of a member's name. YAML has this limit for names without a question mark."""
 _MAX_DIRECTIVES: Final = 16
 _ENVIRONMENT: Final = re.compile(r"\$\{([^}]*)\}")
-_UNEXPANDED: Final = re.compile(r"\$\{\w+\}|~[\w.-]*/", re.ASCII)
+_HOME: Final = re.compile(r"~[\w.-]*/", re.ASCII)
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _NULL: Final = "tag:yaml.org,2002:null"
 _MERGE: Final = "tag:yaml.org,2002:merge"
@@ -56,7 +56,7 @@ class Document:
     from_environment: dict[Path, str] = field(default_factory=dict)
     """The name of the environment variable of every value that comes from one."""
     unexpanded: dict[Path, str] = field(default_factory=dict)
-    """What a shell would replace in a value, and nothing here does: `${NAME}` inside other text, or `~/`."""
+    """The beginning of every value that a shell would replace by a home directory, as `~/`."""
     problems: list[YAMLError] = field(default_factory=list)
     """What is wrong with the document itself."""
 
@@ -207,8 +207,8 @@ class _Reader:
             return text
         match = _ENVIRONMENT.fullmatch(text.strip())
         if match is None:
-            if found := _unexpanded(text):
-                self.document.unexpanded[path] = found
+            if (home := _HOME.match(text)) is not None:
+                self.document.unexpanded[path] = home.group()
             return text
         name = match.group(1).strip()
         if name not in self._environ:
@@ -226,15 +226,6 @@ def _name(node: _Node, path: Path) -> str:
     if len(name) > _MAX_NAME:
         raise YAMLError(node.line, path, f"the name of a field has more than {_MAX_NAME} characters")
     return str(name)
-
-
-def _unexpanded(text: str) -> str:
-    """Return what a shell would replace in `text`; empty if there is nothing."""
-    if "${" in text:
-        match = _UNEXPANDED.search(text, text.index("${"))
-        return match.group() if match is not None and match.group().startswith("$") else ""
-    match = _UNEXPANDED.match(text) if text.startswith("~") else None
-    return match.group() if match is not None else ""
 
 
 def parse(text: str, *, environ: Mapping[str, str], literal: Callable[[Path], bool]) -> Document:

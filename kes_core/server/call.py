@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kes_core.server.http import Message
     from kes_core.server.state import State
 
-__all__ = ["Call", "binary_member", "json_body", "text_member"]
+__all__ = ["Call", "binary_member", "json_body"]
 
 
 class Call(Request):
@@ -69,23 +69,16 @@ def binary_member(members: Any, name: str, error: tuple[int, str] = INVALID_BODY
     Raises:
         APIError: With `error`, if `members` is not an object or null, or the member not base64.
     """
+    if members is None:
+        return b""
+    if not isinstance(members, dict):
+        raise APIError(*error)
+    text = members.get(name)
+    if text is None:
+        return b""
+    if not isinstance(text, str):
+        raise APIError(*error)
     try:
-        return decode_base64(text_member(members, name, error))
+        return decode_base64(text)
     except ValueError:
         raise APIError(*error) from None
-
-
-def text_member(members: Any, name: str, error: tuple[int, str] = INVALID_BODY) -> str:
-    """Return the text of the member `name`; missing and null are empty.
-
-    Raises:
-        APIError: With `error`, if `members` is not an object or null, or the member not text.
-    """
-    if members is None:
-        return ""
-    value = members.get(name, "") if isinstance(members, dict) else members
-    if value is None:
-        return ""
-    if not isinstance(members, dict) or not isinstance(value, str):
-        raise APIError(*error)
-    return value

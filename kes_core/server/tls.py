@@ -113,10 +113,9 @@ def _load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(pem, password)
     except TypeError:
-        if password is None:
-            reason = "is encrypted: set tls.password"
-        else:
-            reason = "is not encrypted, but tls.password is set: remove it"
+        if password is not None:  # for a key that is not encrypted: the Go server does not look at it either
+            return load_pem_private_key(pem, None)
+        reason = "is encrypted: set tls.password"
     except ValueError:
         reason = "is no PEM private key" if password is None else "can't be decrypted: tls.password is wrong"
     raise TLSError(f"the private key {str(settings.key)!r} {reason}")

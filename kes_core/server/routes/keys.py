@@ -12,7 +12,7 @@ from kes_core._encoding import encode_base64
 from kes_core.crypto import DecryptionError, KeyType, KeyVersion
 from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError
 from kes_core.names import is_valid_name
-from kes_core.server.call import Call, binary_member, json_body, text_member
+from kes_core.server.call import Call, binary_member, json_body
 from kes_core.server.errors import (
     HMAC_UNSUPPORTED,
     INVALID_BODY,
@@ -75,7 +75,11 @@ async def _store(call: Call, key: KeyVersion) -> None:
 async def _import(call: Call) -> None:
     members = json_body(await call.limited_body(), INVALID_IMPORT_BODY)
     key = binary_member(members, "key", INVALID_IMPORT_BODY)
-    cipher = text_member(members, "cipher", INVALID_IMPORT_BODY)
+    cipher = None if members is None else members.get("cipher")
+    if cipher is None:
+        cipher = ""
+    if not isinstance(cipher, str):
+        raise APIError(*INVALID_IMPORT_BODY)
     try:
         key_type = KeyType.from_cipher(cipher)
     except ValueError:
