@@ -28,8 +28,10 @@ OF_LIBRARIES: Final = {
 }
 """Messages that pydantic, pluggy and httpx make, so that our code does not hold their words."""
 REPLACED: Final = {
-    "… is no JSON",
-    "no JSON object",
+    "… is not JSON",
+    "not a JSON object",
+    "nested too deeply",
+    "no RFC 3339 time in UTC",
     "an HMAC key has … bytes",
     "a key is only stored with its HMAC key",
     "unknown cipher; known are …",
