@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from hvac.exceptions import InvalidPath, InvalidRequest
@@ -34,6 +37,11 @@ logger = logging.getLogger("kes.vault")
 
 _STANDBY_DELAY: Final = 1.0
 """Seconds by which a standby that answers reads itself may be behind the active node."""
+_FENCE: Final = (0.5, 5.0)
+"""The shortest and the longest wait, in seconds, between a write over K/V v1 and the look at what became of it."""
+_FENCE_FACTOR: Final = 3.0
+"""How many times as long as the slowest of the recent writes that wait is."""
+_RECENT_WRITES: Final = 100
 _TRANSIT: Final = "vault:v"
 _BINARY: Final = "binary:base64,"
 """Marks a value that is no text. Keys are text; only other stored values could be something else."""
@@ -64,6 +72,8 @@ class VaultKeyStore(KeyStore):
         self._session = session
         self._is_v2 = config.version == "v2"
         self._prefix = config.prefix
+        self._write_times: deque[float] = deque(maxlen=_RECENT_WRITES)
+        """How long the recent writes over K/V v1 took, in seconds."""
         self.health_interval = config.status.ping
 
     def __repr__(self) -> str:
@@ -96,14 +106,24 @@ class VaultKeyStore(KeyStore):
             if await self._exists(name) or (await self.capabilities(path))[path] & {"create", "root"}:
                 raise KeyExistsError(f"key {name!r} already exists") from None
             raise self._lacking("create", self.shown(name)) from None
+        if not self._is_v2:
+            await self._settle(name, text)
+
+    async def _settle(self, name: str, text: str) -> None:
+        """See whose key is stored, once every write that began before ours ended should have ended too.
+
+        K/V v1 has no check-and-set, and Vault checks *create* against *update* before it writes, not while it does: of
+        two writes at once the later one stays. So whoever finds another's key has lost. What others than the creator
+        need, that the store holds what it was given, is for the cache to see.
+        """
+        shortest, longest = _FENCE
+        await asyncio.sleep(min(max(_FENCE_FACTOR * max(self._write_times), shortest), longest))
         stored = await self._read(name)
-        if stored == text:
-            return
-        if stored is None or self._is_v2:
+        if stored is None:
             raise KeyStoreError(f"Vault has taken the key {name!r} but does not give it back")
-        # K/V v1 has no check-and-set: another server wrote between our two looks, and its key is what is stored.
-        logger.warning("key %r was created by two servers at once; the other one's is kept", name)
-        raise KeyExistsError(f"key {name!r} already exists")
+        if stored != text:
+            logger.warning("key %r was created by two servers at once; the other one's is kept", name)
+            raise KeyExistsError(f"key {name!r} already exists")
 
     async def _write(self, name: str, text: str) -> None:
         config, path = self._config, self._path(name)
@@ -124,6 +144,7 @@ class VaultKeyStore(KeyStore):
                 raise
 
         write = write_v2 if self._is_v2 else write_v1
+        started = time.monotonic()
         try:
             await self._session.call(f"create {self.shown(name)}", write)
         except InvalidPath:
@@ -134,6 +155,8 @@ class VaultKeyStore(KeyStore):
                     f"the entry {self.shown(name)!r} is deleted, but its metadata is still there: delete it too"
                 ) from None
             raise
+        finally:
+            self._write_times.append(time.monotonic() - started)
 
     async def get(self, name: str) -> bytes:
         text = await self._read(name)
@@ -168,7 +191,8 @@ class VaultKeyStore(KeyStore):
 
         try:
             data = await self._session.call(f"read {self.shown(name)}", read)
-        except InvalidPath:
+        except InvalidPath as error:
+            self._expect_absence(error)
             return None
         except TokenRefusedError:
             raise self._lacking("read", self.shown(name)) from None
@@ -176,6 +200,15 @@ class VaultKeyStore(KeyStore):
         if not isinstance(text, str):
             raise KeyStoreError(f"the entry {self.shown(name)!r} has no text in a field named {name!r}")
         return text
+
+    def _expect_absence(self, error: InvalidPath) -> None:
+        """See that Vault says of a path that there is nothing, without a reason: it has one if there is no engine.
+
+        Raises:
+            KeyStoreError: There is no engine.
+        """
+        if error.errors:
+            raise KeyStoreError(self._not_mounted()) from None
 
     async def delete(self, name: str) -> None:
         engine, path = self._config.engine, self._path(name)
@@ -188,7 +221,8 @@ class VaultKeyStore(KeyStore):
         shown = self.shown(name, "metadata")
         try:
             await self._session.call(f"delete {shown}", delete)
-        except InvalidPath:
+        except InvalidPath as error:
+            self._expect_absence(error)
             return
         except TokenRefusedError:
             raise self._lacking("delete", shown) from None
@@ -203,7 +237,8 @@ class VaultKeyStore(KeyStore):
         shown = self.shown(kind="metadata")
         try:
             names = await self._session.call(f"list {shown}", read)
-        except InvalidPath:
+        except InvalidPath as error:
+            self._expect_absence(error)
             return Page([], "")
         except TokenRefusedError:
             raise self._lacking("list", f"{shown}/") from None
@@ -303,8 +338,8 @@ class VaultKeyStore(KeyStore):
             logger.warning("%s; without it keys can't be %sd", self._lacking(capability, shown), _VERBS[capability])
         if not self._is_v2 and not lacks("update", data):
             logger.warning(
-                "the policy of the token grants 'update' on %s: of two servers that create one key at the same moment "
-                "over K/V v1, one may overwrite the other's; take 'update' away, or use K/V v2",
+                "the policy of the token grants 'update' on %s: take it away; over K/V v1 that makes it less likely that "
+                "servers which create one key at the same moment overwrite it; only K/V v2 rules it out",
                 self.shown("*"),
             )
 
