@@ -8,32 +8,42 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 
 from tests.openbao import OpenBao
 
-__all__ = ["Proxy"]
+__all__ = ["Answer", "Proxy"]
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "content-encoding", "host", "accept-encoding"}
+
+
+class Answer(NamedTuple):
+    """What a proxy answers in the place of Vault."""
+
+    status: int
+    content_type: str
+    body: bytes
 
 
 class Proxy:
     """Passes requests on to `bao`, unless `fault` says otherwise.
 
     `fault` is None; "stall": no answer until `release` is set, and then none either; a number of seconds that each
-    request is held up; or a status with which everything is answered here.
+    request is held up; a status with which everything is answered here; or a whole `Answer`.
     """
 
     def __init__(self, bao: OpenBao) -> None:
         self.bao = bao
-        self.fault: str | float | int | None = None
+        self.fault: str | float | int | Answer | None = None
         self.release = threading.Event()
         self.location = ""
         """Where an answer with a status of redirection points to."""
         self.message = "in the way"
         """What an answer with a status of its own says, in Vault's format of errors."""
+        self.added: dict[str, str] = {}
+        """Headers that are added to what Vault answers."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request."""
         self._changed = threading.Condition()
@@ -112,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"content-type": "application/json"} | ({"location": proxy.location} if proxy.location else {})
             self._answer(fault, headers, json.dumps({"errors": [proxy.message]}).encode())
             return
+        if isinstance(fault, Answer):
+            self._answer(fault.status, {"content-type": fault.content_type} if fault.content_type else {}, fault.body)
+            return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
         try:
             answer = proxy.forward(self.command, self.path, headers, body)
@@ -119,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(502, {}, b"")
             return
         kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
-        self._answer(answer.status_code, kept, answer.content)
+        self._answer(answer.status_code, kept | proxy.added, answer.content)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_LIST = _serve  # noqa: N815 # the names that http.server looks for
 

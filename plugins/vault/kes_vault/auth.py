@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kes_core import KeyStoreError
+from kes_core import KeyStoreError, KeyStoreReason
 from kes_core.config import Secret
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from kes_vault.config import AppRoleConfig, VaultConfig
 
 __all__ = ["Login", "Token", "login_of", "namespace_of", "retry_of", "token_of"]
+
+
+_TOKEN: Final = re.compile(r"[!-~]{1,16384}")
+"""What can be sent as a token: it is the value of a header."""
 
 
 class Token(NamedTuple):
@@ -47,9 +53,39 @@ def _text_or_file(value: Secret, what: str) -> str:
 
 
 def token_of(answer: dict[str, Any], value: str = "") -> Token:
-    """Return the token that an answer of Vault gives, or `value` with what the answer says of it."""
+    """Return the token that an answer of Vault gives, or `value` with what the answer says of it.
+
+    Raises:
+        KeyStoreError: The token can't be sent.
+        ValueError: The answer is not one of Vault's; neither are those that lack something (KeyError, TypeError).
+    """
     auth = answer["auth"]
-    return Token(value or auth["client_token"], float(auth["lease_duration"]), bool(auth["renewable"]))
+    return Token(
+        value or _sendable(auth["client_token"], "token that Vault gives"),
+        _seconds(auth["lease_duration"]),
+        bool(auth["renewable"]),
+    )
+
+
+def _sendable(token: str, what: str) -> str:
+    """Return a token if it can be sent. One that can't would look like a Vault that can't be reached.
+
+    Raises:
+        KeyStoreError: It can't.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise KeyStoreError(
+            f"the {what} can't be sent: a token has ASCII characters without spaces or line breaks",
+            reason=KeyStoreReason.FORBIDDEN,
+        )
+    return token
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError
+    return seconds
 
 
 def _approle(config: AppRoleConfig) -> Login:
@@ -61,7 +97,7 @@ def _approle(config: AppRoleConfig) -> Login:
             return given
         if given not in unwrapped:  # a wrapping token works once
             unwrapped.clear()
-            client.token = given
+            client.token = _sendable(given, "wrapping token")
             try:
                 answer = client.sys.unwrap()  # type: ignore[no-untyped-call] # its stub has no types
             finally:
@@ -76,17 +112,17 @@ def _approle(config: AppRoleConfig) -> Login:
     return login
 
 
-def _given_token(read: Callable[[], str]) -> Login:
+def _given_token(read: Callable[[], str], what: str) -> Login:
     """Use a token that somebody else has made: look up what it is worth."""
 
     def login(client: hvac.Client) -> Token:
-        token = read()
+        token = _sendable(read(), what)
         client.token = token
         try:
             data = client.auth.token.lookup_self()["data"]
         finally:
             client.token = ""
-        return Token(token, float(data["ttl"]), bool(data.get("renewable")))
+        return Token(token, _seconds(data["ttl"]), bool(data.get("renewable")))
 
     return login
 
@@ -120,8 +156,8 @@ def login_of(config: VaultConfig) -> Login:
         )
     if config.token is not None:
         token = config.token
-        return _given_token(token.get)
-    return _given_token(lambda: _read(config.token_file, "token file"))
+        return _given_token(token.get, "token in the configuration")
+    return _given_token(lambda: _read(config.token_file, "token file"), f"token in {config.token_file!r}")
 
 
 def namespace_of(config: VaultConfig) -> str:

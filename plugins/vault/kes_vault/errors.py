@@ -8,7 +8,7 @@ import hvac.exceptions as vault
 import requests
 
 from kes_core import KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
-from kes_vault.transport import GatewayError, RedirectError
+from kes_vault.transport import ForeignAnswerError, GatewayError, RedirectError
 
 __all__ = ["TokenRefusedError", "not_initialized", "reason_of", "sealed", "standby", "translate"]
 
@@ -22,6 +22,8 @@ class TokenRefusedError(KeyStoreError):
     """Vault has refused a request: the token is not valid, or its policy does not allow the request."""
 
     default_reason = KeyStoreReason.FORBIDDEN
+    is_token_invalid = False
+    """Whether Vault says that it is the token. Older ones say the same of both."""
 
 
 def sealed(endpoint: str) -> KeyStoreUnreachableError:
@@ -62,7 +64,9 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     if not isinstance(error, vault.VaultError):
         return KeyStoreError(f"what answers at {endpoint} is no Vault (tried to {what}): set endpoint to its address")
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
-        return TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")
+        refusal = TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")
+        refusal.is_token_invalid = "invalid token" in reason_of(error)
+        return refusal
     reason = reason_of(error)
     return _outage(error, reason, endpoint) or KeyStoreError(f"Vault fails to {what}: {reason}")
 
@@ -96,6 +100,11 @@ def _of_connection(error: requests.exceptions.RequestException, what: str, endpo
         )
     if isinstance(error, GatewayError):
         return KeyStoreUnreachableError(f"what is in front of Vault at {endpoint} gets no answer (tried to {what})")
+    if isinstance(error, ForeignAnswerError) and error.response is not None:
+        return KeyStoreUnreachableError(
+            f"what answers at {endpoint} is no Vault (status {error.response.status_code}, tried to {what}): look at "
+            "what is in front of Vault, or set endpoint to its address"
+        )
     if isinstance(error, requests.exceptions.Timeout):
         return KeyStoreUnreachableError(f"Vault at {endpoint} does not answer in time (tried to {what})")
     return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached (tried to {what})")

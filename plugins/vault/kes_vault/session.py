@@ -22,7 +22,7 @@ from hvac.exceptions import Forbidden, InvalidPath, VaultError
 from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
 from kes_vault.auth import Token, login_of, namespace_of, retry_of, token_of
 from kes_vault.errors import TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
-from kes_vault.transport import VaultHTTP
+from kes_vault.transport import HEALTH, VaultHTTP
 
 if TYPE_CHECKING:
     from kes_vault.config import VaultConfig
@@ -63,6 +63,8 @@ class Session:
         """Why Vault has refused the last login, if it has. The token at hand may be good for a while yet."""
         self._try_again_at = 0.0
         """The time of the event loop before which nobody tries to log in again."""
+        self._denied: set[str] = set()
+        """The kinds of calls ("create") that were refused with a token just made that may not even look itself up."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -129,18 +131,25 @@ class Session:
             InvalidPath: There is nothing at the path. (hvac's; the caller knows what that means.)
             KeyStoreError: It fails otherwise.
         """
-        logins = self._logins
+        logins, kind = self._logins, what.partition(" ")[0]
         if self._token is not None:
             try:
                 return await self._call(what, function)
-            except TokenRefusedError:
+            except TokenRefusedError as error:
                 # Somebody may have logged in meanwhile; then it was the old token that was refused.
                 if self._logins == logins and await self._is_valid() and self._logins == logins:
                     raise  # the token is good: it is the policy
+                if kind in self._denied and not error.is_token_invalid:
+                    raise  # as with a new token
                 if self._logins == logins:
                     self._token = None
         await self._log_in(logins)
-        return await self._call(what, function)
+        try:
+            return await self._call(what, function)
+        except TokenRefusedError:
+            if not await self._is_valid():
+                self._denied.add(kind)  # a login for each refusal would use up what logins there are
+            raise
 
     async def _call(self, what: str, function: Callable[[hvac.Client], T]) -> T:
         try:
@@ -176,7 +185,7 @@ class Session:
         """
         await self._calls.run(self._http.read_cas_again)
         try:
-            return await self._calls.run(self._health_client.adapter.get, "/v1/sys/health", raise_exception=False)
+            return await self._calls.run(self._health_client.adapter.get, HEALTH, raise_exception=False)
         except requests.exceptions.RequestException as error:
             raise translate(error, "ask for its health", self._config.endpoint) from None
 

@@ -338,8 +338,8 @@ class VaultKeyStore(KeyStore):
             logger.warning("%s; without it keys can't be %sd", self._lacking(capability, shown), _VERBS[capability])
         if not self._is_v2 and not lacks("update", data):
             logger.warning(
-                "the policy of the token grants 'update' on %s: take it away; over K/V v1 that makes it less likely that "
-                "servers which create one key at the same moment overwrite it; only K/V v2 rules it out",
+                "the policy of the token grants 'update' on %s: take it away; over K/V v1 that makes it less likely "
+                "that servers which create one key at the same moment overwrite it; only K/V v2 rules it out",
                 self.shown("*"),
             )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +17,17 @@ from kes_core import KeyStoreError
 if TYPE_CHECKING:
     from kes_vault.config import VaultConfig
 
-__all__ = ["GatewayError", "RedirectError", "VaultHTTP"]
+__all__ = ["HEALTH", "ForeignAnswerError", "GatewayError", "RedirectError", "VaultHTTP"]
 
 _KEEP_THE_METHOD: Final = frozenset({307, 308})
 _GATEWAY: Final = frozenset({502, 504})
 _MAX_REDIRECTS: Final = 3
 _WRITES: Final = frozenset({"POST", "PUT", "DELETE"})
 _INDEX: Final = "X-Vault-Index"
+_USABLE_INDEX: Final = re.compile(r"[!-~]{1,4096}")
+"""What can be sent back as a header."""
+HEALTH: Final = "/v1/sys/health"
+_NO_CONTENT: Final = 204
 _BEHIND: Final = frozenset({412, 429})
 """The node is behind; or it has too much to do."""
 _RETRY: Final = Retry(
@@ -46,6 +52,10 @@ class RedirectError(requests.exceptions.RequestException):
 
 class GatewayError(requests.exceptions.ConnectionError):
     """Something in front of Vault says that it gets no answer from it."""
+
+
+class ForeignAnswerError(requests.exceptions.ConnectionError):
+    """The answer does not have the form of Vault's: it is one of a proxy, or of another server at the address."""
 
 
 class VaultHTTP(requests.Session):
@@ -87,17 +97,27 @@ class VaultHTTP(requests.Session):
         """Send a request; see the base class.
 
         Raises:
-            GatewayError: A proxy answered in the place of Vault.
+            GatewayError: A proxy says that Vault does not answer.
+            ForeignAnswerError: Something else answered in the place of Vault.
         """
-        if self._index:
-            request.headers.update({_INDEX: self._index, "X-Vault-Inconsistent": "forward-active-node"})
+        index = self._index
+        if index:
+            request.headers.update({_INDEX: index, "X-Vault-Inconsistent": "forward-active-node"})
         response = super().send(request, **kwargs)
-        if request.method in _WRITES:  # a refused one, too: the name is taken, as the next answer has to know
-            self._index = response.headers.get(_INDEX, self._index)
-        if response.status_code in _BEHIND or (not response.ok and _INDEX.encode() in response.content):
-            self._index = ""  # it is of no use here, or no longer: another cluster, or a restored one
+        if index and not response.ok and _INDEX.encode() in response.content:
+            # Vault can't read the index: of another cluster, or garbled on its way. It has done nothing.
+            self._index = ""
+            del request.headers[_INDEX], request.headers["X-Vault-Inconsistent"]
+            response = super().send(request, **kwargs)
         if response.status_code in _GATEWAY:
             raise GatewayError(f"status {response.status_code}", response=response)
+        if not _is_of_vault(response):
+            raise ForeignAnswerError(response=response)
+        if request.method in _WRITES:  # a refused one, too: the name is taken, as the next answer has to know
+            given = response.headers.get(_INDEX, index)
+            self._index = given if _USABLE_INDEX.fullmatch(given) else ""
+        if response.status_code in _BEHIND:
+            self._index = ""  # it is of no use here, or no longer: another cluster, or a restored one
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -117,6 +137,39 @@ class VaultHTTP(requests.Session):
             resp.close()
             raise RedirectError(f"status {resp.status_code}", response=resp)
         return target
+
+
+def _is_of_vault(response: requests.Response) -> bool:
+    """Tell whether an answer has the form of Vault's: https://developer.hashicorp.com/vault/api-docs#error-response.
+
+    Vault answers with a JSON object, and errors with one that has a list of them. The health says whether Vault is
+    sealed, whatever its status; a deleted version of an entry is a 404 with data. What is no error and has no content
+    counts as Vault's, as does a redirect, which has rules of its own.
+    """
+    status = response.status_code
+    if status == _NO_CONTENT or 300 <= status < 400:  # noqa: PLR2004 # the statuses of redirects
+        return True
+    answer = _json_object(response)
+    if answer is None:
+        return False
+    is_health = str(response.request.url).partition("?")[0].endswith(HEALTH)
+    if response.ok or (is_health and "sealed" in answer):
+        return not is_health or "sealed" in answer
+    errors = answer.get("errors")
+    if isinstance(errors, list):
+        return all(isinstance(error, str) for error in errors)
+    return errors is None and isinstance(answer.get("data"), dict)
+
+
+def _json_object(response: requests.Response) -> dict[str, Any] | None:
+    """Return the object that an answer says is its content; nothing if it is something else."""
+    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+        return None
+    try:
+        answer = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 class _CABundle:
