@@ -51,18 +51,26 @@ class CacheExpiry:
 
 
 class _Entry:
-    __slots__ = ("key", "read_at", "used_at")
+    __slots__ = ("check", "checked_at", "key", "read_at", "used_at")
 
-    def __init__(self, key: KeyVersion, now: float) -> None:
+    def __init__(self, key: KeyVersion, now: float, asked_at: float) -> None:
         self.key = key
         self.read_at = now
         self.used_at = now
+        self.checked_at = asked_at
+        """When the store was last asked for the key, whatever became of that."""
+        self.check: asyncio.Task[KeyVersion] | None = None
+        """The read in the background that sees whether the key is still the same."""
 
 
 class KeyCache:
     """Keys of a store, decoded, in memory. Belongs to one event loop.
 
     However many requests wait for a key that is not in memory, the store is asked once. Errors are not remembered.
+
+    Other servers may delete a key, and create another of its name. So a key in use is read again in the background once
+    per `KeyStore.check_interval`. A key that has not been used for two intervals is read before it is used. Only an
+    answer of the store changes what is in memory: while the store fails or hangs, keys are used as `CacheExpiry` says.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class KeyCache:
         """Calls to the store that go on when who asked for them gives up."""
         self._health_interval = health_interval or store.health_interval or HEALTH_TIMEOUT
         self._health_timeout = health_interval or max(store.health_interval, HEALTH_TIMEOUT)
+        self._check_interval = store.check_interval or float("inf")
         self._unreachable = False
         self._reason: KeyStoreReason | None = None
         self._answered_at = clock()
@@ -113,9 +122,20 @@ class KeyCache:
         now = self._clock()
         if self._expired(entry, now):
             return None
+        if now >= entry.checked_at + self._check_interval and not self._check(name, entry, now):
+            return None
         entry.used_at = now
         self._counters.hits += 1
         return entry.key
+
+    def _check(self, name: str, entry: _Entry, now: float) -> bool:
+        """Have a key read again; tell whether it may be used in the meantime."""
+        if self._unreachable or (entry.check is not None and not entry.check.done()):
+            return True
+        if now >= entry.checked_at + 2 * self._check_interval:
+            return False
+        entry.check = self._joined_read(name)
+        return True
 
     async def get(self, name: str) -> KeyVersion:
         """Return a key, from memory or from the store.
@@ -129,11 +149,14 @@ class KeyCache:
         if key is not None:
             return key
         self._counters.misses += 1
+        return await self._outcome(self._joined_read(name))
+
+    def _joined_read(self, name: str) -> asyncio.Task[KeyVersion]:
+        """Return the read of a key that is under way, or begin one."""
         read = self._reads.get(name)
         if read is None:
-            read = self._start(self._read(name))
-            self._reads[name] = read
-        return await self._outcome(read)
+            read = self._reads[name] = self._start(self._read(name))
+        return read
 
     async def create(self, name: str, key: KeyVersion) -> None:
         """Store a new key, and see that the store gives it back. It is read once more when it is first used.
@@ -145,6 +168,7 @@ class KeyCache:
         value = key.encode()
         try:
             await self._watched("create", self._store.create(name, value))
+            self._entries.pop(name, None)  # of a key that another server has deleted
             await self._verify(name, value)
         finally:
             # Who asks from now on must not be given the answer of a read that may have been too early.
@@ -273,23 +297,25 @@ class KeyCache:
         return task.result()
 
     async def _read(self, name: str) -> KeyVersion:
+        asked_at = self._clock()
         try:
             value = await self._watched("get", self._store.get(name))
             key = KeyVersion.decode(value)
-        except KeyStoreUnreachableError:
-            # The outage may have been noticed only now: for its time other rules apply.
-            kept = self.peek(name)
-            if kept is None:
-                raise
-            return kept
         except KeyNotFoundError:
             self._put(name, None)
             raise
         except StoredKeyError as error:
             self._put(name, None)
             raise KeyStoreError(f"the entry {name!r} in the key store is damaged: {error}") from None
+        except KeyStoreError:
+            # The outage may have been noticed only now: for its time other rules apply.
+            kept = self._entries.get(name)
+            if kept is None or self._expired(kept, self._clock()):
+                raise
+            kept.checked_at = self._clock()
+            return kept.key
         else:
-            self._put(name, _Entry(key, self._clock()))
+            self._put(name, _Entry(key, self._clock(), asked_at))
             return key
         finally:
             if self._reads.get(name) is asyncio.current_task():

@@ -106,6 +106,9 @@ class KeyStore(ABC):
 
     health_interval: float = 10.0
     """Seconds between two calls of `status` by which the server notices that the store comes and goes."""
+    check_interval: float = 10.0
+    """Seconds after which a key that is in use is read again, to notice that another server has deleted it or made
+    another one of its name; 0: never, for a store that nobody else can change."""
 
     @abstractmethod
     async def status(self) -> None:

@@ -16,6 +16,8 @@ kes_hookspec_version = 1
 class MemoryKeyStore(KeyStore):
     """Keeps keys in a dictionary."""
 
+    check_interval = 0.0
+
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
 

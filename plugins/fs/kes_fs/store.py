@@ -56,6 +56,8 @@ _OPEN: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class FileKeyStore(KeyStore):
     """Keeps keys in a directory."""
 
+    check_interval = 1.0  # reading a file is cheap
+
     def __init__(self, path: Path, *, time_limit: float = TIME_LIMIT) -> None:
         """Use the directory at `path`, which must be there: `open` makes it.
 

@@ -1,0 +1,80 @@
+"""A key is deleted on one server and made again on another: a third server stops using the deleted one in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from kes_fs.store import FileKeyStore
+from kes_vault.store import VaultKeyStore
+from tests.openbao import OpenBao, Tenant
+from tests.support import Server, start_server
+
+SLACK = 3.0
+"""Seconds that store and machine may take on top: tests run beside others."""
+
+
+@contextmanager
+def _servers(directory: Path, keystore: Mapping[str, Any]) -> Iterator[list[Server]]:
+    """Run three servers on one key store, in whose caches keys expire after an hour."""
+    with ExitStack() as stack:
+        servers = []
+        for number in range(3):
+            (directory / str(number)).mkdir()
+            overrides = {"keystore": keystore, "cache": {"expiry": {"any": "1h", "unused": "1h"}}}
+            servers.append(start_server(directory / str(number), overrides))
+            stack.callback(servers[-1].kill)
+        yield servers
+
+
+def _data_key(client: httpx.Client) -> tuple[float, str] | None:
+    """Return a data key's ciphertext and when it was asked for; nothing while the key does not exist."""
+    asked_at = time.monotonic()
+    answer = client.put("/v1/key/generate/k", json={})
+    assert answer.status_code in {200, 404}, answer.text
+    return (asked_at, answer.json()["ciphertext"]) if answer.status_code == 200 else None
+
+
+def _check(servers: list[Server], interval: float, *, hot: bool) -> None:
+    """Replace the key, and see what the third server encrypts from then on; with `hot` it is asked all the time."""
+    with servers[0].client() as first, servers[1].client() as second, servers[2].client() as third:
+        assert first.put("/v1/key/create/k").status_code == 200
+        assert _data_key(third) is not None
+        assert first.delete("/v1/key/delete/k").status_code == 200
+        assert second.put("/v1/key/create/k").status_code == 200
+        replaced = time.monotonic()
+        limit = 2 * interval
+        made = []
+        while time.monotonic() < replaced + limit + SLACK:
+            if hot or time.monotonic() > replaced + limit:
+                made.append(_data_key(third))
+            time.sleep(0.02)
+        late = [data_key[1] for data_key in made if data_key and data_key[0] > replaced + limit + SLACK / 2]
+        assert late
+        for ciphertext in late:
+            answer = second.put("/v1/key/decrypt/k", json={"ciphertext": ciphertext})
+            assert answer.status_code == 200, f"encrypted under the deleted key: {answer.text}"
+
+
+@pytest.mark.parametrize("hot", [True, False], ids=["in use", "not in use"])
+def test_on_one_directory(tmp_path: Path, hot: bool) -> None:
+    with _servers(tmp_path, {"fs": {"path": str(tmp_path / "keys")}}) as servers:
+        _check(servers, FileKeyStore.check_interval, hot=hot)
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    with OpenBao.running(tmp_path_factory.mktemp("openbao")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_on_one_vault(bao: OpenBao, tmp_path: Path, version: str) -> None:
+    with _servers(tmp_path, {"vault": Tenant(bao, version).section()}) as servers:
+        _check(servers, VaultKeyStore.check_interval, hot=True)
