@@ -32,7 +32,10 @@ async def diagnose(path: Path) -> Sequence[Finding]:
             names = (await store.list(limit=2**31)).names
             count = f"{len(names)} key{'s'[: len(names) != 1]}"
             usable = Finding.ok(_SUBJECT, f"the directory {str(path)!r} can be used, and holds {count}")
-            return [usable, *await calls.run(lambda: [*_owner(path), *_space(os.statvfs(path), path)])]
+            return [
+                usable,
+                *await calls.run(lambda: [*_owner(path), *_leftovers(store, path), *_space(os.statvfs(path), path)]),
+            ]
     except TimeoutError:
         return [Finding.error(_SUBJECT, f"the file system of {str(path)!r} does not answer within {TIME_LIMIT:g} s")]
     except KeyStoreError as error:
@@ -78,6 +81,17 @@ def _owner(path: Path) -> Iterator[Finding]:
             _SUBJECT,
             f"the key directory {str(path)!r} belongs to user {owner}, and this is user {os.geteuid()}",
             f"run the doctor and the server as one user; if that is this one: chown -R {os.geteuid()} {path}",
+        )
+
+
+def _leftovers(store: FileKeyStore, path: Path) -> Iterator[Finding]:
+    count = len(store.leftovers())
+    if count:
+        yield Finding.warning(
+            _SUBJECT,
+            f"there are {count} temporary file(s) in {str(path)!r}, which may hold the text of keys, also of deleted "
+            "ones: a server was killed or could not remove them, or writes a key just now",
+            "restart the server: it removes those that no living server writes",
         )
 
 

@@ -13,8 +13,10 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -45,7 +47,10 @@ TIME_LIMIT: Final = 10.0
 """Seconds after which a file system that does not answer counts as unreachable."""
 
 _TEMPORARY: Final = ".new-"
-"""How temporary files are called. No key can be: its name has no dot."""
+"""How the names of temporary files begin. No key can be called so: its name has no dot."""
+_IS_TEMPORARY: Final = re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{32}")
+_ABANDONED: Final = 3600.0
+"""Seconds after which nobody writes a temporary file any more, where the file system has no locks to tell."""
 _UNREACHABLE: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
 """What a network file system that has lost its server answers (EIO on a soft mount), and a disk that is gone."""
 _NO_HARD_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -68,6 +73,8 @@ class FileKeyStore(KeyStore):
         self._path = path.absolute()
         self._time_limit = time_limit
         self._calls = BlockingCalls("fs")
+        self._left: set[Path] = set()
+        """Temporary files of ours that could not be removed."""
         self._unusable = f"the key directory {str(self._path)!r} can't be used"
 
     def __repr__(self) -> str:
@@ -159,18 +166,24 @@ class FileKeyStore(KeyStore):
             raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
         self._refuse_exposed_keys(mode)
 
-    def _remove_leftovers(self) -> None:
-        """Remove temporary files that a killed process has left behind. A living one holds a lock on its own."""
+    def leftovers(self) -> list[Path]:
+        """Return the temporary files in the directory: of servers that write a key just now, or were killed."""
         with os.scandir(self._path) as entries:
-            leftovers = [Path(entry.path) for entry in entries if entry.name.startswith(_TEMPORARY)]
-        for leftover in leftovers:
-            with contextlib.suppress(OSError):
-                file = os.open(leftover, os.O_RDWR | _OPEN)  # NFS locks only what is open for writing
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    leftover.unlink()
-                finally:
-                    os.close(file)
+            return [
+                Path(entry.path)
+                for entry in entries
+                if _IS_TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            ]
+
+    def _remove_leftovers(self) -> None:
+        """Remove temporary files that others have left behind, which may hold the text of a key."""
+        removed = sum(_remove_leftover(leftover) for leftover in self.leftovers())
+        if removed:
+            logger.warning(
+                "removed %d temporary file(s) with key text that a server has left in the key directory %r",
+                removed,
+                str(self._path),
+            )
 
     def _refuse_exposed_keys(self, directory_mode: int) -> None:
         """Refuse keys that others can read or change. Files in a directory that lets nobody in need no look."""
@@ -194,6 +207,10 @@ class FileKeyStore(KeyStore):
 
     def _status(self) -> None:
         os.close(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        for path in list(self._left):  # a disk that failed may work again
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                self._left.discard(path)
 
     def _create(self, file: Path, value: bytes) -> None:
         if len(value) > MAX_VALUE_SIZE:
@@ -231,8 +248,20 @@ class FileKeyStore(KeyStore):
                 yield path, output
                 return
             finally:
+                self._discard(path)
                 os.close(output)
-                path.unlink(missing_ok=True)
+
+    def _discard(self, path: Path) -> None:
+        """Remove a temporary file. If that fails the key is stored or not all the same, and it is tried again."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._left.add(path)
+            logger.error(
+                "the temporary file %r, which may hold the text of a key, can't be removed: %s; it is tried again",
+                str(path),
+                error.strerror,
+            )
 
     def _get(self, file: Path) -> bytes:
         try:
@@ -271,6 +300,35 @@ class FileKeyStore(KeyStore):
         with os.scandir(self._path) as entries:
             names = [entry.name for entry in entries if _is_key(entry)]
         return page_of(names, prefix, start=start, limit=limit)
+
+
+def _remove_leftover(path: Path) -> bool:
+    """Remove a temporary file unless a living process writes it; tell whether it was removed.
+
+    Who writes one holds a lock on it. Where the file system has no locks, its age has to tell.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | _OPEN)  # NFS locks only what is open for writing
+    except OSError:
+        return False
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            is_in_use = error.errno in {errno.EWOULDBLOCK, errno.EACCES}
+            if is_in_use or time.time() - os.fstat(file).st_mtime < _ABANDONED:
+                return False
+        path.unlink()
+    except FileNotFoundError:
+        return False  # who wrote it has removed it meanwhile
+    except OSError as error:
+        logger.warning(
+            "the temporary file %r, which may hold the text of a key, can't be removed: %s", str(path), error.strerror
+        )
+        return False
+    finally:
+        os.close(file)
+    return True
 
 
 def _make_directory(path: Path) -> bool:

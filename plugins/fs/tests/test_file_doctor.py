@@ -29,7 +29,7 @@ def only(path: Path) -> Finding:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """A directory with a key, and what a killed server has left behind."""
+    """A directory with a key."""
 
     async def make() -> None:
         store = await FileKeyStore.open(tmp_path / "keys")
@@ -37,13 +37,21 @@ def keys(tmp_path: Path) -> Path:
         await store.close()
 
     asyncio.run(make())
-    (tmp_path / "keys" / ".new-0").touch(mode=0o600)
     return tmp_path / "keys"
 
 
 def test_directory_in_use(keys: Path) -> None:
     assert only(keys) == Finding.ok("key store", f"the directory {str(keys)!r} can be used, and holds 1 key")
-    assert (keys / ".new-0").exists()  # another server may be writing it
+
+
+def test_what_a_killed_server_has_left_behind(keys: Path) -> None:
+    leftover = keys / f".new-{0:032x}"
+    leftover.touch(mode=0o600)
+    (keys / f".new-{1:032x}").symlink_to(leftover)
+    found = diagnose(keys)[-1]
+    assert (found.level, "there are 1 temporary file(s)" in found.message) == ("warning", True)
+    assert "restart the server" in found.cure
+    assert leftover.exists()  # another server may be writing it
 
 
 def test_missing_directory_is_not_made(tmp_path: Path) -> None:

@@ -77,6 +77,26 @@ def test_create_that_fails_leaves_nothing(
     run(check)
 
 
+def test_temporary_file_that_cannot_be_removed_is_removed_later(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a second name of the key's file, and would outlive the key."""
+
+    async def check(store: FileKeyStore) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("kes_fs.store.Path.unlink", failing(errno.EIO))
+            await store.create("k", b"the secret")  # the key is stored, which is what its creator asks
+            assert await store.get("k") == b"the secret"
+        await store.delete("k")
+        (left,) = (tmp_path / "keys").iterdir()
+        assert f"the temporary file {str(left)!r}, which may hold the text of a key, can't be removed" in caplog.text
+        assert "the secret" not in caplog.text
+        await store.status()
+        assert list((tmp_path / "keys").iterdir()) == []
+
+    run(check)
+
+
 def test_file_system_without_hard_links_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(store: FileKeyStore) -> None:
         monkeypatch.setattr("kes_fs.store.os.link", failing(errno.EPERM))

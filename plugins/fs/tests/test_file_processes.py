@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
@@ -22,20 +23,50 @@ Run = Callable[[Callable[[FileKeyStore], Awaitable[None]]], None]
 OpenAndClose = Callable[[Path], Coroutine[Any, Any, list[str]]]
 
 
-def test_leftovers_are_removed_but_not_those_of_living_processes(open_and_close: OpenAndClose, tmp_path: Path) -> None:
+def leftover(keys: Path, number: int) -> Path:
+    return keys / f".new-{number:032x}"
+
+
+def test_leftovers_are_removed_but_not_those_of_living_processes(
+    open_and_close: OpenAndClose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)
-    (keys / ".new-dead").write_text("half")
-    (keys / ".new-alive").write_text("half")
+    dead, also_dead, alive, link, pipe = (leftover(keys, number) for number in range(5))
+    for file in (dead, also_dead, alive, keys / ".new-plans", keys / f"{dead.name}.txt"):
+        file.write_text("half")
     (tmp_path / "outside").write_text("kept")
-    (keys / ".new-link").symlink_to(tmp_path / "outside")
-    os.mkfifo(keys / ".new-pipe")
-    with (keys / ".new-alive").open() as held:
+    link.symlink_to(tmp_path / "outside")
+    os.mkfifo(pipe)
+    with alive.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert asyncio.run(open_and_close(keys)) == []
-    assert not (keys / ".new-dead").exists()
-    assert (keys / ".new-alive").read_text() == "half"
+    left = {path.name for path in keys.iterdir()}
+    assert left == {alive.name, link.name, pipe.name, ".new-plans", f"{dead.name}.txt"}  # those that are not ours
+    assert alive.read_text() == "half"
     assert (tmp_path / "outside").read_text() == "kept"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"removed 2 temporary file(s) with key text that a server has left in the key directory {str(keys)!r}"
+    ]
+
+
+def test_leftovers_where_there_are_no_locks(
+    open_and_close: OpenAndClose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then only their age tells whether somebody may still write them."""
+
+    def no_locks(*_arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    old, young = leftover(keys, 0), leftover(keys, 1)
+    for file in (old, young):
+        file.write_text("half")
+    os.utime(old, (0, 0))
+    monkeypatch.setattr("kes_fs.store.fcntl.flock", no_locks)
+    asyncio.run(open_and_close(keys))
+    assert list(keys.iterdir()) == [young]
 
 
 def test_creating_keys_while_other_servers_start(open_and_close: OpenAndClose, tmp_path: Path) -> None:
