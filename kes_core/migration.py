@@ -149,7 +149,10 @@ class Migration:
             await _retried(lambda: self._target.create(name, value))
             outcome = Outcome.COPIED
         except KeyExistsError:
-            outcome = self._decide(await self._stored(name), value)
+            stored = await self._stored(name)
+            if stored is None:
+                raise _CopyError("the target says that the key exists, but does not give it back") from None
+            outcome = self._decide(stored, value)
             if outcome is Outcome.REPLACED:
                 await self._replace(name, value)
         if outcome is not Outcome.SKIPPED and await self._stored(name) != value:

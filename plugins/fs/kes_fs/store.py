@@ -17,7 +17,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -166,7 +166,7 @@ class FileKeyStore(KeyStore):
             raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
         self._refuse_exposed_keys(mode)
 
-    def leftovers(self) -> list[Path]:
+    def leftovers(self) -> Sequence[Path]:
         """Return the temporary files in the directory: of servers that write a key just now, or were killed."""
         with os.scandir(self._path) as entries:
             return [

@@ -16,6 +16,7 @@ from hvac.exceptions import InvalidPath
 
 from kes_core import Finding, KeyStoreError, KeyStoreReason
 from kes_vault.auth import Token
+from kes_vault.engine import Engine
 from kes_vault.errors import TokenRefusedError
 from kes_vault.session import Session
 from kes_vault.store import VaultKeyStore
@@ -31,6 +32,8 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _CLOCK_TOLERANCE: Final = 60.0
 _SHORT: Final = 60.0
 """Seconds. A token that lives shorter is renewed all the time."""
+_MANY: Final = 1000
+"""Entries that are looked at, one request each."""
 _POLICY: Final = "kes doctor store-policy | vault policy write <policy of the role> -"
 _MATTERS: Final = {
     "read": "no key can be used",
@@ -89,17 +92,20 @@ async def _examine(config: VaultConfig, session: Session) -> AsyncIterator[Findi
 async def _as_logged_in(config: VaultConfig, session: Session, token: Token) -> AsyncIterator[Finding]:
     for finding in await _token(config, session, token):
         yield finding
-    store = VaultKeyStore(config, session)
+    store, engine = VaultKeyStore(config, session), Engine(config, session)
     try:
-        await store.check_mount()
+        await engine.check_mount()
     except KeyStoreError as error:
         yield Finding.error("Vault engine", str(error))
         return
     yield Finding.ok("Vault engine", f"a K/V engine of version {config.version} is mounted at {config.engine!r}")
-    for finding in await _capabilities(config, store):
+    for finding in await _capabilities(config, engine):
         yield finding
     if config.transit is not None:
-        for finding in await _transit(config, session, store):
+        for finding in await _transit(config, session, engine):
+            yield finding
+    if config.version == "v2":
+        for finding in (*await _deletion(config, session), *await _entries(store)):
             yield finding
 
 
@@ -217,13 +223,13 @@ def _span(seconds: float) -> str:
 # What it may do
 
 
-async def _capabilities(config: VaultConfig, store: VaultKeyStore) -> Sequence[Finding]:
-    needed = store.needed_capabilities()
-    granted = await store.capabilities(*needed.values())
+async def _capabilities(config: VaultConfig, engine: Engine) -> Sequence[Finding]:
+    needed = engine.needed_capabilities()
+    granted = await engine.capabilities(*needed.values())
     findings = []
     kinds = {"read": "data", "create": "data", "delete": "metadata", "list": "metadata"}
     for capability, path in needed.items():
-        shown = store.shown("" if capability == "list" else "*", kinds[capability])
+        shown = engine.shown("" if capability == "list" else "*", kinds[capability])
         if granted[path] & {capability, "root"}:
             findings.append(Finding.ok("Vault policy", f"{capability} on {shown}"))
             continue
@@ -232,7 +238,7 @@ async def _capabilities(config: VaultConfig, store: VaultKeyStore) -> Sequence[F
             make("Vault policy", f"{capability} on {shown} is not granted: {_MATTERS[capability]}", _POLICY)
         )
     if "update" in granted[needed["read"]]:
-        findings.append(_too_much(config, store.shown("*")))
+        findings.append(_too_much(config, engine.shown("*")))
     return findings
 
 
@@ -245,11 +251,11 @@ def _too_much(config: VaultConfig, shown: str) -> Finding:
     return Finding.note("Vault policy", f"{text}: whoever has its token can overwrite keys", _POLICY)
 
 
-async def _transit(config: VaultConfig, session: Session, store: VaultKeyStore) -> Sequence[Finding]:
+async def _transit(config: VaultConfig, session: Session, mount: Engine) -> Sequence[Finding]:
     assert config.transit is not None
     engine, key = config.transit.engine, config.transit.key
     paths = {operation: f"{engine}/{operation}/{key}" for operation in ("encrypt", "decrypt")}
-    granted = await store.capabilities(*paths.values())
+    granted = await mount.capabilities(*paths.values())
     findings = []
     for operation, path in paths.items():
         if granted[path] & {"update", "root"}:
@@ -281,3 +287,43 @@ async def _trial(session: Session, engine: str, key: str) -> Sequence[Finding]:
             )
         ]
     return [Finding.ok("Vault transit", f"the key {key!r} of {engine!r} encrypts")]
+
+
+# What is stored
+
+
+async def _deletion(config: VaultConfig, session: Session) -> Sequence[Finding]:
+    """Look whether the engine deletes what is stored after a while. The server's policy need not grant that look."""
+    path = f"{config.engine}/config"
+    try:
+        data = await session.call(f"read {path}", lambda client: client.adapter.get(f"/v1/{path}")["data"])
+    except (TokenRefusedError, InvalidPath):
+        return []
+    after = data.get("delete_version_after") or "0s"
+    if after == "0s":
+        return []
+    return [
+        Finding.error(
+            "Vault engine",
+            f"the engine {config.engine!r} deletes keys after {after}",
+            f"vault write {path} delete_version_after=0s  # then copy the keys that are there: each has its time",
+        )
+    ]
+
+
+async def _entries(store: VaultKeyStore) -> Sequence[Finding]:
+    """Look at the entries for those that are listed as keys and can't be used."""
+    try:
+        page = await store.list(limit=_MANY)
+    except KeyStoreError as error:
+        if error.reason is KeyStoreReason.FORBIDDEN:
+            return []  # which is found already
+        raise
+    findings = []
+    for name in page.names:
+        problem = await store.problem(name)
+        if problem:
+            findings.append(Finding.error("Vault entries", problem))
+    if page.next:
+        findings.append(Finding.note("Vault entries", f"only the first {_MANY} entries were looked at"))
+    return findings

@@ -61,7 +61,7 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     """
     if isinstance(error, requests.exceptions.RequestException):
         return _of_connection(error, what, endpoint)
-    if not isinstance(error, vault.VaultError):
+    if not isinstance(error, vault.VaultError) or (isinstance(error, vault.InvalidPath) and error.errors is None):
         return KeyStoreError(f"what answers at {endpoint} is no Vault (tried to {what}): set endpoint to its address")
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
         refusal = TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")

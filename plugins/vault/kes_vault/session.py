@@ -154,9 +154,11 @@ class Session:
     async def _call(self, what: str, function: Callable[[hvac.Client], T]) -> T:
         try:
             return await self._calls.run(function, self.client)
-        except (InvalidPath, KeyStoreError):
+        except KeyStoreError:
             raise
         except Exception as error:  # what answers may be no Vault at all, and hvac does not look closely
+            if isinstance(error, InvalidPath) and error.errors is not None:
+                raise
             raise translate(error, what, self._config.endpoint) from None
 
     async def _is_valid(self) -> bool:

@@ -27,6 +27,7 @@ _INDEX: Final = "X-Vault-Index"
 _USABLE_INDEX: Final = re.compile(r"[!-~]{1,4096}")
 """What can be sent back as a header."""
 HEALTH: Final = "/v1/sys/health"
+_JSON: Final = "application/json"
 _NO_CONTENT: Final = 204
 _BEHIND: Final = frozenset({412, 429})
 """The node is behind; or it has too much to do."""
@@ -113,6 +114,8 @@ class VaultHTTP(requests.Session):
             raise GatewayError(f"status {response.status_code}", response=response)
         if not _is_of_vault(response):
             raise ForeignAnswerError(response=response)
+        if "Content-Type" in response.headers:
+            response.headers["Content-Type"] = _JSON  # as hvac takes it: without parameters
         if request.method in _WRITES:  # a refused one, too: the name is taken, as the next answer has to know
             given = response.headers.get(_INDEX, index)
             self._index = given if _USABLE_INDEX.fullmatch(given) else ""
@@ -163,7 +166,7 @@ def _is_of_vault(response: requests.Response) -> bool:
 
 def _json_object(response: requests.Response) -> dict[str, Any] | None:
     """Return the object that an answer says is its content; nothing if it is something else."""
-    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+    if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _JSON:
         return None
     try:
         answer = json.loads(response.content)

@@ -71,6 +71,40 @@ def test_answer_of_a_proxy_is_an_outage_that_passes(bao: OpenBao, version: str, 
         asyncio.run(check(proxy))
 
 
+WRONG_SHAPES: Final = [
+    {},
+    {"data": None},
+    {"data": []},
+    {"data": "text"},
+    {"data": {"keys": [1, None]}},
+    {"data": {"data": [1], "metadata": {}}},
+    {"data": {"data": {"k": "v"}, "metadata": "none"}},
+    {"data": {"data": {"k": "v"}, "metadata": {"version": "latest", "deletion_time": ""}}},
+]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_answer_of_the_wrong_shape_is_an_error_of_the_store(bao: OpenBao, version: str, status: int) -> None:
+    tenant = Tenant(bao, version, WIDE)
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        await store.create("k", b"v")
+        for shape in WRONG_SHAPES:
+            proxy.fault = Answer(status, JSON, json.dumps(shape).encode())
+            for call in (store.get("k"), store.list()):
+                with pytest.raises(KeyStoreError) as caught:
+                    await call
+                assert not isinstance(caught.value, KeyNotFoundError)
+        proxy.fault = None
+        assert await store.get("k") == b"v"
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_engine_that_is_gone_is_no_missing_key(bao: OpenBao, version: str) -> None:
     tenant = Tenant(bao, version, WIDE)

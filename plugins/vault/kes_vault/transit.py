@@ -1,0 +1,78 @@
+"""Vault's transit engine, which encrypts stored values where it is configured."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Final
+
+from hvac.exceptions import InvalidPath
+
+from kes_core import KeyStoreError
+
+if TYPE_CHECKING:
+    from kes_vault.config import TransitConfig
+    from kes_vault.session import Session
+
+__all__ = ["MARK", "Transit"]
+
+MARK: Final = "vault:v"
+"""How values begin that are encrypted."""
+
+
+class Transit:
+    """Encrypts and decrypts values with the key of the configuration, or leaves them as they are if it has none."""
+
+    def __init__(self, config: TransitConfig | None, session: Session) -> None:
+        self._config = config
+        self._session = session
+
+    async def encrypt(self, text: str) -> str:
+        """Return `text` as it is to be stored.
+
+        Raises:
+            KeyStoreError: Vault can't encrypt it.
+        """
+        transit = self._config
+        if transit is None:
+            return text
+        plaintext = base64.b64encode(text.encode("utf-8")).decode("ascii")
+        what = f"encrypt with the key {transit.key!r} of {transit.engine!r}"
+        try:
+            return await self._session.call(
+                what,
+                lambda client: str(
+                    client.secrets.transit.encrypt_data(transit.key, plaintext=plaintext, mount_point=transit.engine)[
+                        "data"
+                    ]["ciphertext"]
+                ),
+            )
+        except InvalidPath:
+            raise KeyStoreError(f"Vault can't {what}: there is no transit engine or key of that name") from None
+
+    async def decrypt(self, name: str, text: str) -> str:
+        """Return what was given to `encrypt`; what is not encrypted is returned as it is.
+
+        Raises:
+            KeyStoreError: Vault can't decrypt the value of the key `name`.
+        """
+        if not text.startswith(MARK):
+            return text
+        transit = self._config
+        if transit is None:
+            raise KeyStoreError(f"key {name!r} is encrypted by Vault's transit engine: set keystore.vault.transit")
+        what = f"decrypt with the key {transit.key!r} of {transit.engine!r}"
+        try:
+            plaintext = await self._session.call(
+                what,
+                lambda client: str(
+                    client.secrets.transit.decrypt_data(transit.key, ciphertext=text, mount_point=transit.engine)[
+                        "data"
+                    ]["plaintext"]
+                ),
+            )
+            return base64.b64decode(plaintext, validate=True).decode("utf-8")
+        except InvalidPath:
+            raise KeyStoreError(f"Vault can't {what}: there is no transit engine or key of that name") from None
+        except (binascii.Error, UnicodeDecodeError):
+            raise KeyStoreError(f"key {name!r} is not text once decrypted") from None

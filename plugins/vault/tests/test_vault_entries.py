@@ -1,0 +1,244 @@
+"""Entries that are there and hold no key, and engines that are not quite where the configuration says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError
+from kes_core.crypto import KeyVersion
+from kes_core.memory import MemoryKeyStore
+from kes_core.migration import Existing, Migration
+from kes_core.plugins import load_plugins
+from kes_vault.config import VaultConfig
+from kes_vault.store import VaultKeyStore, connect
+from tests.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, failure, run_store
+from tests.proxy import Proxy
+from tests.support import Server, start_server
+
+GONE = "has no version 1 any more, but its metadata remains"
+
+
+def deleted(tenant: Tenant) -> None:
+    """As after `bao kv delete`."""
+    tenant.write("k", {"k": "v"})
+    tenant.bao.root.secrets.kv.v2.delete_latest_version_of_secret("k", mount_point=tenant.engine)
+
+
+def destroyed(tenant: Tenant) -> None:
+    tenant.write("k", {"k": "v"})
+    tenant.bao.root.secrets.kv.v2.destroy_secret_versions("k", [1], mount_point=tenant.engine)
+
+
+def trimmed(tenant: Tenant) -> None:
+    """Its first version is gone because somebody else has written so many."""
+    for _ in range(12):
+        tenant.write("k", {"k": "v"})
+
+
+def later_version_deleted(tenant: Tenant) -> None:
+    trimmed(tenant)
+    tenant.bao.root.secrets.kv.v2.delete_latest_version_of_secret("k", mount_point=tenant.engine)
+
+
+def metadata_alone(tenant: Tenant) -> None:
+    tenant.bao.root.secrets.kv.v2.update_metadata("k", cas_required=True, mount_point=tenant.engine)
+
+
+Breaker = Callable[[Tenant], None]
+WITHOUT_FIRST = [deleted, destroyed, trimmed, later_version_deleted]
+
+
+@contextmanager
+def server_on(tenant: Tenant, directory: Path, **overrides: Any) -> Iterator[Server]:
+    server = start_server(directory, {"keystore": {"vault": tenant.section()}, **overrides})
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("broken", WITHOUT_FIRST)
+@pytest.mark.parametrize("policy", [KV2_POLICY, WIDE], ids=["narrow", "wide"])
+def test_entry_without_its_first_version_is_neither_a_key_nor_none(bao: OpenBao, broken: Breaker, policy: str) -> None:
+    tenant = Tenant(bao, "v2", policy)
+    broken(tenant)
+
+    async def check(store: VaultKeyStore) -> None:
+        for call in (store.get("k"), store.create("k", b"v")):
+            with pytest.raises(KeyStoreError, match=GONE) as caught:
+                await call
+            assert type(caught.value) is KeyStoreError
+        await store.delete("k")
+        await store.create("k", b"new")
+        assert await store.get("k") == b"new"
+
+    run_store(tenant.config(), check)
+
+
+def test_entry_without_any_version_is_no_key_that_exists(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+    metadata_alone(tenant)
+
+    async def check(store: VaultKeyStore) -> None:
+        with pytest.raises(KeyNotFoundError):
+            await store.get("k")
+        with pytest.raises(
+            KeyStoreError, match="there is metadata without a version, which has to be removed"
+        ) as caught:
+            await store.create("k", b"v")
+        assert type(caught.value) is KeyStoreError
+
+    run_store(tenant.config(), check)
+
+
+def test_key_below_later_versions_is_still_read(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"first")
+        tenant.write("k", {"k": "of somebody else"})
+        assert await store.get("k") == b"first"
+        with pytest.raises(KeyExistsError):
+            await store.create("k", b"other")
+        bao.root.secrets.kv.v2.delete_latest_version_of_secret("k", mount_point=tenant.engine)
+        assert await store.get("k") == b"first"
+
+    run_store(tenant.config(), check)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_parameter_rule_of_a_policy_is_no_key_that_exists(bao: OpenBao, version: str) -> None:
+    path = "{engine}/*" if version == "v1" else "{engine}/data/*"
+    rule = f'path "{path}" {{{{ capabilities = ["create", "read"]\n denied_parameters = {{{{ "*" = [] }}}} }}}}'
+    tenant = Tenant(bao, version, rule)
+
+    async def check(store: VaultKeyStore) -> None:
+        with pytest.raises(KeyStoreError, match="a rule for parameters in the policy") as caught:
+            await store.create("k", b"v")
+        assert type(caught.value) is KeyStoreError
+
+    run_store(tenant.config(), check)
+
+
+def test_clients_are_answered_502_and_the_log_says_why(bao: OpenBao, tmp_path: Path) -> None:
+    tenant = Tenant(bao, "v2")
+    deleted(tenant)
+    with server_on(tenant, tmp_path) as server, server.client() as client:
+        for path in ("create/k", "generate/k"):
+            assert client.put(f"/v1/key/{path}", json={}).status_code == 502
+            server.wait_for_log(GONE)
+        assert client.put("/v1/key/generate/other", json={}).status_code == 404
+    with pytest.raises(AssertionError, match=GONE), server_on(tenant, tmp_path, keys=[{"name": "k"}]):
+        pass
+
+
+@pytest.mark.parametrize("broken", [*WITHOUT_FIRST, metadata_alone])
+@pytest.mark.parametrize("existing", list(Existing))
+def test_migration_does_not_count_an_entry_that_can_not_be_read(
+    bao: OpenBao, broken: Breaker, existing: Existing
+) -> None:
+    tenant = Tenant(bao, "v2")
+    broken(tenant)
+
+    async def check(store: VaultKeyStore) -> None:
+        source = MemoryKeyStore()
+        await source.create("k", KeyVersion.generate("me").encode())
+        migration = Migration(source, store, existing=existing)
+        await migration.run(["k"])
+        assert list(migration.summary.failures) == ["k"]
+
+    run_store(tenant.config(), check)
+
+
+def problems(config: VaultConfig) -> list[str]:
+    diagnose = load_plugins().backends["vault"].diagnose
+    assert diagnose is not None
+
+    async def run() -> list[str]:
+        return [finding.message for finding in await diagnose(config) if finding.level != "ok"]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("broken", [*WITHOUT_FIRST, metadata_alone])
+def test_doctor_finds_entries_without_a_key(bao: OpenBao, broken: Breaker) -> None:
+    tenant = Tenant(bao, "v2")
+    tenant.write("good", {"good": "v"})
+    broken(tenant)
+    (found,) = problems(tenant.config())
+    assert f"'{tenant.engine}/data/k'" in found
+    assert "vault kv metadata delete" in found
+
+
+# Engines
+
+
+@pytest.mark.parametrize(("prefix", "proposed"), [("", "data"), ("team", "data/team")])
+def test_path_below_a_mount_is_no_engine_of_v2(bao: OpenBao, prefix: str, proposed: str) -> None:
+    tenant = Tenant(bao, "v2", WIDE)
+    told = failure(tenant.config(engine=f"{tenant.engine}/data", prefix=prefix))
+    assert told == f"the K/V engine is mounted at {tenant.engine!r}: set engine: {tenant.engine}, prefix: {proposed}"
+
+
+def test_folder_below_a_mount_of_v1(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v1", WIDE)
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        assert (await store.list()).names == ["k"]
+
+    run_store(tenant.config(engine=f"{tenant.engine}/folder"), check)
+    assert tenant.read("folder/k") == {"k": "v"}
+
+
+def test_engine_that_deletes_keys_after_a_while(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2", KV2_POLICY + '\npath "{engine}/config" {{ capabilities = ["read"] }}')
+    bao.root.secrets.kv.v2.configure(delete_version_after="1h", mount_point=tenant.engine)
+
+    async def check(store: VaultKeyStore) -> None:
+        with pytest.raises(KeyStoreError, match=r"Vault would delete the key 'k' at \d{4}-.*delete_version_after=0s"):
+            await store.create("k", b"v")
+        assert (await store.list()).names == []
+
+    run_store(tenant.config(), check)
+    tenant.write("old", {"old": "v"})
+    found = problems(tenant.config())
+    assert f"the engine {tenant.engine!r} deletes keys after 1h" in found[0]
+    assert "Vault deletes the key 'old' at " in found[1]
+
+
+# Logins
+
+
+def test_refused_calls_of_a_token_that_may_not_look_itself_up_cost_one_login(bao: OpenBao) -> None:
+    policy = (
+        'path "{engine}/data/*" {{ capabilities = ["read"] }}\n'
+        'path "sys/capabilities-self" {{ capabilities = ["update"] }}\n'
+        'path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}'
+    )
+    tenant = Tenant(bao, "v2", policy, token_no_default_policy=True)
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        before = proxy.count("POST", "/login")
+        for number in range(20):
+            with pytest.raises(KeyStoreError, match="lacks the capability 'create'"):
+                await store.create(f"k{number}", b"v")
+        assert proxy.count("POST", "/login") - before <= 1
+        bao.root.sys.revoke_prefix("auth/approle/login")  # a token that is really gone is still replaced
+        tenant.write("there", {"there": "v"})
+        assert await store.get("there") == b"v"
+        bao.root.sys.revoke_prefix("auth/approle/login")
+        with pytest.raises(KeyStoreError, match="lacks the capability 'create'"):
+            await store.create("k", b"v")
+        assert await store.get("there") == b"v"
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
