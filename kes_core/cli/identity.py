@@ -247,7 +247,16 @@ def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> N
         raise
     finally:
         for temporary in (*staged.values(), *kept.values()):
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    """Remove a temporary file. One that stays may hold a private key, so its owner has to know of it."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        text = f"Warning: {str(temporary)!r} may hold the private key and can't be removed: {error.strerror}"
+        click.echo(text, err=True)
 
 
 def _back_up(file: Path) -> Path:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from kes_core.cli.identity import write_certificate
 from tests.unit.test_cli import kes
 
 
@@ -28,6 +32,23 @@ def test_a_new_key_is_taken_back_when_the_certificate_fails(tmp_path: Path) -> N
     (tmp_path / "public.crt").mkdir()
     kes("identity", "new", "-f", "x", cwd=tmp_path, code=1)
     assert [file.name for file in tmp_path.iterdir()] == ["public.crt"]
+
+
+def test_temporary_files_that_cannot_be_removed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them, and the files are written all the same."""
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    key, cert = tmp_path / "private.key", tmp_path / "public.crt"
+    monkeypatch.setattr(Path, "unlink", fail)
+    write_certificate(key, cert, subject="x", dns=[], ips=[], valid_for=dt.timedelta(days=1))
+    left = [file for file in tmp_path.iterdir() if file not in {key, cert}]
+    assert len(left) == 2
+    told = capsys.readouterr().err
+    assert all(f"Warning: {str(file)!r} may hold the private key" in told for file in left)
 
 
 @pytest.mark.parametrize("cert", ["a", "./a", "folder/../a", "link"])

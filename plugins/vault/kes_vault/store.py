@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 import time
 from collections import deque
@@ -180,7 +181,8 @@ class VaultKeyStore(KeyStore):
         finally:
             self._write_times.append(time.monotonic() - started)
         if self._is_v2 and deleted_at:
-            await self.delete(name)  # nobody has used it yet, and the name must not stay taken
+            with contextlib.suppress(KeyStoreError):  # the policy may not allow it
+                await self.delete(name)  # nobody has used it yet, and the name need not stay taken
             raise KeyStoreError(
                 f"Vault would delete the key {name!r} at {deleted_at}: set delete_version_after=0s for the engine "
                 f"{config.engine!r}"

@@ -64,6 +64,11 @@ class TestVaultStoreVersion1(VaultStoreContract):
     version = "v1"
     policy = KV1_POLICY
 
+    @pytest.fixture(autouse=True)
+    def _short_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Wait less after each of hundreds of writes. The wait itself has tests of its own."""
+        monkeypatch.setattr("kes_vault.store._FENCE", (0.02, 0.02))
+
 
 class TestVaultStoreVersion2(VaultStoreContract):
     version = "v2"
