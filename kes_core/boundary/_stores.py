@@ -57,6 +57,9 @@ class _GuardedStore(KeyStore):
         interval = getattr(store, "health_interval", None)
         if isinstance(interval, int | float) and 0 < interval < math.inf:
             self.health_interval = float(interval)
+        interval = getattr(store, "check_interval", None)
+        if isinstance(interval, int | float) and 0 <= interval < math.inf:
+            self.check_interval = float(interval)
 
     async def status(self) -> None:
         await self._call("status", self._store.status)
