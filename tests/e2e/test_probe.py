@@ -6,7 +6,6 @@ import contextlib
 import json
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,10 +59,19 @@ def test_probes_are_for_this_machine_only_unless_said_otherwise(
     assert yaml.safe_load(shown.stdout)["probe"] == {"address": address}
 
 
+REPORT_BINDS = """
+import sys
+import kes_core.cli
+sys.addaudithook(lambda event, args: event == "socket.bind" and print("bind", args[1], file=sys.stderr, flush=True))
+kes_core.cli.main()
+"""
+"""The command `kes`, which reports each address that it binds a socket to."""
+
+
 def test_no_listener_for_probes_unless_asked_for(run_server: Run) -> None:
-    server = run_server()
-    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=False).stdout
-    assert listening.count(f"pid={server.process.pid},") <= 1
+    server = run_server(python=("-c", REPORT_BINDS))
+    assert server.stop() == 0
+    assert [line for line in server.errors if line.startswith("bind")] == ["bind ('127.0.0.1', 0)"]
     assert not [line for line in server.errors if "probe" in line]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -58,9 +59,6 @@ def statuses(clients: list[httpx.Client], method: str, path: str) -> set[int]:
 def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path) -> None:
     server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
     with connections(server) as clients:
-        for worker in workers_of(server):
-            links = [str(link.readlink()) for link in Path(f"/proc/{worker}/fd").iterdir() if link.exists()]
-            assert sum(link.startswith("socket:") for link in links) > 4, "a worker has no connections"
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
         assert statuses(clients, "PUT", "/v1/key/generate/nothing") == {404}
     for _ in range(5):  # whichever worker answers
@@ -70,6 +68,21 @@ def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path)
         assert found["kes_workers"][1][""] == WORKERS
     assert server.stop() == 0
     assert sum("listening on" in line for line in server.errors) == 1
+
+
+def test_each_has_connections_of_its_own(run_server: Run, tmp_path: Path) -> None:
+    """When a worker dies its connections are closed, and those of the others are not."""
+    server = start(run_server, tmp_path)
+    with connections(server) as clients:
+        streams = [client.get("/version").extensions["network_stream"] for client in clients]
+        open_sockets = {stream.get_extra_info("socket") for stream in streams}
+        for worker in workers_of(server):
+            os.kill(worker, signal.SIGKILL)
+            server.wait_for_log("has died, killed by signal 9, and is replaced")
+            closed, _, _ = select.select(open_sockets, [], [], 0)
+            assert closed
+            open_sockets -= set(closed)
+        assert not open_sockets
 
 
 def test_what_one_changes_no_other_still_believes(run_server: Run, tmp_path: Path) -> None:
@@ -256,18 +269,30 @@ def test_start_fails_as_one(run_server: Run, tmp_path: Path) -> None:
     assert done.stderr == f"Error: the audit log '{tmp_path}/no/audit.log' can't be opened: No such file or directory\n"
 
 
+REPORT_ENVIRONMENTS = """
+import json, sys
+import kes_core.cli
+
+def report(event, args):
+    if event == "subprocess.Popen":
+        print("environment", json.dumps(args[3]), file=sys.stderr, flush=True)
+
+sys.addaudithook(report)
+kes_core.cli.main()
+"""
+"""The command `kes`, which reports the environment of each process that it starts."""
+
+
 def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path) -> None:
     """But what the operator has put there: those of the workers are the server's own."""
-    secret = "correct horse battery staple"
-    server = start(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, environment={"ADMIN": "a" * 64})
-    (tmp_path / "secret").write_text(secret)
-
-    def environment(process: int) -> set[str]:
-        return set(Path(f"/proc/{process}/environ").read_text().split("\0"))
-
-    own = environment(server.process.pid)
+    environment = {"ADMIN": "a" * 64}
+    options: dict[str, Any] = {"environment": environment, "python": ("-c", REPORT_ENVIRONMENTS)}
+    server = start(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)
     for worker in workers_of(server):
         arguments = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
         assert arguments[1:4] == ["-P", "-m", "kes_core.server.worker"]
         assert arguments[4].isdigit()
-        assert environment(worker) <= own
+    lines = [line.partition(" ")[2] for line in server.errors if line.startswith("environment ")]
+    assert len(lines) == WORKERS
+    for line in lines:
+        assert json.loads(line).items() <= (os.environ | environment).items()
