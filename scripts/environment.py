@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -17,30 +18,37 @@ PACKAGES = ("", "plugins/cedar", "plugins/fs", "plugins/vault")
 def prepare(*, dev: bool) -> Path:
     """Make the environment and install the project's packages into it, editable; return its `bin` folder.
 
-    It is `.venv` in the project's root, or what the environment variable KES_VENV names. Nothing is installed again
-    unless a pyproject.toml has changed.
+    It is `.venv` in the project's root, or what the environment variable KES_VENV names. Everything else that it holds
+    comes from the lock files in requirements/, with the hashes that stand there. Nothing is installed again unless a
+    lock file or a pyproject.toml has changed.
     """
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     folder = Path(os.environ.get("KES_VENV", ROOT / ".venv"))
     programs = folder / "bin"
-    files = [ROOT / package / "pyproject.toml" for package in PACKAGES]
-    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files) + bytes([dev])).hexdigest()
+    locks = [ROOT / "requirements" / f"{name}.txt" for name in (["dev"] if dev else ["image", "build"])]
+    files = [*locks, *(ROOT / package / "pyproject.toml" for package in PACKAGES)]
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     stamp = folder / "kes-installed"
     if stamp.exists() and stamp.read_text() == wanted:
         return programs
-    if not (programs / "python").exists():
-        try:
-            venv.create(folder, with_pip=True)
-        except subprocess.CalledProcessError:
-            sys.exit("the virtual environment can't be made; on Debian and Ubuntu: apt install python3-venv")
-    pip = [str(programs / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
-    command = [*pip, "install"]
-    for package in PACKAGES:
-        command += ["--editable", str(ROOT / package)]
-    if dev:
-        command += ["--group", f"{ROOT / 'pyproject.toml'}:dev"]
-    subprocess.run(command, check=True)
+    if not (programs / "pip").exists():
+        _make(folder)
+    print(f"Installing the packages of {', '.join(lock.name for lock in locks)} into {folder} ...", file=sys.stderr)
+    pip = [str(programs / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    pinned = [option for lock in locks for option in ("--requirement", str(lock))]
+    subprocess.run([*pip, "--require-hashes", *pinned], check=True)
+    ours = [option for package in PACKAGES for option in ("--editable", str(ROOT / package))]
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", *ours], check=True)
     stamp.write_text(wanted)
     return programs
+
+
+def _make(folder: Path) -> None:
+    """Make an empty virtual environment, or leave nothing behind."""
+    print(f"Making the virtual environment {folder} ...", file=sys.stderr)
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+    except subprocess.CalledProcessError:
+        shutil.rmtree(folder)
+        sys.exit("The virtual environment can't be made. On Debian and Ubuntu: apt install python3-venv")
