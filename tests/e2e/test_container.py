@@ -17,6 +17,8 @@ from tests.docker import BASE, Log, engine, kes_image, run
 from tests.e2e.test_documentation import blocks
 from tests.support import free_port, kes, make_server_certificate
 
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # it builds the image
+
 UID = 65532
 HARDENING = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
 WRITABLE = """

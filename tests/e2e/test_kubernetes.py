@@ -78,6 +78,8 @@ def linter() -> str:
     return str(folder / "kube-score")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1000)  # it may have to build the linter
 @pytest.mark.skipif(GO is None, reason="Go is not installed: the manifests are not linted")
 def test_linter_finds_nothing_but_what_is_meant() -> None:
     command = [linter(), "score", "--output-format=json", "--kubernetes-version=v1.32", "--ignore-container-cpu-limit"]

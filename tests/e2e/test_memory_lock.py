@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.support import Server, write_config
 
 PROBE = "import ctypes; raise SystemExit(ctypes.CDLL(None).mlockall(3) != 0)"
 
 
+@pytest.mark.root
 def test_memory_is_locked(run_server: Callable[..., Server], tmp_path: Path) -> None:
     """Where the machine allows it; elsewhere the server does not start, and says what it needs."""
     if subprocess.run([sys.executable, "-c", PROBE], check=False).returncode == 0:

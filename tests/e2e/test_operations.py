@@ -307,6 +307,7 @@ def tcp_timer(local_port: int, remote_port: int) -> int:
     raise AssertionError("there is no such connection")
 
 
+@pytest.mark.root
 def test_core_is_not_dumped_whatever_the_limit(run_server: Run) -> None:
     """A program that collects dumps gets them whatever the limit is."""
     server = run_server()

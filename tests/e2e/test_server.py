@@ -351,6 +351,7 @@ def test_start_up_time_and_memory(tmp_path: Path) -> None:
     assert min(seconds) < max(1.5, 2.5 * libraries)
 
 
+@pytest.mark.root
 def test_development_server(tmp_path: Path) -> None:
     """What it prints can be pasted, and works."""
     command = [sys.executable, "-m", "kes_core.cli", "server", "--dev", "--addr", "127.0.0.1:0"]

@@ -15,6 +15,8 @@ import pytest
 
 from tests.support import free_port, make_credentials, write_config
 
+pytestmark = pytest.mark.slow  # it builds wheels, and installs them into an environment of their own
+
 ROOT = Path(__file__).parents[2]
 
 

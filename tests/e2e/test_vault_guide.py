@@ -184,7 +184,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if "files" in case else ()) for case in CASES],  # it installs a server
+)
 def test_guide(guide: Guide, case: str) -> None:
     version, policy, tenant, namespace = CASES[case]
     if "files" in case:

@@ -92,6 +92,7 @@ def test_full_disk(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.level, "more files, and each key is one" in found.message) == ("warning", True)
 
 
+@pytest.mark.root
 def test_directory_of_another_user(keys: Path) -> None:
     if os.geteuid() == 0:
         os.chown(keys, 65534, 65534)

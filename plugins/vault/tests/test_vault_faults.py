@@ -84,7 +84,7 @@ def check_changes(server: Server, first: str) -> list[str]:
     assert first in changes[0]
     assert changes[-1] == "the key store is reachable again"
     assert all(one != other for one, other in itertools.pairwise(changes))
-    assert len(changes) < 5
+    assert len(changes) < 10  # of more than a hundred requests
     return changes
 
 
@@ -136,6 +136,7 @@ def test_revoked_token_fails_no_request(bao: OpenBao, start: Start) -> None:
     traffic.check_keys(stored_in(tenant))
 
 
+@pytest.mark.slow
 def test_nothing_is_renewed_while_sealed(bao: OpenBao) -> None:
     tenant = Tenant(bao, "v2", token_period="2s")
 
@@ -194,6 +195,7 @@ def test_stalled_network(bao: OpenBao, start: Start) -> None:
         traffic.check_keys(stored_in(tenant))
 
 
+@pytest.mark.slow
 def test_slow_answers_fail_nothing_and_hold_up_no_cached_key(bao: OpenBao, start: Start) -> None:
     tenant = Tenant(bao, "v2")
     with Proxy(bao).running() as proxy:
@@ -271,6 +273,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[OpenBao]]
             node.stop()
 
 
+@pytest.mark.slow
 def test_key_is_seen_by_its_maker_though_a_standby_is_behind(cluster: list[OpenBao]) -> None:
     """Standbys answer reads themselves, and may not know yet of what the active node has just stored."""
     leader, node, _other = cluster
@@ -297,6 +300,7 @@ def test_key_is_seen_by_its_maker_though_a_standby_is_behind(cluster: list[OpenB
     asyncio.run(check())
 
 
+@pytest.mark.slow
 def test_cluster_loses_its_leader(cluster: list[OpenBao], start: Start) -> None:
     leader, node, other = cluster
     tenant = Tenant(leader, "v2")

@@ -137,6 +137,7 @@ def test_listing_without_the_capability_says_so(bao: OpenBao, caplog: pytest.Log
     assert "without it keys can't be listed" in caplog.text
 
 
+@pytest.mark.slow
 def test_ten_thousand_keys_in_pages(bao: OpenBao) -> None:
     tenant = Tenant(bao, "v1", WIDE)
 

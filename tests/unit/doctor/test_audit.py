@@ -99,6 +99,7 @@ def public() -> Iterator[Path]:
         path.chmod(0o700)
 
 
+@pytest.mark.root
 def test_directory_of_another_user(tmp_path: Path, public: Path) -> None:
     settings = config(tmp_path, audit={"file": {"path": str(public / "audit.log")}})
     with as_nobody():
@@ -109,6 +110,7 @@ def test_directory_of_another_user(tmp_path: Path, public: Path) -> None:
     assert found.cure == f"chown <user of the server> {public}, and run the doctor as that user"
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("name", ["audit.log", "audit.log.chain"])
 def test_file_of_another_user(tmp_path: Path, public: Path, name: str) -> None:
     public.chmod(0o755)

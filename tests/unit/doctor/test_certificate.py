@@ -135,6 +135,7 @@ def public() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("file", ["key", "cert"])
 def test_files_of_another_user(public: Path, ca: Pair, file: str) -> None:
     tls = dict(write(public, make("kes", issuer=ca), ca))
