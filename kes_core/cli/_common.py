@@ -32,12 +32,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SERVER: Final = ("MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT")
-_API_KEY: Final = ("MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY")
-_KEY_FILE: Final = ("MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY")
-_CERT_FILE: Final = ("MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT")
 _PASSWORD: Final = "KES_CLIENT_KEY_PASSWORD"
-_DEFAULT_SERVER: Final = "127.0.0.1:7373"
 _CERTIFICATE_REFUSED: Final = re.compile(r"ALERT_(?:\w*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
 """The TLS alerts of a server about a client's certificate, in OpenSSL's names."""
 
@@ -54,10 +49,6 @@ def server_options(function: F, *, names: tuple[str, ...] = ("-s", "--server")) 
         return function(server=server, **arguments)
 
     return command  # type: ignore[return-value] # click calls it with its own arguments
-
-
-def _from_environment(names: tuple[str, ...]) -> str | None:
-    return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _keep_httpx_small() -> None:
@@ -80,32 +71,15 @@ def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> I
     """Give a client for the server that the options or the environment name.
 
     Raises:
-        CLIError: Nothing says who the client is, or too much does, or a request fails.
+        CLIError: There are no client credentials, or two kinds of them, or a request fails.
     """
     _keep_httpx_small()
     from kes_core.client import Client, KESError  # noqa: PLC0415 # slow to import
+    from kes_core.client.transport import arguments_from_environment  # noqa: PLC0415 # as above
 
-    server = endpoint or _from_environment(_SERVER) or _DEFAULT_SERVER
-    key_file, cert_file = _from_environment(_KEY_FILE), _from_environment(_CERT_FILE)
-    if api_key is not None:  # a flag wins over the environment
-        key_file = cert_file = None
-    else:
-        api_key = _from_environment(_API_KEY)
-    if api_key is not None and (key_file or cert_file):
-        raise CLIError(
-            "both an API key and a key file are set; unset KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT"
-        )
-    if api_key is None and key_file is None and cert_file is None:
-        raise CLIError("nothing says who you are; set KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT")
     try:
-        client = Client(
-            server,
-            api_key=api_key,
-            key_file=key_file,
-            cert_file=cert_file,
-            password=os.environ.get(_PASSWORD),
-            insecure=insecure,
-        )
+        arguments = arguments_from_environment(os.environ, endpoints=endpoint, api_key=api_key)
+        client = Client(**arguments, insecure=insecure)
     except ValueError as error:
         # A program gives the password itself; here it comes from a variable.
         hint = f" ({_PASSWORD})" if str(error).endswith((" password is needed", " password is wrong")) else ""

@@ -1,4 +1,4 @@
-"""How things look on a terminal: text from servers made harmless, colours where they are wanted, times for people."""
+"""Output for terminals: harmless text, colours, times for people."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["clean", "colours", "moment", "print_facts", "span", "styled", "when"]
+from kes_core.units import humanize
 
-_UNITS: Final = (("year", 365 * 86400), ("month", 30 * 86400), ("day", 86400), ("hour", 3600), ("minute", 60))
+__all__ = ["clean", "colours", "describe_time", "print_facts", "styled"]
+
 _FIRST_YEAR: Final = 1970
-"""What is older is Go's way to say that a time is not known."""
+"""Go writes a time that is not known as the year 1."""
 
 
 def clean(text: str) -> str:
@@ -47,29 +48,15 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
         last = name
 
 
-def span(seconds: float) -> str:
-    """Return a span of time in its largest unit: `3 days`."""
-    for unit, length in _UNITS:
-        count = int(seconds // length)
-        if count:
-            return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
-    return f"{int(seconds)} seconds" if int(seconds) != 1 else "1 second"
-
-
-def moment(text: str) -> dt.datetime | None:
-    """Return the local time that an RFC 3339 text stands for; nothing if that is not known."""
-    try:
-        found = dt.datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return None
-    return found if found.year >= _FIRST_YEAR else None
-
-
-def when(text: str) -> str:
-    """Return a time as people say it: `2026-03-01 14:00:00 CET (3 days ago)`."""
-    found = moment(text)
-    if found is None:
-        return clean(text) if text and not text.startswith("0001-") else "-"
-    away = (found - dt.datetime.now(dt.UTC)).total_seconds()
-    told = f"in {span(away)}" if away >= 1 else f"{span(-away)} ago" if away <= -1 else "just now"
-    return f"{found:%Y-%m-%d %H:%M:%S %Z} ({told})"
+def describe_time(time: dt.datetime | None) -> str:
+    """Return a time for a person: `2026-03-01 14:00:00 CET (3 days ago)`, or `-` if it is not known."""
+    if time is None or time.year < _FIRST_YEAR:
+        return "-"
+    away = time - dt.datetime.now(dt.UTC)
+    if away >= dt.timedelta(seconds=1):
+        distance = f"in {humanize(away)}"
+    elif away <= dt.timedelta(seconds=-1):
+        distance = f"{humanize(-away)} ago"
+    else:
+        distance = "just now"
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %Z} ({distance})"

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
-from kes_core.cli._terminal import clean, print_facts, styled, when
+from kes_core.cli._terminal import clean, describe_time, print_facts, styled
 from kes_core.cli.key import print_names
 from kes_core.cli.main import CLIError
+from kes_core.units import format_time
 
 if TYPE_CHECKING:
     from kes_core.client import IdentityInfo
@@ -320,7 +321,7 @@ def info(server: Any, identity: str, as_json: bool) -> None:
         "identity": found.identity,
         "admin": found.is_admin,
         "policy": found.policy,
-        "created_at": found.created_at,
+        "created_at": format_time(found.created_at),
         "created_by": found.created_by,
     }
     if not identity:
@@ -334,7 +335,7 @@ def _print_info(found: IdentityInfo, *, with_patterns: bool) -> None:
     facts = [
         ("Identity", clean(found.identity)),
         ("Role", "Admin: may do everything" if found.is_admin else "User"),
-        ("Created", when(found.created_at)),
+        ("Created", describe_time(found.created_at)),
         ("Created by", clean(found.created_by) or "-"),
     ]
     if not found.is_admin:

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from kes_core.cli._common import decode_base64_argument, for_people, print_json, print_table, server_options, told
-from kes_core.cli._terminal import clean, print_facts, when
+from kes_core.cli._terminal import clean, describe_time, print_facts
 from kes_core.cli.main import CLIError
+from kes_core.units import format_time
 
 __all__ = ["command"]
 
@@ -80,12 +81,12 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                     [
                         ("Name", clean(found.name)),
                         ("Algorithm", clean(found.algorithm)),
-                        ("Created", when(found.created_at)),
+                        ("Created", describe_time(found.created_at)),
                         ("Created by", clean(found.created_by) or "-"),
                     ]
                 )
             else:
-                print_json(dataclasses.asdict(found))
+                print_json(dataclasses.asdict(found) | {"created_at": format_time(found.created_at)})
 
 
 @command.command("ls")
@@ -160,7 +161,7 @@ def dek(server: Any, name: str, context: str) -> None:
     from kes_core._encoding import encode_base64  # noqa: PLC0415 # as above
 
     with server() as client:
-        made = client.generate_key(name, decode_base64_argument(context, "context"))
+        made = client.generate_data_key(name, decode_base64_argument(context, "context"))
     plaintext, ciphertext = encode_base64(made.plaintext), encode_base64(made.ciphertext)
     if for_people():
         click.echo(f"{{\n  plaintext : {plaintext}\n  ciphertext: {ciphertext}\n}}")

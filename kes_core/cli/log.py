@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kes_core.cli._common import for_people, server_options
-from kes_core.cli._terminal import clean, moment, styled
+from kes_core.cli._terminal import clean, styled
+from kes_core.units import format_latency
 
 if TYPE_CHECKING:
     from kes_core.client import AuditEvent, Client
 
-__all__ = ["INTERRUPTED", "command", "latency"]
+__all__ = ["INTERRUPTED", "command"]
 
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C: that of `tail -f`, so that a script which runs it stops too."""
@@ -81,7 +82,6 @@ def _show_requests(client: Client) -> None:
 
 
 def _row(event: AuditEvent) -> str:
-    time = moment(event.time)
     identity = clean(event.identity)
     short = f"{identity[:_SHORT]}…" if len(identity) > _SHORT else identity or "-"
     room = max(_MIN_PATH, shutil.get_terminal_size().columns - _OTHER_COLUMNS)
@@ -89,11 +89,11 @@ def _row(event: AuditEvent) -> str:
     if len(path) > room:
         path = path[: room - 1] + "…"
     columns = [
-        f"{time:%H:%M:%S}" if time is not None else f"{'-':<8}",
+        f"{event.time.astimezone():%H:%M:%S}",
         f"{short:<11}",
         f"{clean(event.ip):<15}",
         styled(f"{event.code:<6}", fg=_colour(event.code)),
-        f"{latency(event.response_time / 1e9):>9}",
+        f"{format_latency(event.response_time):>9}",
         path,
     ]
     return "  ".join(columns)
@@ -101,13 +101,6 @@ def _row(event: AuditEvent) -> str:
 
 def _colour(code: int) -> str:
     return {2: "green", 4: "yellow", 5: "red"}.get(code // 100, "cyan")
-
-
-def latency(seconds: float) -> str:
-    """Return a short time in the unit that suits it."""
-    if seconds * 1e3 < 1:
-        return f"{seconds * 1e6:.0f} µs"
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _show_errors(client: Client) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
-from kes_core.cli._terminal import span
-from kes_core.cli.log import INTERRUPTED, latency
+from kes_core.cli.log import INTERRUPTED
 from kes_core.cli.main import CLIError
-from kes_core.cli.status import uptime
+from kes_core.units import format_latency, format_uptime, humanize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -133,8 +133,8 @@ def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, 
     times = snapshot.recent(earlier)
     if times.count:
         bounds = [f"{part:.0%} {_below(times.below(part))}" for part in (0.5, 0.9, 0.99)]
-        yield "Latency", ", ".join([f"{latency(times.mean)} on average", *bounds])
-    yield "Uptime", uptime(numbers["uptime"])
+        yield "Latency", ", ".join([f"{format_latency(timedelta(seconds=times.mean))} on average", *bounds])
+    yield "Uptime", format_uptime(timedelta(seconds=numbers["uptime"]))
     if "cpus" in numbers:
         threads = f", {numbers['threads']:.0f} threads" if "threads" in numbers else ""
         yield "CPUs", f"{numbers.get('usable_cpus', numbers['cpus']):.0f} of {numbers['cpus']:.0f}{threads}"
@@ -147,14 +147,15 @@ def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, 
     if snapshot.store_times.count:
         errors = numbers.get("keystore_errors", 0.0)
         failed = f", {errors:.0f} errors" if errors else ""
-        yield "Key store", f"{latency(snapshot.store_times.mean)} on average{failed}"
+        yield "Key store", f"{format_latency(timedelta(seconds=snapshot.store_times.mean))} on average{failed}"
     if "audit_events" in numbers:
         yield "Log events", f"{numbers['audit_events']:.0f} audit, {numbers.get('error_events', 0.0):.0f} error"
     if numbers.get("workers", 1.0) > 1 or numbers.get("worker_restarts"):
         yield "Workers", f"{numbers['workers']:.0f}, {numbers.get('worker_restarts', 0.0):.0f} restarts"
     if numbers.get("certificate_expires"):
         left = numbers["certificate_expires"] - time.time()
-        told = f"expires in {span(left)}" if left > 0 else f"expired {span(-left)} ago"
+        distance = humanize(timedelta(seconds=abs(left)))
+        told = f"expires in {distance}" if left > 0 else f"expired {distance} ago"
         yield "Certificate", Text(told, style="yellow" if left < _NOTICE else "")
 
 

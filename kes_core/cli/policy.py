@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
-from kes_core.cli._terminal import clean, print_facts, styled, when
+from kes_core.cli._terminal import clean, describe_time, print_facts, styled
 from kes_core.cli.key import print_names
+from kes_core.units import format_time
 
 if TYPE_CHECKING:
     from kes_core.client import IdentityInfo, PolicyInfo
@@ -33,12 +34,12 @@ def info(server: Any, name: str, as_json: bool) -> None:
         print_facts(
             [
                 ("Name", clean(found.name)),
-                ("Created", when(found.created_at)),
+                ("Created", describe_time(found.created_at)),
                 ("Created by", clean(found.created_by) or "-"),
             ]
         )
     else:
-        print_json({"name": found.name, "created_at": found.created_at, "created_by": found.created_by})
+        print_json({"name": found.name, "created_at": format_time(found.created_at), "created_by": found.created_by})
 
 
 @command.command("ls")
@@ -64,7 +65,7 @@ def show(server: Any, name: str, as_json: bool) -> None:
             {
                 "allow": {pattern: {} for pattern in found.allow},
                 "deny": {pattern: {} for pattern in found.deny},
-                "created_at": found.created_at,
+                "created_at": format_time(found.created_at),
                 "created_by": found.created_by,
             }
         )

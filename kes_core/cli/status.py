@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kes_core.cli._common import for_people, print_json, print_table, server_options
-from kes_core.cli._terminal import clean, moment, print_facts, styled, when
+from kes_core.cli._terminal import clean, describe_time, print_facts, styled
+from kes_core.units import format_latency, format_time, format_uptime
 
 if TYPE_CHECKING:
     from kes_core.client import APIRoute, ServerStatus
 
-__all__ = ["command", "uptime"]
+__all__ = ["command"]
 
 
 @click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,8 +36,22 @@ def command(server: Any, short: bool, api: bool, as_json: bool) -> None:
     if for_people(as_json):
         _print(status, latency, routes, short=short)
         return
-    facts = dataclasses.asdict(status) | {"latency": int(latency * 1e9)}
-    print_json(facts | {"apis": [dataclasses.asdict(route) for route in routes]} if api else facts)
+    facts = _facts(status) | {"latency": int(latency * 1e9)}
+    print_json(facts | {"apis": [_route(route) for route in routes]} if api else facts)
+
+
+def _facts(status: ServerStatus) -> dict[str, Any]:
+    """Return the status for programs: seconds for the uptime, nanoseconds for the latency."""
+    latency, expiry = status.keystore_latency, status.certificate_expires_at
+    return dataclasses.asdict(status) | {
+        "uptime": int(status.uptime.total_seconds()),
+        "keystore_latency": round(latency.total_seconds() * 1e9) if latency is not None else None,
+        "certificate_expires_at": format_time(expiry) if expiry is not None else "",
+    }
+
+
+def _route(route: APIRoute) -> dict[str, Any]:
+    return dataclasses.asdict(route) | {"timeout": int(route.timeout.total_seconds()) if route.timeout else 0}
 
 
 def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, short: bool) -> None:
@@ -47,7 +63,11 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
     else:
         headline = f"{styled('●', fg='green')} The server is ready."
     click.echo(headline)
-    rows = [("Version", clean(status.version)), ("Uptime", uptime(status.uptime)), ("Latency", _ms(latency))]
+    rows = [
+        ("Version", clean(status.version)),
+        ("Uptime", format_uptime(status.uptime)),
+        ("Latency", format_latency(timedelta(seconds=latency))),
+    ]
     if not short:
         rows += [
             ("OS", clean(status.os)),
@@ -55,7 +75,7 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
             ("Memory", f"{status.heap_memory / 2**20:.0f} MiB heap, {status.stack_memory / 2**10:.0f} KiB stack"),
         ]
     if status.keystore_reachable:
-        took = f", {_ms(status.keystore_latency / 1e9)}" if status.keystore_latency is not None else ""
+        took = f", {format_latency(status.keystore_latency)}" if status.keystore_latency is not None else ""
         rows.append(("Key store", styled(f"reachable{took}", fg="green")))
     else:
         reason = f" ({clean(status.keystore_reason)})" if status.keystore_reason else ""
@@ -64,31 +84,21 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
     print_facts(rows)
     if routes:
         click.echo()
-        table = [[r.method, r.path, str(r.max_body), f"{r.timeout} s" if r.timeout else "-"] for r in routes]
+        table = [
+            [r.method, r.path, str(r.max_body), f"{r.timeout.total_seconds():.0f} s" if r.timeout else "-"]
+            for r in routes
+        ]
         print_table(["Method", "API", "Body", "Time"], table)
 
 
 def _warnings(status: ServerStatus) -> list[str]:
     found = []
-    if status.certificate_expires_at:
-        expiry = moment(status.certificate_expires_at)
-        over = expiry is not None and expiry.timestamp() < time.time()
-        verb = "has expired" if over else "expires"
-        found.append(f"the server's certificate {verb}: {when(status.certificate_expires_at)}")
+    expiry = status.certificate_expires_at
+    if expiry is not None:
+        verb = "has expired" if expiry < datetime.now(UTC) else "expires"
+        found.append(f"the server's certificate {verb}: {describe_time(expiry)}")
     count = status.client_certificates_expiring
     if count:
         clients = "the certificate of 1 client expires" if count == 1 else f"the certificates of {count} clients expire"
         found.append(f"{clients} within 14 days")
     return found
-
-
-def uptime(seconds: float) -> str:
-    """Return how long a server has been running: `2d 3h 4m 5s`."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return (f"{days}d " if days else "") + f"{hours}h {minutes}m {rest}s"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms"

@@ -20,6 +20,7 @@ from kes_core.findings import Finding
 from kes_core.server.auth import Authorities
 from kes_core.server.main import check_files
 from kes_core.server.tls import TLSError, load_certificates
+from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:
     from kes_core.config import Config
@@ -98,31 +99,23 @@ def _dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterator[Find
     if now < begin:
         yield Finding.error(
             "certificate",
-            f"{file!r} is not valid yet: it is from {_date(begin)}, and this machine says that it is {_date(now)}",
+            f"{file!r} is valid only from {format_date(begin)} on; this machine's clock says {format_date(now)}",
             "set the clock of this machine (timedatectl), or wait",
         )
     elif now > end:
         yield Finding.error(
             "certificate",
-            f"{file!r} has expired on {_date(end)}: clients refuse it",
+            f"{file!r} has expired on {format_date(end)}: clients refuse it",
             "put a new one in its place; the server reads it within 15 minutes, or at once with kill -HUP",
         )
     elif end - now < _SOON:
         yield Finding.warning(
             "certificate",
-            f"{file!r} expires on {_date(end)}, in {_span(end - now)}",
+            f"{file!r} expires on {format_date(end)}, in {humanize(end - now)}",
             "put a new one in its place; the server reads it within 15 minutes, or at once with kill -HUP",
         )
     else:
-        yield Finding.ok("certificate", f"{file!r} is valid until {_date(end)}")
-
-
-def _date(time: dt.datetime) -> str:
-    return f"{time.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _span(span: dt.timedelta) -> str:
-    return f"{span.days} days" if span.days > 1 else f"{span.total_seconds() / 3600:.0f} hours"
+        yield Finding.ok("certificate", f"{file!r} is valid until {format_date(end)}")
 
 
 def _cure_of_pair(config: Config, chain: Sequence[x509.Certificate], problem: str) -> str:
@@ -307,7 +300,9 @@ def _ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Finding:
     end = certificate.not_valid_after_utc
     if now > end:
         return Finding.error(
-            "client CA", f"{what} has expired on {_date(end)}: clients that it vouches for are refused", "renew it"
+            "client CA",
+            f"{what} has expired on {format_date(end)}: clients that it vouches for are refused",
+            "renew it",
         )
     try:
         is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -320,8 +315,10 @@ def _ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Finding:
             "give the certificate of the CA that issues your clients' certificates",
         )
     if end - now < _SOON:
-        return Finding.warning("client CA", f"{what} expires on {_date(end)}, in {_span(end - now)}", "renew it")
-    return Finding.ok("client CA", f"{what} vouches for clients, until {_date(end)}")
+        return Finding.warning(
+            "client CA", f"{what} expires on {format_date(end)}, in {humanize(end - now)}", "renew it"
+        )
+    return Finding.ok("client CA", f"{what} vouches for clients, until {format_date(end)}")
 
 
 def examine_clock(files: Sequence[Path], *, now: dt.datetime | None = None) -> Iterator[Finding]:
@@ -335,7 +332,7 @@ def examine_clock(files: Sequence[Path], *, now: dt.datetime | None = None) -> I
         if written > now + _CLOCK_TOLERANCE:
             yield Finding.warning(
                 "clock",
-                f"{str(file)!r} was written on {_date(written)}, and this machine says that it is {_date(now)}",
+                f"{str(file)!r} is from {format_date(written)}, but this machine's clock says {format_date(now)}",
                 "the clock of this machine may be wrong: timedatectl shows it",
             )
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kes_core.server.tls import load_certificates
+from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:
     from kes_core.config import Config
@@ -35,7 +36,7 @@ def expiry_problem(config: Config, now: datetime | None = None) -> str:
     verb, date = "has expired", leaf.not_valid_after_utc
     if now < leaf.not_valid_before_utc:
         verb, date = "is not valid yet", leaf.not_valid_before_utc
-    return f"the certificate {config.tls.cert!r} {verb} ({_shown(date)}): put one that is valid in its place"
+    return f"the certificate {config.tls.cert!r} {verb} ({format_date(date)}): put one that is valid in its place"
 
 
 class ExpiryWatch:
@@ -65,8 +66,8 @@ class ExpiryWatch:
                 now,
                 "the certificate %r expires in %s (%s): put a new one in its place",
                 config.tls.cert,
-                _days(leaf.not_valid_after_utc - now),
-                _shown(leaf.not_valid_after_utc),
+                humanize(leaf.not_valid_after_utc - now),
+                format_date(leaf.not_valid_after_utc),
             )
         for identity in [identity for identity, expiry in self._clients.items() if expiry < now.timestamp()]:
             del self._clients[identity]
@@ -87,8 +88,8 @@ class ExpiryWatch:
             now,
             "the certificate of the client %s expires in %s (%s): %s",
             identity,
-            _days(left),
-            _shown(certificate.not_after),
+            humanize(left),
+            format_date(certificate.not_after),
             "from then on it is refused" if certificate.verified else "nothing refuses it then, for tls.auth is off",
             level=logging.WARNING if certificate.verified else logging.INFO,
         )
@@ -109,11 +110,3 @@ class ExpiryWatch:
                 self._told.clear()
             self._told[about] = now
             logger.log(level, message, *arguments)
-
-
-def _days(span: timedelta) -> str:
-    return f"{span.days} days" if span.days != 1 else "1 day"
-
-
-def _shown(date: datetime) -> str:
-    return f"{date:%Y-%m-%d %H:%M} UTC"

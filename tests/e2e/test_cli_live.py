@@ -68,7 +68,7 @@ def test_audit_log_on_a_terminal(server: Server, user: Credentials, tmp_path: Pa
         screen = running.wait_for("Latency")
         assert screen.lines[0].split() == ["Time", "Identity", "IP", "Status", "Latency", "API"]
         assert screen.is_bold("Time")
-        kms.generate_key("my-key")
+        kms.generate_data_key("my-key")
         running.wait_for("/v1/key/generate/my-key")
         with client(server, user) as other, pytest.raises(NotAllowedError):
             other.create_key("x" * 70)
@@ -128,7 +128,7 @@ def test_a_server_that_stops_ends_the_log_with_a_message(run_server: Run, tmp_pa
         server.signal(signal.SIGTERM)
         assert running.end() == 1
     last = "".join(running.screen.lines[1:])
-    assert last.startswith(f"Error: {server.url}: the server has ended the log: it is stopping, or")
+    assert last.startswith(f"Error: {server.url}: the server ended the log: the server is stopping, or")
     assert server.process.wait(timeout=40) == 0
 
 
@@ -140,7 +140,7 @@ def test_a_broken_connection_ends_the_log_with_a_message(run_server: Run) -> Non
         server.kill()
         assert process.wait(timeout=20) == 1
         assert process.stderr is not None
-        assert "the connection broke off in the middle" in process.stderr.read()
+        assert "the connection broke in the middle of an answer" in process.stderr.read()
 
 
 def test_output_that_nobody_reads_any_more_ends_the_log(server: Server) -> None:
@@ -171,7 +171,7 @@ def test_metrics_on_a_terminal(server: Server, tmp_path: Path) -> None:
         screen = running.wait_for("Certificate")
         before = dict(line.split()[:2] for line in screen.lines if line.startswith("Success"))
         for _ in range(5):
-            kms.generate_key("my-key")
+            kms.generate_data_key("my-key")
         wanted = int(before.get("Success", "0")) + 5
         running.wait_until(lambda shown: any(re.match(rf"Success +{wanted} +0\.0", line) for line in shown.lines))
         assert sum(line.startswith("Requests") for line in screen.lines) == 1  # drawn over, not below
@@ -195,7 +195,7 @@ def test_metrics_where_nothing_can_be_drawn_over(server: Server, tmp_path: Path)
 
 def test_metrics_for_a_script(server: Server, tmp_path: Path) -> None:
     with client(server) as kms:
-        kms.generate_key("my-key")
+        kms.generate_data_key("my-key")
     facts = json.loads(kes("metric", "-k", cwd=tmp_path, environment=environment(server)).stdout)
     assert facts["requests"]["success"] >= 1
     assert facts["latency"].keys() == {"mean", "p50", "p90", "p99"}

@@ -10,12 +10,12 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kes_core._errors import raise_for_status
 from kes_core.client import (
     APIError,
     AsyncClient,
@@ -36,6 +36,7 @@ from kes_core.client import (
     PolicyNotFoundError,
     UnsupportedKeyError,
 )
+from kes_core.client.errors import raise_for_status
 from kes_core.identity import APIKey
 from kes_core.routes import ROUTES
 from tests.support import Credentials, Server, free_port, make_credentials, start_server, vectors
@@ -69,7 +70,7 @@ def test_keys_and_data_keys(server: Server) -> None:
         kms.create_key("a-key")
         with pytest.raises(KeyExistsError, match="key already exists"):
             kms.create_key("a-key")
-        data_key = kms.generate_key("a-key", b"context")
+        data_key = kms.generate_data_key("a-key", b"context")
         assert len(data_key.plaintext) == 32
         assert repr(data_key.plaintext) not in repr(data_key)
         assert kms.decrypt("a-key", data_key.ciphertext, b"context") == data_key.plaintext
@@ -87,7 +88,7 @@ def test_keys_and_data_keys(server: Server) -> None:
         assert len(kms.hmac("imported", b"message")) == 32
         assert list(kms.list_keys("imp*")) == ["imported"]
         kms.delete_key("imported")
-        for call in (kms.describe_key, kms.delete_key, kms.generate_key):
+        for call in (kms.describe_key, kms.delete_key, kms.generate_data_key):
             with pytest.raises(KeyNotFoundError):
                 call("imported")
         with pytest.raises(APIError, match="is empty, too long or contains invalid characters"):
@@ -100,7 +101,7 @@ def test_server_policies_and_identities(server: Server, user: Credentials) -> No
         kms.ready()
         status = kms.status()
         assert status.keystore_reachable
-        assert status.uptime >= 0
+        assert status.uptime >= timedelta(0)
         assert "/v1/key/create/" in {route.path for route in kms.apis()}
         assert list(kms.list_policies()) == ["app", "other"]
         assert list(kms.list_policies("o")) == ["other"]
@@ -127,7 +128,7 @@ def test_asynchronous_client(server: Server) -> None:
     async def check() -> None:
         async with AsyncClient(server.url, api_key=server.admin.api_key, insecure=True) as kms:
             await kms.create_key("async-key")
-            data_keys = await asyncio.gather(*(kms.generate_key("async-key") for _ in range(50)))
+            data_keys = await asyncio.gather(*(kms.generate_data_key("async-key") for _ in range(50)))
             opened = await asyncio.gather(*(kms.decrypt("async-key", key.ciphertext) for key in data_keys))
             assert opened == [key.plaintext for key in data_keys]
             assert [name async for name in kms.list_keys("async")] == ["async-key"]
@@ -173,7 +174,7 @@ def test_reason_of_a_key_store_that_is_gone(run_server: Callable[..., Server], t
     server = run_server({"keystore": {"fs": {"path": str(tmp_path / "keys")}}})
     (tmp_path / "keys").rmdir()
     with client(server) as kms:
-        for call in (kms.ready, lambda: kms.create_key("a"), lambda: kms.generate_key("a")):
+        for call in (kms.ready, lambda: kms.create_key("a"), lambda: kms.generate_data_key("a")):
             with pytest.raises(KeyStoreUnavailableError):
                 call()
 
@@ -194,7 +195,7 @@ class EveryMethod:
             "/v1/key/describe/": lambda: kms.describe_key(name),
             "/v1/key/list/": lambda: kms.list_keys(name),
             "/v1/key/delete/": lambda: kms.delete_key(name),
-            "/v1/key/generate/": lambda: kms.generate_key(name),
+            "/v1/key/generate/": lambda: kms.generate_data_key(name),
             "/v1/key/encrypt/": lambda: kms.encrypt(name, b"text"),
             "/v1/key/decrypt/": lambda: kms.decrypt(name, sealed),
             "/v1/key/hmac/": lambda: kms.hmac(name, b"text"),
@@ -327,7 +328,7 @@ def test_a_request_that_is_too_long_is_not_sent(server: Server) -> None:
         kms.create_key("long")
         with pytest.raises(APIError, match="invalid request body"):
             kms.encrypt("long", bytes(750_000))
-        with pytest.raises(KESError, match="the request has 2666697 bytes; servers take up to 1048576"):
+        with pytest.raises(KESError, match="the request has 2666697 bytes; servers accept up to 1048576"):
             kms.encrypt("long", bytes(2_000_000))
         assert kms.decrypt("long", kms.encrypt("long", bytes(700_000))) == bytes(700_000)
 
@@ -392,25 +393,25 @@ def test_server_certificate_is_verified(server: Server) -> None:
     ("arguments", "message"),
     [
         ({"endpoints": ""}, "no endpoint is given"),
-        ({"endpoints": "http://a"}, "'http://a' is no endpoint"),
-        ({"endpoints": "https://a/path"}, "is no endpoint"),
-        ({"endpoints": "https://a?b"}, "is no endpoint"),
-        ({"endpoints": "https://a/#b"}, "is no endpoint"),
-        ({"endpoints": "https://[::1"}, "is no endpoint"),
-        ({"endpoints": "https://bad..host"}, "'https://bad..host' is no endpoint"),
-        ({"endpoints": f"{'a' * 64}.example.com:7373"}, "is no endpoint"),
-        ({"endpoints": "https://xn--.example.com"}, "is no endpoint"),
-        ({"endpoints": "https://me:secret@a"}, r"^an endpoint has no user name or password; [^@]*$"),
+        ({"endpoints": "http://a"}, "'http://a' is not a valid URL"),
+        ({"endpoints": "https://a/path"}, "is not a valid URL"),
+        ({"endpoints": "https://a?b"}, "is not a valid URL"),
+        ({"endpoints": "https://a/#b"}, "is not a valid URL"),
+        ({"endpoints": "https://[::1"}, "is not a valid URL"),
+        ({"endpoints": "https://bad..host"}, "'https://bad..host' is not a valid URL"),
+        ({"endpoints": f"{'a' * 64}.example.com:7373"}, "is not a valid URL"),
+        ({"endpoints": "https://xn--.example.com"}, "is not a valid URL"),
+        ({"endpoints": "https://me:secret@a"}, r"^an endpoint can't have a user name or password: [^@]*$"),
         ({"ca": "missing.pem"}, "the CA file 'missing.pem' can't be read: No such file or directory"),
-        ({"ca": __file__}, "holds no PEM certificate"),
+        ({"ca": __file__}, "does not hold a PEM certificate"),
         ({"key_file": ".", "cert_file": "."}, "the client's private key '.' can't be read"),
         ({"api_key": "kes:v1:nonsense"}, "no API key"),
-        ({"api_key": APIKey.generate(), "key_file": "a", "cert_file": "b"}, "exclude each other"),
-        ({"key_file": "a"}, "go together"),
+        ({"api_key": APIKey.generate(), "key_file": "a", "cert_file": "b"}, "give only one of them"),
+        ({"key_file": "a"}, "give both files"),
         ({"key_file": "missing", "cert_file": "missing"}, "the client's private key 'missing' can't be read"),
     ],
 )
-def test_arguments_that_do_not_go_together(arguments: dict[str, str], message: str) -> None:
+def test_arguments_that_do_not_fit_together(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Client(**arguments)  # type: ignore[arg-type] # some are wrong, which is the point
 

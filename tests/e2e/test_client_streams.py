@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def test_audit_events(server: Server) -> None:
         first, second = next(events), next(events)
     assert isinstance(first, AuditEvent)
     assert (first.ip, first.path, first.identity, first.code) == ("127.0.0.1", "/version", server.admin.identity, 200)
-    assert 0 < first.response_time < 10**10
-    assert first.time.endswith("Z")
+    assert timedelta(0) < first.response_time < timedelta(seconds=10)
+    assert abs(datetime.now(UTC) - first.time) < timedelta(minutes=1)
     assert (second.path, second.code) == ("/v1/key/describe/none", 404)
 
 
@@ -244,7 +245,7 @@ def test_an_event_that_was_sent_is_not_lost_when_the_server_stops(run_server: Ru
         kms.version()
         server.signal(signal.SIGTERM)
         assert next(events).path == "/version"
-        with pytest.raises(StreamEndedError, match="the server has ended the log: it is stopping, or"):
+        with pytest.raises(StreamEndedError, match="the server ended the log: the server is stopping, or"):
             next(events)
         assert list(events) == []
     assert server.process.wait(timeout=40) == 0
@@ -269,10 +270,10 @@ def test_a_connection_that_breaks_is_an_error_of_its_own(run_server: Run) -> Non
         async with async_client(server) as kms, kms.audit_log() as others:
             assert next(events).path == "/v1/log/audit"  # that of the others
             server.kill()
-            with pytest.raises(KESConnectionError, match="the connection broke off in the middle") as caught:
+            with pytest.raises(KESConnectionError, match="the connection broke in the middle of an answer") as caught:
                 await anext(others)
             assert not isinstance(caught.value, StreamEndedError)
-        with pytest.raises(KESConnectionError, match="the connection broke off in the middle") as caught:
+        with pytest.raises(KESConnectionError, match="the connection broke in the middle of an answer") as caught:
             next(events)
         assert not isinstance(caught.value, StreamEndedError)
 
@@ -356,16 +357,16 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n"
     [
         ([HEAD, b"x" * (2 << 20)], KESError, "a line of the log is longer than 1048576 bytes"),
         ([HEAD, b"x" * (2 << 20) + b"\n"], KESError, "a line of the log is longer than 1048576 bytes"),
-        ([HEAD, b"nonsense\n"], APIError, "not what the protocol says"),
-        ([HEAD, b'{"message": "x"}\n'], APIError, "not what the protocol says"),
-        ([HEAD, b"[]\n"], APIError, "not what the protocol says"),
-        ([HEAD, b'\n\n{"time":'], KESConnectionError, "the server has ended|broke"),
+        ([HEAD, b"nonsense\n"], APIError, "does not follow the protocol"),
+        ([HEAD, b'{"message": "x"}\n'], APIError, "does not follow the protocol"),
+        ([HEAD, b"[]\n"], APIError, "does not follow the protocol"),
+        ([HEAD, b'\n\n{"time":'], KESConnectionError, "the server ended|broke"),
         ([b"HTTP/1.1 503 Busy\r\nContent-Length: 19\r\n\r\n", b'{"message": "full"}'], APIError, "^full$"),
-        ([b"nonsense\r\n\r\n"], KESConnectionError, "broke off"),
+        ([b"nonsense\r\n\r\n"], KESConnectionError, "the connection broke in the middle"),
     ],
     ids=["long", "long-line", "no-json", "other-event", "no-object", "half-a-line", "refused", "no-http"],
 )
-def test_logs_that_are_none(parts: list[bytes], kind: type[KESError], message: str, tmp_path: Path) -> None:
+def test_malformed_logs(parts: list[bytes], kind: type[KESError], message: str, tmp_path: Path) -> None:
     with answering(tmp_path, *parts) as url:
         with Client(url, insecure=True) as kms, pytest.raises(kind, match=message):
             next(kms.audit_log())

@@ -112,7 +112,7 @@ def test_clients_are_served_as_who_they_are(site: Site, http2: bool) -> None:
 
 def test_the_projects_own_client(site: Site) -> None:
     with Client(site.url, key_file=site.user.key, cert_file=site.user.cert, ca=site.ca) as client:
-        key = client.generate_key("k", b"context")
+        key = client.generate_data_key("k", b"context")
         assert client.decrypt("k", key.ciphertext, b"context") == key.plaintext
         with pytest.raises(NotAllowedError):
             client.status()

@@ -161,10 +161,14 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) ->
         (["key", "create"], 2, "Missing argument 'NAME...'"),
         (["key", "import", "x", "AA", "--cipher", "DES"], 2, "'DES' is not one of 'AES256', 'ChaCha20'"),
         (["ls", "-i", "-p"], 2, "-i and -p exclude each other"),
-        (["status"], 1, "nothing says who you are; set KES_API_KEY, or KES_CLIENT_KEY and KES_CLIENT_CERT"),
+        (["status"], 1, "no client credentials: set KES_API_KEY, or KES_CLIENT_CERT and KES_CLIENT_KEY"),
         (["status", "--api-key", "kes:v1:AAAA"], 1, "no API key: expected kes:v1: followed by 44 characters of base64"),
-        (["status", "--server", "http://x", "--api-key", "KEY"], 1, "'http://x' is no endpoint"),
-        (["key", "ls", "--server", "bad..host", "--api-key", "KEY"], 1, "'bad..host' is no endpoint; expected one"),
+        (["status", "--server", "http://x", "--api-key", "KEY"], 1, "'http://x' is not a valid URL"),
+        (
+            ["key", "ls", "--server", "bad..host", "--api-key", "KEY"],
+            1,
+            "'bad..host' is not a valid URL: expected a URL",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -195,7 +199,7 @@ def test_credentials_exclude_each_other(tmp_path: Path) -> None:
     both = {"KES_API_KEY": key, "KES_CLIENT_KEY": "a", "KES_CLIENT_CERT": "b"}
     assert "both an API key and a key file are set" in kes("status", cwd=tmp_path, code=1, environment=both).stderr
     half = kes("status", cwd=tmp_path, code=1, environment={"KES_CLIENT_KEY": "a"}).stderr
-    assert "a private key and its certificate go together" in half
+    assert "a private key or its certificate is missing: give both files" in half
     missing = kes("status", cwd=tmp_path, code=1, environment={"KES_CLIENT_KEY": "a", "KES_CLIENT_CERT": "b"}).stderr
     assert "the client's private key 'a' can't be read" in missing
 

@@ -42,12 +42,12 @@ def test_dates(tmp_path: Path) -> None:
     expired = the(examine(tmp_path, make("kes", begins=-9, days=-1)), "has expired on")
     assert expired.level == "error"
     assert "kill -HUP" in expired.cure
-    future = the(examine(tmp_path, make("kes", begins=2)), "is not valid yet")
+    future = the(examine(tmp_path, make("kes", begins=2)), "is valid only from")
     assert future.level == "error"
     assert "clock" in future.cure
     soon = the(examine(tmp_path, make("kes", days=3.5)), "in 3 days")
     assert (soon.level, "expires on" in soon.message) == ("warning", True)
-    assert the(examine(tmp_path, make("kes", days=0.25)), "in 6 hours").level == "warning"
+    assert the(examine(tmp_path, make("kes", days=0.26)), "in 6 hours").level == "warning"
     none_is(examine(tmp_path, make("kes", days=15)), "warning", "error")
 
 

@@ -1,8 +1,9 @@
-"""What servers answer, as a client sees it. Private to `kes_core.client`."""
+"""What servers answer, as a client sees it (protocol section 4). The names are public in `kes_core.client`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 __all__ = [
     "APIRoute",
@@ -32,21 +33,21 @@ class ServerStatus:
     version: str
     os: str
     arch: str
-    uptime: int
-    """Seconds."""
+    uptime: timedelta
+    """Since the server started, in whole seconds."""
     cpus: int
     usable_cpus: int
     heap_memory: int
     """Bytes."""
     stack_memory: int
     """Bytes."""
-    keystore_latency: int | None
-    """How long the key store took to answer, in nanoseconds; nothing while it is down."""
+    keystore_latency: timedelta | None
+    """How long the key store took to answer, to the microsecond; `None` while it is down."""
     keystore_reachable: bool
     keystore_reason: str = ""
     """Why the key store can't serve, if the server says so: "sealed", "unreachable", ..."""
-    certificate_expires_at: str = ""
-    """When the server's certificate expires, in RFC 3339; empty while that is more than 14 days away."""
+    certificate_expires_at: datetime | None = None
+    """When the server's certificate expires; `None` while that is more than 14 days away."""
     client_certificates_expiring: int = 0
     """How many clients the server has seen whose certificate expires within 14 days."""
 
@@ -59,8 +60,8 @@ class APIRoute:
     path: str
     max_body: int
     """Bytes."""
-    timeout: int
-    """Seconds; 0: none."""
+    timeout: timedelta | None
+    """The time for the whole answer; `None` if there is no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,10 @@ class KeyInfo:
 
     name: str
     algorithm: str
-    created_at: str
-    """RFC 3339, in UTC, with up to nanoseconds."""
+    created_at: datetime
+    """In UTC, to the microsecond."""
     created_by: str
-    """An identity; empty where it is not known."""
+    """An identity; empty if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,10 @@ class DataKey:
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
-    """A policy. The patterns are only there where they were asked for."""
+    """A policy. `describe_policy` leaves the patterns empty; `read_policy` fills them in."""
 
     name: str
-    created_at: str
+    created_at: datetime
     created_by: str
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
@@ -97,13 +98,13 @@ class PolicyInfo:
 
 @dataclass(frozen=True, slots=True)
 class IdentityInfo:
-    """An identity and what it may do. The patterns are only there in what a client learns about itself."""
+    """An identity and what it may do. Only `describe_self` fills in the patterns."""
 
     identity: str
     is_admin: bool
     policy: str
     """The name of its policy; empty for the admin."""
-    created_at: str
+    created_at: datetime
     created_by: str
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
@@ -111,20 +112,20 @@ class IdentityInfo:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One request that the server has answered, or refused."""
+    """One request that the server has answered or refused."""
 
-    time: str
-    """RFC 3339, in UTC, with up to nanoseconds."""
+    time: datetime
+    """In UTC, to the microsecond."""
     ip: str
     """Where the request came from."""
     path: str
-    """What it asked for. Written by the client: it may hold anything."""
+    """What the request asked for. The client wrote it: it may hold anything."""
     identity: str
     """Who asked; empty without a client certificate."""
     code: int
     """The HTTP status of the answer."""
-    response_time: int
-    """How long the answer took, in nanoseconds."""
+    response_time: timedelta
+    """How long the answer took, to the microsecond."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
-"""The API as requests, each with the way to read its answer: what both clients share. Private to `kes_core.client`."""
+"""The API as requests, each with the way to read its answer (protocol section 4). Both clients are built on it."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from kes_core._answers import (
+from kes_core.client.models import (
     APIRoute,
     AuditEvent,
     DataKey,
@@ -19,6 +20,7 @@ from kes_core._answers import (
     ServerStatus,
     ServerVersion,
 )
+from kes_core.units import parse_time
 
 __all__ = ["Log", "Request"]
 
@@ -32,12 +34,12 @@ class Request(Generic[T]):
     method: str
     path: str
     parse: Callable[[Any], T]
-    """From the JSON of a successful answer; nothing where there is none."""
+    """Reads the JSON of a successful answer; gets `None` if the answer has no content."""
     body: Any = None
     repeatable: bool = True
-    """Whether it may be sent again when nobody knows whether it has arrived."""
+    """Whether the client may send it again without knowing whether the first one arrived."""
     is_text: bool = False
-    """Whether the answer is text, and no JSON."""
+    """Whether the answer is plain text instead of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,11 @@ class Log(Generic[T]):
 
     path: str
     parse: Callable[[Any], T]
-    """From the JSON of a line."""
+    """Reads the JSON of a line."""
 
 
 def _path(api: str, argument: str) -> str:
-    # Dots too, or `..` would be taken for a step up in the path and never reach the server. No valid name has any.
+    # Escape dots too, or httpx would resolve `..` and the server would never see it. No valid name has a dot.
     escaped = quote(argument, safe="*~", errors="surrogateescape").replace(".", "%2E")
     return f"/v1/{api}/{escaped}"
 
@@ -61,6 +63,10 @@ def _encode(data: bytes) -> str:
 
 def _nothing(_answer: Any) -> None:
     return
+
+
+def _nanoseconds(number: int) -> timedelta:
+    return timedelta(microseconds=number / 1000)
 
 
 def version() -> Request[ServerVersion]:
@@ -79,15 +85,15 @@ def status() -> Request[ServerStatus]:
             version=a["version"],
             os=a["os"],
             arch=a["arch"],
-            uptime=a["uptime"],
+            uptime=timedelta(seconds=a["uptime"]),
             cpus=a["num_cpu"],
             usable_cpus=a["num_cpu_used"],
             heap_memory=a["mem_heap_used"],
             stack_memory=a["mem_stack_used"],
-            keystore_latency=a.get("keystore_latency"),
+            keystore_latency=_nanoseconds(a["keystore_latency"]) if a.get("keystore_latency") is not None else None,
             keystore_reachable=not (a.get("keystore_unreachable") or a.get("keystore_unavailable")),
             keystore_reason=str(a.get("keystore_reason") or ""),
-            certificate_expires_at=str(a.get("certificate_expires_at") or ""),
+            certificate_expires_at=parse_time(a["certificate_expires_at"]) if a.get("certificate_expires_at") else None,
             client_certificates_expiring=int(a.get("client_certificates_expiring") or 0),
         ),
     )
@@ -98,9 +104,11 @@ def metrics() -> Request[str]:
 
 
 def apis() -> Request[list[APIRoute]]:
-    return Request(
-        "GET", "/v1/api", lambda a: [APIRoute(r["method"], r["path"], r["max_body"], r["timeout"]) for r in a]
-    )
+    def route(row: Mapping[str, Any]) -> APIRoute:
+        timeout = timedelta(seconds=row["timeout"]) if row["timeout"] else None
+        return APIRoute(row["method"], row["path"], row["max_body"], timeout)
+
+    return Request("GET", "/v1/api", lambda a: [route(row) for row in a])
 
 
 def create_key(name: str) -> Request[None]:
@@ -116,7 +124,7 @@ def describe_key(name: str) -> Request[KeyInfo]:
     return Request(
         "GET",
         _path("key/describe", name),
-        lambda a: KeyInfo(a["name"], a["algorithm"], a["created_at"], a.get("created_by", "")),
+        lambda a: KeyInfo(a["name"], a["algorithm"], parse_time(a["created_at"]), a.get("created_by", "")),
     )
 
 
@@ -124,7 +132,7 @@ def delete_key(name: str) -> Request[None]:
     return Request("DELETE", _path("key/delete", name), _nothing)
 
 
-def generate_key(name: str, context: bytes) -> Request[DataKey]:
+def generate_data_key(name: str, context: bytes) -> Request[DataKey]:
     return Request(
         "PUT",
         _path("key/generate", name),
@@ -155,7 +163,7 @@ def hmac(name: str, message: bytes) -> Request[bytes]:
 
 
 def list_names(resource: str, pattern: str) -> Request[tuple[list[str], str]]:
-    """One page of names, and the pattern that asks for the next; empty after the last."""
+    """One page of names, and the pattern that asks for the next page; empty after the last one."""
     member = "identities" if resource == "identity" else "names"
     return Request("GET", _path(f"{resource}/list", pattern), lambda a: (a[member] or [], a.get("continue_at") or ""))
 
@@ -163,7 +171,7 @@ def list_names(resource: str, pattern: str) -> Request[tuple[list[str], str]]:
 def _policy(answer: Mapping[str, Any]) -> PolicyInfo:
     return PolicyInfo(
         answer["name"],
-        answer["created_at"],
+        parse_time(answer["created_at"]),
         answer.get("created_by", ""),
         tuple(answer.get("allow") or ()),
         tuple(answer.get("deny") or ()),
@@ -183,7 +191,7 @@ def _identity(answer: Mapping[str, Any], identity: str) -> IdentityInfo:
         identity,
         answer.get("admin", False),
         answer.get("policy") or "",
-        answer["created_at"],
+        parse_time(answer["created_at"]),
         answer.get("created_by", ""),
         tuple(answer.get("allow") or ()),
         tuple(answer.get("deny") or ()),
@@ -202,12 +210,12 @@ def audit_log() -> Log[AuditEvent]:
     def event(line: Mapping[str, Any]) -> AuditEvent:
         request, response = line["request"], line["response"]
         return AuditEvent(
-            time=str(line["time"]),
+            time=parse_time(line["time"]),
             ip=str(request.get("ip") or ""),
             path=str(request["path"]),
             identity=str(request.get("identity") or ""),
             code=int(response["code"]),
-            response_time=int(response["time"]),
+            response_time=_nanoseconds(response["time"]),
         )
 
     return Log("/v1/log/audit", event)

@@ -1,4 +1,4 @@
-"""How a client speaks to servers: its certificate, what it sends, and when it tries again. Private."""
+"""How a client speaks to servers: its credentials, what it sends, and when it tries again."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
 
-from kes_core._api import Request
-from kes_core._errors import APIError, KESConnectionError, KESError, raise_for_status
+from kes_core.client.errors import APIError, KESConnectionError, KESError, raise_for_status
+from kes_core.client.requests import Request
 from kes_core.identity import APIKey
 
 __all__ = [
     "DEFAULT_ENDPOINT",
     "MAX_ANSWER",
+    "MissingCredentialsError",
     "Settings",
+    "arguments_from_environment",
     "connection_errors",
     "content_of",
     "failed",
@@ -39,14 +41,58 @@ MAX_ANSWER: Final = 4 * 1024 * 1024
 MAX_REQUEST: Final = 1024 * 1024
 """The longest body, in bytes, that any release of the server takes."""
 _ATTEMPTS: Final = 3
-"""How often each endpoint is tried."""
-_EXPECTED: Final = "expected one like https://127.0.0.1:7373"
+"""How often the client tries each endpoint."""
+_EXPECTED: Final = "expected a URL like https://127.0.0.1:7373"
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-"""What httpx raises before a request is on its way."""
+"""What httpx raises before it sends a request."""
+
+# The first variable that is set wins (protocol section 9).
+_SERVER: Final = ("MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT")
+_API_KEY: Final = ("MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY")
+_KEY_FILE: Final = ("MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY")
+_CERT_FILE: Final = ("MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT")
+_PASSWORD: Final = "KES_CLIENT_KEY_PASSWORD"
+
+
+class MissingCredentialsError(ValueError):
+    """Neither an API key nor a certificate is given, or both are."""
+
+
+def arguments_from_environment(
+    environment: Mapping[str, str], *, endpoints: str | None = None, api_key: str | None = None
+) -> dict[str, Any]:
+    """Return the arguments of a client that environment variables give (protocol section 9).
+
+    Args:
+        environment: The variables.
+        endpoints: Wins over the variables: an option of the command line.
+        api_key: Wins over the variables, also over those that name files.
+
+    Raises:
+        MissingCredentialsError: There are no client credentials, or two kinds of them.
+    """
+
+    def first(names: Sequence[str]) -> str | None:
+        return next((value for name in names if (value := environment.get(name))), None)
+
+    arguments: dict[str, Any] = {"endpoints": endpoints or first(_SERVER) or DEFAULT_ENDPOINT}
+    key_file, cert_file = first(_KEY_FILE), first(_CERT_FILE)
+    if api_key is not None:
+        return arguments | {"api_key": api_key}
+    api_key = first(_API_KEY)
+    if api_key is not None and (key_file or cert_file):
+        raise MissingCredentialsError(
+            "both an API key and a key file are set; unset KES_API_KEY, or KES_CLIENT_CERT and KES_CLIENT_KEY"
+        )
+    if api_key is not None:
+        return arguments | {"api_key": api_key}
+    if key_file is None and cert_file is None:
+        raise MissingCredentialsError("no client credentials: set KES_API_KEY, or KES_CLIENT_CERT and KES_CLIENT_KEY")
+    return arguments | {"key_file": key_file, "cert_file": cert_file, "password": environment.get(_PASSWORD)}
 
 
 class Settings:
-    """Where the servers are and how to speak to them: what both clients are made from."""
+    """Where the servers are and how to speak to them. Both clients and their logs use it."""
 
     def __init__(
         self,
@@ -59,17 +105,21 @@ class Settings:
         ca: str | os.PathLike[str] | None,
         insecure: bool,
         timeout: float,
+        has_transport: bool = False,
     ) -> None:
         given = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
         self.endpoints = [_endpoint(text) for text in given if text.strip()]
         if not self.endpoints:
-            raise ValueError(f"no endpoint is given; {_EXPECTED}")
+            raise ValueError(f"no endpoint is given: {_EXPECTED}")
         self._first = 0
         if api_key is not None and (key_file is not None or cert_file is not None):
-            raise ValueError("an API key and a key file exclude each other: give one of them")
+            raise ValueError("an API key and a key file are given: give only one of them")
         if (key_file is None) != (cert_file is None):
-            raise ValueError("a private key and its certificate go together: give both files")
+            raise ValueError("a private key or its certificate is missing: give both files")
         self.timeout = timeout
+        self.ssl: ssl.SSLContext | bool = False
+        if has_transport:
+            return
         self.ssl = _ssl_context(ca, insecure)
         if api_key is not None:
             _load_api_key(self.ssl, api_key if isinstance(api_key, APIKey) else APIKey.parse(api_key))
@@ -77,7 +127,7 @@ class Settings:
             _load_key_pair(self.ssl, key_file, cert_file, password)
 
     def in_turn(self) -> Iterator[str]:
-        """Yield the endpoints again and again, from the one that answered last: a dead one costs time only once."""
+        """Yield the endpoints for ever, beginning with the one that answered last: a dead one costs time only once."""
         return itertools.cycle(self.endpoints[self._first :] + self.endpoints[: self._first])
 
     def answered(self, endpoint: str) -> None:
@@ -87,22 +137,22 @@ class Settings:
 
 def _endpoint(text: str) -> str:
     text = text.strip().rstrip("/")
-    if "@" in text:  # not repeated: what stands before it may be a password
-        raise ValueError(f"an endpoint has no user name or password; {_EXPECTED}")
+    if "@" in text:  # do not repeat the text: it may hold a password
+        raise ValueError(f"an endpoint can't have a user name or password: {_EXPECTED}")
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
         host = url.host
-        url.raw_host.decode("ascii").encode("idna")  # as is done to connect, where it would be no error of a connection
+        url.raw_host.decode("ascii").encode("idna")  # connecting does the same, and its error would be of another type
     except (httpx.InvalidURL, UnicodeError):
-        raise ValueError(f"{text!r} is no endpoint; {_EXPECTED}") from None
+        raise ValueError(f"{text!r} is not a valid URL: {_EXPECTED}") from None
     if url.scheme != "https" or not host or url.raw_path != b"/" or url.fragment:
-        raise ValueError(f"{text!r} is no endpoint; {_EXPECTED}")
+        raise ValueError(f"{text!r} is not a valid URL: {_EXPECTED}")
     return str(url).rstrip("/")
 
 
 def _ssl_context(ca: str | os.PathLike[str] | None, insecure: bool) -> ssl.SSLContext:
     if insecure:
-        # Without the system's CAs: reading them takes longer than a request, and nobody would look at them.
+        # Skip the system's CAs: reading them takes longer than a request, and nothing would use them.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -115,16 +165,16 @@ def _ssl_context(ca: str | os.PathLike[str] | None, insecure: bool) -> ssl.SSLCo
         else:
             context = ssl.create_default_context(cafile=os.fspath(ca))
     except ssl.SSLError:
-        raise ValueError(f"the CA file {os.fspath(ca or '')!r} holds no PEM certificate") from None
+        raise ValueError(f"the CA file {os.fspath(ca or '')!r} does not hold a PEM certificate") from None
     except OSError as error:
         raise ValueError(f"the CA file {os.fspath(ca or '')!r} can't be read: {error.strerror}") from None
     return context
 
 
 def _load_api_key(context: ssl.SSLContext, api_key: APIKey) -> None:
-    """Let `context` show a certificate made for `api_key`. Python's ssl only reads files."""
+    """Let `context` present a certificate made for `api_key`. Python's ssl reads it from a file only."""
     key_pem, cert_pem = api_key.certificate()
-    # A directory that only its owner can look into, for as long as it takes to read the file.
+    # Only its owner can look into the directory, which exists for as long as it takes to read the file.
     with tempfile.TemporaryDirectory(prefix="kes-") as directory:
         file = Path(directory) / "client.pem"
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -157,24 +207,34 @@ def _load_key_pair(
     except ssl.SSLError as error:
         if asked and error.reason != "KEY_VALUES_MISMATCH":
             raise ValueError(f"the private key {os.fspath(key_file)!r} is encrypted: the password is wrong") from None
-        reason = error.reason or "no PEM private key with its certificate"
+        reason = error.reason or "they are not a PEM private key with its certificate"
         files = f"{os.fspath(key_file)!r} and {os.fspath(cert_file)!r}"
         raise ValueError(f"the private key and certificate {files} can't be used: {reason}") from None
 
 
 def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
-    # Not compressed: an answer has to be read before it can be known how long it gets.
+    """Return the body of a request, if it has one, and its headers.
+
+    Raises:
+        KESError: The body is larger than any server accepts.
+    """
+    # Not compressed: a compressed answer hides how long it gets.
     headers = {"accept": "text/plain" if request.is_text else "application/json", "accept-encoding": "identity"}
     if request.body is None:
         return None, headers
     content = json.dumps(request.body, separators=(",", ":")).encode()
     if len(content) > MAX_REQUEST:
-        # The server breaks off while such a body is still being sent, and what it answers may be lost.
-        raise KESError(f"the request has {len(content)} bytes; servers take up to {MAX_REQUEST}")
+        # The server stops reading such a body before its end, and its answer may get lost.
+        raise KESError(f"the request has {len(content)} bytes: servers accept up to {MAX_REQUEST}")
     return content, headers | {"content-type": "application/json"}
 
 
 def read_answer(request: Request[T], status: int, body: bytes) -> T:
+    """Return what the answer to a request says.
+
+    Raises:
+        APIError: It is an error, or does not follow the protocol.
+    """
     raise_for_status(status, body)
     if request.is_text:
         return request.parse(body.decode("utf-8", "replace"))
@@ -182,20 +242,21 @@ def read_answer(request: Request[T], status: int, body: bytes) -> T:
 
 
 def parsed(parse: Callable[[Any], T], status: int, body: bytes) -> T:
-    """Return what the JSON in `body` stands for; nothing is there where there is no answer."""
+    """Return what `parse` reads from the JSON in `body`; it gets `None` if the body is empty."""
     try:
         return parse(json.loads(body) if body else None)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise APIError(status, "the server's answer is not what the protocol says") from error
+        raise APIError(status, "the server's answer does not follow the protocol") from error
 
 
 def too_large(endpoint: str) -> KESError:
+    """Return the error for an answer that the client stops reading."""
     return KESError(f"{endpoint}: the answer is larger than {MAX_ANSWER} bytes")
 
 
 @contextlib.contextmanager
 def connection_errors(endpoint: str) -> Iterator[None]:
-    """Make errors of the connection httpx's own. On asyncio it lets those of TLS through, as a refused certificate."""
+    """Turn errors of the connection into httpx's. On asyncio it lets some through, such as a refused certificate."""
     try:
         yield
     except OSError as error:
@@ -203,11 +264,12 @@ def connection_errors(endpoint: str) -> Iterator[None]:
 
 
 def may_repeat(request: Request[T], error: BaseException) -> bool:
+    """Tell whether the client may send a request again after `error`."""
     return isinstance(error, _NOT_SENT) or (isinstance(error, httpx.TransportError) and request.repeatable)
 
 
 def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
-    """Return how often and when a request is sent again: arguments of tenacity's classes."""
+    """Return how often and when to send a request again: arguments of tenacity's classes."""
     import tenacity  # noqa: PLC0415 # slow to import, and seldom needed
 
     return {
@@ -219,10 +281,11 @@ def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
 
 
 def failed(error: httpx.TransportError) -> KESConnectionError:
+    """Return the client's error for one of httpx: it names the endpoint and the reason."""
     endpoint = f"{error.request.url.scheme}://{error.request.url.netloc.decode('ascii')}"
     reason = str(error) or type(error).__name__
-    if isinstance(error, httpx.ProtocolError):  # its text may be no more than the number of a stream
-        reason = f"the connection broke off in the middle: {type(error.__cause__ or error).__name__} {reason}"
+    if isinstance(error, httpx.ProtocolError):  # its text may be just the number of a stream
+        reason = f"the connection broke in the middle of an answer: {type(error.__cause__ or error).__name__} {reason}"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
-        reason += "; if the server's certificate is self-made, trust it or skip its verification"
+        reason += "; if the server's certificate is self-signed, trust it or skip its verification"
     return KESConnectionError(f"{endpoint}: {reason}")

@@ -1,4 +1,4 @@
-"""The errors of the client, and which of them an answer stands for. Private to `kes_core.client`."""
+"""The errors of the client, and which answer means which error. The names are public in `kes_core.client`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = [
 
 
 class KESError(Exception):
-    """A request has not been successful."""
+    """A request failed."""
 
 
 class KESConnectionError(KESError):
-    """No server could be reached, or the connection broke before it answered, or in the middle of a log."""
+    """No server could be reached, or the connection broke before the answer or in the middle of a log."""
 
 
 class StreamEndedError(KESConnectionError):
-    """The server has ended a log in good order: it is stopping, or the client did not keep up with the events."""
+    """The server ended a log: the server is stopping, or the client did not keep up with the events."""
 
 
 class APIError(KESError):
-    """The server has refused a request, or failed."""
+    """The server refused a request, or failed."""
 
     def __init__(self, status: int, message: str, reason: str = "") -> None:
         text = message or f"the server answered with status {status}"
@@ -51,7 +51,7 @@ class APIError(KESError):
 
 
 class ClientCertificateError(APIError):
-    """The server, or the TLS proxy before it, got no client certificate, or none that it can use."""
+    """The server, or the TLS proxy in front of it, got no client certificate that it can use."""
 
 
 class NotAllowedError(APIError):
@@ -59,11 +59,11 @@ class NotAllowedError(APIError):
 
 
 class InvalidNameError(APIError):
-    """What was given is no valid name, identity or pattern."""
+    """A name, identity or pattern is not valid."""
 
 
 class KeyExistsError(APIError):
-    """There is a key of that name already."""
+    """A key of that name exists already."""
 
 
 class KeyNotFoundError(APIError):
@@ -79,19 +79,19 @@ class IdentityNotFoundError(APIError):
 
 
 class DecryptionError(APIError):
-    """The ciphertext is not authentic: changed, or of another key or context."""
+    """The ciphertext is not authentic: it was changed, or belongs to another key or context."""
 
 
 class HMACUnsupportedError(APIError):
-    """The key comes from a server that made no HMAC keys."""
+    """The key has no HMAC key: an old server made it."""
 
 
 class UnsupportedKeyError(APIError):
-    """The server does not take a key of this cipher or length."""
+    """The server does not accept a key of this cipher or length."""
 
 
 class KeyStoreUnavailableError(APIError):
-    """The server's key store can't be reached, or has failed. Trying again later may help."""
+    """The server can't reach its key store, or the key store failed. Trying again later may help."""
 
 
 _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
@@ -119,13 +119,13 @@ _INVALID_NAME: Final = (" is empty, too long or contains invalid characters", " 
 
 
 def raise_for_status(status: int, body: bytes) -> None:
-    """Raise the `APIError` that an answer stands for, if it stands for one."""
+    """Raise the `APIError` that an answer means, if it is not a success."""
     if 200 <= status < 300:  # noqa: PLR2004 # the statuses of success
         return
     reason = ""
     try:
         members = json.loads(body)
-        # Releases before 2023 called the member otherwise.
+        # Releases before 2023 used another name for this member.
         message = str(members.get("message") or members.get("error") or "")
         reason = str(members.get("reason") or "")
     except (ValueError, AttributeError):

@@ -1,7 +1,7 @@
-"""Logs that a server sends for as long as a client reads. Private: the classes are imported from `kes_core.client`.
+"""Logs that a server sends for as long as a client reads them.
 
-A log has a connection of its own, over HTTP/1.1: closing it ends the log at once, at both ends, and nothing else. It
-waits for the next event as long as it takes; that the server's machine is gone is noticed by TCP's probes.
+A log has a connection of its own, over HTTP/1.1: closing it ends the log at once, at both ends, and nothing else.
+Waiting for the next event has no time limit; TCP's keep-alive probes notice when the server's machine is gone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final, Generic, Self, TypeVar
 
 import httpx
 
-from kes_core._api import Log
-from kes_core._errors import KESError, StreamEndedError, raise_for_status
-from kes_core._transport import MAX_ANSWER, Settings, connection_errors, failed, parsed, too_large
+from kes_core.client.errors import KESError, StreamEndedError, raise_for_status
+from kes_core.client.requests import Log
+from kes_core.client.transport import MAX_ANSWER, Settings, connection_errors, failed, parsed, too_large
 
 __all__ = ["AsyncLogStream", "LogStream"]
 
@@ -27,9 +27,9 @@ E = TypeVar("E")
 MAX_LINE: Final = 1024 * 1024
 """The longest line of a log, in bytes. A server's own limits keep lines far below it."""
 _HEADERS: Final = {"accept": "application/x-ndjson", "accept-encoding": "identity"}
-_WHY: Final = "it is stopping, or this client did not keep up with the events"
+_WHY: Final = "the server is stopping, or this client did not keep up with the events"
 _PROBES: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
-"""After 30 seconds without an event TCP asks whether the other side is there, and gives up after three more of 10."""
+"""After 30 seconds without an event TCP probes the other side, every 10 seconds, and gives up after three probes."""
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
@@ -38,26 +38,26 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 
 def _wait_for_ever(response: httpx.Response) -> None:
-    """Let a log take its time from here on. Up to its headers the client's timeout has counted."""
+    """Remove the time limit from here on. The client's timeout applied up to the headers."""
     response.request.extensions["timeout"]["read"] = None
 
 
 class _Lines:
-    """Cuts what arrives into lines."""
+    """Cuts the received bytes into lines."""
 
     def __init__(self) -> None:
         self._whole: deque[bytes] = deque()
         self._rest = b""
 
     def add(self, data: bytes | None, endpoint: str) -> None:
-        """Take what has arrived, or note that no more will.
+        """Add received bytes; `None` marks the end of the log.
 
         Raises:
-            StreamEndedError: No more will.
+            StreamEndedError: The log ended.
             KESError: A line is too long.
         """
         if data is None:
-            raise StreamEndedError(f"{endpoint}: the server has ended the log: {_WHY}")
+            raise StreamEndedError(f"{endpoint}: the server ended the log: {_WHY}")
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE or any(len(line) > MAX_LINE for line in lines):
             raise KESError(f"a line of the log is longer than {MAX_LINE} bytes")
@@ -68,7 +68,7 @@ class _Lines:
 
 
 def _tries(settings: Settings) -> Iterator[tuple[bool, str]]:
-    """Yield each endpoint once, from the one that answered last, with whether it is the last to be tried."""
+    """Yield each endpoint once, beginning with the one that answered last; the flag marks the last one to try."""
     count = len(settings.endpoints)
     for number, endpoint in enumerate(itertools.islice(settings.in_turn(), count), 1):
         yield number == count, endpoint
@@ -79,24 +79,24 @@ def _request(http: httpx.Client | httpx.AsyncClient, url: str) -> httpx.Request:
 
 
 class LogStream(Generic[E]):
-    """The events of a log from now on: iterate over it, and use it as a context manager, or `close` it.
+    """The events of a log from now on. Iterate over it inside a `with` block, or call `close`.
 
-    The log starts when the block is entered, or with the first event that is asked for. It has no end: when the server
-    ends it, `StreamEndedError` is raised, and when the connection breaks, `KESConnectionError`. It is not opened again,
-    because events would be missing. `close` may be called from another thread; the iteration then ends.
+    The log starts when the block is entered, or with the first event that is read. It has no end of its own: reading
+    raises `StreamEndedError` when the server ends it, and `KESConnectionError` when the connection breaks. The client
+    does not open it again, because events would be missing. Another thread may call `close`; the iteration then ends.
     """
 
-    def __init__(self, settings: Settings, log: Log[E]) -> None:
+    def __init__(self, settings: Settings, log: Log[E], transport: httpx.BaseTransport | None = None) -> None:
         self._settings = settings
         self._log = log
-        transport = httpx.HTTPTransport(verify=settings.ssl, trust_env=False, socket_options=_socket_options())
-        self._http = httpx.Client(transport=transport, timeout=settings.timeout, trust_env=False)
+        own = transport or httpx.HTTPTransport(verify=settings.ssl, trust_env=False, socket_options=_socket_options())
+        self._http = httpx.Client(transport=own, timeout=settings.timeout, trust_env=False)
         self._endpoint = ""
         self._response: httpx.Response | None = None
         self._chunks: Iterator[bytes] = iter(())
         self._lines = _Lines()
         self._closed = False
-        # Held by whoever reads: under a reading thread a connection must only be shut down, and not be closed.
+        # A reading thread holds it. While it reads, its connection must only be shut down, not closed.
         self._reading = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -113,10 +113,12 @@ class LogStream(Generic[E]):
         """End the log at once."""
         self._closed = True
         if self._response is not None:
-            connection = self._response.extensions["network_stream"].get_extra_info("socket")
+            stream = self._response.extensions.get("network_stream")  # an injected transport may have none
+            connection = stream.get_extra_info("socket") if stream is not None else None
             try:
-                # The method of the plain socket: that of TLS would take the session away from a reading thread.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+                if connection is not None:
+                    # The plain socket's method: that of TLS would take the session away from a reading thread.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
             except OSError:  # it is closed, or the other side was faster
                 pass
         with self._reading:
@@ -136,7 +138,7 @@ class LogStream(Generic[E]):
             raise
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the events as the server sends them: a line of JSON each, without its end."""
+        """Yield the events as the server sends them: one line of JSON each, without its line end."""
         while (line := self._next_line()) is not None:
             yield line
 
@@ -156,7 +158,7 @@ class LogStream(Generic[E]):
                 chunk = next(self._chunks, None)
             self._lines.add(chunk, self._endpoint)
         except (httpx.TransportError, httpx.StreamError, KESError) as error:
-            if self._closed:  # by another thread, which is what broke it
+            if self._closed:  # another thread closed it, which broke the connection
                 return
             self.close()
             if isinstance(error, httpx.TransportError):
@@ -187,7 +189,7 @@ class LogStream(Generic[E]):
         return body
 
     def _connect(self) -> httpx.Response:
-        """Return the answer of the first endpoint that gives one. Each is asked once."""
+        """Ask each endpoint once; return the first answer."""
         for last, endpoint in _tries(self._settings):
             self._endpoint = endpoint
             try:
@@ -203,16 +205,18 @@ class LogStream(Generic[E]):
 
 
 class AsyncLogStream(Generic[E]):
-    """The events of a log from now on, as `LogStream`: iterate over it in `async with`, or `aclose` it.
+    """The events of a log from now on, like `LogStream`. Iterate inside an `async with` block, or call `aclose`.
 
-    It may be cancelled at any time. `aclose` may be called from another task; the iteration then ends.
+    Reading may be cancelled at any time. Another task may call `aclose`; the iteration then ends.
     """
 
-    def __init__(self, settings: Settings, log: Log[E]) -> None:
+    def __init__(self, settings: Settings, log: Log[E], transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         self._log = log
-        transport = httpx.AsyncHTTPTransport(verify=settings.ssl, trust_env=False, socket_options=_socket_options())
-        self._http = httpx.AsyncClient(transport=transport, timeout=settings.timeout, trust_env=False)
+        own = transport or httpx.AsyncHTTPTransport(
+            verify=settings.ssl, trust_env=False, socket_options=_socket_options()
+        )
+        self._http = httpx.AsyncClient(transport=own, timeout=settings.timeout, trust_env=False)
         self._endpoint = ""
         self._response: httpx.Response | None = None
         self._chunks: AsyncIterator[bytes] | None = None
@@ -247,7 +251,7 @@ class AsyncLogStream(Generic[E]):
             raise
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yield the events as the server sends them: a line of JSON each, without its end."""
+        """Yield the events as the server sends them: one line of JSON each, without its line end."""
         while (line := await self._next_line()) is not None:
             yield line
 
@@ -265,9 +269,9 @@ class AsyncLogStream(Generic[E]):
             with connection_errors(self._endpoint):
                 chunk = await anext(self._chunks, None) if self._chunks is not None else None
             self._lines.add(chunk, self._endpoint)
-        except BaseException as error:  # a cancelled reader has lost what it was about to get
+        except BaseException as error:  # a cancelled reader loses the data it was about to get
             expected = isinstance(error, httpx.TransportError | httpx.StreamError | KESError)
-            if self._closed and expected:  # by another task, which is what broke it
+            if self._closed and expected:  # another task closed it, which broke the connection
                 return
             await self.aclose()
             if isinstance(error, httpx.TransportError):

@@ -1,0 +1,288 @@
+"""The asynchronous client. `scripts/blocking_client.py` generates `blocking` from this module."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from kes_core.client import requests
+from kes_core.client.logs import AsyncLogStream
+from kes_core.client.models import (
+    APIRoute,
+    AuditEvent,
+    DataKey,
+    ErrorEvent,
+    IdentityInfo,
+    KeyInfo,
+    PolicyInfo,
+    ServerStatus,
+    ServerVersion,
+)
+from kes_core.client.requests import Log, Request
+from kes_core.client.transport import (
+    DEFAULT_ENDPOINT,
+    MAX_ANSWER,
+    Settings,
+    arguments_from_environment,
+    connection_errors,
+    content_of,
+    failed,
+    may_repeat,
+    read_answer,
+    retries,
+    too_large,
+)
+from kes_core.identity import APIKey
+
+__all__ = ["AsyncClient"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """An asynchronous client. All tasks of an event loop may share it. Use `async with`, or call `aclose`."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        api_key: str | APIKey | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        cert_file: str | os.PathLike[str] | None = None,
+        password: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        timeout: float = 15.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Set up a client. Nothing is sent yet.
+
+        Args:
+            endpoints: URLs or `host:port` of servers, in a list or separated by commas.
+            api_key: Identifies the client. Give either an API key or the two files.
+            key_file: A PEM private key that identifies the client.
+            cert_file: The PEM certificate of that key.
+            password: Decrypts an encrypted private key.
+            ca: A PEM file or a directory with the CAs to trust, instead of the system's.
+            insecure: Do not verify the server's certificate. For tests only.
+            timeout: Seconds for each step of a request.
+            transport: Sends the requests instead of the network: for tests, as `kes_core.testing.FakeServer`. The
+                client then makes no TLS connection of its own and ignores key, certificate and CA.
+
+        Raises:
+            ValueError: The arguments do not fit together, or a file can't be used.
+        """
+        self._settings = Settings(
+            endpoints,
+            api_key=api_key,
+            key_file=key_file,
+            cert_file=cert_file,
+            password=password,
+            ca=ca,
+            insecure=insecure,
+            timeout=timeout,
+            has_transport=transport is not None,
+        )
+        self._transport = transport
+        self._http = httpx.AsyncClient(
+            verify=self._settings.ssl,
+            http2=True,
+            timeout=timeout,
+            trust_env=False,
+            transport=transport,
+        )
+        self._streams: weakref.WeakSet[AsyncLogStream[Any]] = weakref.WeakSet()
+
+    @classmethod
+    def from_environment(cls, *, insecure: bool = False) -> Self:
+        """Set up a client from the variables that the command `kes` reads (protocol section 9).
+
+        They are KES_SERVER, KES_API_KEY or KES_CLIENT_KEY and KES_CLIENT_CERT, KES_CLIENT_KEY_PASSWORD, and their
+        spellings that begin with MINIO_.
+
+        Args:
+            insecure: Do not verify the server's certificate. For tests only.
+
+        Raises:
+            ValueError: There are no client credentials, or too many, or a file can't be used.
+        """
+        return cls(**arguments_from_environment(os.environ), insecure=insecure)
+
+    async def aclose(self) -> None:
+        """Close all connections, those of logs too."""
+        for stream in list(self._streams):
+            await stream.aclose()
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def version(self) -> ServerVersion:
+        """Return the server's version."""
+        return await self._send(requests.version())
+
+    async def ready(self) -> None:
+        """Return if the server's key store answers.
+
+        Raises:
+            KeyStoreUnavailableError: It does not: status 504 if the server can't reach it, 502 otherwise.
+        """
+        await self._send(requests.ready())
+
+    async def status(self) -> ServerStatus:
+        """Return the state of the server."""
+        return await self._send(requests.status())
+
+    async def metrics(self) -> str:
+        """Return the server's metrics in the text format of Prometheus."""
+        return await self._send(requests.metrics())
+
+    async def apis(self) -> list[APIRoute]:
+        """Return the APIs that the server offers."""
+        return await self._send(requests.apis())
+
+    async def create_key(self, name: str) -> None:
+        """Create a random key.
+
+        Raises:
+            KeyExistsError: A key of that name exists already.
+        """
+        await self._send(requests.create_key(name))
+
+    async def import_key(self, name: str, key: bytes, cipher: str = "AES256") -> None:
+        """Store a given key of 32 bytes, for the cipher `AES256` or `ChaCha20`.
+
+        Raises:
+            KeyExistsError: A key of that name exists already.
+        """
+        await self._send(requests.import_key(name, key, cipher))
+
+    async def describe_key(self, name: str) -> KeyInfo:
+        """Return facts about a key."""
+        return await self._send(requests.describe_key(name))
+
+    async def delete_key(self, name: str) -> None:
+        """Delete a key for good. Nothing that it has encrypted can be decrypted any more."""
+        await self._send(requests.delete_key(name))
+
+    async def generate_data_key(self, name: str, context: bytes = b"") -> DataKey:
+        """Generate a data encryption key under a key. Decrypting its ciphertext needs the same context."""
+        return await self._send(requests.generate_data_key(name, context))
+
+    async def encrypt(self, name: str, plaintext: bytes, context: bytes = b"") -> bytes:
+        """Encrypt a short plaintext; return the ciphertext. Decrypting it needs the same context."""
+        return await self._send(requests.encrypt(name, plaintext, context))
+
+    async def decrypt(self, name: str, ciphertext: bytes, context: bytes = b"") -> bytes:
+        """Decrypt a ciphertext, or that of a data encryption key; return the plaintext.
+
+        Raises:
+            DecryptionError: The ciphertext is not authentic.
+        """
+        return await self._send(requests.decrypt(name, ciphertext, context))
+
+    async def decrypt_all(self, name: str, items: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+        """Decrypt up to 1000 pairs of ciphertext and context, all or none; return the plaintexts in their order."""
+        return await self._send(requests.decrypt_all(name, items))
+
+    async def hmac(self, name: str, message: bytes) -> bytes:
+        """Return the HMAC-SHA-256 of a message under a key's HMAC key: 32 bytes.
+
+        Raises:
+            HMACUnsupportedError: The key has no HMAC key.
+        """
+        return await self._send(requests.hmac(name, message))
+
+    def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yield the names of the keys that begin with `prefix`, in order, one page a request."""
+        return self._list("key", prefix)
+
+    async def describe_policy(self, name: str) -> PolicyInfo:
+        """Return facts about a policy, without its patterns."""
+        return await self._send(requests.describe_policy(name))
+
+    async def read_policy(self, name: str) -> PolicyInfo:
+        """Return a policy with its patterns."""
+        return await self._send(requests.read_policy(name))
+
+    def list_policies(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yield the names of the policies that begin with `prefix`."""
+        return self._list("policy", prefix)
+
+    async def describe_identity(self, identity: str) -> IdentityInfo:
+        """Return facts about an identity."""
+        return await self._send(requests.describe_identity(identity))
+
+    async def describe_self(self) -> IdentityInfo:
+        """Return facts about the client itself, with the patterns of its policy."""
+        return await self._send(requests.describe_self())
+
+    def list_identities(self, prefix: str = "") -> AsyncIterator[str]:
+        """Yield the known identities that begin with `prefix`."""
+        return self._list("identity", prefix)
+
+    def audit_log(self) -> AsyncLogStream[AuditEvent]:
+        """Return the audit log from now on: every request that the server answers or refuses."""
+        return self._open(requests.audit_log())
+
+    def error_log(self) -> AsyncLogStream[ErrorEvent]:
+        """Return the error log from now on."""
+        return self._open(requests.error_log())
+
+    def _open(self, log: Log[T]) -> AsyncLogStream[T]:
+        stream = AsyncLogStream(self._settings, log, self._transport)
+        self._streams.add(stream)
+        return stream
+
+    async def _list(self, resource: str, pattern: str) -> AsyncIterator[str]:
+        while True:
+            names, pattern = await self._send(requests.list_names(resource, pattern))
+            for name in names:
+                yield name
+            if not pattern:
+                return
+
+    async def _send(self, request: Request[T]) -> T:
+        endpoints = self._settings.in_turn()
+        try:
+            return await self._attempt(request, next(endpoints))
+        except httpx.TransportError as error:
+            if not may_repeat(request, error):
+                raise failed(error) from error
+        from tenacity import AsyncRetrying  # noqa: PLC0415 # slow to import, and seldom needed
+
+        async def attempt() -> T:
+            return await self._attempt(request, next(endpoints))
+
+        try:
+            return await AsyncRetrying(**retries(request, self._settings))(attempt)
+        except httpx.TransportError as error:
+            raise failed(error) from error
+
+    async def _attempt(self, request: Request[T], endpoint: str) -> T:
+        content, headers = content_of(request)
+        url = endpoint + request.path
+        with connection_errors(endpoint):
+            async with self._http.stream(request.method, url, content=content, headers=headers) as response:
+                body = b""
+                # A transport of a test may give a response that has been read. Never decompress one of a server.
+                chunks = response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
+                        raise too_large(endpoint)
+        self._settings.answered(endpoint)
+        return read_answer(request, response.status_code, body)
