@@ -1,0 +1,41 @@
+"""How hard the tests of security try: a minute in every run of the tests, and much longer with `-m nightly`.
+
+Both run the same code. `tests/conftest.py` loads the hypothesis profile of that name; what is no hypothesis test takes
+its numbers from here.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+__all__ = ["choose", "is_nightly", "load_profile", "scaled"]
+
+_NIGHTLY_FACTOR = 100
+
+_COMMON = {
+    "deadline": None,  # the machine may be busy; tests that bound time say so themselves
+    "print_blob": True,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("ci", max_examples=100, derandomize=True, **_COMMON)
+settings.register_profile("nightly", max_examples=100 * _NIGHTLY_FACTOR, **_COMMON)
+
+
+def load_profile(*, nightly: bool) -> None:
+    """Load the hypothesis profile for this run of the tests."""
+    settings.load_profile("nightly" if nightly else "ci")
+
+
+def is_nightly() -> bool:
+    """Tell whether this is the long form."""
+    return settings.get_current_profile_name() == "nightly"
+
+
+def choose(ci: int, nightly: int) -> int:
+    """Return the number for this run of the tests."""
+    return nightly if is_nightly() else ci
+
+
+def scaled(ci: int) -> settings:
+    """Return settings with `ci` examples, and a hundred times as many in the long form."""
+    return settings(max_examples=choose(ci, ci * _NIGHTLY_FACTOR))

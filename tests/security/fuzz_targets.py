@@ -1,0 +1,355 @@
+"""Everything that parses what a stranger, a client or a key store sends, as functions of bytes.
+
+A target returns if the input has a meaning or is refused with the one documented kind of error. Whatever else it raises
+is a defect. `test_fuzz.py` calls the targets with inputs of hypothesis, `scripts/fuzz.py` with those of atheris.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import ipaddress
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+import h2.connection
+import msgpack
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from kes_core.crypto import DecryptionError, HMACKey, KeyType, KeyVersion, SecretKey, StoredKeyError, Timestamp
+from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
+from kes_core.names import is_valid_name, is_valid_pattern
+from kes_core.routes import ROUTES, Argument
+from kes_core.server.auth import ProvenClient, client_of
+from kes_core.server.errors import APIError
+from kes_core.server.http import decode_path
+from tests.security.in_process import ask, talk
+from tests.support import vectors
+
+__all__ = ["TARGETS", "Target"]
+
+
+class Target(NamedTuple):
+    """A parser, and inputs to begin with."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], Sequence[bytes]]
+
+
+# Identities
+
+
+def _api_key(data: bytes) -> None:
+    try:
+        key = APIKey.parse(data.decode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        assert str(error).startswith("no API key"), error
+    else:
+        assert APIKey.parse(str(key)) == key
+
+
+@functools.cache
+def _certificates() -> tuple[bytes, ...]:
+    cases = vectors("api_keys")["certificates"]
+    return (APIKey(bytes(32)).certificate()[1], *(case["pem"].encode() for case in cases))
+
+
+def _certificate(data: bytes) -> None:
+    """Read a chain as the handshake presents it: DER, one certificate or several."""
+    armour = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(data) + b"-----END CERTIFICATE-----\n"
+    _check_chain(armour)
+
+
+def _check_chain(pem: bytes) -> None:
+    try:
+        chain = load_certificates(pem)
+        identity, leaf = identity_of_chain(chain)
+    except IdentityError:
+        return
+    assert len(bytes.fromhex(identity)) == 32
+    assert leaf is chain[0]
+    try:
+        certificate_facts(leaf, verified=False)
+    except IdentityError:
+        return
+    assert ProvenClient.from_chain(chain, verified=False).identity == identity
+
+
+def _forwarded(data: bytes) -> None:
+    """Read what a TLS proxy forwards: the certificate, a line end, and the addresses."""
+    header, _, addresses = data.partition(b"\n")
+    proxy = ProvenClient("0" * 64, "", None, verified=False, presented=True)
+    scope = {
+        "extensions": {"kes.client": proxy},
+        "client": ("192.0.2.1", 50000),
+        "headers": [(b"x-tls-client-cert", header), (b"x-forwarded-for", addresses)],
+    }
+    try:
+        client = client_of(
+            scope, proxies=frozenset([proxy.identity]), proxy_header=b"x-tls-client-cert", authorities=None
+        )
+    except APIError as error:
+        assert error.status == 400, error
+        return
+    assert client.identity != proxy.identity
+    ipaddress.ip_address(client.address)
+    _check_chain(unquote_to_bytes(header))
+
+
+_FORWARDED_FOR: Final = (b"192.0.2.7", b"2001:db8::1, 10.0.0.1", b"unknown", b"fe80::1%eth0", b"\xff, 1.2.3.4", b"")
+
+# Requests
+
+
+def _check_answer(answer: Any) -> None:
+    assert answer.status < 500 or answer.status == 502, answer
+    if answer.status >= 400 and answer.headers.get(b"content-type") == b"application/json":
+        assert set(json.loads(answer.body)) == {"message"}
+
+
+def _path(data: bytes) -> None:
+    """Route and authorize a request target, whose first byte picks the method."""
+    if not data:
+        return
+    method = ("GET", "PUT", "DELETE", "POST", "HEAD")[data[0] % 5]
+    target = data[1:]
+    _check_answer(ask(method, target))
+    raw_path = target.partition(b"?")[0]
+    decoded = decode_path(raw_path)
+    # What is compared with the policies is exactly what was sent: no two encodings of different bytes meet.
+    assert decoded.encode("utf-8", "surrogateescape") == unquote_to_bytes(raw_path)
+
+
+def _name(data: bytes) -> None:
+    text = data.decode("utf-8", "surrogateescape")
+    if is_valid_name(text):
+        assert is_valid_pattern(text)
+        assert text.isascii()
+        assert 1 <= len(text) <= 80
+        assert "/" not in text
+        assert "." not in text
+    is_valid_pattern(text)
+
+
+_BODIES: Final = [route for route in ROUTES if route.max_body]
+
+
+def _body(data: bytes) -> None:
+    """Send a body to the route that the first byte picks."""
+    if not data:
+        return
+    route = _BODIES[data[0] % len(_BODIES)]
+    answer = ask(route.method, route.path.encode() + b"my-key", data[1:])
+    _check_answer(answer)
+    assert answer.status in {200, 400, 406}, answer
+
+
+_CONTEXT: Final = base64.b64encode(b"context").decode()
+_BODY_SEEDS: Final = (
+    {"key": base64.b64encode(bytes(32)).decode(), "cipher": "AES256"},
+    {"context": _CONTEXT},
+    {"plaintext": _CONTEXT, "context": _CONTEXT},
+    {"ciphertext": base64.b64encode(bytes(64)).decode(), "context": _CONTEXT},
+    {"message": _CONTEXT},
+    [{"ciphertext": base64.b64encode(bytes(64)).decode(), "context": None}],
+)
+
+# Keys and ciphertexts
+
+_KEYS: Final = [SecretKey(bytes(range(32)), key_type, named_cipher=named) for key_type in KeyType for named in (0, 1)]
+
+
+def _ciphertext(data: bytes) -> None:
+    for key in _KEYS:
+        try:
+            key.decrypt(data, b"context")
+        except DecryptionError as error:
+            assert error.__cause__ is None  # noqa: PT017 # whatever the cause, it is not told
+
+
+@functools.cache
+def _ciphertexts() -> tuple[bytes, ...]:
+    sealed = [key.encrypt(b"plaintext", b"context") for key in _KEYS]
+    parts = [(value[-28:-12], value[-12:], value[:-28]) for value in sealed]
+    as_json = [
+        json.dumps(
+            {
+                "aead": ("AES-256-GCM-HMAC-SHA-256", "ChaCha20Poly1305")[number // 2],
+                "id": "",
+                **{
+                    name: base64.b64encode(part).decode()
+                    for name, part in zip(("iv", "nonce", "bytes"), each, strict=True)
+                },
+            }
+        ).encode()
+        for number, each in enumerate(parts)
+    ]
+    as_msgpack = [
+        msgpack.packb([("AES256-GCM_SHA256", "XCHACHA20-POLY1305")[number // 2], "id", *each])
+        for number, each in enumerate(parts)
+    ]
+    return (*sealed, *as_json, *as_msgpack)
+
+
+def _stored_key(data: bytes) -> None:
+    _check_stored_key(data)
+    _check_stored_key(base64.b64encode(data))
+
+
+def _check_stored_key(data: bytes) -> None:
+    try:
+        key = KeyVersion.decode(data)
+    except StoredKeyError:
+        return
+    # A key that is accepted can be described, used and stored again.
+    assert Timestamp.parse(key.created_at.rfc3339()) == key.created_at
+    assert key.key.decrypt(key.key.encrypt(b"text")) == b"text"
+    if key.hmac_key is not None:
+        assert KeyVersion.decode(key.encode()) == key
+
+
+def _stored_keys() -> Sequence[bytes]:
+    key = KeyVersion(SecretKey(bytes(32), KeyType.AES256), HMACKey(bytes(32)), Timestamp(0, 1), "0" * 64)
+    encoded = key.encode()
+    old = {"bytes": base64.b64encode(bytes(32)).decode(), "algorithm": "", "created_at": "2022-01-02T03:04:05.6+01:00"}
+    return (encoded, base64.b64decode(encoded), json.dumps(old).encode(), json.dumps({**old, "version": "v1"}).encode())
+
+
+# HTTP
+
+
+def _pieces(data: bytes) -> Sequence[bytes]:
+    """Cut an input as its first byte says: a connection delivers bytes in pieces of any size."""
+    size = data[0] * 4 + 1
+    return [data[place : place + size] for place in range(1, len(data), size)]
+
+
+def _http1(data: bytes) -> None:
+    if not data:
+        return
+    said = talk(_pieces(data), http2=False)
+    # The server answers in whole responses of its own, and none of them says that it has failed.
+    assert not said or said.startswith(b"HTTP/1.1 "), said
+    assert b"HTTP/1.1 500 " not in said, said
+
+
+_HTTP1_SEEDS: Final = (
+    b"\xffGET /version HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x00PUT /v1/key/generate/my-key HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET /v1/ready HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x08POST /v1/key/encrypt/my-key HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"\xffGET /v1/log/audit HTTP/1.1\r\nHost: a\r\n\r\nGET /version HTTP/1.0\r\n\r\n",
+    b"\xffPUT /v1/key/hmac/my-key HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    b"\xffGET /version HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
+)
+
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def _http2(data: bytes) -> None:
+    """Send the bytes as they are, after a preface, or as frames: type, flags, stream, length and payload each."""
+    if len(data) < 2:
+        return
+    kind, data = data[0] % 3, data[1:]
+    if kind == 0:
+        pieces = _pieces(data)
+    elif kind == 1:
+        pieces = [_PREFACE, *_pieces(data)]
+    else:
+        pieces = [_PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", *_frames(data)]
+    talk(pieces, http2=True)
+
+
+def _frames(data: bytes) -> Sequence[bytes]:
+    frames = []
+    while len(data) >= 4:
+        kind, flags, stream, size = data[:4]
+        payload, data = data[4 : 4 + size], data[4 + size :]
+        head = len(payload).to_bytes(3) + bytes([kind % 12, flags]) + (stream % 16).to_bytes(4)
+        frames.append(head + payload)
+    return frames
+
+
+@functools.cache
+def _http2_seeds() -> tuple[bytes, ...]:
+    seeds = []
+    for method, path, body in (
+        ("GET", "/version", b""),
+        ("PUT", "/v1/key/encrypt/my-key", b"{}"),
+        ("GET", "/v1/log/error", b""),
+    ):
+        client = h2.connection.H2Connection()
+        client.initiate_connection()
+        headers = [(":method", method), (":scheme", "https"), (":authority", "a"), (":path", path)]
+        client.send_headers(1, headers, end_stream=not body)
+        if body:
+            client.send_data(1, body, end_stream=True)
+        client.ping(b"12345678")
+        said = client.data_to_send()
+        seeds += [b"\x00\xff" + said, b"\x00\x01" + said, b"\x02" + _as_input(said.removeprefix(_PREFACE))]
+    # A window that opens too far, a reset, a priority of a stream on itself, a continuation of nothing.
+    frames = [
+        (8, 0, 0, b"\x7f\xff\xff\xff"),
+        (3, 0, 1, b"\x00\x00\x00\x08"),
+        (2, 0, 1, b"\x00\x00\x00\x01\x10"),
+        (9, 4, 1, b""),
+    ]
+    seeds.append(
+        b"\x02" + b"".join(bytes([kind, flags, stream, len(data)]) + data for kind, flags, stream, data in frames)
+    )
+    return tuple(seeds)
+
+
+def _as_input(said: bytes) -> bytes:
+    """Write frames the way in which `_frames` reads them."""
+    result = b""
+    while said:
+        size = int.from_bytes(said[:3])
+        result += bytes([said[3], said[4], said[8], size]) + said[9 : 9 + size]
+        said = said[9 + size :]
+    return result
+
+
+def _paths() -> Sequence[bytes]:
+    examples = {None: "", Argument.NAME: "my-key", Argument.PATTERN: "my*"}
+    methods = {"GET": b"\x00", "PUT": b"\x01", "DELETE": b"\x02"}
+    written = [methods[route.method] + (route.path + examples[route.argument]).encode() for route in ROUTES]
+    tricks = (
+        b"\x00/v1/key/list/~a",
+        b"\x00/v1//key/../status",
+        b"\x00/v1/%6bey/list/%2e%2e%2f*",
+        b"\x00*",
+        b"\x01/v1/key/create/%ff%00",
+    )
+    return (*written, *tricks)
+
+
+TARGETS: Final[Mapping[str, Target]] = {
+    "api_key": Target(_api_key, lambda: [str(APIKey(bytes(32))).encode(), b"AA==", b"kes:v1:"]),
+    "certificate": Target(
+        _certificate,
+        lambda: [
+            certificate.public_bytes(Encoding.DER)
+            for pem in _certificates()
+            for certificate in x509.load_pem_x509_certificates(pem)
+        ],
+    ),
+    "forwarded": Target(
+        _forwarded,
+        lambda: [
+            quote(pem).encode() + b"\n" + addresses for pem in _certificates()[:3] for addresses in _FORWARDED_FOR
+        ],
+    ),
+    "path": Target(_path, _paths),
+    "name": Target(_name, lambda: [b"my-key", b"_-___---_", b"my*", b"*", b"-a", b"_"]),
+    "body": Target(
+        _body, lambda: [bytes([number]) + json.dumps(body).encode() for number, body in enumerate(_BODY_SEEDS)]
+    ),
+    "ciphertext": Target(_ciphertext, _ciphertexts),
+    "stored_key": Target(_stored_key, _stored_keys),
+    "http1": Target(_http1, lambda: _HTTP1_SEEDS),
+    "http2": Target(_http2, _http2_seeds),
+}
+"""By name."""

@@ -1,0 +1,206 @@
+"""The server's application and its HTTP protocols in this process, without sockets: for very many hostile inputs.
+
+The application is the real one with the in-memory key store. What a test sees is what a client would: bytes, statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import tempfile
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.typing import ConnectionState
+
+from kes_core._counters import StoreCounters
+from kes_core.config import load_config
+from kes_core.plugins import load_plugins
+from kes_core.server.app import KESApp
+from kes_core.server.auth import ProvenClient
+from kes_core.server.expiry import ExpiryWatch
+from kes_core.server.http import App, Message
+from kes_core.server.http1 import HTTP1Protocol
+from kes_core.server.http2 import HTTP2Protocol
+from kes_core.server.metrics import Metrics
+from kes_core.server.peers import Alone
+from kes_core.server.runtime import _hypercorn_config
+from kes_core.server.state import connect
+from tests.support import make_credentials, write_config
+
+__all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
+
+TIME_LIMIT = 5.0
+"""Seconds that one input may take at the most, on a busy machine."""
+
+_PATIENCE = 0.2
+"""Seconds after which a connection that is not read any more counts as read."""
+
+
+class Answer(NamedTuple):
+    """What the application answers."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+class Sink:
+    """Keeps audit records."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+
+    def audit(self, event: Any) -> None:
+        self.records.append(event)
+
+
+class _Server(NamedTuple):
+    app: KESApp
+    client: ProvenClient
+    sink: Sink
+
+
+@functools.cache
+def _server() -> _Server:
+    """Return an application with the key `my-key`, and its admin."""
+    with tempfile.TemporaryDirectory() as directory:
+        admin = make_credentials(Path(directory), "admin")
+        path = write_config(Path(directory), admin.identity, {"keys": [{"name": "my-key"}]})
+        plugins = load_plugins()
+        config = load_config(path, plugins=plugins)
+    metrics = Metrics()
+    peers = Alone(metrics)
+    state = asyncio.run(connect(config, plugins, counters=StoreCounters(), on_key_change=peers.forget))
+    app = KESApp(state, metrics, peers, ExpiryWatch(metrics))
+    sink = Sink()
+    app.audit = type(app.audit)([cast("Any", sink)])
+    return _Server(app, ProvenClient(admin.identity, "", None, verified=False, presented=True), sink)
+
+
+def _scope_base() -> Message:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "scheme": "https",
+        "root_path": "",
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 7373),
+        "extensions": {"kes.client": _server().client},
+    }
+
+
+def ask(method: str, raw_path: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
+    """Let the application answer one request of the admin's, whose connection ends after it.
+
+    Exactly one audit record must come of it.
+    """
+    server = _server()
+    raw_path, _, query = raw_path.partition(b"?")
+    scope = {
+        **_scope_base(),
+        "http_version": "1.1",
+        "method": method,
+        "path": "",  # the application decodes the raw path itself
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": list(headers),
+    }
+    coming = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return coming.pop(0) if coming else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    server.sink.records.clear()
+    _run(server.app(scope, receive, send))
+    assert len(server.sink.records) == 1, server.sink.records
+    start = sent[0]
+    answered = b"".join(message.get("body", b"") for message in sent[1:])
+    assert server.sink.records[0]["response"]["code"] == start["status"]
+    return Answer(start["status"], dict(start["headers"]), answered)
+
+
+def talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
+    """Send `pieces` to the server's side of a connection and close it; return all that the server says.
+
+    Nothing that a client sends may make the protocol or a request raise an error.
+    """
+    return _run(_talk(pieces, http2=http2))
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    async def limited() -> Any:
+        async with asyncio.timeout(TIME_LIMIT):
+            return await work
+
+    return asyncio.run(limited())
+
+
+class _Connection:
+    """The protocols' view of a connection."""
+
+    def __init__(self) -> None:
+        self.app = cast("App", _server().app)
+        self.scope_base = _scope_base()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.said = b""
+        self.is_closed = False
+
+    def spawn(self, work: Any, *arguments: Any) -> asyncio.Task[None]:
+        """Run a coroutine, or a coroutine function with arguments (as Hypercorn's task group does)."""
+        task = asyncio.ensure_future(work(*arguments) if arguments or callable(work) else work)
+        self.tasks.append(task)
+        return task
+
+    def write(self, data: bytes) -> None:
+        self.said += data
+
+    async def send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            self.write(event.data)
+        elif isinstance(event, Closed):
+            self.is_closed = True
+
+
+async def _talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
+    connection = _Connection()
+    kind = HTTP2Protocol if http2 else HTTP1Protocol
+    protocol = kind(
+        connection,
+        _hypercorn_config(),
+        WorkerContext(None),
+        connection,
+        ConnectionState({}),
+        True,  # noqa: FBT003 # over TLS
+        ("127.0.0.1", 50000),
+        ("127.0.0.1", 7373),
+        connection.send,
+    )
+    reading = asyncio.ensure_future(_feed(protocol, pieces, connection))
+    # HTTP/1.1 reads no further while it answers, which a log stream does for ever.
+    await asyncio.wait([reading], timeout=_PATIENCE)
+    await protocol.handle(Closed())
+    if not reading.done():
+        reading.cancel()
+    for task in (reading, *connection.tasks):
+        try:
+            await asyncio.wait_for(task, TIME_LIMIT / 2)
+        except asyncio.CancelledError:
+            assert task is reading
+    return connection.said
+
+
+async def _feed(protocol: HTTP1Protocol | HTTP2Protocol, pieces: Sequence[bytes], connection: _Connection) -> None:
+    await protocol.initiate()
+    for piece in pieces:
+        if connection.is_closed:
+            return
+        await protocol.handle(RawData(piece))
+        await asyncio.sleep(0)
