@@ -132,6 +132,7 @@ def talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
 
     Nothing that a client sends may make the protocol or a request raise an error.
     """
+    _server()  # made before there is an event loop
     return _run(_talk(pieces, http2=http2))
 
 

@@ -1,0 +1,216 @@
+"""Keys behave as a dictionary of keys would, in any order of calls: each key store, through the cache and the API.
+
+A model remembers what every key must be able to do. It holds no key: it remembers ciphertexts and codes that the server
+has made, and that they must open, or be made again, as long as that key is there, and never again once it is gone.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from tests.openbao import OpenBao, Tenant
+from tests.security.effort import scaled
+from tests.support import Server, start_server
+
+pytestmark = pytest.mark.nightly
+
+WIDE_V1 = 'path "{engine}/*" {{ capabilities = ["create", "read", "delete", "list"] }}'
+NAMES = ("a", "a-b", "a_b", "ab", "A", "b", "_-_", "z" * 70)
+OLD_KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+@dataclass
+class Key:
+    """What is known of a key that is there."""
+
+    algorithm: str
+    sealed: list[tuple[str, str, str]] = field(default_factory=list)
+    """Ciphertext, context, plaintext."""
+    codes: dict[str, str] = field(default_factory=dict)
+    """The HMAC of each message."""
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+class Keys(RuleBasedStateMachine):
+    """Rules of the API of keys. Each run has a prefix of its own in the store that all share."""
+
+    client: httpx.Client
+    new_prefix: Callable[[], str]
+
+    @initialize()
+    def begin(self) -> None:
+        self.prefix = type(self).new_prefix()
+        self.model: dict[str, Key] = {}
+        self.gone: list[tuple[str, str, str]] = []
+        """Name, ciphertext and context of what was encrypted under a key that is gone."""
+
+    def ask(self, method: str, operation: str, name: str, body: Any = None) -> httpx.Response:
+        return self.client.request(method, f"/v1/key/{operation}/{self.prefix}{name}", json=body)
+
+    @rule(name=st.sampled_from(NAMES))
+    def create(self, name: str) -> None:
+        self._stored(name, self.ask("PUT", "create", name), "")
+
+    @rule(name=st.sampled_from(NAMES), cipher=st.sampled_from(["AES256", "ChaCha20"]))
+    def import_(self, name: str, cipher: str) -> None:
+        self._stored(name, self.ask("PUT", "import", name, {"key": OLD_KEY, "cipher": cipher}), cipher)
+
+    def _stored(self, name: str, answer: httpx.Response, cipher: str) -> None:
+        if name in self.model:
+            assert (answer.status_code, answer.json()) == (400, {"message": "key already exists"})
+            return
+        assert (answer.status_code, answer.content) == (200, b"")
+        self.model[name] = Key(cipher or self.ask("GET", "describe", name).json()["algorithm"])
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete(self, name: str) -> None:
+        answer = self.ask("DELETE", "delete", name)
+        known = self.model.pop(name, None)
+        if known is None:  # Vault can't tell that there was nothing
+            assert answer.status_code in {200, 404}
+        else:
+            assert answer.status_code == 200
+            self.gone += [(name, sealed, context) for sealed, context, _plaintext in known.sealed]
+
+    @rule(name=st.sampled_from(NAMES))
+    def describe(self, name: str) -> None:
+        answer = self.ask("GET", "describe", name)
+        if self._is_missing(name, answer):
+            return
+        described = answer.json()
+        assert described["name"] == self.prefix + name
+        assert described["algorithm"] == self.model[name].algorithm
+        assert set(described) == {"name", "algorithm", "created_at", "created_by"}
+
+    @rule(name=st.sampled_from(NAMES), context=st.binary(max_size=8))
+    def generate(self, name: str, context: bytes) -> None:
+        answer = self.ask("PUT", "generate", name, {"context": b64(context)})
+        if not self._is_missing(name, answer):
+            made = answer.json()
+            assert len(base64.b64decode(made["plaintext"])) == 32
+            self.model[name].sealed.append((made["ciphertext"], b64(context), made["plaintext"]))
+
+    @rule(name=st.sampled_from(NAMES), plaintext=st.binary(max_size=40), context=st.binary(max_size=8))
+    def encrypt(self, name: str, plaintext: bytes, context: bytes) -> None:
+        body = {"plaintext": b64(plaintext), "context": b64(context)}
+        answer = self.ask("PUT", "encrypt", name, body)
+        if not self._is_missing(name, answer):
+            self.model[name].sealed.append((answer.json()["ciphertext"], b64(context), b64(plaintext)))
+
+    @rule(name=st.sampled_from(NAMES), data=st.data())
+    def decrypt(self, name: str, data: st.DataObject) -> None:
+        everything = [(owner, each) for owner, key in self.model.items() for each in key.sealed]
+        if not everything:
+            return
+        owner, (sealed, context, plaintext) = data.draw(st.sampled_from(everything))
+        answer = self.ask("PUT", "decrypt", name, {"ciphertext": sealed, "context": context})
+        if self._is_missing(name, answer):
+            return
+        if owner == name:
+            assert answer.json() == {"plaintext": plaintext}
+        else:  # an imported key may be the same under two names
+            assert answer.status_code == 400 or answer.json() == {"plaintext": plaintext}
+        other = {"ciphertext": sealed, "context": b64(base64.b64decode(context) + b"x")}
+        assert self.ask("PUT", "decrypt", name, other).status_code == 400
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def decrypt_what_is_lost(self, data: st.DataObject) -> None:
+        """A key that was deleted, and created again, does not open what the old one has sealed."""
+        name, sealed, context = data.draw(st.sampled_from(self.gone))
+        answer = self.ask("PUT", "decrypt", name, {"ciphertext": sealed, "context": context})
+        if not self._is_missing(name, answer) and answer.status_code == 200:
+            imported = self.ask("PUT", "encrypt", name, {"plaintext": "", "context": ""})
+            assert imported.status_code == 200
+            assert self.is_imported(name, sealed, context)
+
+    def is_imported(self, name: str, sealed: str, context: str) -> bool:
+        """Tell whether the known imported key opens a ciphertext: it may have been stored again."""
+        twin = f"{self.prefix}twin"
+        for cipher in ("AES256", "ChaCha20"):
+            self.client.put(f"/v1/key/import/{twin}", json={"key": OLD_KEY, "cipher": cipher})
+            body = {"ciphertext": sealed, "context": context}
+            opened = self.client.put(f"/v1/key/decrypt/{twin}", json=body).status_code == 200
+            self.client.delete(f"/v1/key/delete/{twin}")
+            if opened:
+                return True
+        return False
+
+    @rule(name=st.sampled_from(NAMES), message=st.binary(max_size=8))
+    def hmac(self, name: str, message: bytes) -> None:
+        answer = self.ask("PUT", "hmac", name, {"message": b64(message)})
+        if not self._is_missing(name, answer):
+            code = answer.json()["hmac"]
+            assert self.model[name].codes.setdefault(b64(message), code) == code
+
+    @rule(prefix=st.sampled_from(["", "a", "a*", "z*", "none*"]))
+    def list_pages(self, prefix: str) -> None:
+        names: list[str] = []
+        pattern = prefix
+        while True:
+            page = self.ask("GET", "list", pattern).json()
+            names += page["names"]
+            pattern = page.get("continue_at", "").removeprefix(self.prefix)
+            if not pattern:
+                break
+        begins = self.prefix + prefix.removesuffix("*")
+        assert names == sorted(self.prefix + name for name in self.model if (self.prefix + name).startswith(begins))
+
+    def _is_missing(self, name: str, answer: httpx.Response) -> bool:
+        if name in self.model:
+            assert answer.status_code in {200, 400}, answer.text
+            return False
+        assert (answer.status_code, answer.json()) == (404, {"message": "key does not exist"})
+        return True
+
+    def teardown(self) -> None:
+        for name in getattr(self, "model", {}):
+            self.ask("DELETE", "delete", name)
+
+
+def check(server: Server, examples: int) -> None:
+    """Run the rules against a server."""
+    numbers = iter(range(10**9))
+    with server.client() as client:
+        machine = type("Machine", (Keys,), {"client": client, "new_prefix": staticmethod(lambda: f"r{next(numbers)}_")})
+        run_state_machine_as_test(machine, settings=scaled(examples))
+
+
+@contextmanager
+def running(directory: Path, keystore: Any) -> Iterator[Server]:
+    """Run a server whose cache forgets so fast that keys are read from the store as well as from memory."""
+    server = start_server(directory, {"keystore": keystore, "cache": {"expiry": {"any": "50ms", "unused": "20ms"}}})
+    try:
+        yield server
+    finally:
+        assert server.stop() == 0
+
+
+def test_keys_in_memory(tmp_path: Path) -> None:
+    with running(tmp_path, {"memory": {}}) as server:
+        check(server, 20)
+
+
+def test_keys_in_files(tmp_path: Path) -> None:
+    with running(tmp_path, {"fs": {"path": str(tmp_path / "keys")}}) as server:
+        check(server, 20)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_keys_in_vault(bao: OpenBao, tmp_path: Path, version: str) -> None:
+    tenant = Tenant(bao, version, WIDE_V1 if version == "v1" else None)
+    with running(tmp_path, {"vault": tenant.section()}) as server:
+        check(server, 10)
