@@ -11,7 +11,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import h2.utilities
-from hypercorn.events import Closed, Updated
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.utils import filter_pseudo_headers
 
@@ -60,6 +60,13 @@ class HTTP2Protocol(H2Protocol):
     def has_partial_request(self) -> bool:
         """Whether the client has begun a request that is not complete enough to be worked on."""
         return False  # a preface or headers that never end are bounded by the time a connection may be idle
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # Answers that wait for a window would otherwise wait until their time is up, for nobody.
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:

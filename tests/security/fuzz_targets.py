@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 import h2.connection
+import h2.settings
 import msgpack
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -275,13 +276,15 @@ def _frames(data: bytes) -> Sequence[bytes]:
 @functools.cache
 def _http2_seeds() -> tuple[bytes, ...]:
     seeds = []
-    for method, path, body in (
-        ("GET", "/version", b""),
-        ("PUT", "/v1/key/encrypt/my-key", b"{}"),
-        ("GET", "/v1/log/error", b""),
+    for method, path, body, window in (
+        ("GET", "/version", b"", 65535),
+        ("PUT", "/v1/key/encrypt/my-key", b"{}", 65535),
+        ("GET", "/v1/log/error", b"", 65535),
+        ("GET", "/v1/api", b"", 0),  # never opens, so that the answer waits
     ):
         client = h2.connection.H2Connection()
         client.initiate_connection()
+        client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
         headers = [(":method", method), (":scheme", "https"), (":authority", "a"), (":path", path)]
         client.send_headers(1, headers, end_stream=not body)
         if body:

@@ -39,7 +39,23 @@ POLICIES: Mapping[str, Mapping[str, list[str]]] = {
 }
 OPEN = {"/v1/ready"}
 """What the configuration lets everybody ask."""
-NAMES = ("a", "alpha", "b", "secret", "secrets", "a/../b", "../delete/a", "%61", "A", "a*", "*", "a\x00", "tenant", "a?b", "ä")
+NAMES = (
+    "a",
+    "alpha",
+    "b",
+    "secret",
+    "secrets",
+    "a/../b",
+    "../delete/a",
+    "%61",
+    "A",
+    "a*",
+    "*",
+    "a\x00",
+    "tenant",
+    "a?b",
+    "ä",
+)
 SCHEMA = schemathesis.openapi.from_dict(make_app().openapi())
 OPERATIONS = [result.ok() for result in SCHEMA.get_all_operations()]
 

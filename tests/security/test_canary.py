@@ -242,7 +242,13 @@ def test_no_command_shows_a_key(place: Place) -> None:
     for arguments in commands:
         given = encoded(KEY + b"x") if "damaged" in arguments else encoded(KEY)
         done = subprocess.run(
-            [sys.executable, "-m", "kes_core.cli", *arguments, *(["-k"] if arguments[0] in {"key", "ls", "status"} else [])],
+            [
+                sys.executable,
+                "-m",
+                "kes_core.cli",
+                *arguments,
+                *(["-k"] if arguments[0] in {"key", "ls", "status"} else []),
+            ],
             input=given,
             capture_output=True,
             text=True,

@@ -79,7 +79,9 @@ class Recorder:
         with self._lock:
             self.histories[name].append(call)
 
-    def work(self, clients: Sequence[httpx.Client], names: Sequence[str], operations: Sequence[str], calls: int) -> None:
+    def work(
+        self, clients: Sequence[httpx.Client], names: Sequence[str], operations: Sequence[str], calls: int
+    ) -> None:
         """Let each client make calls at the same time as the others."""
         start = threading.Barrier(len(clients))
 
@@ -95,7 +97,9 @@ class Recorder:
 
     def check(self) -> None:
         for name, history in self.histories.items():
-            assert is_linearizable(history), f"no order of the calls explains what happened to {name}: {sorted(history)}"
+            assert is_linearizable(history), (
+                f"no order of the calls explains what happened to {name}: {sorted(history)}"
+            )
 
 
 @pytest.fixture(scope="module", params=["fs", "vault"])
