@@ -105,7 +105,7 @@ class ExpiryWatch:
 
     def _warn(self, about: str, now: datetime, message: str, *arguments: object, level: int = logging.WARNING) -> None:
         last = self._told.get(about)
-        if last is None or now - last >= REPEAT:
+        if last is None or abs(now - last) >= REPEAT:  # the clock may have been ahead, and been put right
             if len(self._told) > MAX_CLIENTS:
                 self._told.clear()
             self._told[about] = now

@@ -47,7 +47,7 @@ def _api_key(data: bytes) -> None:
     try:
         key = APIKey.parse(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
-        assert str(error).startswith("no API key"), error
+        assert str(error).startswith("no API key"), error  # noqa: PT017 # the input may be one as well
     else:
         assert APIKey.parse(str(key)) == key
 
@@ -93,7 +93,7 @@ def _forwarded(data: bytes) -> None:
             scope, proxies=frozenset([proxy.identity]), proxy_header=b"x-tls-client-cert", authorities=None
         )
     except APIError as error:
-        assert error.status == 400, error
+        assert error.status == 400, error  # noqa: PT017 # as above
         return
     assert client.identity != proxy.identity
     ipaddress.ip_address(client.address)
@@ -239,7 +239,7 @@ def _http1(data: bytes) -> None:
 
 _HTTP1_SEEDS: Final = (
     b"\xffGET /version HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"\x00PUT /v1/key/generate/my-key HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET /v1/ready HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x00PUT /v1/key/hmac/my-key HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\x08POST /v1/key/encrypt/my-key HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     b"\xffGET /v1/log/audit HTTP/1.1\r\nHost: a\r\n\r\nGET /version HTTP/1.0\r\n\r\n",
     b"\xffPUT /v1/key/hmac/my-key HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",

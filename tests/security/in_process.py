@@ -179,7 +179,7 @@ async def _talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
         WorkerContext(None),
         connection,
         ConnectionState({}),
-        True,  # noqa: FBT003 # over TLS
+        True,  # over TLS
         ("127.0.0.1", 50000),
         ("127.0.0.1", 7373),
         connection.send,

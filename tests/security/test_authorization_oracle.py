@@ -6,7 +6,6 @@ whether the server has to refuse it; whether the server did must be the same. Th
 
 from __future__ import annotations
 
-import functools
 import json
 import ssl
 from collections.abc import Iterator, Mapping

@@ -1,10 +1,9 @@
 """Creating and deleting keys through three servers at once is as if there were one, over files and over Vault's K/V v2.
 
-What is checked is what is promised. A server keeps keys in memory for up to `cache.expiry.any`, so that a key which
-another server has deleted can be described for that long, and the server that answers `describe` from memory is not
-wrong. Servers therefore are asked for a key only where nothing can be in memory: of each history, `create` and `delete`
-go to all servers, and `describe` only when all other calls are done. A server's own view of what it did itself is exact:
-in the second test each key is worked on by many clients of one server, and there `describe` is part of the history.
+What is checked is what is promised. A server keeps keys in memory for up to `cache.expiry.any`, so it may describe a
+key for that long after another server has deleted it, and is not wrong. In the history of three servers there are
+therefore creations and deletions only; `describe` comes when all of them are done, and no server has read a key before.
+What one server does itself it knows at once: in the history of many clients of one server `describe` comes at any time.
 
 K/V v1 has no check-and-set, and Vault can let two creations of one moment succeed: it is not tested here.
 
