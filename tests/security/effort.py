@@ -12,13 +12,13 @@ __all__ = ["choose", "is_nightly", "load_profile", "scaled"]
 
 _NIGHTLY_FACTOR = 100
 
-_COMMON = {
-    "deadline": None,  # the machine may be busy; tests that bound time say so themselves
-    "print_blob": True,
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-}
-settings.register_profile("ci", max_examples=100, derandomize=True, **_COMMON)
-settings.register_profile("nightly", max_examples=100 * _NIGHTLY_FACTOR, **_COMMON)
+_COMMON = settings(
+    deadline=None,  # the machine may be busy; tests that bound time say so themselves
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("ci", _COMMON, max_examples=100, derandomize=True)
+settings.register_profile("nightly", _COMMON, max_examples=100 * _NIGHTLY_FACTOR, derandomize=False)
 
 
 def load_profile(*, nightly: bool) -> None:

@@ -160,7 +160,7 @@ _BODY_SEEDS: Final = (
 
 # Keys and ciphertexts
 
-_KEYS: Final = [SecretKey(bytes(range(32)), key_type, named_cipher=named) for key_type in KeyType for named in (0, 1)]
+_KEYS: Final = [SecretKey(bytes(range(32)), kind, named_cipher=named) for kind in KeyType for named in (False, True)]
 
 
 def _ciphertext(data: bytes) -> None:

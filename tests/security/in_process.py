@@ -133,7 +133,8 @@ def talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
     Nothing that a client sends may make the protocol or a request raise an error.
     """
     _server()  # made before there is an event loop
-    return _run(_talk(pieces, http2=http2))
+    said: bytes = _run(_talk(pieces, http2=http2))
+    return said
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -156,7 +157,7 @@ class _Connection:
 
     def spawn(self, work: Any, *arguments: Any) -> asyncio.Task[None]:
         """Run a coroutine, or a coroutine function with arguments (as Hypercorn's task group does)."""
-        task = asyncio.ensure_future(work(*arguments) if arguments or callable(work) else work)
+        task: asyncio.Task[None] = asyncio.ensure_future(work(*arguments) if arguments or callable(work) else work)
         self.tasks.append(task)
         return task
 
