@@ -101,7 +101,7 @@ class Damaged:
         }
         self.entries = {name: json.dumps({**members, **change}).encode() for name, change in changes.items()}
         self.entries |= {
-            "cut": stored[:-5],
+            "cut": stored[: len(stored) // 2],
             "twice": stored * 2,
             "raw": KEY,
             "bare": base64.b64encode(KEY),
@@ -117,7 +117,7 @@ class Place:
         self.directory = directory
         keys = directory / "keys"
         keys.mkdir(mode=0o700)
-        known = KeyVersion(SecretKey(KEY, KeyType.AES256), HMACKey(HMAC_KEY), Timestamp.now(), "0" * 64)
+        known = KeyVersion(SecretKey(KEY, KeyType.AES256), HMACKey(HMAC_KEY), Timestamp(0, 1), "0" * 64)
         self.stored = known.encode()
         self.damaged = Damaged(self.stored).entries
         for name, value in {"known": self.stored, **self.damaged}.items():
@@ -265,7 +265,7 @@ def test_no_command_shows_a_key(place: Place) -> None:
 
 def test_no_error_of_python_holds_a_key() -> None:
     """Whatever is printed of the objects that hold keys, by a log line or a traceback with the values of variables."""
-    version = KeyVersion(SecretKey(KEY, KeyType.AES256), HMACKey(HMAC_KEY), Timestamp.now(), "")
+    version = KeyVersion(SecretKey(KEY, KeyType.AES256), HMACKey(HMAC_KEY), Timestamp(0, 1), "")
     api_key = APIKey(KEY)
     for value in (version, version.key, version.hmac_key, api_key):
         for shown in (repr(value), f"{value!s}" if value is not api_key else "", f"{[value]}", f"{ {'key': value} }"):
