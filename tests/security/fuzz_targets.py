@@ -216,7 +216,15 @@ def _stored_keys() -> Sequence[bytes]:
     key = KeyVersion(SecretKey(bytes(32), KeyType.AES256), HMACKey(bytes(32)), Timestamp(0, 1), "0" * 64)
     encoded = key.encode()
     old = {"bytes": base64.b64encode(bytes(32)).decode(), "algorithm": "", "created_at": "2022-01-02T03:04:05.6+01:00"}
-    return (encoded, base64.b64decode(encoded), json.dumps(old).encode(), json.dumps({**old, "version": "v1"}).encode())
+    ends = ("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00")
+    beyond = [json.dumps({**old, "created_at": end}).encode() for end in ends]
+    return (
+        *beyond,
+        encoded,
+        base64.b64decode(encoded),
+        json.dumps(old).encode(),
+        json.dumps({**old, "version": "v1"}).encode(),
+    )
 
 
 # HTTP
