@@ -29,7 +29,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support import free_port, make_credentials, write_config  # noqa: E402 # from the project's root
+from tests.helpers.server import free_port, make_credentials, write_config  # noqa: E402 # from the project's root
 
 SERVER_CORE, LOAD_CORE = 0, 1
 TOKEN = "benchmark"
@@ -166,7 +166,7 @@ def main() -> None:
         subprocess.run(["go", "build", "-o", str(program), "."], cwd=ROOT / "benchmarks" / "load", check=True)
         credentials = make_credentials(directory)
         files = ["-key", str(credentials.key), "-cert", str(credentials.cert)]
-        import ssl  # noqa: PLC0415 # for this one line
+        import ssl
 
         context = ssl._create_unverified_context(certfile=credentials.cert, keyfile=credentials.key)  # noqa: S323, SLF001 # the servers' certificates are self-made
         client = httpx.Client(verify=context, timeout=10)

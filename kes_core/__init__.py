@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     )
     from kes_core.keystore import (
         BlockingCalls,
-        KeyExistsError,
-        KeyNotFoundError,
+        EntryExistsError,
+        EntryNotFoundError,
         KeyStore,
         KeyStoreError,
         KeyStoreReason,
@@ -39,10 +39,10 @@ __all__ = [
     "BlockingCalls",
     "CertificateFacts",
     "Decision",
+    "EntryExistsError",
+    "EntryNotFoundError",
     "Finding",
     "FindingLevel",
-    "KeyExistsError",
-    "KeyNotFoundError",
     "KeyStore",
     "KeyStoreBackend",
     "KeyStoreError",

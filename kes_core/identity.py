@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from kes_core._encoding import decode_base64, encode_base64
+from kes_core.encoding import decode_base64, encode_base64
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -82,7 +82,7 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     Raises:
         IdentityError: There is none, or one that can't be read.
     """
-    from cryptography import x509  # noqa: PLC0415 # slow to import, and the command line seldom needs it
+    from cryptography import x509
 
     try:
         return x509.load_pem_x509_certificates(pem)
@@ -91,7 +91,7 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
-    from cryptography import x509  # noqa: PLC0415 # as above
+    from cryptography import x509
 
     try:
         return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
@@ -123,9 +123,9 @@ def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> Certi
     Raises:
         IdentityError: It can't be read.
     """
-    from cryptography import x509  # noqa: PLC0415 # as above
+    from cryptography import x509
 
-    from kes_core.policy import CertificateFacts  # noqa: PLC0415 # as above
+    from kes_core.policy import CertificateFacts
 
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -190,7 +190,7 @@ class APIKey:
 
     def certificate(self) -> tuple[bytes, bytes]:
         """Make a self-signed client certificate, valid for 90 days; return private key and certificate as PEM."""
-        from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415 # as above
+        from cryptography.x509.oid import ExtendedKeyUsageOID
 
         key = self.private_key()
         made = make_certificate(
@@ -241,8 +241,8 @@ def make_certificate(
         ips: IP addresses it is for.
         usages: Extended key usages; server and client authentication where none are given.
     """
-    from cryptography import x509  # noqa: PLC0415 # as above
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # noqa: PLC0415 # as above
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     if usages is None:
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

@@ -4,8 +4,8 @@ A key store keeps opaque values under names. It knows nothing of cryptography, p
 server puts one in front of it) and has to promise only what the methods of `KeyStore` say.
 
     KeyStoreError              any failure that is none of the below
-    ├── KeyExistsError         create: the name is taken
-    ├── KeyNotFoundError       get, delete: no key of that name
+    ├── EntryExistsError         create: the name is taken
+    ├── EntryNotFoundError       get, delete: no key of that name
     └── KeyStoreUnreachableError   the store did not answer at all
 """
 
@@ -25,8 +25,8 @@ from typing import Any, ClassVar, Final, NamedTuple, ParamSpec, TypeVar
 __all__ = [
     "PAGE_SIZE",
     "BlockingCalls",
-    "KeyExistsError",
-    "KeyNotFoundError",
+    "EntryExistsError",
+    "EntryNotFoundError",
     "KeyStore",
     "KeyStoreError",
     "KeyStoreReason",
@@ -71,11 +71,11 @@ class KeyStoreError(Exception):
         self.reason = reason if reason is not None else self.default_reason
 
 
-class KeyExistsError(KeyStoreError):
+class EntryExistsError(KeyStoreError):
     """A key of that name is there already."""
 
 
-class KeyNotFoundError(KeyStoreError):
+class EntryNotFoundError(KeyStoreError):
     """There is no key of that name."""
 
 
@@ -126,7 +126,7 @@ class KeyStore(ABC):
         Never overwrites: of several concurrent calls for one name exactly one succeeds.
 
         Raises:
-            KeyExistsError: The name is taken; what is stored stays as it was.
+            EntryExistsError: The name is taken; what is stored stays as it was.
         """
 
     @abstractmethod
@@ -134,7 +134,7 @@ class KeyStore(ABC):
         """Return the value stored under `name`.
 
         Raises:
-            KeyNotFoundError: There is none.
+            EntryNotFoundError: There is none.
         """
 
     @abstractmethod
@@ -142,7 +142,7 @@ class KeyStore(ABC):
         """Remove the key. Once this returns, it is gone for good.
 
         Raises:
-            KeyNotFoundError: There is none. A store that can't tell (Vault) returns instead.
+            EntryNotFoundError: There is none. A store that can't tell (Vault) returns instead.
         """
 
     @abstractmethod

@@ -38,11 +38,11 @@ def fuzz(name: str, seconds: int) -> None:
     """Run atheris in this process, which it ends."""
     if importlib.util.find_spec("atheris") is None:
         sys.exit("there is no atheris for this Python and processor")
-    import atheris  # noqa: PLC0415 # only there in the project's environment
+    import atheris  # only there in the project's environment
 
     sys.path.insert(0, str(ROOT))
     with atheris.instrument_imports(include=["kes_core", "h2", "h11", "hpack", "hyperframe", "msgpack"]):
-        from tests.security.fuzz_targets import TARGETS  # noqa: PLC0415 # as above
+        from tests.security.fuzz_targets import TARGETS
 
     if name not in TARGETS:
         sys.exit(f"there is no target {name}; known are {', '.join(TARGETS)}")

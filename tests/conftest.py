@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.server import Server, start_server
 from tests.security.effort import load_profile
-from tests.support import Server, start_server
 
 __all__ = ["run_server", "server"]
 
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def run_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers as `tests.support.start_server` does; each is stopped at the end of the test."""
+    """Start servers as `tests.helpers.server.start_server` does; each is stopped at the end of the test."""
     servers: list[Server] = []
 
     def run(overrides: Any = None, **options: Any) -> Server:

@@ -1,4 +1,4 @@
-"""The boundary between the server and its plugins: whatever belongs to a plugin is called here, and nowhere else.
+"""The boundary between the server and its plugins: only this package calls what belongs to a plugin. Internal.
 
 A plugin may raise anything, return anything and hang. What passes this boundary is what the interfaces promise:
 
@@ -13,10 +13,10 @@ A plugin may raise anything, return anything and hang. What passes this boundary
 
 from __future__ import annotations
 
-from kes_core.boundary._calls import PluginError
-from kes_core.boundary._engines import connect_engine
-from kes_core.boundary._hooks import GuardedSink, notify, open_plugin_sinks
-from kes_core.boundary._stores import access_policy, connect_store, diagnose
+from kes_core.boundary.calls import PluginError
+from kes_core.boundary.engines import connect_engine
+from kes_core.boundary.hooks import GuardedSink, notify, open_plugin_sinks
+from kes_core.boundary.stores import access_policy, connect_store, diagnose
 
 __all__ = [
     "GuardedSink",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from kes_core.cli._terminal import clean
+from kes_core.cli._terminal import escape_control
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "connected",
     "decode_base64_argument",
+    "explain",
     "for_people",
     "print_json",
     "print_table",
     "server_options",
-    "told",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,7 +61,7 @@ def _keep_httpx_small() -> None:
     modules: dict[str, Any] = sys.modules
     modules["httpx._main"] = None
     try:
-        import httpx  # noqa: F401, PLC0415 # only to have it imported
+        import httpx  # noqa: F401 # only to have it imported
     finally:
         modules.pop("httpx._main", None)
 
@@ -74,8 +74,8 @@ def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> I
         CLIError: There are no client credentials, or two kinds of them, or a request fails.
     """
     _keep_httpx_small()
-    from kes_core.client import Client, KESError  # noqa: PLC0415 # slow to import
-    from kes_core.client.transport import arguments_from_environment  # noqa: PLC0415 # as above
+    from kes_core.client import Client, KESError
+    from kes_core.client.transport import arguments_from_environment
 
     try:
         arguments = arguments_from_environment(os.environ, endpoints=endpoint, api_key=api_key)
@@ -88,12 +88,12 @@ def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> I
         try:
             yield client
         except KESError as error:
-            raise CLIError(told(error)) from error
+            raise CLIError(explain(error)) from error
 
 
-def told(error: KESError) -> str:
+def explain(error: KESError) -> str:
     """Return what a person is told of a request that has failed: why, and what can be done here."""
-    text = clean(str(error))
+    text = escape_control(str(error))
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"{text} (set SSL_CERT_FILE to it, or -k skips the verification)"
     if _CERTIFICATE_REFUSED.search(text):
@@ -119,20 +119,20 @@ def print_json(value: object) -> None:
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
     """Print a table for a person. What stands in it may come from a server."""
-    from rich.console import Console  # noqa: PLC0415 # slow to import
-    from rich.table import Table  # noqa: PLC0415 # as above
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(clean, row))
+        table.add_row(*map(escape_control, row))
     Console(highlight=False, markup=False).print(table)
 
 
 def decode_base64_argument(text: str, what: str) -> bytes:
     """Return the bytes that a base64 argument stands for; `-` reads it from standard input."""
-    from kes_core._encoding import decode_base64  # noqa: PLC0415 # as above
+    from kes_core.encoding import decode_base64
 
     if text == "-":
         text = sys.stdin.read().strip()

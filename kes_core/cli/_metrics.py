@@ -107,7 +107,7 @@ def parse(text: str) -> Snapshot:
     Raises:
         ValueError: It is none.
     """
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 # slow to import
+    from prometheus_client.parser import text_string_to_metric_families
 
     totals: defaultdict[str, float] = defaultdict(float)
     buckets: defaultdict[str, defaultdict[float, float]] = defaultdict(lambda: defaultdict(float))

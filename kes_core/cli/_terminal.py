@@ -11,13 +11,13 @@ import click
 
 from kes_core.units import humanize
 
-__all__ = ["clean", "colours", "describe_time", "print_facts", "styled"]
+__all__ = ["colours", "describe_time", "escape_control", "print_facts", "styled"]
 
 _FIRST_YEAR: Final = 1970
 """Go writes a time that is not known as the year 1."""
 
 
-def clean(text: str) -> str:
+def escape_control(text: str) -> str:
     """Return `text` with everything that a terminal might obey, or not show as it is, written as an escape.
 
     Names, paths and messages come from servers, and what stands in their logs from anybody: they could move the

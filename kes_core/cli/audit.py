@@ -20,7 +20,7 @@ from kes_core.cli.main import CLIError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kes_core.audit_chain import Problem, Verification
+    from kes_core.audit.chain import Problem, Verification
 
 __all__ = ["command"]
 
@@ -49,7 +49,7 @@ def verify(files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> int
 
     Several files that followed one another are given oldest first. The exit code is 1 if anything is wrong.
     """
-    from kes_core.audit_chain import Verification  # noqa: PLC0415 # slow to import
+    from kes_core.audit.chain import Verification
 
     verification = Verification(_key(key_file))
     problems: list[Problem] = []
@@ -111,7 +111,7 @@ def _read_note(file: Path) -> tuple[tuple[int, str] | None, str]:
 
 def _cut_off(file: Path, verification: Verification, note: tuple[int, str]) -> Iterator[Problem]:
     """Look whether records are missing at the end, by what the server has noted of it."""
-    from kes_core.audit_chain import Problem  # noqa: PLC0415 # as above
+    from kes_core.audit.chain import Problem
 
     (number, digest), end = note, verification.end
     if end is None or number > end.number:

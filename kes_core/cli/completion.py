@@ -19,7 +19,7 @@ def command(shell: str) -> None:
     zsh, in ~/.zshrc, after compinit:  eval "$(kes completion zsh)"
     fish:  kes completion fish > ~/.config/fish/completions/kes.fish
     """  # noqa: D301 # the one escape is click's sign for lines that are not to be joined
-    from click.shell_completion import get_completion_class  # noqa: PLC0415 # seldom needed
+    from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
     if kind is None:

@@ -24,8 +24,8 @@ def command() -> None:
 
 
 def _load(file: Path) -> Config:
-    from kes_core.config import ConfigError, blocked_plugins, load_config  # noqa: PLC0415 # slow to import
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config import ConfigError, blocked_plugins, load_config
+    from kes_core.plugins import load_plugins
 
     try:
         return load_config(file, plugins=load_plugins(block=blocked_plugins(file)))
@@ -40,8 +40,8 @@ def check(file: Path) -> None:
 
     The key store is not contacted.
     """
-    from kes_core.server.main import check_files  # noqa: PLC0415 # as above
-    from kes_core.server.tls import TLSError  # noqa: PLC0415 # as above
+    from kes_core.server.main import check_files
+    from kes_core.tls import TLSError
 
     config = _load(file)
     try:
@@ -55,9 +55,9 @@ def check(file: Path) -> None:
 @_FILE
 def show(file: Path) -> None:
     """Show what is in force with the configuration FILE: defaults filled in, variables resolved, secrets masked."""
-    import yaml  # noqa: PLC0415 # as above
+    import yaml
 
-    from kes_core.config_views import effective  # noqa: PLC0415 # as above
+    from kes_core.config.views import effective
 
     click.echo(yaml.safe_dump(effective(_load(file)), sort_keys=False, allow_unicode=True), nl=False)
 
@@ -65,7 +65,7 @@ def show(file: Path) -> None:
 @command.command("schema")
 def schema() -> None:
     """Print a JSON Schema of configuration files, with the sections of the installed plugins, for editors."""
-    from kes_core.config_views import json_schema  # noqa: PLC0415 # as above
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config.views import json_schema
+    from kes_core.plugins import load_plugins
 
     click.echo(json.dumps(json_schema(load_plugins()), indent=2))

@@ -15,7 +15,7 @@ from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
     from kes_core.config import Config
-    from kes_core.doctor.decision import Asker
+    from kes_core.doctor.decision import Requester
     from kes_core.findings import Finding
     from kes_core.plugins import Plugins
 
@@ -73,8 +73,8 @@ def command(
 
 
 def _load(file: Path) -> tuple[Config, Plugins]:
-    from kes_core.config import blocked_plugins, load_config  # noqa: PLC0415 # slow to import
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config import blocked_plugins, load_config
+    from kes_core.plugins import load_plugins
 
     plugins = load_plugins(block=blocked_plugins(file))
     return load_config(file, plugins=plugins), plugins
@@ -83,16 +83,16 @@ def _load(file: Path) -> tuple[Config, Plugins]:
 def _findings(
     file: Path, path: str | None, method: str, client: Path | None, identity: str | None, address: str
 ) -> Sequence[Finding]:
-    from kes_core.config import ConfigError  # noqa: PLC0415 # as above
-    from kes_core.findings import Finding  # noqa: PLC0415 # as above
+    from kes_core.config import ConfigError
+    from kes_core.findings import Finding
 
     asker = _asker(client, identity)
     try:
         config, plugins = _load(file)
     except ConfigError as error:
         return [Finding.error("configuration", str(problem)) for problem in error.problems]
-    from kes_core.doctor.decision import explain  # noqa: PLC0415 # as above
-    from kes_core.doctor.examination import examine  # noqa: PLC0415 # as above
+    from kes_core.doctor.decision import explain
+    from kes_core.doctor.examination import examine
 
     if path is not None:
         return asyncio.run(explain(config, plugins, asker, path, method=method, address=address))
@@ -100,18 +100,18 @@ def _findings(
     return [valid, *asyncio.run(examine(config, plugins, file))]
 
 
-def _asker(client: Path | None, identity: str | None) -> Asker:
-    from kes_core.doctor.decision import Asker  # noqa: PLC0415 # as above
-    from kes_core.doctor.settings import is_identity  # noqa: PLC0415 # as above
+def _asker(client: Path | None, identity: str | None) -> Requester:
+    from kes_core.doctor.decision import Requester
+    from kes_core.doctor.settings import is_identity
 
     if identity is not None:
         if not is_identity(identity):
             raise CLIError(f"{identity!r} is no identity: 64 hex digits in lower case; --client takes a file")
-        return Asker(identity)
+        return Requester(identity)
     if client is None:
-        return Asker.nobody()
+        return Requester.nobody()
     try:
-        return Asker.from_file(client)
+        return Requester.from_file(client)
     except ValueError as error:
         raise CLIError(str(error)) from error
 
@@ -147,10 +147,10 @@ def _print(findings: Sequence[Finding]) -> None:
 @_CONFIG
 def store_policy(config_file: Path) -> None:
     """Print the least that the key store's own access control has to grant the server: for Vault, its policy."""
-    from kes_core.boundary import access_policy  # noqa: PLC0415 # as above
-    from kes_core.config import ConfigError, blocked_plugins, load_keystore  # noqa: PLC0415 # as above
-    from kes_core.keystore import KeyStoreError  # noqa: PLC0415 # as above
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.boundary import access_policy
+    from kes_core.config import ConfigError, blocked_plugins, load_keystore
+    from kes_core.keystore import KeyStoreError
+    from kes_core.plugins import load_plugins
 
     try:
         choice = load_keystore(config_file, plugins=load_plugins(block=blocked_plugins(config_file)))
@@ -175,9 +175,9 @@ def client_policy(client: str, key: str, name: str, identities: tuple[str, ...])
 
     Without --identity an environment variable stands in its place.
     """
-    from kes_core.doctor.clients import CLIENTS  # noqa: PLC0415 # as above
-    from kes_core.doctor.clients import client_policy as policy_of  # noqa: PLC0415 # as above
-    from kes_core.names import is_valid_name, is_valid_pattern  # noqa: PLC0415 # as above
+    from kes_core.doctor.clients import CLIENTS
+    from kes_core.doctor.clients import client_policy as policy_of
+    from kes_core.names import is_valid_name, is_valid_pattern
 
     if client not in CLIENTS:
         raise click.UsageError(f"{client!r} is not known; known are {', '.join(CLIENTS)}.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
-from kes_core.cli._terminal import clean, describe_time, print_facts, styled
+from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
 from kes_core.cli.key import print_names
 from kes_core.cli.main import CLIError
 from kes_core.units import format_time
@@ -66,7 +66,7 @@ def command(context: click.Context) -> None:
 
 
 def _new_api_key() -> None:
-    from kes_core.identity import APIKey  # noqa: PLC0415 # slow to import
+    from kes_core.identity import APIKey
 
     made = APIKey.generate()
     if not for_people():
@@ -83,7 +83,7 @@ def _new_api_key() -> None:
 def _duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> dt.timedelta | None:
     if text is None:
         return None
-    from kes_core._duration import parse_duration  # noqa: PLC0415 # slow to import
+    from kes_core.units import parse_duration
 
     try:
         seconds = parse_duration(text)
@@ -196,10 +196,10 @@ def write_certificate(
     Raises:
         CLIError: A file is there already or can't be written. No file is changed then, and none is left behind.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 # slow to import
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 # as above
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-    from kes_core.identity import identity_of_certificate, make_certificate, private_key_pem  # noqa: PLC0415 # as above
+    from kes_core.identity import identity_of_certificate, make_certificate, private_key_pem
 
     if os.path.realpath(key_file) == os.path.realpath(cert_file):
         raise CLIError(f"key and certificate can't both be written to {str(key_file)!r}")
@@ -284,7 +284,7 @@ def of(what: str) -> None:
 
 
 def _identity_of(what: str) -> str:
-    from kes_core.identity import APIKey, IdentityError, identity_of_certificate, load_certificates  # noqa: PLC0415 # slow to import
+    from kes_core.identity import APIKey, IdentityError, identity_of_certificate, load_certificates
 
     file = Path(what)
     try:
@@ -330,16 +330,16 @@ def info(server: Any, identity: str, as_json: bool) -> None:
 
 
 def _print_info(found: IdentityInfo, *, with_patterns: bool) -> None:
-    from kes_core.cli.policy import print_patterns  # noqa: PLC0415 # as above
+    from kes_core.cli.policy import print_patterns
 
     facts = [
-        ("Identity", clean(found.identity)),
+        ("Identity", escape_control(found.identity)),
         ("Role", "Admin: may do everything" if found.is_admin else "User"),
         ("Created", describe_time(found.created_at)),
-        ("Created by", clean(found.created_by) or "-"),
+        ("Created by", escape_control(found.created_by) or "-"),
     ]
     if not found.is_admin:
-        facts.insert(2, ("Policy", clean(found.policy) or "none: may do nothing"))
+        facts.insert(2, ("Policy", escape_control(found.policy) or "none: may do nothing"))
     print_facts(facts)
     if with_patterns and found.policy and not found.is_admin:
         click.echo()

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from kes_core.cli._common import decode_base64_argument, for_people, print_json, print_table, server_options, told
-from kes_core.cli._terminal import clean, describe_time, print_facts
+from kes_core.cli._common import decode_base64_argument, explain, for_people, print_json, print_table, server_options
+from kes_core.cli._terminal import describe_time, escape_control, print_facts
 from kes_core.cli.main import CLIError
 from kes_core.units import format_time
 
@@ -36,7 +36,7 @@ def create(server: Any, names: tuple[str, ...]) -> None:
 @contextlib.contextmanager
 def _one_of(names: tuple[str, ...], number: int) -> Iterator[None]:
     """Say which of several keys something fails for: those before it are done by then."""
-    from kes_core.client import KESError  # noqa: PLC0415 # slow to import
+    from kes_core.client import KESError
 
     try:
         yield
@@ -44,7 +44,7 @@ def _one_of(names: tuple[str, ...], number: int) -> Iterator[None]:
         if len(names) == 1:
             raise
         before = "; those before it are done" if number else ""
-        raise CLIError(f"{names[number]!r}: {told(error)}{before}") from error
+        raise CLIError(f"{names[number]!r}: {explain(error)}{before}") from error
 
 
 @command.command("import")
@@ -79,10 +79,10 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                     click.echo()
                 print_facts(
                     [
-                        ("Name", clean(found.name)),
-                        ("Algorithm", clean(found.algorithm)),
+                        ("Name", escape_control(found.name)),
+                        ("Algorithm", escape_control(found.algorithm)),
                         ("Created", describe_time(found.created_at)),
-                        ("Created by", clean(found.created_by) or "-"),
+                        ("Created by", escape_control(found.created_by) or "-"),
                     ]
                 )
             else:
@@ -124,7 +124,7 @@ def rm(server: Any, names: tuple[str, ...]) -> None:
 @server_options
 def encrypt(server: Any, name: str, message: str) -> None:
     """Encrypt a message given in base64; - reads it from standard input."""
-    from kes_core._encoding import encode_base64  # noqa: PLC0415 # slow to import
+    from kes_core.encoding import encode_base64
 
     with server() as client:
         ciphertext = encode_base64(client.encrypt(name, decode_base64_argument(message, "message")))
@@ -141,7 +141,7 @@ def encrypt(server: Any, name: str, message: str) -> None:
 @server_options
 def decrypt(server: Any, name: str, ciphertext: str, context: str) -> None:
     """Decrypt a ciphertext given in base64, with its CONTEXT in base64; - reads it from standard input."""
-    from kes_core._encoding import encode_base64  # noqa: PLC0415 # as above
+    from kes_core.encoding import encode_base64
 
     sealed, bound = decode_base64_argument(ciphertext, "ciphertext"), decode_base64_argument(context, "context")
     with server() as client:
@@ -158,7 +158,7 @@ def decrypt(server: Any, name: str, ciphertext: str, context: str) -> None:
 @server_options
 def dek(server: Any, name: str, context: str) -> None:
     """Make a data encryption key, bound to a CONTEXT given in base64."""
-    from kes_core._encoding import encode_base64  # noqa: PLC0415 # as above
+    from kes_core.encoding import encode_base64
 
     with server() as client:
         made = client.generate_data_key(name, decode_base64_argument(context, "context"))

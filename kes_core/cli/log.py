@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kes_core.cli._common import for_people, server_options
-from kes_core.cli._terminal import clean, styled
+from kes_core.cli._terminal import escape_control, styled
 from kes_core.units import format_latency
 
 if TYPE_CHECKING:
@@ -82,16 +82,16 @@ def _show_requests(client: Client) -> None:
 
 
 def _row(event: AuditEvent) -> str:
-    identity = clean(event.identity)
+    identity = escape_control(event.identity)
     short = f"{identity[:_SHORT]}…" if len(identity) > _SHORT else identity or "-"
     room = max(_MIN_PATH, shutil.get_terminal_size().columns - _OTHER_COLUMNS)
-    path = clean(event.path)
+    path = escape_control(event.path)
     if len(path) > room:
         path = path[: room - 1] + "…"
     columns = [
         f"{event.time.astimezone():%H:%M:%S}",
         f"{short:<11}",
-        f"{clean(event.ip):<15}",
+        f"{escape_control(event.ip):<15}",
         styled(f"{event.code:<6}", fg=_colour(event.code)),
         f"{format_latency(event.response_time):>9}",
         path,
@@ -110,6 +110,6 @@ def _show_errors(client: Client) -> None:
             first, *more = event.message.split("\n")
             level = _LEVEL.match(first)
             colour = {"WARNING": "yellow"}.get(level.group(1), "red") if level is not None else None
-            click.echo(styled(clean(first), fg=colour))
+            click.echo(styled(escape_control(first), fg=colour))
             for line in more:  # indented, so that none looks like an event of its own
-                click.echo(f"    {clean(line)}")
+                click.echo(f"    {escape_control(line)}")

@@ -55,7 +55,7 @@ class _Commands(click.Group):
 
 def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from importlib import metadata  # noqa: PLC0415 # slow to import
+        from importlib import metadata
 
         click.echo(f"kes {metadata.version('kes-core')}")
         context.exit()

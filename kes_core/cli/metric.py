@@ -31,7 +31,7 @@ _NOTICE: Final = 14 * 86400
 def _rate(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
     if text is None:
         return None
-    from kes_core._duration import parse_duration  # noqa: PLC0415 # slow to import
+    from kes_core.units import parse_duration
 
     try:
         seconds = parse_duration(text)
@@ -69,7 +69,7 @@ def command(server: Any, rate: float | None, as_json: bool) -> int:
 
 def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, Snapshot | None, float]]:
     """Yield a snapshot, the one before it, and the seconds between them, again and again; without a rate, once."""
-    from kes_core.cli._metrics import parse  # noqa: PLC0415 # as above
+    from kes_core.cli._metrics import parse
 
     earlier: Snapshot | None = None
     asked = due = time.monotonic()
@@ -88,8 +88,8 @@ def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, S
 
 
 def _show(client: Client, rate: float) -> None:
-    from rich.console import Console  # noqa: PLC0415 # as above
-    from rich.live import Live  # noqa: PLC0415 # as above
+    from rich.console import Console
+    from rich.live import Live
 
     console = Console(highlight=False, markup=False)
     if console.is_dumb_terminal:  # nothing can be drawn over
@@ -103,8 +103,8 @@ def _show(client: Client, rate: float) -> None:
 
 
 def _table(snapshot: Snapshot, earlier: Snapshot | None, elapsed: float) -> Table:
-    from rich.table import Table  # noqa: PLC0415 # as above
-    from rich.text import Text  # noqa: PLC0415 # as above
+    from rich.table import Table
+    from rich.text import Text
 
     rates = snapshot.rates(earlier, elapsed) if earlier is not None else {}
     requests = Table(box=None, pad_edge=False, header_style="bold")
@@ -127,7 +127,7 @@ def _table(snapshot: Snapshot, earlier: Snapshot | None, elapsed: float) -> Tabl
 
 
 def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, Any]]:
-    from rich.text import Text  # noqa: PLC0415 # as above
+    from rich.text import Text
 
     numbers = snapshot.numbers
     times = snapshot.recent(earlier)

@@ -17,7 +17,7 @@ from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
     from kes_core.config import KeyStoreChoice
-    from kes_core.migration import Existing, Migration
+    from kes_core.keys.migration import Migration, OnConflict
 
 __all__ = ["command"]
 
@@ -39,19 +39,19 @@ def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, a
     Each key is read back after it was written. A key that the target has already, byte for byte, counts as copied:
     after an interruption the same command goes on. Unless told otherwise another key of the same name is an error.
     """
-    from kes_core.migration import Existing  # noqa: PLC0415 # slow to import
+    from kes_core.keys.migration import OnConflict
 
     if merge and force:
         raise click.UsageError("--merge and --force exclude each other.")
-    existing = Existing.KEEP if merge else Existing.REPLACE if force else Existing.FAIL
+    existing = OnConflict.KEEP if merge else OnConflict.REPLACE if force else OnConflict.FAIL
     choices = _choices(Path(source), Path(target))
     show = for_people(as_json)
     return asyncio.run(_migrate(*choices, pattern, existing, dry_run=dry_run, show=show))
 
 
 def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice]:
-    from kes_core.config import ConfigError, blocked_plugins, load_keystore  # noqa: PLC0415 # as above
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config import ConfigError, blocked_plugins, load_keystore
+    from kes_core.plugins import load_plugins
 
     plugins = load_plugins(block=blocked_plugins(source) + blocked_plugins(target))
     try:
@@ -66,11 +66,11 @@ def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice
 
 
 async def _migrate(
-    source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: Existing, *, dry_run: bool, show: bool
+    source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: OnConflict, *, dry_run: bool, show: bool
 ) -> int:
-    from kes_core.boundary import connect_store  # noqa: PLC0415 # slow to import
-    from kes_core.keystore import KeyStoreError  # noqa: PLC0415 # as above
-    from kes_core.migration import Migration  # noqa: PLC0415 # as above
+    from kes_core.boundary import connect_store
+    from kes_core.keys.migration import Migration
+    from kes_core.keystore import KeyStoreError
 
     async with contextlib.AsyncExitStack() as stores:
         problem = ""
@@ -120,8 +120,8 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[], None]]:
     if not show:
         yield lambda: None
         return
-    from rich.console import Console  # noqa: PLC0415 # as above
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns: tuple[Any, ...] = (TextColumn("Keys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:

@@ -57,7 +57,7 @@ def new(name: str, kind: str, output: Path | None) -> None:
 
     Its tests are the contract of what it contributes, and fail where code is still to be written.
     """
-    from kes_core.hookspecs import HOOKSPEC_VERSION  # noqa: PLC0415 # slow to import
+    from kes_core.hookspecs import HOOKSPEC_VERSION
 
     short = name.removeprefix("kes-")
     package = name.replace("-", "_")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from kes_core.cli._common import for_people, print_json, print_table
-from kes_core.cli._terminal import clean
+from kes_core.cli._terminal import escape_control
 
 __all__ = ["command"]
 
@@ -21,8 +21,8 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
 def command(config_file: Path | None, debug: bool, as_json: bool) -> None:
     """List the installed plugins: what each contributes, or why it was skipped."""
-    from kes_core.config import blocked_plugins  # noqa: PLC0415 # slow to import
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config import blocked_plugins
+    from kes_core.plugins import load_plugins
 
     infos = load_plugins(block=blocked_plugins(config_file) if config_file is not None else ()).infos
     if not for_people(as_json):
@@ -39,4 +39,4 @@ def command(config_file: Path | None, debug: bool, as_json: bool) -> None:
     print_table(["Plugin", "Distribution", "Version", "Contributes"], rows)
     for info in infos:
         if debug and info.details:
-            click.echo("\n" + "\n".join(clean(line) for line in f"{info.name}: {info.details}".splitlines()))
+            click.echo("\n" + "\n".join(escape_control(line) for line in f"{info.name}: {info.details}".splitlines()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kes_core.cli._common import for_people, print_json, server_options
-from kes_core.cli._terminal import clean, describe_time, print_facts, styled
+from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
 from kes_core.cli.key import print_names
 from kes_core.units import format_time
 
@@ -33,9 +33,9 @@ def info(server: Any, name: str, as_json: bool) -> None:
     if for_people(as_json):
         print_facts(
             [
-                ("Name", clean(found.name)),
+                ("Name", escape_control(found.name)),
                 ("Created", describe_time(found.created_at)),
-                ("Created by", clean(found.created_by) or "-"),
+                ("Created by", escape_control(found.created_by) or "-"),
             ]
         )
     else:
@@ -79,6 +79,6 @@ def print_patterns(found: PolicyInfo | IdentityInfo) -> None:
         if patterns:
             click.echo(styled(f"{title}:", bold=True, fg=colour))
             for pattern in patterns:
-                click.echo(f"  · {clean(pattern)}")
+                click.echo(f"  · {escape_control(pattern)}")
     if not found.allow and not found.deny:
         click.echo("It allows nothing.")

@@ -60,8 +60,8 @@ def command(
 
 
 def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import ConfigSource  # noqa: PLC0415 # only a server needs it
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config import ConfigSource  # only a server needs it
+    from kes_core.plugins import load_plugins
 
     source = ConfigSource(config_file, overrides)
     with _errors_of_configuration():
@@ -74,7 +74,7 @@ def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None
 @contextlib.contextmanager
 def _errors_of_configuration() -> Iterator[None]:
     """End the command if the configuration can't be used. It was called wrongly if its options alone are to blame."""
-    from kes_core.config import COMMAND_LINE, ConfigError  # noqa: PLC0415 # only a server needs it
+    from kes_core.config import COMMAND_LINE, ConfigError  # only a server needs it
 
     try:
         yield
@@ -85,7 +85,7 @@ def _errors_of_configuration() -> Iterator[None]:
 
 
 def _run(config: Config, plugins: Plugins, **options: object) -> None:
-    from kes_core.server.main import ServerError, run  # noqa: PLC0415 # as above
+    from kes_core.server.main import ServerError, run
 
     try:
         run(config, plugins=plugins, **options)  # type: ignore[arg-type] # those of `run`, from the two functions here
@@ -133,9 +133,9 @@ Paste this into another terminal:
 
 
 def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import parse_config  # noqa: PLC0415 # as above
-    from kes_core.identity import APIKey  # noqa: PLC0415 # as above
-    from kes_core.plugins import load_plugins  # noqa: PLC0415 # as above
+    from kes_core.config import parse_config
+    from kes_core.identity import APIKey
+    from kes_core.plugins import load_plugins
 
     plugins = load_plugins()
     admin = APIKey.generate()
@@ -157,10 +157,10 @@ def _announce_development(info: ServerInfo, admin: APIKey) -> None:
 
 
 def _make_server_certificate(folder: Path) -> None:
-    import datetime as dt  # noqa: PLC0415 # as above
-    import ipaddress  # noqa: PLC0415 # as above
+    import datetime as dt
+    import ipaddress
 
-    from kes_core.cli.identity import write_certificate  # noqa: PLC0415 # as above
+    from kes_core.cli.identity import write_certificate
 
     write_certificate(
         folder / "server.key",

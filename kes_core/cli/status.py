@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kes_core.cli._common import for_people, print_json, print_table, server_options
-from kes_core.cli._terminal import clean, describe_time, print_facts, styled
+from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
 from kes_core.units import format_latency, format_time, format_uptime
 
 if TYPE_CHECKING:
@@ -64,21 +64,21 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
         headline = f"{styled('●', fg='green')} The server is ready."
     click.echo(headline)
     rows = [
-        ("Version", clean(status.version)),
+        ("Version", escape_control(status.version)),
         ("Uptime", format_uptime(status.uptime)),
         ("Latency", format_latency(timedelta(seconds=latency))),
     ]
     if not short:
         rows += [
-            ("OS", clean(status.os)),
-            ("CPUs", f"{status.usable_cpus} of {status.cpus} {clean(status.arch)}"),
+            ("OS", escape_control(status.os)),
+            ("CPUs", f"{status.usable_cpus} of {status.cpus} {escape_control(status.arch)}"),
             ("Memory", f"{status.heap_memory / 2**20:.0f} MiB heap, {status.stack_memory / 2**10:.0f} KiB stack"),
         ]
     if status.keystore_reachable:
         took = f", {format_latency(status.keystore_latency)}" if status.keystore_latency is not None else ""
         rows.append(("Key store", styled(f"reachable{took}", fg="green")))
     else:
-        reason = f" ({clean(status.keystore_reason)})" if status.keystore_reason else ""
+        reason = f" ({escape_control(status.keystore_reason)})" if status.keystore_reason else ""
         rows.append(("Key store", styled(f"not available{reason}", fg="red", bold=True)))
     rows += [("Warning", styled(warning, fg="yellow")) for warning in warnings]
     print_facts(rows)

@@ -262,7 +262,7 @@ class AsyncClient:
         except httpx.TransportError as error:
             if not may_repeat(request, error):
                 raise failed(error) from error
-        from tenacity import AsyncRetrying  # noqa: PLC0415 # slow to import, and seldom needed
+        from tenacity import AsyncRetrying
 
         async def attempt() -> T:
             return await self._attempt(request, next(endpoints))

@@ -262,7 +262,7 @@ class Client:
         except httpx.TransportError as error:
             if not may_repeat(request, error):
                 raise failed(error) from error
-        from tenacity import Retrying  # noqa: PLC0415 # slow to import, and seldom needed
+        from tenacity import Retrying
 
         def attempt() -> T:
             return self._attempt(request, next(endpoints))

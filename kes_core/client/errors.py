@@ -6,6 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
+from kes_core.protocol import (
+    HMAC_UNSUPPORTED,
+    IDENTITY_NOT_FOUND,
+    INVALID_CERTIFICATE,
+    KEY_EXISTS,
+    KEY_NOT_FOUND,
+    NOT_DECRYPTED,
+    POLICY_NOT_FOUND,
+)
+
 __all__ = [
     "APIError",
     "ClientCertificateError",
@@ -99,14 +109,14 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     (400, "tls: received more than one client certificate"): ClientCertificateError,
     (400, "no client certificate is present"): ClientCertificateError,
     (400, "too many client certificates are present"): ClientCertificateError,
-    (400, "invalid client certificate"): ClientCertificateError,
-    (400, "key already exists"): KeyExistsError,
+    INVALID_CERTIFICATE: ClientCertificateError,
+    KEY_EXISTS: KeyExistsError,
     (400, "key does already exist"): KeyExistsError,
-    (404, "key does not exist"): KeyNotFoundError,
-    (404, "policy does not exist"): PolicyNotFoundError,
-    (404, "identity does not exist"): IdentityNotFoundError,
-    (400, "decryption failed: ciphertext is not authentic"): DecryptionError,
-    (409, "key does not support HMAC"): HMACUnsupportedError,
+    KEY_NOT_FOUND: KeyNotFoundError,
+    POLICY_NOT_FOUND: PolicyNotFoundError,
+    IDENTITY_NOT_FOUND: IdentityNotFoundError,
+    NOT_DECRYPTED: DecryptionError,
+    HMAC_UNSUPPORTED: HMACUnsupportedError,
     (502, "failed to create key"): KeyStoreUnavailableError,
     (502, "failed to read key"): KeyStoreUnavailableError,
     (502, "failed to delete key"): KeyStoreUnavailableError,

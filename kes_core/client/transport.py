@@ -270,7 +270,7 @@ def may_repeat(request: Request[T], error: BaseException) -> bool:
 
 def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
     """Return how often and when to send a request again: arguments of tenacity's classes."""
-    import tenacity  # noqa: PLC0415 # slow to import, and seldom needed
+    import tenacity
 
     return {
         "retry": tenacity.retry_if_exception(lambda error: may_repeat(request, error)),

@@ -1,4 +1,4 @@
-"""`kes doctor`: looks for what is wrong before a client does, and explains who is refused and why.
+"""`kes doctor`: finds what is wrong before a client does, and explains refusals. Internal.
 
 Everything here returns findings (`kes_core.findings`) and prints nothing. The modules:
 

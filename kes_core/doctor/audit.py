@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from kes_core.audit.syslog import SyslogError, SyslogSink
 from kes_core.findings import Finding
-from kes_core.server.audit_syslog import SyslogError, SyslogSink
 
 if TYPE_CHECKING:
-    from kes_core._config_models import AuditFileSettings, SyslogSettings
     from kes_core.config import Config
+    from kes_core.config.sections import AuditFileSettings, SyslogSettings
 
 __all__ = ["examine_audit"]
 

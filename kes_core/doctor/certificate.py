@@ -16,10 +16,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
+from kes_core.access.sender import Authorities
 from kes_core.findings import Finding
-from kes_core.server.auth import Authorities
 from kes_core.server.main import check_files
-from kes_core.server.tls import TLSError, load_certificates
+from kes_core.tls import TLSError, load_certificates
 from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:

@@ -11,24 +11,24 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from cryptography import x509
 
+from kes_core.access.sender import Authorities
 from kes_core.boundary import PluginError, connect_engine
+from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig, matching_pattern
 from kes_core.doctor.settings import allowing_policies, is_identity
 from kes_core.findings import Finding
 from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
 from kes_core.keystore import KeyStoreError
 from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
-from kes_core.routes import ROUTES, Argument, Auth, Route
-from kes_core.server.auth import Authorities
-from kes_core.server.tls import TLSError
-from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig, matching_pattern
+from kes_core.protocol import ROUTES, Argument, Auth, Route
+from kes_core.tls import TLSError
 
 if TYPE_CHECKING:
     from kes_core.config import Config
     from kes_core.plugins import Plugins
     from kes_core.policy import CertificateFacts
 
-__all__ = ["Asker", "explain"]
+__all__ = ["Requester", "explain"]
 
 
 class _RefusedError(Exception):
@@ -40,7 +40,7 @@ class _RefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class Requester:
     """The client of a request, as far as it is known."""
 
     identity: str
@@ -49,12 +49,12 @@ class Asker:
     """Its certificates, if they are known."""
 
     @classmethod
-    def nobody(cls) -> Asker:
+    def nobody(cls) -> Requester:
         """Return a client that shows no certificate."""
         return cls("")
 
     @classmethod
-    def from_file(cls, file: Path) -> Asker:
+    def from_file(cls, file: Path) -> Requester:
         """Read a client's certificate, with its chain, or its API key.
 
         Raises:
@@ -83,7 +83,7 @@ class Asker:
 
 
 async def explain(
-    config: Config, plugins: Plugins, asker: Asker, path: str, *, method: str = "", address: str = "127.0.0.1"
+    config: Config, plugins: Plugins, asker: Requester, path: str, *, method: str = "", address: str = "127.0.0.1"
 ) -> Sequence[Finding]:
     """Tell what the server does with a request, and why.
 
@@ -108,7 +108,7 @@ async def explain(
 
 
 async def _checks(
-    config: Config, plugins: Plugins, asker: Asker, path: str, method: str, address: str
+    config: Config, plugins: Plugins, asker: Requester, path: str, method: str, address: str
 ) -> AsyncIterator[Finding]:
     for finding in _tls(config, asker):
         yield finding
@@ -139,7 +139,7 @@ async def _checks(
 # TLS and route
 
 
-def _tls(config: Config, asker: Asker) -> list[Finding]:
+def _tls(config: Config, asker: Requester) -> list[Finding]:
     if not asker.chain and not asker.identity:
         open_paths = [path for path, settings in config.api.items() if settings.skip_auth]
         if open_paths:
@@ -209,7 +209,7 @@ def _route(raw_path: str, path: str) -> tuple[Route, str]:
 # Who it is
 
 
-def _certificate(config: Config, asker: Asker, route: Route) -> Finding:
+def _certificate(config: Config, asker: Requester, route: Route) -> Finding:
     try:
         identity = identity_of_chain(asker.chain)[0] if asker.chain else asker.identity
         problem = "" if identity else "tls: client certificate is required"
@@ -239,7 +239,7 @@ def _is_open(config: Config, route: Route) -> bool:
     return settings is not None and settings.skip_auth
 
 
-def _facts(asker: Asker, *, verified: bool) -> CertificateFacts | None:
+def _facts(asker: Requester, *, verified: bool) -> CertificateFacts | None:
     try:
         return certificate_facts(identity_of_chain(asker.chain)[1], verified=verified) if asker.chain else None
     except IdentityError:

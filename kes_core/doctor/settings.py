@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from kes_core.builtin.static_policy import matching_pattern
 from kes_core.findings import Finding
 from kes_core.names import is_valid_name, is_valid_pattern
-from kes_core.routes import ROUTES, Argument, Auth, Route
-from kes_core.static_policy import matching_pattern
+from kes_core.protocol import ROUTES, Argument, Auth, Route
 
 if TYPE_CHECKING:
     from kes_core.config import Config, PolicySettings

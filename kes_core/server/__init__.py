@@ -1,1 +1,1 @@
-"""The server, private to the project. `kes_core.server.main.run` is all that the command line needs of it."""
+"""The server. Internal: the command line needs only `kes_core.server.main.run`."""

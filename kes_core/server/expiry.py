@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kes_core.server.tls import load_certificates
+from kes_core.tls import load_certificates
 from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:

@@ -18,17 +18,17 @@ from kes_core.config import Config, ConfigError, ConfigSource
 from kes_core.faults import log_fault
 from kes_core.hookspecs import ServerInfo
 from kes_core.server import log, systemd
+from kes_core.server.api.system import version
+from kes_core.server.events import ErrorLogHandler
 from kes_core.server.expiry import expiry_problem
+from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
-from kes_core.server.peers import Alone
-from kes_core.server.process import MemoryLockError, harden
-from kes_core.server.routes.system import version
-from kes_core.server.serving import Serving, UnusableError, tls_settings
-from kes_core.server.sockets import ListenError, Sockets, address_of
-from kes_core.server.streams import ErrorLogHandler
-from kes_core.server.supervisor import Supervisor, WorkerError
-from kes_core.server.tls import TLSError, make_context
+from kes_core.server.server import ConfigRejectedError, Serving, tls_settings
+from kes_core.server.wire.sockets import ListenError, Sockets, address_of
+from kes_core.server.workers.peers import LocalPeers
+from kes_core.server.workers.supervisor import Supervisor, WorkerError
+from kes_core.tls import TLSError, make_context
 
 if TYPE_CHECKING:
     from kes_core.plugins import Plugins
@@ -67,7 +67,7 @@ def run(
         harden(mlock=mlock)
         log.set_up(config.log.error)
         run_loop(_serve(config, plugins, source, mlock, on_started))
-    except (ListenError, MemoryLockError, UnusableError, WorkerError) as error:
+    except (ListenError, MemoryLockError, ConfigRejectedError, WorkerError) as error:
         raise ServerError(str(error)) from error
 
 
@@ -81,7 +81,7 @@ class _Process(Protocol):
         """Serve by `config`, read from `text`, from now on.
 
         Raises:
-            UnusableError: It can't be used, and everything is as it was.
+            ConfigRejectedError: It can't be used, and everything is as it was.
         """
 
     async def stop(self) -> None:
@@ -159,7 +159,7 @@ async def _reload_on(
                 text = await asyncio.to_thread(source.read)
                 new = await asyncio.to_thread(source.parse, text, plugins)
             await process.reload(new, text)
-        except (ConfigError, UnusableError) as error:
+        except (ConfigError, ConfigRejectedError) as error:
             logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
             systemd.notify_ready("serving; the last configuration could not be used, see the log")
             continue
@@ -183,7 +183,7 @@ class _Single:
     def __init__(self, config: Config, plugins: Plugins) -> None:
         metrics = Metrics()
         self._config = config
-        self._serving = Serving(plugins, metrics, Alone(metrics))
+        self._serving = Serving(plugins, metrics, LocalPeers(metrics))
 
     async def start(self, sockets: Sockets) -> None:
         await self._serving.connect(self._config)
@@ -194,7 +194,7 @@ class _Single:
         gc.freeze()
 
     async def reload(self, config: Config, _text: str) -> None:
-        self._serving.carry_out(await self._serving.prepare(config))
+        self._serving.apply(await self._serving.prepare(config))
 
     async def stop(self) -> None:
         await self._serving.stop()

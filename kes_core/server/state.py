@@ -9,17 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.access.sender import Authorities, Sender, client_of
 from kes_core.boundary import connect_engine, connect_store
-from kes_core.cache import CacheExpiry, KeyCache
-from kes_core.crypto import KeyVersion, Timestamp
-from kes_core.keystore import KeyExistsError, KeyNotFoundError
-from kes_core.routes import ROUTES
-from kes_core.server.auth import Authorities, Client, client_of
-from kes_core.static_policy import ENGINE_NAME, StaticPolicyConfig
+from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig
+from kes_core.keys.cache import CacheExpiry, KeyCache
+from kes_core.keys.stored import KeyVersion, Timestamp
+from kes_core.keystore import EntryExistsError, EntryNotFoundError
+from kes_core.protocol import ROUTES
 
 if TYPE_CHECKING:
-    from kes_core._counters import StoreCounters
     from kes_core.config import Config
+    from kes_core.counters import StoreCounters
     from kes_core.plugins import Plugins
     from kes_core.policy import PolicyEngine
 
@@ -51,11 +51,11 @@ class State:
     started_at: Timestamp
     """When this configuration came into force."""
 
-    def client_of(self, scope: Mapping[str, Any]) -> Client:
+    def client_of(self, scope: Mapping[str, Any]) -> Sender:
         """Return who sent the request of an ASGI `scope`.
 
         Raises:
-            APIError: A TLS proxy's request does not say properly for whom it speaks.
+            RequestError: A TLS proxy's request does not say properly for whom it speaks.
         """
         return client_of(scope, proxies=self.proxies, proxy_header=self.proxy_header, authorities=self.authorities)
 
@@ -130,10 +130,10 @@ async def _create_missing_keys(cache: KeyCache, names: tuple[str, ...], *, creat
     for name in names:
         try:
             await cache.get(name)
-        except KeyNotFoundError:
+        except EntryNotFoundError:
             try:
                 await cache.create(name, KeyVersion.generate(created_by))
-            except KeyExistsError:
+            except EntryExistsError:
                 continue  # another server was faster
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from kes_core.keystore import KeyExistsError, KeyStore, Page
+from kes_core.keystore import EntryExistsError, KeyStore, Page
 from kes_core.testing._running import BrokenError, check, described, shown
 
 __all__ = ["MAX_VALUE_SIZE", "RACERS", "all_calls", "check_page", "check_race", "difference", "fill", "large_value"]
@@ -71,8 +71,8 @@ async def check_race(stores: list[KeyStore], name: str) -> None:
     calls = [stores[racer % len(stores)].create(name, value) for racer, value in enumerate(values)]
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
-        if result is not None and not isinstance(result, KeyExistsError):
-            raise BrokenError(f"a create that lost raised {described(result)} instead of KeyExistsError")
+        if result is not None and not isinstance(result, EntryExistsError):
+            raise BrokenError(f"a create that lost raised {described(result)} instead of EntryExistsError")
     winners = [value for value, result in zip(values, results, strict=True) if result is None]
     check(len(winners) == 1, f"{len(winners)} of {RACERS} creates of {name!r} succeeded")
     for store in stores:

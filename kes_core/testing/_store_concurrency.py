@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStore
+from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStore
 from kes_core.testing._clause import clause
 from kes_core.testing._running import BrokenError, check, described, heartbeat, refused, same_bytes, settled, shown
 from kes_core.testing._store import StoreSuite, StoreTrial
@@ -25,7 +25,7 @@ async def _whole_or_absent(store: KeyStore, name: str, value: bytes, when: str) 
     """Read a key that may be there; tell whether it is."""
     try:
         found = await store.get(name)
-    except KeyNotFoundError:
+    except EntryNotFoundError:
         return False
     same_bytes(found, value, f"{when}, get({name!r})")
     return True
@@ -99,12 +99,12 @@ class ConcurrencyClauses(StoreSuite):
 
     @clause()
     async def test_concurrent_deletes(self, trial: StoreTrial) -> None:
-        """Concurrent deletes of one key remove it and fail with nothing but `KeyNotFoundError`."""
+        """Concurrent deletes of one key remove it and fail with nothing but `EntryNotFoundError`."""
         await trial.store.create("key", b"value")
         for result in await asyncio.gather(*(trial.store.delete("key") for _ in range(RACERS)), return_exceptions=True):
-            if result is not None and not isinstance(result, KeyNotFoundError):
+            if result is not None and not isinstance(result, EntryNotFoundError):
                 raise BrokenError(f"delete('key') raised {described(result)}")
-        await refused(KeyNotFoundError, trial.store.get("key"), "get('key') after delete")
+        await refused(EntryNotFoundError, trial.store.get("key"), "get('key') after delete")
 
     @clause()
     async def test_cancelled_create(self, trial: StoreTrial) -> None:
@@ -117,7 +117,7 @@ class ConcurrencyClauses(StoreSuite):
         for name in names:
             # It may still be under way, in the store or on its worker thread; a second create settles it.
             result = await settled(trial.store.create(name, value))
-            if result is not None and not isinstance(result, KeyExistsError):
+            if result is not None and not isinstance(result, EntryExistsError):
                 raise BrokenError(f"after a cancelled create, create({name!r}) ended with {shown(result)}")
             there = await _whole_or_absent(trial.store, name, value, "after a cancelled create and another")
             check(there, f"after a cancelled create and another, get({name!r}) finds nothing")

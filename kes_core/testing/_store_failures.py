@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
 from kes_core.testing._clause import clause
 from kes_core.testing._running import BrokenError, check, described, refused, same_bytes, shown
 from kes_core.testing._store import StoreSuite, StoreTrial
@@ -24,7 +24,7 @@ class FailureClauses(StoreSuite):
             try:
                 await trial.store.create(name, value)
             except KeyStoreError:
-                await refused(KeyNotFoundError, trial.store.get(name), f"after a refused create, get({name!r})")
+                await refused(EntryNotFoundError, trial.store.get(name), f"after a refused create, get({name!r})")
             except Exception as error:
                 raise BrokenError(f"create of {size} bytes raised {described(error)}") from None
             else:
@@ -71,7 +71,7 @@ class FailureClauses(StoreSuite):
         await trial.store.create("key", b"value")
         await trial.store.close()
         again = await trial.reopen()
-        await refused(KeyExistsError, again.create("key", b"other"), "after reopening, create('key')")
+        await refused(EntryExistsError, again.create("key", b"other"), "after reopening, create('key')")
         same_bytes(await again.get("key"), b"value", "after reopening, get('key')")
 
     @clause(needs="reopen")
@@ -81,19 +81,19 @@ class FailureClauses(StoreSuite):
         await trial.store.delete("key")
         await trial.store.close()
         again = await trial.reopen()
-        await refused(KeyNotFoundError, again.get("key"), "after reopening, get('key')")
+        await refused(EntryNotFoundError, again.get("key"), "after reopening, get('key')")
         check_page(await again.list(), [], "list() of the reopened store")
 
     @clause(needs="reopen")
     async def test_two_stores_see_each_other(self, trial: StoreTrial) -> None:
         """If two stores are open on the same data, each sees at once what the other does."""
         one, other = trial.store, await trial.reopen()
-        await refused(KeyNotFoundError, other.get("key"), "get('key') of the other store")
+        await refused(EntryNotFoundError, other.get("key"), "get('key') of the other store")
         await one.create("key", b"value")
         same_bytes(await other.get("key"), b"value", "get('key') of the other store")
         check_page(await other.list(), ["key"], "list() of the other store")
         await other.delete("key")
-        await refused(KeyNotFoundError, one.get("key"), "get('key') after the other store's delete")
+        await refused(EntryNotFoundError, one.get("key"), "get('key') after the other store's delete")
         check_page(await one.list(), [], "list() after the other store's delete")
 
     @clause(needs="reopen")

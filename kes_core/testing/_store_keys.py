@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from kes_core.keystore import KeyExistsError, KeyNotFoundError
+from kes_core.keystore import EntryExistsError, EntryNotFoundError
 from kes_core.testing._clause import clause
 from kes_core.testing._running import BrokenError, check, described, refused, same_bytes, shown
 from kes_core.testing._store import StoreSuite, StoreTrial
@@ -25,17 +25,17 @@ class KeyClauses(StoreSuite):
         await trial.store.create("key", FIRST)
         try:
             found = await trial.store.get("key")
-        except KeyNotFoundError:
-            check(False, "get raised KeyNotFoundError after create had returned")
+        except EntryNotFoundError:
+            check(False, "get raised EntryNotFoundError after create had returned")
         else:
             same_bytes(found, FIRST, "get('key')")
 
     @clause()
     async def test_create_of_taken_name_is_refused(self, trial: StoreTrial) -> None:
-        """Creating a key whose name is taken raises `KeyExistsError`, even with the same value."""
+        """Creating a key whose name is taken raises `EntryExistsError`, even with the same value."""
         await trial.store.create("key", FIRST)
-        await refused(KeyExistsError, trial.store.create("key", SECOND), "create('key') of another value")
-        await refused(KeyExistsError, trial.store.create("key", FIRST), "create('key') of the same value")
+        await refused(EntryExistsError, trial.store.create("key", SECOND), "create('key') of another value")
+        await refused(EntryExistsError, trial.store.create("key", FIRST), "create('key') of the same value")
 
     @clause()
     async def test_refused_create_changes_nothing(self, trial: StoreTrial) -> None:
@@ -54,10 +54,10 @@ class KeyClauses(StoreSuite):
 
     @clause()
     async def test_get_of_absent_key(self, trial: StoreTrial) -> None:
-        """Getting a key that does not exist raises `KeyNotFoundError`."""
-        await refused(KeyNotFoundError, trial.store.get("absent"), "get('absent') in an empty store")
+        """Getting a key that does not exist raises `EntryNotFoundError`."""
+        await refused(EntryNotFoundError, trial.store.get("absent"), "get('absent') in an empty store")
         await trial.store.create("key", FIRST)
-        await refused(KeyNotFoundError, trial.store.get("absent"), "get('absent')")
+        await refused(EntryNotFoundError, trial.store.get("absent"), "get('absent')")
 
     @clause()
     async def test_get_changes_nothing(self, trial: StoreTrial) -> None:
@@ -72,7 +72,7 @@ class KeyClauses(StoreSuite):
         await trial.store.create("key", FIRST)
         await trial.store.get("key")
         await trial.store.delete("key")
-        await refused(KeyNotFoundError, trial.store.get("key"), "get('key') after delete")
+        await refused(EntryNotFoundError, trial.store.get("key"), "get('key') after delete")
 
     @clause()
     async def test_deleted_key_is_not_listed(self, trial: StoreTrial) -> None:
@@ -84,12 +84,12 @@ class KeyClauses(StoreSuite):
 
     @clause()
     async def test_delete_of_absent_key(self, trial: StoreTrial) -> None:
-        """Deleting a key that does not exist raises `KeyNotFoundError`, or returns if the store can't tell."""
+        """Deleting a key that does not exist raises `EntryNotFoundError`, or returns if the store can't tell."""
 
         async def delete(name: str, when: str) -> None:
             try:
                 await trial.store.delete(name)
-            except KeyNotFoundError:
+            except EntryNotFoundError:
                 return
             except Exception as error:
                 raise BrokenError(f"delete({name!r}) {when} raised {described(error)}") from None
@@ -106,8 +106,8 @@ class KeyClauses(StoreSuite):
         for value in (FIRST, SECOND, b""):
             try:
                 await trial.store.create("key", value)
-            except KeyExistsError:
-                check(False, "create('key') after delete raised KeyExistsError")
+            except EntryExistsError:
+                check(False, "create('key') after delete raised EntryExistsError")
             same_bytes(await trial.store.get("key"), value, "get('key')")
             await trial.store.delete("key")
 

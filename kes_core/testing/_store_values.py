@@ -6,7 +6,7 @@ import asyncio
 import string
 from collections.abc import Iterable, Sequence
 
-from kes_core.keystore import KeyExistsError, KeyNotFoundError, KeyStore
+from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStore
 from kes_core.names import MAX_NAME_LENGTH, is_valid_name
 from kes_core.testing._clause import clause
 from kes_core.testing._running import check, refused, same_bytes
@@ -33,8 +33,8 @@ async def _different_keys(store: KeyStore, names: Sequence[str]) -> None:
     async def create(name: str) -> None:
         try:
             await store.create(name, name.encode())
-        except KeyExistsError:
-            check(False, f"create({name!r}) raised KeyExistsError: it is taken for another name")
+        except EntryExistsError:
+            check(False, f"create({name!r}) raised EntryExistsError: it is taken for another name")
 
     for name in names:
         await create(name)
@@ -128,8 +128,8 @@ class ValueClauses(StoreSuite):
     async def test_name_that_begins_another(self, trial: StoreTrial) -> None:
         """A name that is the beginning of another is a different key."""
         await _different_keys(trial.store, ["ab", "abc", "a", "abcd", "ab-c", "ab_c", "ab-c-d"])
-        await refused(KeyNotFoundError, trial.store.get("ab-x"), "get('ab-x')")
-        await refused(KeyNotFoundError, trial.store.get("abcde"), "get('abcde')")
+        await refused(EntryNotFoundError, trial.store.get("ab-x"), "get('ab-x')")
+        await refused(EntryNotFoundError, trial.store.get("abcde"), "get('abcde')")
 
     @clause()
     async def test_names_with_a_meaning_elsewhere(self, trial: StoreTrial) -> None:

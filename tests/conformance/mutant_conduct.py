@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
-from kes_core import KeyExistsError, KeyNotFoundError, KeyStore, KeyStoreUnreachableError, Page
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreUnreachableError, Page
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keystore import PAGE_SIZE
-from kes_core.memory import MemoryKeyStore
 from kes_core.testing import KeyStoreContract
 from tests.conformance.mutant_stores import Mutant
 
@@ -27,7 +27,7 @@ class TestChecksThenWrites(Mutant):
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
             if name in self._values:
-                raise KeyExistsError(f"key {name!r} already exists")
+                raise EntryExistsError(f"key {name!r} already exists")
             await asyncio.sleep(0)
             self._values[name] = value
 
@@ -129,7 +129,7 @@ class TestShowsValuesInErrors(Mutant):
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
             if name in self._values:
-                raise KeyExistsError(f"{name!r} is {base64.urlsafe_b64encode(b'of ' + value)[:70]!r} already")
+                raise EntryExistsError(f"{name!r} is {base64.urlsafe_b64encode(b'of ' + value)[:70]!r} already")
             self._values[name] = value
 
 
@@ -142,7 +142,7 @@ class TestShowsValuesInCauses(Mutant):
                 try:
                     int(value.hex() + "h")
                 except ValueError:
-                    raise KeyExistsError(f"key {name!r} already exists") from None
+                    raise EntryExistsError(f"key {name!r} already exists") from None
             self._values[name] = value
 
 
@@ -161,7 +161,7 @@ class TestSaysNothing(Mutant):
     class Subject(MemoryKeyStore):
         async def get(self, name: str) -> bytes:
             if name not in self._values:
-                raise KeyNotFoundError
+                raise EntryNotFoundError
             return self._values[name]
 
 

@@ -6,9 +6,9 @@ import base64
 import contextlib
 from typing import ClassVar
 
-from kes_core import KeyExistsError, KeyNotFoundError, KeyStore, KeyStoreError, Page, page_of
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreError, Page, page_of
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keystore import PAGE_SIZE
-from kes_core.memory import MemoryKeyStore
 from kes_core.testing import KeyStoreContract
 
 
@@ -46,7 +46,7 @@ class TestSwallowsTheRefusal(Mutant):
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
-            with contextlib.suppress(KeyExistsError):
+            with contextlib.suppress(EntryExistsError):
                 await super().create(name, value)
 
 
@@ -57,7 +57,7 @@ class TestRefusesWithAnotherError(Mutant):
         async def create(self, name: str, value: bytes) -> None:
             try:
                 await super().create(name, value)
-            except KeyExistsError as error:
+            except EntryExistsError as error:
                 raise KeyStoreError(str(error)) from None
 
 
@@ -95,7 +95,7 @@ class TestReadsNothingAtFirst(Mutant):
         async def get(self, name: str) -> bytes:
             if name in self._fresh:
                 self._fresh.remove(name)
-                raise KeyNotFoundError(f"key {name!r} does not exist")
+                raise EntryNotFoundError(f"key {name!r} does not exist")
             return await super().get(name)
 
 
@@ -153,7 +153,7 @@ class TestFailsToDeleteNothing(Mutant):
         async def delete(self, name: str) -> None:
             try:
                 await super().delete(name)
-            except KeyNotFoundError:
+            except EntryNotFoundError:
                 raise KeyStoreError("nothing was deleted") from None
 
 
@@ -219,7 +219,7 @@ class TestTakesEmptyForAbsent(Mutant):
         async def get(self, name: str) -> bytes:
             value = self._values.get(name)
             if not value:
-                raise KeyNotFoundError(f"key {name!r} does not exist")
+                raise EntryNotFoundError(f"key {name!r} does not exist")
             return value
 
 
@@ -239,7 +239,7 @@ class TestTakesNamesForNumbers(Mutant):
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:
             if name.isdecimal() and int(name) in {int(other) for other in self._values if other.isdecimal()}:
-                raise KeyExistsError(f"key {name!r} already exists")
+                raise EntryExistsError(f"key {name!r} already exists")
             await super().create(name, value)
 
 

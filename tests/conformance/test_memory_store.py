@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kes_core.memory import MemoryKeyStore
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.testing import KeyStoreContract
 
 

@@ -89,7 +89,7 @@ def test_broken_clause_is_one_line(outputs: dict[ModuleType, str]) -> None:
     output = outputs[mutant_stores]
     for line in (
         "line_ends_and_spaces_are_kept: Line ends, spaces and zero bytes at the ends of a value are kept — get('key1')",
-        "get_of_absent_key: Getting a key that does not exist raises `KeyNotFoundError` — get('absent') in an empty",
+        "get_of_absent_key: Getting a key that does not exist raises `EntryNotFoundError` — get('absent') in an empty",
         " store raised KeyError: 'absent' (mutant_stores.py:",
         "status_while_store_works: `status` returns while the store works — no end within 1.5 s (mutant_conduct.py:",
     ):
@@ -105,7 +105,7 @@ def test_values_that_leak_are_not_repeated(outputs: dict[ModuleType, str]) -> No
 
 AUTHOR = """
 import asyncio, threading
-from kes_core.memory import MemoryKeyStore
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.testing import KeyStoreContract
 
 class Store(MemoryKeyStore):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kes_core import PolicyRequest
+from kes_core.builtin.static_policy import StaticPolicyEngine
 from kes_core.config import PolicySettings
-from kes_core.static_policy import StaticPolicyEngine
 from kes_core.testing import PolicyEngineContract, sample_request
 
 

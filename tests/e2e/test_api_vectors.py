@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from kes_core.crypto import HMACKey, KeyType, KeyVersion, SecretKey, Timestamp
-from tests.support import Server, make_credentials, send_raw, start_server, vectors
+from kes_core.keys.secret import HMACKey, KeyType, SecretKey
+from kes_core.keys.stored import KeyVersion, Timestamp
+from tests.helpers.server import Server, make_credentials, send_raw, start_server, vectors
 
 ROUTES = vectors("api_routes")
 ZERO_IDENTITY = "3ecfcdf38fcbe141ae26a1030f81e96b753365a46760ae6b578698a97c59fd22"

@@ -21,10 +21,10 @@ import httpx
 import pytest
 import yaml
 
-from kes_core.server.audit import AuditLog
-from kes_core.server.audit_file import FileSink
-from kes_core.server.audit_syslog import MAX_MESSAGE
-from tests.support import Server, kes, make_credentials, send_raw
+from kes_core.audit.file import FileSink
+from kes_core.audit.log import AuditLog
+from kes_core.audit.syslog import MAX_MESSAGE
+from tests.helpers.server import Server, kes, make_credentials, send_raw
 
 Run = Callable[..., Server]
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.e2e.test_connections import Http2Client
 from tests.e2e.test_reload import change, reload
 from tests.e2e.test_workers import start, workers_of
-from tests.support import Server, make_credentials, read_response, write_config
+from tests.helpers.server import Server, make_credentials, read_response, write_config
 
 Run = Callable[..., Server]
 
@@ -70,7 +70,7 @@ def test_key_that_is_deleted_while_the_server_reloads_is_gone(run_server: Run, t
 
 def test_answer_that_is_not_taken_is_audited_and_broken_off(run_server: Run) -> None:
     """A client that leaves no room for the last byte has got all the others."""
-    hurried = "import kes_core.server.http2 as h, kes_core.cli as c; h.WINDOW_TIMEOUT = 0.5; c.main()"
+    hurried = "import kes_core.server.wire.http2 as h, kes_core.cli as c; h.WINDOW_TIMEOUT = 0.5; c.main()"
     server = run_server({"keys": [{"name": "k"}], "log": {"audit": "on"}}, python=("-c", hurried))
     with server.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)

@@ -38,9 +38,9 @@ from kes_core.client import (
 )
 from kes_core.client.errors import raise_for_status
 from kes_core.identity import APIKey
-from kes_core.routes import ROUTES
-from tests.support import Credentials, Server, free_port, make_credentials, start_server, vectors
-from tests.unit.test_cli import kes
+from kes_core.protocol import ROUTES
+from tests.helpers.server import Credentials, Server, free_port, make_credentials, start_server, vectors
+from tests.unit.cli.test_main import kes
 
 POLICIES = {
     "app": {"allow": ["/v1/key/*", "/v1/status"], "deny": ["/v1/key/delete/*"]},

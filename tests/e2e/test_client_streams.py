@@ -31,7 +31,7 @@ from kes_core.client import (
     NotAllowedError,
     StreamEndedError,
 )
-from tests.support import Credentials, Server, free_port, make_credentials, make_server_certificate, start_server
+from tests.helpers.server import Credentials, Server, free_port, make_credentials, make_server_certificate, start_server
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Server]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Credentials, Server, free_port, make_credentials, start_server
-from tests.unit.test_cli import KES, kes, on_a_terminal
+from tests.helpers.server import Credentials, Server, free_port, make_credentials, start_server
+from tests.unit.cli.test_main import KES, kes, on_a_terminal
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import h2.errors
 import h2.events
 import pytest
 
-from tests.support import Server, read_response, start_server
+from tests.helpers.server import Server, read_response, start_server
 
 VERSION_REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from kes_core.identity import APIKey
-from tests.docker import BASE, Log, engine, kes_image, run
 from tests.e2e.test_documentation import blocks
-from tests.support import free_port, kes, make_server_certificate
+from tests.helpers.docker import BASE, Log, engine, kes_image, run
+from tests.helpers.server import free_port, kes, make_server_certificate
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # it builds the image
 

@@ -24,8 +24,8 @@ import yaml
 from kes_core.cli.identity import write_certificate
 from tests.e2e.test_observability import Reader
 from tests.e2e.test_workers import workers_of
-from tests.prometheus import GoServer, Prometheus, Series
-from tests.support import free_port, make_credentials, program, start_server, vectors
+from tests.helpers.prometheus import GoServer, Prometheus, Series
+from tests.helpers.server import free_port, make_credentials, program, start_server, vectors
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grafana"
 DASHBOARD = json.loads((EXAMPLE / "kes.json").read_text())

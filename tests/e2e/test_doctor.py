@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from kes_core.config import Config, load_config
-from kes_core.doctor.decision import Asker, explain
+from kes_core.doctor.decision import Requester, explain
 from kes_core.plugins import Plugins, load_plugins
-from kes_core.routes import ROUTES
-from tests.support import Credentials, Server, make_credentials, send_raw, start_server, write_config
-from tests.unit.test_cli import KES, kes, on_a_terminal
+from kes_core.protocol import ROUTES
+from tests.helpers.server import Credentials, Server, make_credentials, send_raw, start_server, write_config
+from tests.unit.cli.test_main import KES, kes, on_a_terminal
 
 ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 
@@ -199,7 +199,7 @@ def test_explanations_are_what_the_server_does(site: Site) -> None:
     config = load_config(site.server.config_path, plugins=plugins)
     wrong = []
     for name, (credentials, _arguments) in site.clients.items():
-        asker = Asker.nobody() if credentials is None else Asker.from_file(credentials.cert)
+        asker = Requester.nobody() if credentials is None else Requester.from_file(credentials.cert)
         with client_of(site.server, credentials) as http:
             for method, path in requests():
                 status = send_raw(http, method, path, follow_redirects=False).status_code
@@ -221,7 +221,7 @@ def client_of(server: Server, credentials: Credentials | None) -> httpx.Client:
     return httpx.Client(base_url=server.url, verify=context)
 
 
-def explanation(config: Config, plugins: Plugins, asker: Asker, method: str, path: str) -> str:
+def explanation(config: Config, plugins: Plugins, asker: Requester, method: str, path: str) -> str:
     """Return the check that refuses a request, in the doctor's view; empty if none does."""
     findings = asyncio.run(explain(config, plugins, asker, path, method=method))
     return "" if findings[-1].subject == "decision" else findings[-1].subject

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from kes_core._config_models import FileSettings
-from tests.support import Server, free_port
+from kes_core.config.sections import FileSettings
+from tests.helpers.server import Server, free_port
 
 ROOT = Path(__file__).parents[2]
 

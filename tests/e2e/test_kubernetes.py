@@ -15,8 +15,8 @@ import kubernetes_validate  # type: ignore[import-untyped] # ships no types
 import pytest
 import yaml
 
-from kes_core.server.serving import GRACE
-from tests.support import kes, make_server_certificate
+from kes_core.server.server import GRACE
+from tests.helpers.server import kes, make_server_certificate
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "examples" / "kubernetes" / "kes.yaml"

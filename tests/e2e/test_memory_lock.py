@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Server, write_config
+from tests.helpers.server import Server, write_config
 
 PROBE = "import ctypes; raise SystemExit(ctypes.CDLL(None).mlockall(3) != 0)"
 

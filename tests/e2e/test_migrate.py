@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from kes_core.crypto import KeyVersion
-from tests.openbao import OpenBao, Tenant
-from tests.unit.test_cli import KES, on_a_terminal
+from kes_core.keys.stored import KeyVersion
+from tests.helpers.openbao import OpenBao, Tenant
+from tests.unit.cli.test_main import KES, on_a_terminal
 
 PLUGIN = """
 import sqlite3
-from kes_core import BlockingCalls, KeyExistsError, KeyNotFoundError, KeyStore, KeyStoreBackend, Page, hookimpl
+from kes_core import BlockingCalls, EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreBackend, Page, hookimpl
 from kes_core.config import Section
 
 kes_hookspec_version = 1
@@ -54,12 +54,12 @@ class Store(KeyStore):
         try:
             await self._run("INSERT INTO keys VALUES (?, ?)", name, value)
         except sqlite3.IntegrityError:
-            raise KeyExistsError(name) from None
+            raise EntryExistsError(name) from None
 
     async def get(self, name):
         rows = await self._run("SELECT value FROM keys WHERE name = ?", name)
         if not rows:
-            raise KeyNotFoundError(name)
+            raise EntryNotFoundError(name)
         return rows[0][0]
 
     async def delete(self, name):

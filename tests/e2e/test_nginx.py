@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from kes_core.client import Client, NotAllowedError
-from tests.support import Credentials, Server, free_port, kes, make_credentials, program, send_raw, start_server
+from tests.helpers.server import Credentials, Server, free_port, kes, make_credentials, program, send_raw, start_server
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nginx" / "kes.conf"
 FORGED_ADDRESS = "203.0.113.9"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.test_connections import Http2Client
-from tests.support import Credentials, Server, make_credentials, read_response, start_server, vectors
+from tests.helpers.server import Credentials, Server, make_credentials, read_response, start_server, vectors
 
 METRICS = vectors("metrics")
 

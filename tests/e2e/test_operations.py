@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from kes_core.cli.identity import write_certificate
 from kes_core.identity import APIKey, make_certificate, private_key_pem
 from tests.e2e.test_observability import families
-from tests.support import Credentials, Server, kes, make_credentials, make_server_certificate
+from tests.helpers.server import Credentials, Server, kes, make_credentials, make_server_certificate
 
 Run = Callable[..., Server]
 

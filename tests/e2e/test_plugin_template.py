@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from kes_core.cli.plugin import _FILES
-from tests.support import start_server
-from tests.unit.test_cli import kes
+from tests.helpers.server import start_server
+from tests.unit.cli.test_main import kes
 
 STORE = """
     def __init__(self, settings: Settings) -> None:
@@ -29,18 +29,18 @@ STORE = """
 
     async def create(self, name: str, value: bytes) -> None:
         if name in self._values:
-            raise KeyExistsError(f"key {name!r} already exists")
+            raise EntryExistsError(f"key {name!r} already exists")
         self._values[name] = value
 
     async def get(self, name: str) -> bytes:
         try:
             return self._values[name]
         except KeyError:
-            raise KeyNotFoundError(f"key {name!r} does not exist") from None
+            raise EntryNotFoundError(f"key {name!r} does not exist") from None
 
     async def delete(self, name: str) -> None:
         if self._values.pop(name, None) is None:
-            raise KeyNotFoundError(f"key {name!r} does not exist")
+            raise EntryNotFoundError(f"key {name!r} does not exist")
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         return page_of(self._values, prefix, start=start, limit=limit)
@@ -118,7 +118,7 @@ def test_only_what_is_to_be_written_fails(tmp_path: Path, kind: str) -> None:
 
 def test_store_that_is_filled_in_keeps_the_contract_and_serves(tmp_path: Path) -> None:
     folder = generate(tmp_path, "keystore")
-    imports = "KeyExistsError, KeyNotFoundError, KeyStore, Page, page_of"
+    imports = "EntryExistsError, EntryNotFoundError, KeyStore, Page, page_of"
     fill_in(folder / "kes_acme_store" / "store.py", STORE, imports)
     failed, output = run_tests(folder)
     assert failed == set(), output

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.support import Server, kes, write_config
+from tests.helpers.server import Server, kes, write_config
 
 Run = Callable[..., Server]
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import Credentials, Server, make_credentials, start_server
+from tests.helpers.server import Credentials, Server, make_credentials, start_server
 
 HEADER = "X-Tls-Client-Cert"
 

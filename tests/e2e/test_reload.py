@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.e2e.test_connections import Http2Client
-from tests.support import Server, make_credentials, make_server_certificate
+from tests.helpers.server import Server, make_credentials, make_server_certificate
 
 Run = Callable[..., Server]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import Server, make_credentials, read_response, send_raw, start_server, write_config
-from tests.unit.test_cli import seconds_for
+from tests.helpers.server import Server, make_credentials, read_response, send_raw, start_server, write_config
+from tests.unit.cli.test_main import seconds_for
 
 RunServer = Callable[..., Server]
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_server import start_failing
-from tests.support import Credentials, Server, make_credentials, read_response
+from tests.helpers.server import Credentials, Server, make_credentials, read_response
 
 RunServer = Callable[..., Server]
 
@@ -43,7 +43,7 @@ def test_reload_reads_the_certificate_again(run_server: RunServer, tmp_path: Pat
 
 def test_certificate_is_read_again_by_itself(run_server: RunServer, tmp_path: Path) -> None:
     """Every fifteen minutes, which are a fifth of a second here."""
-    hurried = "import kes_core.server.serving as s, kes_core.cli as c; s.CERTIFICATE_INTERVAL = 0.2; c.main()"
+    hurried = "import kes_core.server.server as s, kes_core.cli as c; s.CERTIFICATE_INTERVAL = 0.2; c.main()"
     server = run_server(python=("-c", hurried))
 
     def served() -> str:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from kes_core.identity import APIKey
-from tests.docker import kes_image, run
 from tests.e2e.test_documentation import blocks
-from tests.support import kes, make_server_certificate, program
+from tests.helpers.docker import kes_image, run
+from tests.helpers.server import kes, make_server_certificate, program
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "systemd"
@@ -129,7 +129,7 @@ def test_commands_of_the_unit(tmp_path: Path, systemd: socket.socket) -> None:
 
 
 def test_time_to_stop_is_more_than_the_server_takes() -> None:
-    from kes_core.server.supervisor import _KILL_AFTER  # noqa: PLC0415 # the one place that says how long it takes
+    from kes_core.server.workers.supervisor import _KILL_AFTER
 
     assert float(settings()["TimeoutStopSec"][0]) > _KILL_AFTER
 

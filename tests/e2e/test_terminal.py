@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from kes_core.client import Client
 from kes_core.identity import make_certificate, private_key_pem
-from tests.support import (
+from tests.helpers.server import (
     Credentials,
     Server,
     free_port,
@@ -30,8 +30,8 @@ from tests.support import (
     program,
     start_server,
 )
-from tests.terminal import Screen, shown
-from tests.unit.test_cli import kes
+from tests.helpers.terminal import Screen, shown
+from tests.unit.cli.test_main import kes
 
 Show = Callable[..., Screen]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import free_port, make_credentials, write_config
+from tests.helpers.server import free_port, make_credentials, write_config
 
 pytestmark = pytest.mark.slow  # it builds wheels, and installs them into an environment of their own
 

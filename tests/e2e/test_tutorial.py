@@ -8,8 +8,8 @@ import yaml
 
 from tests.e2e.test_documentation import blocks
 from tests.e2e.test_plugin_template import check_types_and_style, install, run_tests
-from tests.support import start_server
-from tests.unit.test_cli import kes
+from tests.helpers.server import start_server
+from tests.unit.cli.test_main import kes
 
 
 def test_tutorial(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import httpx
 import pytest
 import yaml
 
-from kes_core.audit_chain import Verification
+from kes_core.audit.chain import Verification
 from tests.e2e.test_observability import Reader, families
-from tests.support import Server, kes, make_credentials
+from tests.helpers.server import Server, kes, make_credentials
 
 WORKERS = 3
 CONNECTIONS = 40
@@ -290,7 +290,7 @@ def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path)
     server = start(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)
     for worker in workers_of(server):
         arguments = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
-        assert arguments[1:4] == ["-P", "-m", "kes_core.server.worker"]
+        assert arguments[1:4] == ["-P", "-m", "kes_core.server.workers.worker"]
         assert arguments[4].isdigit()
     lines = [line.partition(" ")[2] for line in server.errors if line.startswith("environment ")]
     assert len(lines) == WORKERS

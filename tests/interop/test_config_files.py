@@ -12,7 +12,7 @@ from kes_core.cli.config import command
 from kes_core.config import load_config
 from kes_core.plugins import load_plugins
 from kes_core.server.main import check_files
-from tests.support import make_server_certificate
+from tests.helpers.server import make_server_certificate
 
 FILES = sorted((Path(__file__).parent / "config").iterdir())
 

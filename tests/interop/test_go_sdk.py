@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kes_core.identity import APIKey
-from tests.support import free_port, make_credentials, start_server
+from tests.helpers.server import free_port, make_credentials, start_server
 
 MODULE = Path(__file__).parent / "go"
 GO = shutil.which("go")

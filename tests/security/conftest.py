@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.openbao import OpenBao
+from tests.helpers.openbao import OpenBao
 
 
 @pytest.fixture(scope="session")

@@ -20,15 +20,16 @@ import msgpack
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from kes_core.crypto import DecryptionError, HMACKey, KeyType, KeyVersion, SecretKey, StoredKeyError, Timestamp
+from kes_core.access.errors import RequestError
+from kes_core.access.sender import ProvenClient, client_of
 from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
+from kes_core.keys.secret import CiphertextError, HMACKey, KeyType, SecretKey
+from kes_core.keys.stored import KeyVersion, StoredKeyError, Timestamp
 from kes_core.names import is_valid_name, is_valid_pattern
-from kes_core.routes import ROUTES, Argument
-from kes_core.server.auth import ProvenClient, client_of
-from kes_core.server.errors import APIError
-from kes_core.server.http import decode_path
+from kes_core.protocol import ROUTES, Argument
+from kes_core.server.wire.stream import decode_path
+from tests.helpers.server import vectors
 from tests.security.in_process import ask, talk
-from tests.support import vectors
 
 __all__ = ["TARGETS", "Target"]
 
@@ -92,7 +93,7 @@ def _forwarded(data: bytes) -> None:
         client = client_of(
             scope, proxies=frozenset([proxy.identity]), proxy_header=b"x-tls-client-cert", authorities=None
         )
-    except APIError as error:
+    except RequestError as error:
         assert error.status == 400, error  # noqa: PT017 # as above
         return
     assert client.identity != proxy.identity
@@ -167,7 +168,7 @@ def _ciphertext(data: bytes) -> None:
     for key in _KEYS:
         try:
             key.decrypt(data, b"context")
-        except DecryptionError as error:
+        except CiphertextError as error:
             assert error.__cause__ is None  # noqa: PT017 # whatever the cause, it is not told
 
 

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
-from kes_core.server.auth import ProvenClient
-from kes_core.server.tls import TLSError
-from kes_core.server.tls_connection import TLSConnection
+from kes_core.access.sender import ProvenClient
+from kes_core.server.wire.tls_connection import TLSConnection
+from kes_core.tls import TLSError
 
 CHUNK = 64 * 1024
 """Bytes that the server receives at a time."""

@@ -10,9 +10,9 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import ConnectionState
 
-from kes_core.server.http import App, Message, RequestRefusedError
-from kes_core.server.http1 import HTTP1Protocol
-from kes_core.server.runtime import _hypercorn_config
+from kes_core.server.wire.http1 import HTTP1Protocol
+from kes_core.server.wire.listener import _hypercorn_config
+from kes_core.server.wire.stream import App, Message, RequestRefusedError
 
 
 class Wire:

@@ -16,20 +16,20 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import ConnectionState
 
-from kes_core._counters import StoreCounters
+from kes_core.access.sender import ProvenClient
 from kes_core.config import load_config
+from kes_core.counters import StoreCounters
 from kes_core.plugins import load_plugins
-from kes_core.server.app import KESApp
-from kes_core.server.auth import ProvenClient
+from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
-from kes_core.server.http import App, Message
-from kes_core.server.http1 import HTTP1Protocol
-from kes_core.server.http2 import HTTP2Protocol
 from kes_core.server.metrics import Metrics
-from kes_core.server.peers import Alone
-from kes_core.server.runtime import _hypercorn_config
 from kes_core.server.state import connect
-from tests.support import make_credentials, write_config
+from kes_core.server.wire.http1 import HTTP1Protocol
+from kes_core.server.wire.http2 import HTTP2Protocol
+from kes_core.server.wire.listener import _hypercorn_config
+from kes_core.server.wire.stream import App, Message
+from kes_core.server.workers.peers import LocalPeers
+from tests.helpers.server import make_credentials, write_config
 
 __all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
 
@@ -73,7 +73,7 @@ def _server() -> _Server:
         plugins = load_plugins()
         config = load_config(path, plugins=plugins)
     metrics = Metrics()
-    peers = Alone(metrics)
+    peers = LocalPeers(metrics)
     state = asyncio.run(connect(config, plugins, counters=StoreCounters(), on_key_change=peers.forget))
     app = KESApp(state, metrics, peers, ExpiryWatch(metrics))
     sink = Sink()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Server, start_server
+from tests.helpers.server import Server, start_server
 
 FLOOD = 3000
 KEPT = 500

@@ -10,16 +10,16 @@ from typing import Any
 import h2.errors
 import pytest
 
-from kes_core.routes import ROUTES
-from kes_core.server.app import KESApp
-from kes_core.server.audit import AuditLog
-from kes_core.server.auth import ProvenClient
+from kes_core.access.sender import ProvenClient
+from kes_core.audit.log import AuditLog
+from kes_core.protocol import ROUTES
+from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
-from kes_core.server.http import Message
 from kes_core.server.metrics import Metrics
-from kes_core.server.peers import Alone
+from kes_core.server.wire.stream import Message
+from kes_core.server.workers.peers import LocalPeers
 from tests.e2e.test_connections import Http2Client
-from tests.support import Server
+from tests.helpers.server import Server
 
 IDENTITY = "3ecf" * 16
 
@@ -37,7 +37,7 @@ class Faulty:
             engines=(),
         )
         state.__dict__.update(faults)
-        self.app = KESApp(state, metrics, Alone(metrics), ExpiryWatch(metrics))
+        self.app = KESApp(state, metrics, LocalPeers(metrics), ExpiryWatch(metrics))
         self.records: list[Any] = []
         self.sent: list[Message] = []
         self.app.audit = AuditLog(plugins=[SimpleNamespace(audit=self.records.append)])  # type: ignore[list-item] # all of a sink that is used

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis.core import NotSet
 
+from tests.helpers.server import Credentials, Server, make_credentials, start_server
 from tests.security.effort import scaled
-from tests.support import Credentials, Server, make_credentials, start_server
-from tests.unit.test_app import make_app
+from tests.unit.server.api.test_dispatch import make_app
 
 pytestmark = pytest.mark.nightly
 

@@ -25,9 +25,11 @@ from kes_core import (
     Verdict,
     page_of,
 )
-from kes_core.boundary import PluginError, _calls, _engines, connect_engine, connect_store
+from kes_core.boundary import PluginError, connect_engine, connect_store
+from kes_core.boundary import calls as _calls
+from kes_core.boundary import engines as _engines
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import Section
-from kes_core.memory import MemoryKeyStore
 
 REQUEST = PolicyRequest(
     identity="a" * 64,

@@ -18,11 +18,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.crypto import HMACKey, KeyType, KeyVersion, SecretKey, Timestamp
 from kes_core.identity import APIKey
-from kes_core.routes import ROUTES, Argument
+from kes_core.keys.secret import HMACKey, KeyType, SecretKey
+from kes_core.keys.stored import KeyVersion, Timestamp
+from kes_core.protocol import ROUTES, Argument
+from tests.helpers.server import Server, make_credentials, start_server
 from tests.security.effort import choose, scaled
-from tests.support import Server, make_credentials, start_server
 
 pytestmark = pytest.mark.nightly
 

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.openbao import OpenBao, Tenant
-from tests.support import Server, program, start_server
+from tests.helpers.openbao import OpenBao, Tenant
+from tests.helpers.server import Server, program, start_server
 
 pytestmark = pytest.mark.nightly
 

@@ -16,16 +16,16 @@ import h2.settings
 import pytest
 
 from tests.e2e.test_connections import Http2Client, resident_kib
-from tests.support import Server, read_response
+from tests.helpers.server import Server, read_response
 
 RunServer = Callable[..., Server]
 
 HURRIED = """
 import socket
-import kes_core.server.http2 as http2
-import kes_core.server.runtime as runtime
-import kes_core.server.streams as streams
-import kes_core.server.tls_connection as tls_connection
+import kes_core.server.wire.http2 as http2
+import kes_core.server.wire.listener as runtime
+import kes_core.server.events as streams
+import kes_core.server.wire.tls_connection as tls_connection
 import kes_core.cli as cli
 
 http2.WINDOW_TIMEOUT = 0.5

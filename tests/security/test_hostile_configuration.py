@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core._yaml import Document, YAMLError, parse
 from kes_core.config import ConfigError, load_config, parse_config
+from kes_core.config.document import Document, YAMLError, parse
 from kes_core.plugins import Plugins, load_plugins
-from tests.support import vectors
+from tests.helpers.server import vectors
 
 CPU_SECONDS = 5.0
 """More than any of these takes on a slow machine with the pure parser; without limits most take minutes."""

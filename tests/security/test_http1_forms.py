@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Server, make_credentials, read_response
+from tests.helpers.server import Server, make_credentials, read_response
 
 
 @pytest.mark.parametrize(

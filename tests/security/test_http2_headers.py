@@ -9,7 +9,7 @@ import h2.events
 import pytest
 
 from tests.e2e.test_connections import Http2Client
-from tests.support import Server
+from tests.helpers.server import Server
 
 GOOD = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/version")]
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from kes_core.identity import identity_of_public_key
-from tests.support import Credentials, Server, make_credentials, start_server
+from tests.helpers.server import Credentials, Server, make_credentials, start_server
 
 HEADER = "X-Tls-Client-Cert"
 REQUIRED = "tls: client certificate is required"

@@ -26,10 +26,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.openbao import OpenBao, Tenant
+from tests.helpers.openbao import OpenBao, Tenant
+from tests.helpers.server import Server, make_credentials, start_server
 from tests.security.effort import choose, scaled
 from tests.security.linearizability import Call, Operation, is_linearizable
-from tests.support import Server, make_credentials, start_server
 
 pytestmark = pytest.mark.nightly
 

@@ -17,9 +17,9 @@ from kes_core.config import Config, ConfigSource, load_config
 from kes_core.plugins import load_plugins
 from kes_core.server import main
 from kes_core.server.metrics import Metrics
-from kes_core.server.peers import Alone
-from kes_core.server.serving import Serving
-from tests.support import make_credentials, start_server, write_config
+from kes_core.server.server import Serving
+from kes_core.server.workers.peers import LocalPeers
+from tests.helpers.server import make_credentials, start_server, write_config
 
 POLICIES = 2_000
 IDENTITIES = 10_000
@@ -50,7 +50,7 @@ class _Process:
         await self._serving.start([], [])
 
     async def reload(self, config: Config, _text: str) -> None:
-        self._serving.carry_out(await self._serving.prepare(config))
+        self._serving.apply(await self._serving.prepare(config))
         self.reloaded.set()
 
     async def stop(self) -> None:
@@ -82,7 +82,7 @@ async def _reload_large_configuration(tmp_path: Path) -> float:
     path = write_config(tmp_path, make_credentials(tmp_path).identity, {"policy": policies()})
     plugins, metrics = load_plugins(), Metrics()
     config = load_config(path, plugins=plugins)
-    serving = Serving(plugins, metrics, Alone(metrics))
+    serving = Serving(plugins, metrics, LocalPeers(metrics))
     await serving.connect(config)
     process, wanted = _Process(serving), asyncio.Event()
     await process.start(None)

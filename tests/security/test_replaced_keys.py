@@ -13,8 +13,8 @@ import pytest
 
 from kes_fs.store import FileKeyStore
 from kes_vault.store import VaultKeyStore
-from tests.openbao import OpenBao, Tenant
-from tests.support import Server, start_server
+from tests.helpers.openbao import OpenBao, Tenant
+from tests.helpers.server import Server, start_server
 
 SLACK = 3.0
 """Seconds that store and machine may take on top: tests run beside others."""

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from kes_core.config import Secret, Section
-from kes_core.crypto import HMACKey, KeyType, KeyVersion, SecretKey
 from kes_core.identity import APIKey
+from kes_core.keys.secret import HMACKey, KeyType, SecretKey
+from kes_core.keys.stored import KeyVersion
 
 CANARY = "canary-6f1d0c-as-the-key's-bytes"
 KEY = CANARY.encode()

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keystore import (
     BlockingCalls,
-    KeyExistsError,
-    KeyNotFoundError,
+    EntryExistsError,
+    EntryNotFoundError,
     KeyStoreError,
     page_of,
 )
-from kes_core.memory import MemoryKeyStore
-from tests.support import vectors
+from tests.helpers.server import vectors
 
 LISTINGS = vectors("listing")["cases"]
 
@@ -64,13 +64,13 @@ def test_memory_store_keeps_its_promises() -> None:
         store = MemoryKeyStore()
         value = b"same object"
         await store.create("a", value)
-        with pytest.raises(KeyExistsError):
+        with pytest.raises(EntryExistsError):
             await store.create("a", value)
         await store.create("empty", b"")
         assert await store.get("empty") == b""
         await store.delete("empty")
         for operation in (store.get, store.delete):
-            with pytest.raises(KeyNotFoundError):
+            with pytest.raises(EntryNotFoundError):
                 await operation("empty")
         assert await store.list() == (["a"], "")
         await store.status()

@@ -16,7 +16,7 @@ Load = Callable[..., Plugins]
 GOOD = """
 from kes_core import KeyStoreBackend, hookimpl
 from kes_core.config import Section
-from kes_core.memory import MemoryKeyStore
+from kes_core.builtin.memory import MemoryKeyStore
 
 kes_hookspec_version = 1
 

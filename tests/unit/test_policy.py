@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from kes_core.builtin.static_policy import StaticPolicyEngine, matching_pattern
 from kes_core.config import PolicySettings
 from kes_core.policy import Decision, PolicyRequest
-from kes_core.static_policy import StaticPolicyEngine, matching_pattern
-from tests.support import vectors
+from tests.helpers.server import vectors
 
 CASES = [case for case in vectors("policy")["cases"] if case["kind"] == "verify"]
 API = "/v1/key/generate/"

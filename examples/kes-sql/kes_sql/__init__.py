@@ -52,7 +52,7 @@ class SQLConfig(Section):
 
 
 async def _connect(config: SQLConfig) -> SQLKeyStore:
-    from kes_sql.store import SQLKeyStore  # noqa: PLC0415 # a server that uses another store needs no SQLAlchemy
+    from kes_sql.store import SQLKeyStore
 
     return await SQLKeyStore.open(config)
 

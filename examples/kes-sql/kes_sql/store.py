@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from kes_core import (
     BlockingCalls,
-    KeyExistsError,
-    KeyNotFoundError,
+    EntryExistsError,
+    EntryNotFoundError,
     KeyStore,
     KeyStoreError,
     KeyStoreUnreachableError,
@@ -179,17 +179,17 @@ class SQLKeyStore(KeyStore):
                 raise
         else:
             return
-        raise KeyExistsError(f"key {name!r} already exists")
+        raise EntryExistsError(f"key {name!r} already exists")
 
     def _get(self, connection: Connection, name: str) -> bytes:
         value: bytes | None = connection.scalar(select(self._keys.c.value).where(self._keys.c.name == name))
         if value is None:
-            raise KeyNotFoundError(f"key {name!r} does not exist")
+            raise EntryNotFoundError(f"key {name!r} does not exist")
         return value
 
     def _delete(self, connection: Connection, name: str) -> None:
         if connection.execute(delete(self._keys).where(self._keys.c.name == name)).rowcount == 0:
-            raise KeyNotFoundError(f"key {name!r} does not exist")
+            raise EntryNotFoundError(f"key {name!r} does not exist")
 
     def _list(self, connection: Connection, prefix: str, start: str, limit: int) -> Page:
         if not prefix.isascii():

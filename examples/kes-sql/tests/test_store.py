@@ -19,7 +19,7 @@ from kes_sql.store import SQLKeyStore
 
 RACER = """
 import asyncio, json, sys
-from kes_core import KeyExistsError
+from kes_core import EntryExistsError
 from kes_sql import SQLConfig
 from kes_sql.store import SQLKeyStore
 
@@ -32,7 +32,7 @@ async def main():
         try:
             await store.create(f"key-{number}", sys.argv[2].encode())
             won.append(f"key-{number}")
-        except KeyExistsError:
+        except EntryExistsError:
             pass
     await store.close()
     print(json.dumps(won))

@@ -52,7 +52,7 @@ class CedarConfig(Section):
 
 
 async def _connect(config: CedarConfig) -> CedarPolicyEngine:
-    from kes_cedar.engine import CedarPolicyEngine  # noqa: PLC0415 # plugins import what they need when they are used
+    from kes_cedar.engine import CedarPolicyEngine
 
     return await CedarPolicyEngine.open(config)
 

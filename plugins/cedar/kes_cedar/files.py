@@ -35,7 +35,7 @@ _BLANK: Final = re.compile(r"(?:\s|//[^\n]*)*")
 _POLICY_ID: Final = re.compile(r"policy([0-9]+)", re.ASCII)
 
 
-class _Policy(NamedTuple):
+class _CedarPolicy(NamedTuple):
     """One policy as it stands in a file."""
 
     file: Path
@@ -120,7 +120,7 @@ def _policy_files(paths: Sequence[str]) -> Iterator[Path]:
         yield from files
 
 
-def _policies(file: Path) -> Iterator[_Policy]:
+def _policies(file: Path) -> Iterator[_CedarPolicy]:
     """Take a file apart: what Cedar says of a policy has no line, so that each is shown to it alone."""
     text = _read(file)
     begin = _end_of_blank(text, 0)
@@ -131,7 +131,7 @@ def _policies(file: Path) -> Iterator[_Policy]:
     for end in [*ends, len(text)]:
         if begin == len(text):
             return
-        policy = _Policy(file, text.count("\n", 0, begin) + 1, text[begin:end])
+        policy = _CedarPolicy(file, text.count("\n", 0, begin) + 1, text[begin:end])
         if _nesting(policy.text) > _MAX_NESTING:
             raise _problem(policy.place, f"is nested more than {_MAX_NESTING} levels deep; split it into policies")
         try:
@@ -162,7 +162,7 @@ def _end_of_blank(text: str, begin: int) -> int:
     return blank.end() if blank is not None else begin
 
 
-def _policy_set(policies: Sequence[_Policy], schema: cedarpy.Schema) -> cedarpy.PolicySet:
+def _policy_set(policies: Sequence[_CedarPolicy], schema: cedarpy.Schema) -> cedarpy.PolicySet:
     text = "\n".join(policy.text for policy in policies)
     checked = cedarpy.validate_policies(text, schema, release_gil=True)
     if not checked.validation_passed:

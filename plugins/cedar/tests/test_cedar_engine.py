@@ -19,7 +19,7 @@ from kes_cedar.engine import CedarPolicyEngine
 from kes_cedar.requests import OPERATIONS
 from kes_core import CertificateFacts, Decision, KeyStoreError, Verdict
 from kes_core.plugins import load_plugins
-from kes_core.routes import ROUTES, Auth
+from kes_core.protocol import ROUTES, Auth
 
 Ask = Callable[..., Verdict]
 OpenEngine = Callable[..., CedarPolicyEngine]

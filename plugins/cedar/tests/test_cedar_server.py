@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from kes_cedar.requests import OPERATIONS
-from tests.support import Credentials, Server, make_credentials, write_config
+from tests.helpers.server import Credentials, Server, make_credentials, write_config
 
 RunServer = Callable[..., Server]
 README = Path(__file__).parents[1] / "README.md"

@@ -33,13 +33,13 @@ class FileConfig(Section):
 
 
 async def _connect(config: FileConfig) -> FileKeyStore:
-    from kes_fs.store import FileKeyStore  # noqa: PLC0415 # plugins import what they need when they are used
+    from kes_fs.store import FileKeyStore
 
     return await FileKeyStore.open(Path(config.path))
 
 
 async def _diagnose(config: FileConfig) -> Sequence[Finding]:
-    from kes_fs.doctor import diagnose  # noqa: PLC0415 # as above
+    from kes_fs.doctor import diagnose
 
     return await diagnose(Path(config.path))
 

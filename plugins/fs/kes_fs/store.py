@@ -23,8 +23,8 @@ from typing import Final, ParamSpec, TypeVar
 
 from kes_core import (
     BlockingCalls,
-    KeyExistsError,
-    KeyNotFoundError,
+    EntryExistsError,
+    EntryNotFoundError,
     KeyStore,
     KeyStoreError,
     KeyStoreUnreachableError,
@@ -225,7 +225,7 @@ class FileKeyStore(KeyStore):
             except FileExistsError:
                 # Who is told that the key is there may rely on it, as its creator may once it is durable.
                 _sync(self._path)
-                raise KeyExistsError(f"key {file.name!r} already exists") from None
+                raise EntryExistsError(f"key {file.name!r} already exists") from None
             except OSError as error:
                 if error.errno in _NO_HARD_LINKS:
                     raise KeyStoreError(
@@ -268,7 +268,7 @@ class FileKeyStore(KeyStore):
             source = os.open(file, os.O_RDONLY | _OPEN)
         except FileNotFoundError:
             self._status()  # a directory that is gone is not an absent key
-            raise KeyNotFoundError(f"key {file.name!r} does not exist") from None
+            raise EntryNotFoundError(f"key {file.name!r} does not exist") from None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise KeyStoreError(f"{str(file)!r} is a symbolic link, not a key") from None
@@ -293,7 +293,7 @@ class FileKeyStore(KeyStore):
             file.unlink()
         except FileNotFoundError:
             self._status()
-            raise KeyNotFoundError(f"key {file.name!r} does not exist") from None
+            raise EntryNotFoundError(f"key {file.name!r} does not exist") from None
         _sync(self._path)
 
     def _list(self, prefix: str, start: str, limit: int) -> Page:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kes_core import KeyExistsError, KeyStoreError, KeyStoreUnreachableError
+from kes_core import EntryExistsError, KeyStoreError, KeyStoreUnreachableError
 from kes_fs.store import FileKeyStore
 
 Run = Callable[[Callable[[FileKeyStore], Awaitable[None]]], None]
@@ -186,7 +186,7 @@ def test_key_is_durable_before_it_is_there_and_its_name_before_it_is_acknowledge
         await store.create("k", b"v")
         assert order == ["sync file", "link", "sync directory"]
         order.clear()
-        with pytest.raises(KeyExistsError):
+        with pytest.raises(EntryExistsError):
             await store.create("k", b"v")
         assert order == ["sync file", "link", "sync directory"]
         order.clear()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kes_core import KeyNotFoundError
+from kes_core import EntryNotFoundError
 from kes_fs.store import FileKeyStore
 
 Run = Callable[[Callable[[FileKeyStore], Awaitable[None]]], None]
@@ -150,7 +150,7 @@ def test_killed_at_any_moment(open_and_close: OpenAndClose, tmp_path: Path) -> N
 RACER = """
 import asyncio, sys
 from pathlib import Path
-from kes_core import KeyExistsError
+from kes_core import EntryExistsError
 from kes_fs.store import FileKeyStore
 
 async def main():
@@ -162,7 +162,7 @@ async def main():
         try:
             await store.create(f"key-{number}", sys.argv[2].encode())
             won.append(number)
-        except KeyExistsError:
+        except EntryExistsError:
             pass
     print(*won, flush=True)
     await store.close()
@@ -217,7 +217,7 @@ def test_reader_never_sees_half_a_key(run: Run) -> None:
             while True:
                 try:
                     return await store.get("k")
-                except KeyNotFoundError:
+                except EntryNotFoundError:
                     continue
 
         for _ in range(20):

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError
 from kes_core.names import is_valid_name
 from kes_core.plugins import load_plugins
 from kes_fs import FileConfig
 from kes_fs.store import FileKeyStore
-from tests.support import vectors
+from tests.helpers.server import vectors
 
 Run = Callable[[Callable[[FileKeyStore], Awaitable[None]]], None]
 OpenAndClose = Callable[[Path], Coroutine[Any, Any, list[str]]]
@@ -34,7 +34,7 @@ def test_contract(run: Run) -> None:
         assert await store.get("a") == b"\0\xff binary"
         assert await store.get("empty") == b""
         assert await store.get("large") == bytes(64 * 1024)
-        with pytest.raises(KeyExistsError):
+        with pytest.raises(EntryExistsError):
             await store.create("a", b"other")
         assert await store.get("a") == b"\0\xff binary"
         assert await store.list(limit=2) == (["a", "empty"], "large")
@@ -42,7 +42,7 @@ def test_contract(run: Run) -> None:
         assert await store.list("e") == (["empty"], "")
         await store.delete("a")
         for operation in (store.get, store.delete):
-            with pytest.raises(KeyNotFoundError):
+            with pytest.raises(EntryNotFoundError):
                 await operation("a")
         await store.status()
         await store.close()
@@ -126,7 +126,7 @@ def test_what_is_no_key_is_neither_listed_nor_read_nor_removed(run: Run, tmp_pat
                 await store.get(name)
             with pytest.raises(KeyStoreError, match=rf"{name}' is not a regular file"):
                 await store.delete(name)
-            with pytest.raises(KeyExistsError):
+            with pytest.raises(EntryExistsError):
                 await store.create(name, b"x")
         assert len(list(keys.iterdir())) == 6
         assert (tmp_path / "outside").read_text() == "secret"

@@ -17,19 +17,19 @@ kes_hookspec_version = 1
 
 
 async def _connect(config: VaultConfig) -> VaultKeyStore:
-    from kes_vault.store import connect  # noqa: PLC0415 # plugins import what they need when they are used
+    from kes_vault.store import connect
 
     return await connect(config)
 
 
 async def _diagnose(config: VaultConfig) -> Sequence[Finding]:
-    from kes_vault.doctor import diagnose  # noqa: PLC0415 # as above
+    from kes_vault.doctor import diagnose
 
     return await diagnose(config)
 
 
 def _access_policy(config: VaultConfig) -> str:
-    from kes_vault.policy import access_policy  # noqa: PLC0415 # as above
+    from kes_vault.policy import access_policy
 
     return access_policy(config)
 

@@ -14,8 +14,8 @@ from hvac.exceptions import InvalidPath, InvalidRequest
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from kes_core import (
-    KeyExistsError,
-    KeyNotFoundError,
+    EntryExistsError,
+    EntryNotFoundError,
     KeyStore,
     KeyStoreError,
     KeyStoreUnreachableError,
@@ -53,7 +53,7 @@ _FIRST: Final = 1
 _REMOVE: Final = "remove the entry with 'vault kv metadata delete'"
 
 
-class _Entry(NamedTuple):
+class _KVEntry(NamedTuple):
     """A version of an entry."""
 
     data: dict[str, Any] | None
@@ -104,7 +104,7 @@ class VaultKeyStore(KeyStore):
 
     async def create(self, name: str, value: bytes) -> None:
         if not self._is_v2 and await self._exists(name):
-            raise KeyExistsError(f"key {name!r} already exists")
+            raise EntryExistsError(f"key {name!r} already exists")
         text = await self._transit.encrypt(_text_of(value))
         try:
             await self._write(name, text)
@@ -129,7 +129,7 @@ class VaultKeyStore(KeyStore):
                     f"Vault refuses to create the entry {path!r}, which holds no key, though the policy of the token "
                     f"grants 'create': there is {cause}a rule for parameters in the policy"
                 )
-        return KeyExistsError(f"key {name!r} already exists")
+        return EntryExistsError(f"key {name!r} already exists")
 
     async def _settle(self, name: str, text: str) -> None:
         """See whose key is stored, once every write that began before ours ended should have ended too.
@@ -145,7 +145,7 @@ class VaultKeyStore(KeyStore):
             raise KeyStoreError(f"Vault has taken the key {name!r} but does not give it back")
         if stored != text:
             logger.warning("key %r was created by two servers at once; the other one's is kept", name)
-            raise KeyExistsError(f"key {name!r} already exists")
+            raise EntryExistsError(f"key {name!r} already exists")
 
     async def _write(self, name: str, text: str) -> None:
         config, path = self._config, self._engine.path(name)
@@ -163,7 +163,7 @@ class VaultKeyStore(KeyStore):
                 return str(answer["data"]["deletion_time"])
             except InvalidRequest as error:
                 if "check-and-set" in str(error):
-                    raise KeyExistsError(f"key {name!r} already exists") from None
+                    raise EntryExistsError(f"key {name!r} already exists") from None
                 raise
 
         write = write_v2 if self._is_v2 else write_v1
@@ -172,7 +172,7 @@ class VaultKeyStore(KeyStore):
             deleted_at = await self._session.call(f"create {self._engine.shown(name)}", write)
         except InvalidPath:
             raise KeyStoreError(self._engine.not_mounted()) from None
-        except KeyExistsError:
+        except EntryExistsError:
             if not await self._appears(name):
                 raise KeyStoreError(
                     f"the entry {self._engine.shown(name)!r} has other versions than 1: {_REMOVE}"
@@ -191,7 +191,7 @@ class VaultKeyStore(KeyStore):
     async def get(self, name: str) -> bytes:
         text = await self._read(name)
         if text is None:
-            raise KeyNotFoundError(f"key {name!r} does not exist")
+            raise EntryNotFoundError(f"key {name!r} does not exist")
         return _value_of(await self._transit.decrypt(name, text))
 
     async def _exists(self, name: str) -> bool:
@@ -221,7 +221,7 @@ class VaultKeyStore(KeyStore):
             raise KeyStoreError(f"the entry {self._engine.shown(name)!r} has no text in a field named {name!r}")
         return text
 
-    async def _entry(self, name: str) -> _Entry | None:
+    async def _entry(self, name: str) -> _KVEntry | None:
         """Read the entry of a key; of K/V v2 its first version.
 
         The newest is read first: without it an entry whose first version is gone would look like none at all.
@@ -230,7 +230,7 @@ class VaultKeyStore(KeyStore):
         if not self._is_v2 or entry is None or entry.number == _FIRST:
             found = entry
         else:
-            found = await self._version(name, _FIRST) or _Entry(None, _FIRST, "")
+            found = await self._version(name, _FIRST) or _KVEntry(None, _FIRST, "")
         if found is not None and found.data is None:
             raise KeyStoreError(
                 f"the entry {self._engine.shown(name)!r} has no version 1 any more, but its metadata remains: "
@@ -238,13 +238,13 @@ class VaultKeyStore(KeyStore):
             )
         return found
 
-    async def _version(self, name: str, number: int | None = None) -> _Entry | None:
+    async def _version(self, name: str, number: int | None = None) -> _KVEntry | None:
         """Read one version of an entry, the newest without a `number`. A deleted one has no data."""
         engine, path = self._config.engine, self._engine.path(name)
 
-        def read(client: hvac.Client) -> _Entry | None:
+        def read(client: hvac.Client) -> _KVEntry | None:
             if not self._is_v2:
-                return _Entry(dict(client.secrets.kv.v1.read_secret(path, mount_point=engine)["data"]), _FIRST, "")
+                return _KVEntry(dict(client.secrets.kv.v1.read_secret(path, mount_point=engine)["data"]), _FIRST, "")
             answer: Any
             try:
                 answer = client.secrets.kv.v2.read_secret_version(
@@ -256,7 +256,7 @@ class VaultKeyStore(KeyStore):
                     raise  # there is nothing, not even metadata
             version = answer["data"]
             data, metadata = version["data"], version["metadata"]
-            return _Entry(data and dict(data), int(metadata["version"]), str(metadata["deletion_time"]))
+            return _KVEntry(data and dict(data), int(metadata["version"]), str(metadata["deletion_time"]))
 
         try:
             return await self._session.call(f"read {self._engine.shown(name)}", read)

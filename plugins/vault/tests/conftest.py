@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.openbao import OpenBao
+from tests.helpers.openbao import OpenBao
 
-pytest.register_assert_rewrite("tests.traffic")
+pytest.register_assert_rewrite("tests.helpers.traffic")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from kes_core import KeyStore
 from kes_core.testing import KeyStoreContract
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
-from tests.openbao import KV2_POLICY, OpenBao
+from tests.helpers.openbao import KV2_POLICY, OpenBao
 
 # The guide's, and listing. Without *update*, K/V v1 keeps what it promises even if servers race.
 KV1_POLICY = 'path "{engine}/*" {{ capabilities = ["create", "read", "delete", "list"] }}'

@@ -21,8 +21,8 @@ from kes_vault import doctor
 from kes_vault.config import VaultConfig
 from kes_vault.policy import access_policy
 from kes_vault.store import VaultKeyStore
-from tests.openbao import WIDE, OpenBao, Tenant, run_store
-from tests.support import write_config
+from tests.helpers.openbao import WIDE, OpenBao, Tenant, run_store
+from tests.helpers.server import write_config
 
 
 def diagnose(config: VaultConfig) -> Sequence[Finding]:

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError
-from kes_core.crypto import KeyVersion
-from kes_core.memory import MemoryKeyStore
-from kes_core.migration import Existing, Migration
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError
+from kes_core.builtin.memory import MemoryKeyStore
+from kes_core.keys.migration import Existing, Migration
+from kes_core.keys.stored import KeyVersion
 from kes_core.plugins import load_plugins
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
-from tests.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, failure, run_store
-from tests.proxy import Proxy
-from tests.support import Server, start_server
+from tests.helpers.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, failure, run_store
+from tests.helpers.proxy import Proxy
+from tests.helpers.server import Server, start_server
 
 GONE = "has no version 1 any more, but its metadata remains"
 
@@ -86,7 +86,7 @@ def test_entry_without_any_version_is_no_key_that_exists(bao: OpenBao) -> None:
     metadata_alone(tenant)
 
     async def check(store: VaultKeyStore) -> None:
-        with pytest.raises(KeyNotFoundError):
+        with pytest.raises(EntryNotFoundError):
             await store.get("k")
         with pytest.raises(
             KeyStoreError, match="there is metadata without a version, which has to be removed"
@@ -104,7 +104,7 @@ def test_key_below_later_versions_is_still_read(bao: OpenBao) -> None:
         await store.create("k", b"first")
         tenant.write("k", {"k": "of somebody else"})
         assert await store.get("k") == b"first"
-        with pytest.raises(KeyExistsError):
+        with pytest.raises(EntryExistsError):
             await store.create("k", b"other")
         bao.root.secrets.kv.v2.delete_latest_version_of_secret("k", mount_point=tenant.engine)
         assert await store.get("k") == b"first"

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
-from kes_core.crypto import KeyVersion
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
+from kes_core.keys.stored import KeyVersion
 from kes_vault.store import connect
-from tests.openbao import KV2_POLICY, OpenBao, Tenant
-from tests.proxy import Proxy
-from tests.support import Server, start_server
-from tests.traffic import Answer, Traffic
+from tests.helpers.openbao import KV2_POLICY, OpenBao, Tenant
+from tests.helpers.proxy import Proxy
+from tests.helpers.server import Server, start_server
+from tests.helpers.traffic import Answer, Traffic
 
 PING = 5.0
 WITHIN = 2 * PING
@@ -288,10 +288,10 @@ def test_key_is_seen_by_its_maker_though_a_standby_is_behind(cluster: list[OpenB
             for number in range(200):
                 await store.create(f"k{number}", b"v")
                 assert await store.get(f"k{number}") == b"v"
-                with pytest.raises(KeyExistsError):
+                with pytest.raises(EntryExistsError):
                     await other.create(f"k{number}", b"of another server")
                 await store.delete(f"k{number}")
-                with pytest.raises(KeyNotFoundError):
+                with pytest.raises(EntryNotFoundError):
                     await store.get(f"k{number}")
         finally:
             await store.close()
@@ -445,7 +445,7 @@ def test_redirect_to_the_active_node_is_followed_over_tls_only(bao: OpenBao) -> 
         with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
             await store.get("k")
         proxy.fault = None
-        with pytest.raises(KeyExistsError):
+        with pytest.raises(EntryExistsError):
             await store.create("k", b"other")
         await store.close()
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests import PreparedRequest, Response
 
-from kes_core import KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
 from kes_vault.store import VaultKeyStore, connect
 from kes_vault.transport import HEALTH, _is_of_vault
-from tests.openbao import WIDE, OpenBao, Tenant, failure, run_store
-from tests.proxy import Answer, Proxy
+from tests.helpers.openbao import WIDE, OpenBao, Tenant, failure, run_store
+from tests.helpers.proxy import Answer, Proxy
 
 HTML: Final = b"<html><body>Not here.</body></html>"
 JSON: Final = "application/json"
@@ -61,7 +61,7 @@ def test_answer_of_a_proxy_is_an_outage_that_passes(bao: OpenBao, version: str, 
         assert proxy.count("POST", "/login") == 0
         proxy.fault = None
         assert await store.get("k") == b"v"
-        with pytest.raises(KeyNotFoundError):
+        with pytest.raises(EntryNotFoundError):
             await store.get("new")
         assert (await store.list()).names == ["k"]
         await store.status()
@@ -96,7 +96,7 @@ def test_answer_of_the_wrong_shape_is_an_error_of_the_store(bao: OpenBao, versio
             for call in (store.get("k"), store.list()):
                 with pytest.raises(KeyStoreError) as caught:
                     await call
-                assert not isinstance(caught.value, KeyNotFoundError)
+                assert not isinstance(caught.value, EntryNotFoundError)
         proxy.fault = None
         assert await store.get("k") == b"v"
         await store.close()
@@ -115,7 +115,7 @@ def test_engine_that_is_gone_is_no_missing_key(bao: OpenBao, version: str) -> No
         for call in (store.get("k"), store.list(), store.delete("k")):
             with pytest.raises(KeyStoreError, match="no K/V engine is mounted at") as caught:
                 await call
-            assert not isinstance(caught.value, KeyNotFoundError)
+            assert not isinstance(caught.value, EntryNotFoundError)
 
     run_store(tenant.config(), check)
 

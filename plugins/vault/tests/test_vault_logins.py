@@ -25,7 +25,7 @@ from kes_core import KeyStoreError
 from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
 from kes_vault.store import connect
-from tests.openbao import OpenBao, Tenant
+from tests.helpers.openbao import OpenBao, Tenant
 
 
 def serve(config: VaultConfig) -> None:

@@ -14,8 +14,8 @@ from kes_core import KeyStoreError, KeyStoreUnreachableError
 from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
-from tests.openbao import OpenBao, Tenant, failure, nothing, run_store
-from tests.support import make_credentials
+from tests.helpers.openbao import OpenBao, Tenant, failure, nothing, run_store
+from tests.helpers.server import make_credentials
 
 
 def test_vault_that_has_never_been_initialized(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from kes_core import KeyExistsError, KeyNotFoundError, KeyStoreError, KeyStoreUnreachableError
-from kes_core.crypto import KeyVersion, StoredKeyError
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.keys.stored import KeyVersion, StoredKeyError
 from kes_vault.store import VaultKeyStore, connect
-from tests.openbao import POLICIES, WIDE, OpenBao, Tenant, failure, nothing, run_store
-from tests.support import vectors
+from tests.helpers.openbao import POLICIES, WIDE, OpenBao, Tenant, failure, nothing, run_store
+from tests.helpers.server import vectors
 
 VERSIONS = ["v1", "v2"]
 
@@ -26,14 +26,14 @@ def test_contract(bao: OpenBao, version: str) -> None:
         for name, value in values.items():
             await store.create(name, value)
         assert {name: await store.get(name) for name in values} == values
-        with pytest.raises(KeyExistsError):
+        with pytest.raises(EntryExistsError):
             await store.create("a", b"other")
         assert await store.get("a") == b"text"
         assert await store.list(limit=2) == (["a", "b"], "empty")
         assert await store.list("l") == (["large"], "")
         await store.delete("a")
         await store.delete("a")  # Vault can't tell
-        with pytest.raises(KeyNotFoundError):
+        with pytest.raises(EntryNotFoundError):
             await store.get("a")
         await store.create("a", b"again")
         assert await store.get("a") == b"again"
@@ -77,7 +77,7 @@ def test_prefixes_keep_tenants_apart(bao: OpenBao, version: str) -> None:
         assert (await store.list()).names == ["k"]
 
     async def check_second(store: VaultKeyStore) -> None:
-        with pytest.raises(KeyNotFoundError):
+        with pytest.raises(EntryNotFoundError):
             await store.get("k")
         await store.create("k", b"second")
         await store.create("first", b"named like a folder")
@@ -105,7 +105,7 @@ def test_of_eight_servers_that_create_one_key_one_wins(bao: OpenBao, version: st
                 )
                 winners = [index for index, result in enumerate(results) if result is None]
                 losers = [result for result in results if result is not None]
-                assert all(isinstance(loser, KeyExistsError) for loser in losers), losers
+                assert all(isinstance(loser, EntryExistsError) for loser in losers), losers
                 stored = await stores[0].get(name)
                 assert stored in {b"of server %d" % index for index in winners}
                 if (version, width) != ("v1", "wide"):
@@ -340,7 +340,7 @@ def test_token_is_kept_alive(bao: OpenBao, renewable: bool) -> None:
         first = store._session.client.token
         end = asyncio.get_running_loop().time() + 5
         while asyncio.get_running_loop().time() < end:
-            with pytest.raises(KeyNotFoundError):
+            with pytest.raises(EntryNotFoundError):
                 await store.get("k")
         assert (store._session.client.token == first) is renewable
 

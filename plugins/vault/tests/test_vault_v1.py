@@ -8,10 +8,10 @@ import threading
 import pytest
 import requests
 
-from kes_core import KeyExistsError
+from kes_core import EntryExistsError
 from kes_vault.store import connect
-from tests.openbao import WIDE, OpenBao, Tenant
-from tests.proxy import Proxy
+from tests.helpers.openbao import WIDE, OpenBao, Tenant
+from tests.helpers.proxy import Proxy
 
 LATE = 0.1
 """Seconds after the first server's write at which the second one's reaches Vault."""
@@ -54,7 +54,7 @@ def test_write_that_comes_late_does_not_make_a_second_winner(bao: OpenBao) -> No
         try:
             late = asyncio.create_task(slow.create("k", b"of the slow server"))
             await asyncio.to_thread(second.wait_for, "POST", second.engine, 1)
-            with pytest.raises(KeyExistsError):
+            with pytest.raises(EntryExistsError):
                 await quick.create("k", b"of the quick server")
             await late
             assert await quick.get("k") == await slow.get("k") == b"of the slow server"

@@ -14,11 +14,11 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from kes_core import KeyStoreBackend
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import ConfigError, Duration, Secret, Section, parse_config
-from kes_core.config_views import effective, json_schema
-from kes_core.memory import MemoryKeyStore
+from kes_core.config.views import effective, json_schema
 from kes_core.plugins import Plugins, load_plugins
-from tests.unit.config.test_config import ADMIN, BROKEN, START, VECTORS
+from tests.unit.config.test_load import ADMIN, BROKEN, START, VECTORS
 
 MASK = "**********"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from kes_core.audit.log import AuditError, open_sinks
 from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.examination import examine
 from kes_core.findings import Finding
-from kes_core.server.audit import AuditError, open_sinks
-from tests.unit.doctor.support import PLUGINS, as_nobody, config, levels, the
+from tests.helpers.doctor import PLUGINS, as_nobody, config, levels, the
 
 
 def look(directory: Path, **audit: Any) -> list[Finding]:

@@ -16,8 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
 from kes_core.findings import Finding
-from tests.unit.doctor.support import Pair, as_nobody, config, levels, make, none_is, the, write
-from tests.unit.test_cli import kes
+from tests.helpers.doctor import Pair, as_nobody, config, levels, make, none_is, the, write
+from tests.unit.cli.test_main import kes
 
 
 def examine(directory: Path, pair: Pair, *chain: Pair, address: str = "127.0.0.1:7373") -> list[Finding]:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from kes_core.doctor.decision import Asker, explain
+from kes_core.doctor.decision import Requester, explain
 from kes_core.findings import Finding
 from kes_core.identity import APIKey
-from tests.support import make_server_certificate
-from tests.unit.doctor.support import ADMIN, CLIENT, PLUGINS, Pair, config, make, write
+from tests.helpers.doctor import ADMIN, CLIENT, PLUGINS, Pair, config, make, write
+from tests.helpers.server import make_server_certificate
 
 PATH = "/v1/key/generate/my-key"
 POLICY = {
@@ -27,9 +27,11 @@ POLICY = {
 }
 
 
-def ask(directory: Path, asker: Asker | str, path: str = PATH, *, method: str = "", **overrides: Any) -> list[Finding]:
+def ask(
+    directory: Path, asker: Requester | str, path: str = PATH, *, method: str = "", **overrides: Any
+) -> list[Finding]:
     settings = config(directory, **{"policy": POLICY, **overrides})
-    client = Asker(asker) if isinstance(asker, str) else asker
+    client = Requester(asker) if isinstance(asker, str) else asker
     return list(asyncio.run(explain(settings, PLUGINS, client, path, method=method, address="10.1.2.3")))
 
 
@@ -98,21 +100,21 @@ def test_spellings_of_the_same_request(tmp_path: Path) -> None:
 
 
 def test_without_certificate(tmp_path: Path) -> None:
-    layer, reason, _cure = refusal(tmp_path, Asker.nobody())
+    layer, reason, _cure = refusal(tmp_path, Requester.nobody())
     assert (layer, reason) == ("tls", "denied: the handshake fails, since the client shows no certificate")
     api = {"/v1/ready": {"skip_auth": True}}
-    assert allowance(tmp_path, Asker.nobody(), "/v1/ready", api=api) == "none is needed for this API"
-    assert allowance(tmp_path, Asker.nobody(), "/version", api=api) == "none is needed for this API"
-    layer, reason, _cure = refusal(tmp_path, Asker.nobody(), api=api)
+    assert allowance(tmp_path, Requester.nobody(), "/v1/ready", api=api) == "none is needed for this API"
+    assert allowance(tmp_path, Requester.nobody(), "/version", api=api) == "none is needed for this API"
+    layer, reason, _cure = refusal(tmp_path, Requester.nobody(), api=api)
     assert (layer, reason) == ("certificate", "denied: tls: client certificate is required (400)")
 
 
 def test_certificates_that_are_no_client(tmp_path: Path) -> None:
     authority, one, two = make("A CA", ca=True), make("one"), make("two")
     write(tmp_path, authority, name="ca")
-    assert "client certificate is required" in refusal(tmp_path, Asker.from_file(tmp_path / "ca.crt"))[1]
+    assert "client certificate is required" in refusal(tmp_path, Requester.from_file(tmp_path / "ca.crt"))[1]
     write(tmp_path, one, two, name="both")
-    assert "more than one client certificate" in refusal(tmp_path, Asker.from_file(tmp_path / "both.crt"))[1]
+    assert "more than one client certificate" in refusal(tmp_path, Requester.from_file(tmp_path / "both.crt"))[1]
 
 
 def test_verified_certificates(tmp_path: Path) -> None:
@@ -122,9 +124,9 @@ def test_verified_certificates(tmp_path: Path) -> None:
     key, cert = make_server_certificate(tmp_path)
     tls = {"key": str(key), "cert": str(cert), "auth": "on", "ca": str(tmp_path / "ca.crt")}
 
-    def client(pair: Pair) -> Asker:
+    def client(pair: Pair) -> Requester:
         write(tmp_path, pair, name="client")
-        return Asker.from_file(tmp_path / "client.crt")
+        return Requester.from_file(tmp_path / "client.crt")
 
     good = client(make("app", issuer=ca))
     policy = {"p": {"allow": ["/v1/*"], "identities": [good.identity]}}
@@ -145,10 +147,10 @@ def test_verified_certificates(tmp_path: Path) -> None:
     assert ask(tmp_path, CLIENT, tls=tls)[0].level == "note"  # only its identity is known
 
 
-def key_file(directory: Path) -> Asker:
+def key_file(directory: Path) -> Requester:
     api_key = APIKey.generate()
     (directory / "api.key").write_text(f"{api_key}\n")
-    asker = Asker.from_file(directory / "api.key")
+    asker = Requester.from_file(directory / "api.key")
     assert asker.identity == api_key.identity
     return asker
 
@@ -162,7 +164,7 @@ def test_files_that_are_no_client(tmp_path: Path) -> None:
         ("app.key", "holds no valid certificate: give the certificate (not the private key)"),
     ):
         with pytest.raises(ValueError, match=re.escape(problem)) as caught:
-            Asker.from_file(tmp_path / name)
+            Requester.from_file(tmp_path / name)
         assert "secret" not in str(caught.value)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kes_core import KeyStoreBackend, KeyStoreError
+from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import KeyStoreChoice, Section
 from kes_core.doctor.store import examine_engines, examine_plugins, examine_store
 from kes_core.findings import Finding
-from kes_core.memory import MemoryKeyStore
 from kes_core.plugins import PluginInfo
-from tests.unit.doctor.support import PLUGINS, config, levels
+from tests.helpers.doctor import PLUGINS, config, levels
 
 
 class Settings(Section):

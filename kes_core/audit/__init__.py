@@ -1,0 +1,1 @@
+"""The audit log and where its records go. Internal."""

@@ -1,0 +1,117 @@
+"""Audit records on standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Final, NoReturn, Protocol
+
+from kes_core.audit.syslog import finish_sending
+
+__all__ = ["UNAUDITED", "AuditOutputError", "OwnSink", "StreamSink"]
+
+logger = logging.getLogger("kes.audit")
+
+UNAUDITED: Final = 3
+"""Exit code of a worker that can't write the audit log on standard output."""
+_STOP_TIMEOUT: Final = 2.0
+"""Seconds that a worker waits to be told to stop, when it has asked the supervisor to stop the server."""
+
+
+class AuditOutputError(Exception):
+    """Standard output can't take audit records. The message says why."""
+
+
+class OwnSink(Protocol):
+    """An audit sink that the configuration asks for."""
+
+    def audit(self, event: Mapping[str, Any]) -> None:
+        """Take a record."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class StreamSink:
+    """Writes records to a stream, all those of one turn of the event loop at once.
+
+    Writing blocks: a server that can't write its audit log serves nobody. Where writing fails, the server ends.
+    """
+
+    def __init__(
+        self, stream: BinaryIO | None = None, *, lock: int | None = None, others: Sequence[OwnSink] = ()
+    ) -> None:
+        """Set up; nothing is written yet.
+
+        Args:
+            stream: Where to write, standard output unless it is given.
+            lock: In a worker, the file descriptor whose lock keeps the others from writing at the same time.
+            others: Sinks to close before the server ends. The list may still grow.
+
+        Raises:
+            AuditOutputError: Standard output is closed.
+        """
+        if stream is None and sys.stdout is None:
+            raise AuditOutputError("the audit log on standard output can't be written: it is closed")
+        self._stream = stream if stream is not None else sys.stdout.buffer
+        self._lock = lock
+        self._others = others
+        self._supervisor = os.getppid()
+        self._lines: list[str] = []
+
+    def audit(self, event: Mapping[str, Any]) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._lines.append(json.dumps(event, separators=(",", ":")))
+
+    def flush(self) -> None:
+        """Write what has been recorded."""
+        if not self._lines:
+            return
+        data = "\n".join(self._lines) + "\n"
+        self._lines.clear()
+        try:
+            self._write(data.encode("ascii"))
+        except OSError as error:
+            logger.critical(
+                "the audit log on standard output can't be written: %s; the server stops", error.strerror or error
+            )
+            self._end_server()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.flush()
+
+    def _write(self, data: bytes) -> None:
+        if self._lock is not None:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        finally:
+            if self._lock is not None:
+                fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def _end_server(self) -> NoReturn:
+        """End the process on the spot, without giving the event loop another turn: it would answer requests."""
+        for sink in self._others:
+            if sink is not self:
+                with contextlib.suppress(Exception):
+                    sink.close()
+        finish_sending()
+        if self._lock is None:
+            os._exit(1)
+        # The supervisor is to hear first that the server stops: it would replace a worker that just ends.
+        signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(UNAUDITED))
+        if os.getppid() == self._supervisor:
+            os.kill(self._supervisor, signal.SIGTERM)
+            time.sleep(_STOP_TIMEOUT)
+        os._exit(UNAUDITED)

@@ -1,0 +1,161 @@
+"""Key stores behind the boundary. Private."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from kes_core.boundary.calls import (
+    CONNECT_TIMEOUT,
+    Origin,
+    TooSlowError,
+    close_plugin,
+    connect_plugin,
+    is_ours,
+    origin_of,
+    translated,
+    within,
+)
+from kes_core.findings import Finding
+from kes_core.keystore import PAGE_SIZE, KeyStore, KeyStoreError, Page
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from kes_core.hookspecs import KeyStoreBackend
+
+__all__ = ["access_policy", "connect_store", "diagnose"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def connect_store(backend: KeyStoreBackend, settings: BaseModel) -> KeyStore:
+    """Connect to a key store; return it behind the boundary.
+
+    Args:
+        backend: Of which kind it is.
+        settings: Its section of the configuration.
+
+    Raises:
+        KeyStoreError: It can't be used.
+    """
+    origin = origin_of("key store", backend)
+    # KeyStore is abstract, and only asked for with isinstance().
+    store = await connect_plugin(origin, backend.connect, settings, KeyStore)  # type: ignore[type-abstract]
+    return _GuardedStore(store, origin)
+
+
+class _GuardedStore(KeyStore):
+    """A plugin's key store. All that it raises is a `KeyStoreError`, and all that it returns is as `KeyStore` says."""
+
+    def __init__(self, store: KeyStore, origin: Origin) -> None:
+        self._store = store
+        self._origin = origin
+        interval = getattr(store, "health_interval", None)
+        if isinstance(interval, int | float) and 0 < interval < math.inf:
+            self.health_interval = float(interval)
+        interval = getattr(store, "check_interval", None)
+        if isinstance(interval, int | float) and 0 <= interval < math.inf:
+            self.check_interval = float(interval)
+
+    async def status(self) -> None:
+        await self._call("status", self._store.status)
+
+    async def create(self, name: str, value: bytes) -> None:
+        await self._call("create", self._store.create, name, value)
+
+    async def get(self, name: str) -> bytes:
+        value: Any = await self._call("get", self._store.get, name)
+        if not isinstance(value, bytes):
+            raise KeyStoreError(self._origin.returned("get", value, "bytes"))
+        return value
+
+    async def delete(self, name: str) -> None:
+        await self._call("delete", self._store.delete, name)
+
+    async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
+        page: Any = await self._call("list", self._store.list, prefix, start=start, limit=limit)
+        if not (isinstance(page, tuple) and len(page) == len(Page._fields)):
+            raise KeyStoreError(self._origin.returned("list", page, "a Page"))
+        names, following = page
+        problem = _problem_of_page(names, following, prefix, start, limit if limit > 0 else PAGE_SIZE)
+        if problem:
+            raise KeyStoreError(f"{self._origin.what} returned a page from list that {problem}")
+        return Page([*names], following)
+
+    async def close(self) -> None:
+        await close_plugin(self._origin, self._store.close)
+
+    async def _call(self, operation: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await function(*args, **kwargs)
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            failure = translated(self._origin, operation, error)
+        raise failure  # outside of the handler, as in `connect_plugin`
+
+
+def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit: int) -> str:
+    """Return what is wrong with a page of a listing, or nothing. Names are not shown: they may be anything."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return "has names that are not str"
+    if not isinstance(following, str):
+        return "has a 'next' that is not a str"
+    if len(names) > limit:
+        return f"has {len(names)} names, where {limit} are the most"
+    if any(first >= second for first, second in itertools.pairwise(names)):
+        return "is not sorted, or has a name twice"
+    if names and (names[0] < start or not all(name.startswith(prefix) for name in names)):
+        return "has names that were not asked for"
+    advances = not following or following > (names[-1] if names else start)
+    return "" if advances else "has a 'next' that does not advance"
+
+
+async def diagnose(backend: KeyStoreBackend, settings: BaseModel, *, seconds: float = CONNECT_TIMEOUT) -> list[Finding]:
+    """Let a key store's own doctor look at it, if it has one.
+
+    Raises:
+        KeyStoreError: It failed, or took longer than `seconds`.
+    """
+    if backend.diagnose is None:
+        return []
+    origin = origin_of("key store", backend)
+    try:
+        findings: Any = await within(backend.diagnose(settings), seconds)
+    except TooSlowError:
+        failure = KeyStoreError(f"{origin.what} has not answered within {seconds:g} s")
+    except BaseException as error:
+        if is_ours(error):
+            raise
+        failure = translated(origin, "diagnose", error)
+    else:
+        if isinstance(findings, list | tuple) and all(isinstance(finding, Finding) for finding in findings):
+            return list(findings)
+        failure = KeyStoreError(origin.returned("diagnose", findings, "a list of Finding"))
+    raise failure
+
+
+def access_policy(backend: KeyStoreBackend, settings: BaseModel) -> str:
+    """Return what a key store's access control has to grant the server, in its own form; nothing if it can't say.
+
+    Raises:
+        KeyStoreError: The plugin failed.
+    """
+    if backend.access_policy is None:
+        return ""
+    origin = origin_of("key store", backend)
+    try:
+        text: Any = backend.access_policy(settings)
+    except BaseException as error:
+        if is_ours(error):
+            raise
+        failure = translated(origin, "access_policy", error)
+    else:
+        if isinstance(text, str):
+            return text
+        failure = KeyStoreError(origin.returned("access_policy", text, "a str"))
+    raise failure

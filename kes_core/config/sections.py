@@ -1,0 +1,327 @@
+"""The sections of the configuration file as models. Private: `kes_core.config` has what is public of them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from kes_core.config.types import LOG_OFF, Duration, LogLevel, OnOff, Secret, Switch
+from kes_core.names import is_valid_name
+
+__all__ = [
+    "APISettings",
+    "AdminSettings",
+    "AuditSettings",
+    "CacheSettings",
+    "FileSettings",
+    "LogSettings",
+    "PolicySettings",
+    "ProbeSettings",
+    "Required",
+    "Section",
+    "TLSSection",
+]
+
+DEFAULT_ADDRESS: Final = "0.0.0.0:7373"
+MAX_WORKERS: Final = 256
+_MAX_PORT: Final = 65535
+_SYSLOG_PORT: Final = 514
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%\w+)?\]|", re.ASCII)
+_IDENTITY_LENGTH: Final = 64
+_IDENTITY: Final = re.compile(rf"[0-9a-f]{{{_IDENTITY_LENGTH}}}", re.ASCII)
+_ALMOST: Final = re.compile(r"[0-9A-Fa-f]{32,}", re.ASCII)
+"""What is meant to be an identity: no word that switches something off has that many hex digits."""
+_SMALL: Final = re.compile(r"\d{1,5}", re.ASCII)
+"""A number of few digits: Python refuses to make a number of very many."""
+_FACILITIES: Final = ("auth", "authpriv", "daemon", "user", *(f"local{number}" for number in range(8)))
+
+
+class Section(BaseModel):
+    """A part of the configuration file: fields that are not in the model are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_not_given(cls, value: Any) -> Any:
+        """Leave out what is empty and has a default: the Go server's files write every field, many of them empty.
+
+        An empty duration is an error there, and here (vectors/config.json).
+        """
+        if not isinstance(value, dict) or "" not in value.values():
+            return value
+        optional = {
+            field.alias or name
+            for name, field in cls.model_fields.items()
+            if not field.is_required() and field.annotation is not float
+        }
+        return {name: item for name, item in value.items() if item != "" or name not in optional}
+
+
+def _check_hex(value: str) -> None:
+    """Refuse many hex digits that are not an identity: a typing error that would lock somebody out without a word.
+
+    Raises:
+        ValueError: `value` has 32 hex digits or more, but not 64 in lower case.
+    """
+    if not _ALMOST.fullmatch(value) or _IDENTITY.fullmatch(value):
+        return
+    if len(value) != _IDENTITY_LENGTH:
+        raise ValueError(f"is not an identity: it has {len(value)} hex digits, an identity has 64")
+    raise ValueError("is not an identity: write its hex digits in lower case")
+
+
+def _identity(value: str) -> str:
+    _check_hex(value)
+    if not is_valid_name(value):
+        raise ValueError("is not an identity; `kes identity of FILE` prints that of a certificate")
+    return value
+
+
+def _admin(value: str) -> str:
+    _check_hex(value)
+    return value
+
+
+def _name(value: str) -> str:
+    if not is_valid_name(value):
+        raise ValueError("is not a valid name: 1 to 80 of A-Z a-z 0-9 - _, no - at either end")
+    return value
+
+
+def _required(value: str) -> str:
+    if not value:
+        raise ValueError("is empty, but required")
+    return value
+
+
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator and not port.isdigit():
+        raise ValueError("has no port; expected host:port, as in 0.0.0.0:7373")
+    if not (_SMALL.fullmatch(port) and int(port) <= _MAX_PORT):
+        raise ValueError("has no valid port; expected host:port with a port from 0 to 65535")
+    if not _HOST.fullmatch(host):
+        raise ValueError("has no valid host; expected host:port, an IPv6 address in brackets")
+    return f"{host}:{port}"
+
+
+def _list(value: Any) -> Any:
+    return () if value is None else value
+
+
+Identity = Annotated[str, AfterValidator(_identity)]
+Name = Annotated[str, AfterValidator(_name)]
+Required = Annotated[str, AfterValidator(_required)]
+"""Text that must not be empty."""
+Address = Annotated[str, AfterValidator(_address)]
+Identities = Annotated[tuple[Identity, ...], BeforeValidator(_list)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_list)]
+
+
+class AdminSettings(Section):
+    """`admin`: who may do everything."""
+
+    identity: Annotated[Required, AfterValidator(_admin)]
+    """The admin's identity, or a word that is not hex, such as `disabled`, for none."""
+
+
+class ProxyHeaderSettings(Section):
+    """`tls.proxy.header`."""
+
+    cert: str = "X-Tls-Client-Cert"
+
+
+class ProxySettings(Section):
+    """`tls.proxy`: TLS proxies in front of the server."""
+
+    identities: Identities = ()
+    header: ProxyHeaderSettings = ProxyHeaderSettings()
+
+
+class TLSSection(Section):
+    """`tls`: the server's certificate, and what it asks of clients."""
+
+    key: Required
+    cert: Required
+    password: Secret | None = None
+    auth: OnOff = False
+    ca: str = ""
+    proxy: ProxySettings = ProxySettings()
+
+
+class APISettings(Section):
+    """`api.<path>`: settings of one route."""
+
+    skip_auth: Switch = False
+    timeout: Duration | None = None
+
+
+class PolicySettings(Section):
+    """`policy.<name>`: what some identities may do."""
+
+    allow: Patterns = ()
+    deny: Patterns = ()
+    identities: Identities = ()
+
+
+class ExpirySettings(Section):
+    """`cache.expiry`: how long keys stay in memory, in seconds; 0 is off."""
+
+    any: Duration = 300.0
+    unused: Duration = 30.0
+    offline: Duration = 0.0
+
+
+class CacheSettings(Section):
+    """`cache`."""
+
+    expiry: ExpirySettings = ExpirySettings()
+
+
+class LogSettings(Section):
+    """`log`: what is logged."""
+
+    error: LogLevel = 0
+    audit: LogLevel = LOG_OFF
+
+
+class AuditFileSettings(Section):
+    """`audit.file`: audit records in a file."""
+
+    path: Required
+    chain: Switch = False
+    """Whether each record carries a hash over all before it."""
+    key: Secret | None = None
+    """Of the chain."""
+
+    @model_validator(mode="after")
+    def _key_is_of_a_chain(self) -> AuditFileSettings:
+        if self.key is not None and not self.chain:
+            raise ValueError("'key' is the key of the chain: set chain: on, or leave it out")
+        if self.key is not None and not self.key.get():
+            raise ValueError("'key' is empty; make one with: openssl rand -hex 32")
+        return self
+
+
+def _syslog_address(value: str) -> str:
+    if value.startswith("/"):
+        return value
+    expected = "expected a path as /dev/log, or udp://host:port, or tcp://host:port"
+    try:
+        url = urlsplit(value)
+        host, _port = url.hostname, url.port
+    except ValueError:
+        raise ValueError(f"is no address of a log; {expected}") from None
+    if url.scheme not in {"udp", "tcp"} or not host or url.path or url.query or url.username is not None:
+        raise ValueError(f"is no address of a log; {expected}")
+    return value
+
+
+def _facility(value: str) -> str:
+    if value not in _FACILITIES:
+        raise ValueError(f"is no facility; allowed: {', '.join(_FACILITIES)}")
+    return value
+
+
+class SyslogSettings(Section):
+    """`audit.syslog`: audit records to syslog."""
+
+    address: Annotated[str, AfterValidator(_syslog_address)] = "/dev/log"
+    facility: Annotated[str, AfterValidator(_facility)] = "auth"
+
+    @property
+    def target(self) -> str | tuple[str, int]:
+        """The path of a socket, or host and port."""
+        if self.address.startswith("/"):
+            return self.address
+        url = urlsplit(self.address)
+        return url.hostname or "", url.port or _SYSLOG_PORT
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is TCP."""
+        return self.address.startswith("tcp:")
+
+
+class AuditSettings(Section):
+    """`audit`: where audit records go, besides standard output (`log.audit`)."""
+
+    file: AuditFileSettings | None = None
+    syslog: SyslogSettings | None = None
+
+
+def _loopback(value: str) -> str:
+    return f"127.0.0.1{value}" if value.startswith(":") else value
+
+
+class ProbeSettings(Section):
+    """`probe`: the listener for probes. It asks for no certificate, so others reach it only where that is said."""
+
+    address: Annotated[Address, AfterValidator(_loopback)] = "127.0.0.1:7374"
+
+
+def _workers(value: Any) -> Any:
+    if isinstance(value, str):
+        if not (_SMALL.fullmatch(value) and 1 <= int(value) <= MAX_WORKERS):
+            raise ValueError(f"is no number of processes; expected 1 to {MAX_WORKERS}")
+        return int(value)
+    return value
+
+
+Workers = Annotated[
+    int, BeforeValidator(_workers), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_WORKERS})
+]
+
+
+class PluginSettings(Section):
+    """`plugins`: which of the installed plugins to leave alone."""
+
+    block: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
+    """Names of plugins or of their distributions. They are not even imported."""
+
+    @field_validator("block")
+    @classmethod
+    def _static_is_needed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        needed = {"static-policy", "kes-core"} & set(value)
+        if needed:
+            raise ValueError(f"can't block {needed.pop()!r}: the server does not work without it")
+        return value
+
+
+class KeySettings(Section):
+    """One of `keys`: a key that is made when the server starts, if it is missing."""
+
+    name: Name
+
+
+class FileSettings(Section):
+    """The whole file. The sections of plugins are theirs: here they are mappings with any content."""
+
+    version: str = ""
+    address: Address = DEFAULT_ADDRESS
+    workers: Workers = 1
+    admin: AdminSettings
+    tls: TLSSection
+    api: dict[str, APISettings] = Field(default_factory=dict)
+    policy: dict[str, PolicySettings] = Field(default_factory=dict)
+    cache: CacheSettings = CacheSettings()
+    log: LogSettings = LogSettings()
+    audit: AuditSettings = AuditSettings()
+    probe: ProbeSettings | None = None
+    keys: Annotated[tuple[KeySettings, ...], BeforeValidator(_list)] = ()
+    keystore: dict[str, Any]
+    policy_engines: dict[str, Any] = Field(default_factory=dict)
+    plugins: PluginSettings = PluginSettings()

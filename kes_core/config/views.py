@@ -1,0 +1,109 @@
+"""Configurations as others see them: the effective one with its secrets masked, and the format as a JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from kes_core.builtin.static_policy import ENGINE_NAME
+from kes_core.config.model import Config
+from kes_core.config.sections import FileSettings
+
+if TYPE_CHECKING:
+    from kes_core.plugins import Plugins
+
+__all__ = ["effective", "json_schema"]
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_EMPTY: Final = {"type": "null"}
+_NUMBERS: Final = frozenset({"number", "integer", "boolean"})
+_REFERENCE: Final = {"type": "string", "pattern": r"^\s*\$\{[^}]*\}\s*$"}
+"""`${NAME}`: the value of an environment variable, which may stand for any scalar."""
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Return what is in force, in the shape of the file. Values of secret fields are masked."""
+    shown: dict[str, Any] = {"address": config.address, "workers": config.workers}
+    for name in ("admin", "tls", "cache", "log", "audit", "probe"):
+        settings = getattr(config, name)
+        shown[name] = _dump(settings) if settings is not None else {}
+    for name in ("api", "policy"):
+        shown[name] = {key: _dump(settings) for key, settings in getattr(config, name).items()}
+    shown["keys"] = [{"name": name} for name in config.keys]
+    shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.settings)}
+    shown["policy_engines"] = {choice.type.name: _dump(choice.settings) for choice in config.policy_engines}
+    shown["plugins"] = {"block": list(config.blocked_plugins)}
+    return {name: value for name, value in shown.items() if value not in ({}, [])}
+
+
+def _dump(settings: BaseModel) -> Any:
+    # In JSON's mode pydantic masks secrets, and our own types write themselves as they stand in the file.
+    return settings.model_dump(mode="json", exclude_none=True)
+
+
+def json_schema(plugins: Plugins) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a configuration file with the sections of `plugins`.
+
+    A file that is valid by it may still be refused: what fields have to do with each other is not in it.
+    """
+    backends = {name: backend.config for name, backend in plugins.backends.items()}
+    engines = {name: engine.config for name, engine in plugins.engines.items() if name != ENGINE_NAME}
+    models: list[Any] = list(dict.fromkeys([FileSettings, *backends.values(), *engines.values()]))
+    places, schema = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"
+    )
+    definitions = schema["$defs"]
+    place_of: dict[Any, Any] = {model: place for (model, _mode), place in places.items()}
+    whole = definitions[str(place_of[FileSettings]["$ref"]).rpartition("/")[2]]
+    whole["properties"]["keystore"] = _sections(backends, place_of) | {"minProperties": 1, "maxProperties": 1}
+    whole["properties"]["policy_engines"] = _sections(engines, place_of)
+    definitions = {name: _as_text(definition) for name, definition in definitions.items()}
+    return {"$schema": _DIALECT, "title": "KES configuration", "$ref": place_of[FileSettings]["$ref"]} | {
+        "$defs": definitions
+    }
+
+
+def _sections(models: Mapping[str, type[BaseModel]], places: Mapping[Any, Any]) -> dict[str, Any]:
+    properties = {name: places[model] for name, model in models.items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _as_text(schema: Any) -> Any:
+    """Widen a schema to what may stand in the file: every scalar is text there, a reference, or left empty."""
+    if isinstance(schema, list):
+        return [_as_text(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    literal = {"enum", "examples", "default"}
+    widened = {key: value if key in literal else _as_text(value) for key, value in schema.items()}
+    properties = widened.get("properties")
+    if isinstance(properties, dict):
+        widened["properties"] = {name: _optional(value) for name, value in properties.items()}
+    for key in ("additionalProperties", "items"):
+        if isinstance(widened.get(key), dict):
+            widened[key] = _optional(widened[key])
+    return widened
+
+
+def _optional(schema: dict[str, Any]) -> dict[str, Any]:
+    """Allow for a value to be left empty, and for a scalar to be a reference or any plain text."""
+    about: dict[str, Any] = {key: schema[key] for key in ("description", "default", "examples") if key in schema}
+    bare = {key: value for key, value in schema.items() if key not in {*about, "title"}}
+    if not bare:
+        return schema
+    choices: list[dict[str, Any]] = []
+    for choice in bare.get("anyOf", [bare]):
+        choices += [item for item in _choices(choice) if item not in choices]
+    return {"anyOf": [*(choice for choice in choices if choice != _EMPTY), _EMPTY], **about}
+
+
+def _choices(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what may stand where a value of `schema` is expected."""
+    if "enum" in schema or "pattern" in schema:
+        return [schema, _REFERENCE]
+    if schema.get("type") == "string":
+        return [schema | {"type": ["string", "number", "boolean"]}]
+    return [schema, _REFERENCE] if schema.get("type") in _NUMBERS else [schema]

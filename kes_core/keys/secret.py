@@ -1,0 +1,201 @@
+"""Secret keys: how they encrypt, decrypt and authenticate (protocol section 5)."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import hmac
+import platform
+import struct
+from os import urandom
+from pathlib import Path
+from typing import Final, NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+from kes_core.keys.ciphertext import StructuredCiphertext, parse_structured
+
+__all__ = ["KEY_SIZE", "CiphertextError", "HMACKey", "KeyType", "SecretKey", "default_key_type"]
+
+KEY_SIZE: Final = 32
+"""The size of every key, in bytes."""
+
+_IV_SIZE: Final = 16
+_NONCE_SIZE: Final = 12
+_TAG_SIZE: Final = 16
+_RANDOM_SIZE: Final = _IV_SIZE + _NONCE_SIZE
+_STRUCTURED: Final = (0x7B, 0x95)
+"""First bytes of older ciphertexts: `{` and a MessagePack array of five."""
+
+
+class KeyType(enum.IntEnum):
+    """The cipher of a key, as the number that is stored."""
+
+    AES256 = 1
+    CHACHA20 = 2
+
+    @property
+    def algorithm(self) -> str:
+        """The name that clients are shown."""
+        return "AES256" if self is KeyType.AES256 else "ChaCha20"
+
+    @classmethod
+    def from_cipher(cls, name: str) -> KeyType:
+        """Return the type for the name of a cipher, of today or of older releases.
+
+        Raises:
+            ValueError: No cipher of that name.
+        """
+        try:
+            return _CIPHERS[name]
+        except KeyError:
+            raise ValueError(f"unknown cipher; known are {', '.join(_CIPHERS)}") from None
+
+
+_CIPHERS: Final = {
+    "AES256": KeyType.AES256,
+    "AES256-GCM_SHA256": KeyType.AES256,
+    "ChaCha20": KeyType.CHACHA20,
+    "XCHACHA20-POLY1305": KeyType.CHACHA20,
+}
+
+
+@functools.cache
+def default_key_type() -> KeyType:
+    """Return the type of new keys: AES256 where the CPU has instructions for it, else ChaCha20."""
+    if platform.system() == "Linux":
+        try:
+            lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        return KeyType.AES256 if "aes" in features.split() else KeyType.CHACHA20
+    # Everything else that Python runs on has had them for a decade.
+    return KeyType.AES256 if platform.machine().lower() in {"x86_64", "amd64", "arm64"} else KeyType.CHACHA20
+
+
+class CiphertextError(Exception):
+    """A ciphertext can't be opened. There is one such error, whatever the cause: a cause would help an attacker."""
+
+    def __init__(self) -> None:
+        super().__init__("decryption failed: ciphertext is not authentic")
+
+
+def _hchacha20(key: bytes, iv: bytes) -> bytes:
+    """Derive a key from `key` (32 bytes) and `iv` (16 bytes): HChaCha20 of draft-irtf-cfrg-xchacha-03, section 2.2.
+
+    One block of ChaCha20's key stream is the state after twenty rounds plus the state before them. HChaCha20 is the
+    state after them alone, of its sixteen words the first and the last four, so the initial ones are taken off again.
+    """
+    block = Cipher(ChaCha20(key, iv), None).encryptor().update(bytes(64))
+    words = struct.unpack("<16I", block)
+    initial = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574, *struct.unpack("<4I", iv))
+    return struct.pack(
+        "<8I", *((word - start) & 0xFFFFFFFF for word, start in zip(words[:4] + words[12:], initial, strict=True))
+    )
+
+
+def _message_cipher(key: bytes, key_type: KeyType, iv: bytes) -> AESGCM | ChaCha20Poly1305:
+    """Return the cipher for one message: each has a key of its own, derived from its random `iv`."""
+    if key_type is KeyType.AES256:
+        return AESGCM(hmac.digest(key, iv, "sha256"))
+    return ChaCha20Poly1305(_hchacha20(key, iv))
+
+
+class SecretKey:
+    """A key that encrypts and decrypts. It never leaves the process but into a key store."""
+
+    __slots__ = ("_key", "_named_cipher", "type")
+
+    def __init__(self, key: bytes, type: KeyType, *, named_cipher: bool = True) -> None:  # noqa: A002 # the field's name
+        """Take the 32 bytes of a key.
+
+        Args:
+            key: The bytes.
+            type: Its cipher.
+            named_cipher: False for a stored key that did not name its cipher: an older ciphertext that names one then
+                decides (`divergent` in the vectors).
+        """
+        if len(key) != KEY_SIZE:
+            raise ValueError(f"a key has {KEY_SIZE} bytes")
+        self._key = bytes(key)
+        self._named_cipher = named_cipher
+        self.type = type
+
+    def __repr__(self) -> str:
+        return f"<SecretKey {self.type.algorithm}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SecretKey):
+            return NotImplemented
+        return self.type is other.type and hmac.compare_digest(self._key, other._key)
+
+    __hash__ = None  # type: ignore[assignment] # a hash would reveal something of the key
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key can't be pickled or copied")
+
+    def encrypt(self, plaintext: bytes, associated_data: bytes = b"") -> bytes:
+        """Encrypt: sealed bytes with their tag (16 bytes), then the random iv (16 bytes) and nonce (12 bytes)."""
+        random = urandom(_RANDOM_SIZE)
+        cipher = _message_cipher(self._key, self.type, random[:_IV_SIZE])
+        return cipher.encrypt(random[_IV_SIZE:], plaintext, associated_data) + random
+
+    def decrypt(self, ciphertext: bytes, associated_data: bytes = b"") -> bytes:
+        """Open a ciphertext of today's format or of one of the two older ones.
+
+        Raises:
+            CiphertextError: It is not authentic, whatever the reason.
+        """
+        if ciphertext[:1] and ciphertext[0] in _STRUCTURED:
+            structured = parse_structured(ciphertext)
+            if structured is not None:
+                return self._open_structured(structured, associated_data)
+        if len(ciphertext) < _TAG_SIZE + _RANDOM_SIZE:
+            raise CiphertextError
+        iv, nonce = ciphertext[-_RANDOM_SIZE:-_NONCE_SIZE], ciphertext[-_NONCE_SIZE:]
+        return self._open(self.type, ciphertext[:-_RANDOM_SIZE], iv, nonce, associated_data)
+
+    def _open_structured(self, structured: StructuredCiphertext, associated_data: bytes) -> bytes:
+        named = KeyType(structured.key_type)
+        if self._named_cipher and named is not self.type:
+            raise CiphertextError
+        if len(structured.iv) != _IV_SIZE or len(structured.nonce) != _NONCE_SIZE:
+            raise CiphertextError
+        return self._open(named, structured.sealed, structured.iv, structured.nonce, associated_data)
+
+    def _open(self, key_type: KeyType, sealed: bytes, iv: bytes, nonce: bytes, associated_data: bytes) -> bytes:
+        try:
+            return _message_cipher(self._key, key_type, iv).decrypt(nonce, sealed, associated_data)
+        except InvalidTag:
+            raise CiphertextError from None
+
+
+class HMACKey:
+    """A key for HMAC-SHA-256 (RFC 2104)."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_SIZE:
+            raise ValueError(f"an HMAC key has {KEY_SIZE} bytes")
+        self._key = bytes(key)
+
+    def __repr__(self) -> str:
+        return "<HMACKey SHA256>"
+
+    def __eq__(self, other: object) -> bool:
+        return hmac.compare_digest(self._key, other._key) if isinstance(other, HMACKey) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment] # as for SecretKey
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret key can't be pickled or copied")
+
+    def digest(self, message: bytes) -> bytes:
+        """Return the 32 bytes of the message's authentication code."""
+        return hmac.digest(self._key, message, hashlib.sha256)

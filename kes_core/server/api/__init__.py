@@ -1,0 +1,1 @@
+"""The API: dispatching requests, and the handlers, one module for each resource. Internal. It knows no TLS."""

@@ -1,0 +1,46 @@
+"""`/v1/metrics` and `/v1/log/*`: what goes on in the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from kes_core.access.errors import RequestError
+from kes_core.server.api.call import Call
+from kes_core.server.events import Hub
+from kes_core.server.exposition import CONTENT_TYPE, exposition
+from kes_core.server.metrics import Metrics
+from kes_core.server.workers.peers import Peers
+
+__all__ = ["Text", "handlers"]
+
+
+class Text:
+    """An answer that is text and no JSON."""
+
+    def __init__(self, content_type: bytes, body: bytes) -> None:
+        self.content_type = content_type
+        self.body = body
+
+
+def handlers(metrics: Metrics, peers: Peers, errors: Hub, audit: Hub) -> Mapping[str, Callable[[Call], Awaitable[Any]]]:
+    """Return the handlers by path, for what the server counts and the events that it publishes."""
+
+    async def read_metrics(call: Call) -> Text:
+        # Everybody but the official Go SDK says what they accept.
+        labelled = "accept" in call.headers
+        return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics, labelled=labelled))
+
+    async def read_errors(_call: Call) -> AsyncIterator[bytes]:
+        return _read(errors)
+
+    async def read_audit(_call: Call) -> AsyncIterator[bytes]:
+        return _read(audit)
+
+    return {"/v1/metrics": read_metrics, "/v1/log/error": read_errors, "/v1/log/audit": read_audit}
+
+
+def _read(hub: Hub) -> AsyncIterator[bytes]:
+    if hub.is_full:
+        raise RequestError(503, "too many clients read this log")
+    return hub.read()

@@ -1,0 +1,111 @@
+"""`/version`, `/v1/ready`, `/v1/status` and `/v1/api`: the server itself."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final
+
+from kes_core.keystore import KeyStoreError
+from kes_core.protocol import ROUTES
+from kes_core.server.api.call import Call
+from kes_core.server.api.readiness import readiness
+from kes_core.server.expiry import NOTICE
+from kes_core.server.metrics import expiring_clients, memory, usable_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from kes_core.server.metrics import Metrics
+    from kes_core.server.workers.peers import Peers
+
+__all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "commit", "status", "version"]
+
+API_PATH: Final = "/v1/api"
+STATUS_PATH: Final = "/v1/status"
+_UNKNOWN: Final = "<unknown>"
+# Clients know these by Go's names.
+_OS: Final = {"win32": "windows"}.get(sys.platform, sys.platform)
+_ARCH: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}.get(platform.machine(), platform.machine())
+
+
+@functools.cache
+def version() -> str:
+    """Return the version of the server."""
+    return metadata.version("kes-core")
+
+
+@functools.cache
+def commit() -> str:
+    """Return the commit the server was installed from, where the installer has noted one."""
+    text = metadata.distribution("kes-core").read_text("direct_url.json")
+    origin = json.loads(text) if text else {}
+    found = origin.get("vcs_info", {}).get("commit_id", _UNKNOWN)
+    return str(found)
+
+
+async def _version(_call: Call) -> dict[str, str]:
+    return {"version": version(), "commit": commit()}
+
+
+async def _ready(call: Call) -> None:
+    problem = await readiness(call.server_state.cache)
+    if problem is not None:
+        raise problem
+
+
+async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
+    """Return the state of the server and its key store."""
+    heap, stack = memory()
+    numbers = await peers.snapshot()
+    answer: dict[str, Any] = {
+        "version": version(),
+        "os": _OS,
+        "arch": _ARCH,
+        "uptime": int(time.monotonic() - numbers["started"]),
+        "num_cpu": os.cpu_count() or 1,
+        "num_cpu_used": usable_cpus(),
+        "mem_heap_used": heap,
+        "mem_stack_used": stack,
+    }
+    if metrics.certificate_expiry - time.time() < NOTICE.total_seconds():
+        expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
+        answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
+    expiring = len(expiring_clients(numbers))
+    if expiring:
+        answer["client_certificates_expiring"] = expiring
+    try:
+        # Integers that clients read as nanoseconds (protocol section 4).
+        answer["keystore_latency"] = max(1, int(await call.server_state.cache.status() * 1e9))
+    except KeyStoreError as error:
+        # Clients refuse an answer with only one of the two.
+        answer["keystore_unreachable"] = True
+        answer["keystore_unavailable"] = True
+        if error.reason is not None:
+            answer["keystore_reason"] = error.reason
+    return answer
+
+
+def api_listing(timeouts: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Return the list of the routes: path, method, body limit in bytes, timeout in seconds."""
+    return [
+        {
+            "method": route.method,
+            "path": route.path,
+            "max_body": route.max_body,
+            "timeout": int(timeouts[route.path] or 0),
+        }
+        for route in ROUTES
+    ]
+
+
+HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
+    "/version": _version,
+    "/v1/ready": _ready,
+}

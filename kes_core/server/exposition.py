@@ -1,0 +1,159 @@
+"""The server's metrics in the text format of Prometheus (`GET /v1/metrics`).
+
+The names of the Go server's metrics are the ones that dashboards use: they lack the suffix `_total`, which
+prometheus-client insists on for counters. So the library gets these as untyped, and the text calls them counters.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
+
+from kes_core.counters import BUCKETS
+from kes_core.server.metrics import expiring_clients, usable_cpus
+
+if TYPE_CHECKING:
+    from kes_core.server.metrics import Metrics
+
+__all__ = ["CONTENT_TYPE", "exposition"]
+
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_CLASSES: Final = (
+    ("kes_http_request_success", "Requests answered with a 2xx status.", range(200, 300)),
+    ("kes_http_request_error", "Requests answered with a 4xx status.", range(400, 500)),
+    ("kes_http_request_failure", "Requests answered with a 5xx status.", range(500, 600)),
+)
+
+
+def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool = True) -> bytes:
+    """Return the metrics as text: the sum of the snapshots of all processes, and what is the same in all.
+
+    Args:
+        numbers: The sum.
+        metrics: Of this process.
+        labelled: Whether to return those with labels that the Go server lacks. Its SDK fails at them: of each metric
+            but the requests by code it takes one value.
+    """
+    families = [*_families(numbers), *_certificates(numbers, metrics)]
+    if not labelled:
+        by_code = {name for name, _help, _codes in _CLASSES}
+        families = [family for family in families if family.name in by_code or _has_one_value(family)]
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(families))
+    text = generate_latest(registry)
+    for name in (*(name for name, _help, _codes in _CLASSES), "kes_log_error_events", "kes_log_audit_events"):
+        text = text.replace(f"# TYPE {name} untyped".encode(), f"# TYPE {name} counter".encode())
+    return text
+
+
+def _has_one_value(family: Metric) -> bool:
+    return bool(family.samples) and all(sample.labels.keys() <= {"le"} for sample in family.samples)
+
+
+class _Families:
+    """What prometheus-client collects from."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def _families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, documentation, codes in _CLASSES:
+        counted = UntypedMetricFamily(name, documentation, labels=["code"])
+        for code, count in sorted(numbers["codes"].items()):
+            if int(code) in codes:
+                counted.add_metric([code], count)
+        if counted.samples:  # clients refuse a metric without values
+            yield counted
+    yield GaugeMetricFamily("kes_http_request_active", "Requests being worked on now.", numbers["active"])
+    times = HistogramMetricFamily("kes_http_response_time", "Seconds from the start of a request's handler to its end.")
+    _add_times(times, [], numbers["times"])
+    yield times
+    yield UntypedMetricFamily("kes_log_error_events", "Error events handed to clients.", numbers["error_events"])
+    yield UntypedMetricFamily("kes_log_audit_events", "Audit events handed to clients.", numbers["audit_events"])
+    yield from _system(numbers)
+    yield from _store(numbers["store"])
+    decisions = CounterMetricFamily(
+        "kes_policy_decisions", "Answers of policy engines, by engine and decision.", labels=["engine", "decision"]
+    )
+    _add_labelled(decisions, numbers["decisions"])
+    yield decisions
+    yield CounterMetricFamily("kes_tls_handshakes", "TLS handshakes that succeeded.", numbers["handshakes"])
+    yield CounterMetricFamily(
+        "kes_tls_handshake_failures", "TLS handshakes that failed or were broken off.", numbers["failed_handshakes"]
+    )
+    yield GaugeMetricFamily("kes_workers", "Processes that serve requests.", numbers["workers"])
+    yield CounterMetricFamily(
+        "kes_worker_restarts", "Processes that died and were replaced.", numbers.get("worker_restarts", 0)
+    )
+
+
+def _store(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    yield CounterMetricFamily("kes_cache_hits", "Requests for a key that was in memory.", numbers["hits"])
+    yield CounterMetricFamily("kes_cache_misses", "Requests for a key that was not in memory.", numbers["misses"])
+    times = HistogramMetricFamily(
+        "kes_keystore_response_time", "Seconds that the key store took to answer, by operation.", labels=["operation"]
+    )
+    for operation, counted in sorted(numbers["times"].items()):
+        _add_times(times, [operation], counted)
+    yield times
+    errors = CounterMetricFamily(
+        "kes_keystore_errors", "What the key store failed to do, by operation.", labels=["operation", "reason"]
+    )
+    _add_labelled(errors, numbers["errors"])
+    yield errors
+
+
+def _add_times(family: HistogramMetricFamily, labels: list[str], numbers: Mapping[str, Any]) -> None:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*(f"{bound:g}" for bound in BUCKETS), "+Inf"), numbers["counts"], strict=True):
+        total += count
+        buckets.append((bound, total))
+    family.add_metric(labels, buckets, numbers["seconds"])
+
+
+def _add_labelled(family: CounterMetricFamily, counts: Mapping[str, int]) -> None:
+    for labels, count in sorted(counts.items()):
+        family.add_metric(labels.split(" "), count)
+
+
+def _certificates(numbers: Mapping[str, Any], metrics: Metrics) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "kes_tls_certificate_expiry_timestamp_seconds",
+        "When the server's certificate expires, in seconds since 1970.",
+        metrics.certificate_expiry,
+    )
+    clients = GaugeMetricFamily(
+        "kes_tls_client_certificate_expiry_timestamp_seconds",
+        "When the certificates of clients expire that do so soon, in seconds since 1970.",
+        labels=["identity"],
+    )
+    for identity, expiry in sorted(expiring_clients(numbers).items()):
+        clients.add_metric([identity], expiry)
+    yield clients
+
+
+def _system(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    uptime = round(time.monotonic() - numbers["started"], 2)
+    yield GaugeMetricFamily("kes_system_up_time", "Seconds since the start of the server.", uptime)
+    yield GaugeMetricFamily("kes_system_num_cpu", "Logical CPUs of the machine.", os.cpu_count() or 1)
+    yield GaugeMetricFamily("kes_system_num_cpu_used", "Logical CPUs the server may use.", usable_cpus())
+    yield GaugeMetricFamily("kes_system_num_threads", "Threads of the server.", numbers["threads"])
+    yield GaugeMetricFamily("kes_system_mem_heap_used", "Bytes of data in memory.", numbers["heap"])
+    yield GaugeMetricFamily("kes_system_mem_heap_objects", "Blocks of memory in use.", numbers["blocks"])
+    yield GaugeMetricFamily("kes_system_mem_stack_used", "Bytes of stack.", numbers["stack"])

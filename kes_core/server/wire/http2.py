@@ -1,0 +1,252 @@
+"""HTTP/2 on Hypercorn's protocol class; `http` says what is different and why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+import h2.errors
+import h2.events
+import h2.exceptions
+import h2.settings
+import h2.utilities
+from hypercorn.events import Closed, Event, Updated
+from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
+from hypercorn.utils import filter_pseudo_headers
+
+from kes_core.server.wire.stream import (
+    DATE,
+    MAX_DISCARDED_BODY,
+    BodyAllowance,
+    ConnectionLink,
+    Headers,
+    RequestStream,
+    request_scope,
+    send_parts,
+)
+
+__all__ = ["HTTP2Protocol"]
+
+WINDOW_TIMEOUT: Final = 30.0
+"""Seconds for which a client may leave no room in its window for the rest of an answer."""
+_MAX_PENDING_RESETS: Final = 200
+"""How many more streams than it lets finish a client may reset or send malformed (CVE-2023-44487)."""
+_REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
+    is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
+)
+
+
+class HTTP2Protocol(H2Protocol):
+    """HTTP/2, many requests at a time."""
+
+    streams: dict[int, Any]  # of RequestStream: Hypercorn calls only `handle` and `idle`, which it has
+
+    def __init__(self, link: ConnectionLink, *args: Any) -> None:
+        super().__init__(link.app, *args)  # type: ignore[arg-type] # Hypercorn's wrapper of an app; only we call it
+        self.bodies = BodyAllowance()
+        self._link = link
+        self._pending_resets = 0
+        self._cut_off = False
+        self._flush_scheduled = False
+        self._discarded: dict[int, int] = {}
+        """How much has been dropped of the body of each request that was answered before it was complete."""
+        # WebSockets over HTTP/2, which Hypercorn offers, are not served.
+        del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
+        # h2 would end the connection, and all its requests, for one malformed header: `_begin` validates instead.
+        self.connection.config.validate_inbound_headers = False
+
+    @property
+    def has_partial_request(self) -> bool:
+        """Whether the client has begun a request that is not complete enough to be worked on."""
+        return False  # a preface or headers that never end are bounded by the time a connection may be idle
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            # Answers that wait for a window would otherwise wait until their time is up, for nobody.
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if self._cut_off:
+                return
+            if isinstance(event, h2.events.RequestReceived):
+                await self._begin(event)
+            elif isinstance(event, h2.events.DataReceived):
+                self._take_body(event)
+            elif isinstance(event, h2.events.StreamEnded):
+                self._discarded.pop(event.stream_id, None)
+                if (stream := self.streams.get(event.stream_id)) is not None:
+                    stream.feed_end()
+            elif isinstance(event, h2.events.StreamReset):
+                await self._take_reset(event)
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                await self.send(Closed())
+            else:
+                await self._update_window(event)
+        self._flush_soon()
+
+    async def _update_window(self, event: h2.events.Event) -> None:
+        """Go on with responses that waited for the client to take more."""
+        if isinstance(event, h2.events.WindowUpdated):
+            await self._window_updated(event.stream_id)
+        elif (
+            isinstance(event, h2.events.RemoteSettingsChanged)
+            and h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in event.changed_settings
+        ):
+            await self._window_updated(None)
+
+    async def _begin(self, request: h2.events.RequestReceived) -> None:
+        stream_id = request.stream_id
+        if self.context.terminated.is_set():
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            return
+        try:
+            for _header in h2.utilities.validate_headers(request.headers, _REQUEST_HEADERS):
+                pass  # it validates as it goes
+        except h2.exceptions.ProtocolError:
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            await self._count_reset()
+            return
+        pseudo = {name: value for name, value in request.headers if name[:1] == b":"}
+        scope = request_scope(
+            self._link,
+            pseudo.get(b":method", b""),
+            pseudo.get(b":path", b""),
+            filter_pseudo_headers(request.headers),
+            "2",
+        )
+        stream = RequestStream(self, stream_id, scope, ended=request.stream_ended is not None)
+        self.streams[stream_id] = stream
+        self._link.spawn(stream.run(self._link.app))
+
+    def _take_body(self, event: h2.events.DataReceived) -> None:
+        stream, stream_id = self.streams.get(event.stream_id), event.stream_id
+        if stream is None:
+            self._discard(stream_id, event.flow_controlled_length)
+            return
+        kept = len(event.data) if stream.feed(bytes(event.data)) else 0
+        if dropped := event.flow_controlled_length - kept:
+            self.connection.acknowledge_received_data(dropped, stream_id)
+
+    def _discard(self, stream_id: int, size: int) -> None:
+        """Drop a part of a body that nobody wants, so that its sender gets to read the answer; too much, and it is cut.
+
+        RFC 9113, section 8.1, allows to cut at once, but not all clients keep the answer then.
+        """
+        self.connection.acknowledge_received_data(size, stream_id)
+        if stream_id in self._discarded:
+            self._discarded[stream_id] += size
+            if self._discarded[stream_id] > MAX_DISCARDED_BODY:
+                del self._discarded[stream_id]
+                self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+
+    async def _take_reset(self, event: h2.events.StreamReset) -> None:
+        stream = self.streams.get(event.stream_id)
+        self._discarded.pop(event.stream_id, None)
+        if stream is not None:
+            self._release(stream)
+            await self._count_reset()
+        await self._close_stream(event.stream_id)
+        await self._window_updated(event.stream_id)
+
+    async def _count_reset(self) -> None:
+        """Cut off a client that opens streams without end that come to nothing."""
+        self._pending_resets += 1
+        if self._pending_resets > _MAX_PENDING_RESETS and not self._cut_off:
+            self._cut_off = True
+            self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            await self._flush()
+            await self.send(Closed())
+
+    def _release(self, stream: RequestStream) -> None:
+        """Give back the part of the connection's window that an unread body holds."""
+        if size := stream.drop_body():
+            self.connection.acknowledge_received_data(size, stream.stream_id)
+
+    def _flush_soon(self) -> None:
+        """Send what is ready at the end of this turn of the event loop, in as few pieces as can be."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_scheduled = False
+        data = self.connection.data_to_send()
+        if data:
+            self._link.write(data)
+
+    # What a stream asks
+
+    async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
+        connection, stream_id = self.connection, stream.stream_id
+        if stream.scope["method"] == "HEAD":
+            body = b""
+        try:
+            if len(body) > min(connection.local_flow_control_window(stream_id), connection.max_outbound_frame_size):
+                await self.respond_in_parts(stream, status, headers, body, more=False)
+                return
+            fields = [(b":status", b"%d" % status), *headers, DATE.header()]
+            connection.send_headers(stream_id, fields, end_stream=not body)
+            if body:
+                connection.send_data(stream_id, body, end_stream=True)
+            if not stream.ended:
+                self._discarded[stream_id] = 0
+        except h2.exceptions.ProtocolError:
+            pass  # the client has reset the stream or closed the connection in the meantime
+        await self._finish(stream)
+
+    async def respond_in_parts(
+        self, stream: RequestStream, status: int, headers: Headers, body: bytes, *, more: bool
+    ) -> None:
+        if status:
+            self.stream_buffers[stream.stream_id] = StreamBuffer(self.context.event_class)
+            self.priority.insert_stream(stream.stream_id)
+            self.priority.block(stream.stream_id)
+        try:
+            async with asyncio.timeout(WINDOW_TIMEOUT):
+                await send_parts(self, stream, status, headers, body, more=more)
+                if body and stream.stream_id in self.stream_buffers:  # Hypercorn would wait only from 32 KiB on
+                    await self.stream_buffers[stream.stream_id].drain()
+        except TimeoutError:
+            await self._give_up(stream)
+            return
+        if not more:
+            self._release(stream)
+
+    async def _give_up(self, stream: RequestStream) -> None:
+        """Break off an answer that the client does not take."""
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self.connection.reset_stream(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
+        self._release(stream)
+        await self._close_stream(stream.stream_id)
+        await self._window_updated(stream.stream_id)  # for what sends parts to find out
+        self._flush_soon()
+        if not self.streams:
+            await self.send(Updated(idle=True))
+
+    async def abandon(self, stream: RequestStream) -> None:
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # the client was faster
+            self.connection.reset_stream(stream.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
+        await self._finish(stream)
+
+    async def wants_body(self, _stream: RequestStream) -> None:
+        return
+
+    def consumed(self, stream: RequestStream, size: int) -> None:
+        self.connection.acknowledge_received_data(size, stream.stream_id)
+        self._flush_soon()
+
+    async def _finish(self, stream: RequestStream) -> None:
+        self._pending_resets = max(0, self._pending_resets - 1)
+        self._release(stream)
+        stream.closed = True
+        self.streams.pop(stream.stream_id, None)
+        self._flush_soon()
+        if not self.streams:
+            if self.context.terminated.is_set():
+                self.connection.close_connection()
+                self._flush_now()
+            await self.send(Updated(idle=True))

@@ -1,0 +1,352 @@
+"""The server's runtime: an ASGI application on listening sockets, over TLS.
+
+`Runtime` is all that the rest of the server knows of it, so that another HTTP server can be put under the same
+application without touching it. The one here is Hypercorn's protocols (`http1`, `http2`) on TLS connections of our own
+(`tls`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.typing import ConnectionState
+
+from kes_core.access.sender import ProvenClient
+from kes_core.faults import log_fault
+from kes_core.server.wire.accepting import Acceptor, Gate
+from kes_core.server.wire.http1 import HTTP1Protocol
+from kes_core.server.wire.http2 import HTTP2Protocol
+from kes_core.server.wire.sockets import BACKLOG
+from kes_core.server.wire.stream import App, Message
+from kes_core.server.wire.tls_connection import TLSConnection
+from kes_core.tls import TLSError, TLSSettings, make_context
+
+if TYPE_CHECKING:
+    from hypercorn.typing import TaskGroup
+
+    from kes_core.server.metrics import Metrics
+
+__all__ = ["HypercornRuntime", "Runtime"]
+
+logger = logging.getLogger("kes.server")
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds for the TLS handshake."""
+HEADER_TIMEOUT: Final = 10.0
+"""Seconds from the first byte of a request's header to its last (HTTP/1.1)."""
+IDLE_TIMEOUT: Final = 90.0
+"""Seconds after which a connection without a request is closed."""
+WRITE_TIMEOUT: Final = 30.0
+"""Seconds for which a client may refuse to take any more of a response."""
+SWEEP_INTERVAL: Final = 0.5
+"""Seconds between two looks at these limits."""
+RESERVED_FILES: Final = 128
+"""File descriptors kept back from connections, for the key store, logs and listeners."""
+MAX_CONNECTIONS: Final = 10_000
+MAX_FAILURES_TOLD: Final = 5
+"""Failed handshakes that are logged one by one between two of these looks."""
+
+
+class Runtime(Protocol):
+    """Serves an ASGI application over HTTPS on HTTP/1.1 and HTTP/2.
+
+    The application finds the client of the connection in its scope, as `scope["extensions"]["kes.client"]`: a
+    `ProvenClient`, made from what the handshake proved.
+    """
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve on `sockets`, which are bound already, until `stop`; other processes may do the same."""
+
+    def prepare(self, tls: TLSSettings) -> Callable[[], None]:
+        """Return what makes new connections use `tls`; those that are open go on.
+
+        Raises:
+            TLSError: It can't be used.
+        """
+
+    async def stop(self, *, grace: float) -> None:
+        """Take no more connections, let requests under way finish for `grace` seconds, and close."""
+
+
+class HypercornRuntime:
+    """The `Runtime` on Hypercorn, on the running event loop."""
+
+    def __init__(self, app: App, tls: TLSSettings, metrics: Metrics) -> None:
+        self.app = app
+        self._metrics = metrics
+        self.context = WorkerContext(None)
+        self.config = _hypercorn_config()
+        self._tls = (make_context(tls), tls.client_certificate.verified)
+        self._acceptors: list[Acceptor] = []
+        self._connections: dict[TLSConnection, _ClientConnection] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._gate = Gate(_connection_limit())
+        self._failures_told = 0
+        self._failures_untold = 0
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        for sock in sockets:
+            sock.listen(BACKLOG)
+            self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.exhausted))
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    def prepare(self, tls: TLSSettings) -> Callable[[], None]:
+        prepared = (make_context(tls), tls.client_certificate.verified)
+
+        def use() -> None:
+            self._tls = prepared
+
+        return use
+
+    async def stop(self, *, grace: float) -> None:
+        for acceptor in self._acceptors:
+            await acceptor.close()
+        await self.context.terminated.set()
+        for connection in list(self._connections.values()):
+            if connection.idle:
+                connection.close()
+        deadline = asyncio.get_running_loop().time() + grace
+        while self._connections and asyncio.get_running_loop().time() < deadline:
+            waiting = [connection.gone.wait() for connection in self._connections.values()]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.gather(*waiting)
+        for tls in list(self._connections):
+            tls.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` as a task of the runtime. What it raises is logged: it has ended only itself."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_fault(logger, "internal error", error=error)
+
+    # Connections
+
+    def _new_connection(self) -> TLSConnection:
+        context, verifies_clients = self._tls
+        return TLSConnection(
+            context,
+            verifies_clients=verifies_clients,
+            on_connect=self._admit,
+            on_established=self._serve,
+            on_failed=self._note_failure,
+            on_closed=self._forget,
+        )
+
+    def _admit(self, tls: TLSConnection) -> bool:
+        if not self._gate.admit(tls, asyncio.get_running_loop().time()):
+            return False
+        self._connections[tls] = _ClientConnection(self, tls)
+        return True
+
+    def _serve(self, tls: TLSConnection) -> None:
+        self._gate.established(tls)
+        try:
+            client = ProvenClient.from_chain(tls.client_certificates(), verified=tls.verifies_clients)
+        except TLSError as error:  # who makes his own certificate may make a strange one
+            self._note_failure(tls, str(error))
+            tls.abort()
+            return
+        self._metrics.handshakes += 1
+        self.spawn(self._connections[tls].run(client))
+
+    def _note_failure(self, tls: TLSConnection, reason: str) -> None:
+        """Count and log a handshake that failed. Anybody can bring that about, so it is not logged without end."""
+        self._metrics.failed_handshakes += 1
+        if self._failures_told >= MAX_FAILURES_TOLD:
+            self._failures_untold += 1
+            return
+        self._failures_told += 1
+        address = tls.client[0] if tls.client else "somebody"
+        logger.info("refused a connection of %s: tls: %s", address.removeprefix("::ffff:"), reason)
+
+    def _forget(self, tls: TLSConnection) -> None:
+        connection = self._connections.pop(tls, None)
+        if connection is not None:
+            self._gate.closed(tls)
+            connection.gone.set()
+
+    async def _sweep(self) -> None:
+        """Close connections that take longer than they may. One task for all: a timer a request would cost more."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            now = loop.time()
+            for connection in list(self._connections.values()):
+                connection.check(now)
+            self._gate.check(now)
+            if self._failures_untold:
+                logger.info("refused %d more connections: tls: the handshake failed", self._failures_untold)
+            self._failures_told = self._failures_untold = 0
+
+
+class _ClientConnection:
+    """A client's connection: feeds its protocol, and knows how long it may take for what it is doing."""
+
+    def __init__(self, runtime: HypercornRuntime, tls: TLSConnection) -> None:
+        self.app = runtime.app
+        self.spawn = runtime.spawn
+        self.write = tls.write
+        self.scope_base: Message = {}
+        self.gone = asyncio.Event()
+        self._runtime = runtime
+        self._tls = tls
+        self._protocol: HTTP1Protocol | HTTP2Protocol | None = None
+        self._loop = asyncio.get_running_loop()
+        self._deadline: float | None = self._loop.time() + HANDSHAKE_TIMEOUT
+        self._waiting_for_header = False
+        self._closing = False
+        self._write_deadline: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._protocol is None or self._protocol.idle
+
+    async def run(self, client: ProvenClient) -> None:
+        self._protocol = protocol = self._start_protocol(client)
+        try:
+            await protocol.initiate()
+            while data := await self._tls.read():
+                await protocol.handle(RawData(data))
+                self._update_deadline(protocol)
+                # Stop reading from a client that does not read our answers, those to pings included.
+                await self._tls.drain()
+            if isinstance(protocol, HTTP1Protocol):
+                # A client may end its side of the connection after its request and wait for the answer.
+                await protocol.end_input()
+                await self.gone.wait()
+        finally:
+            await protocol.handle(Closed())
+            self._close()
+
+    def close(self) -> None:
+        """Close now that nothing is being worked on."""
+        if isinstance(self._protocol, HTTP2Protocol):
+            self._protocol.connection.close_connection()
+            self._tls.write(self._protocol.connection.data_to_send())
+        self._close()
+
+    def _close(self) -> None:
+        """Close once the client has taken what is written, for which it has only so much time."""
+        self._tls.close()
+        if not self._closing:
+            self._closing = True
+            self._deadline = self._loop.time() + WRITE_TIMEOUT
+
+    def check(self, now: float) -> None:
+        """Close the connection if it has used up its time."""
+        if self._deadline is not None and now > self._deadline:
+            if self._tls.established and not self._waiting_for_header and not self._closing:
+                self.close()
+            else:
+                self._tls.abort()
+        if not self._tls.writing_paused:
+            self._write_deadline = None
+        elif self._write_deadline is None:
+            self._write_deadline = now + WRITE_TIMEOUT
+        elif now > self._write_deadline:
+            self._tls.abort()
+
+    def _start_protocol(self, client: ProvenClient) -> HTTP1Protocol | HTTP2Protocol:
+        tls = self._tls
+        self.scope_base = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "scheme": "https",
+            "root_path": "",
+            "client": tls.client,
+            "server": tls.server,
+            "extensions": {"kes.client": client},
+        }
+        self._deadline = self._loop.time() + IDLE_TIMEOUT
+        protocol = HTTP2Protocol if tls.alpn == "h2" else HTTP1Protocol
+        group = cast("TaskGroup", _Spawner(self._runtime))
+        state = ConnectionState({})
+        runtime = self._runtime
+        return protocol(self, runtime.config, runtime.context, group, state, True, tls.client, tls.server, self._send)
+
+    async def _send(self, event: Event) -> None:
+        """Do what the protocol says."""
+        if isinstance(event, RawData):
+            self._tls.write(event.data)
+            await self._tls.drain()
+        elif isinstance(event, Closed):
+            self._close()
+        elif isinstance(event, Updated) and self._protocol is not None and not self._closing:
+            if not event.idle:
+                self._update_deadline(self._protocol)
+                return
+            partial = self._protocol.has_partial_request
+            self._waiting_for_header = partial
+            self._deadline = self._loop.time() + (HEADER_TIMEOUT if partial else IDLE_TIMEOUT)
+            if self._runtime.context.terminated.is_set():
+                self._close()
+
+    def _update_deadline(self, protocol: HTTP1Protocol | HTTP2Protocol) -> None:
+        if self._closing:
+            return
+        if not protocol.idle:
+            self._deadline = None
+            self._waiting_for_header = False
+        elif protocol.has_partial_request and not self._waiting_for_header:
+            self._waiting_for_header = True
+            self._deadline = self._loop.time() + HEADER_TIMEOUT
+        elif self._deadline is None:
+            self._deadline = self._loop.time() + IDLE_TIMEOUT
+
+
+class _Spawner:
+    """The part of Hypercorn's task group that its protocols use."""
+
+    def __init__(self, runtime: HypercornRuntime) -> None:
+        self._runtime = runtime
+
+    def spawn(self, function: Any, *args: Any) -> None:
+        self._runtime.spawn(function(*args))
+
+
+def _hypercorn_config() -> HypercornConfig:
+    config = HypercornConfig()
+    config.include_server_header = False
+    config.include_date_header = False  # added with the response, formatted once a second
+    # Hypercorn ends an HTTP/2 connection after so many requests, and clients then fail those under way.
+    config.keep_alive_max_requests = 2**62
+    config.h2_max_concurrent_streams = 250
+    config.h2_max_header_list_size = 32 * 1024
+    config.h11_max_incomplete_size = 32 * 1024
+    return config
+
+
+def _connection_limit() -> int:
+    """Return how many connections may be open, after raising the limit of open files as far as is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + RESERVED_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(16, min(MAX_CONNECTIONS, soft - RESERVED_FILES))

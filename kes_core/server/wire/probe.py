@@ -1,0 +1,176 @@
+"""The listener for probes: plain HTTP, for what has no client certificate, with nothing behind it that needs one.
+
+`/live` tells whether the process answers, `/ready` whether the key store does, and `/metrics` has the metrics. It is
+off unless the configuration has an address for it (`probe.address`). Hypercorn's protocols serve it. Anybody may
+connect to it, so it takes few connections, and each only for one request and not for long: it must leave the API what
+it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.typing import LifespanState
+
+from kes_core.access.errors import error_body
+from kes_core.faults import log_fault
+from kes_core.server.api.readiness import readiness
+from kes_core.server.exposition import CONTENT_TYPE, exposition
+from kes_core.server.wire.sockets import BACKLOG
+
+if TYPE_CHECKING:
+    from kes_core.server.api.dispatch import KESApp
+
+__all__ = ["serve_probes"]
+
+logger = logging.getLogger("kes.server")
+
+MAX_CONNECTIONS: Final = 32
+"""Connections that may be open, in each process: a part of `runtime.RESERVED_FILES`."""
+_HEADER_TIMEOUT: Final = 10
+"""Seconds from the connection to the end of the request's header."""
+_TIMEOUT: Final = 10.0
+"""Seconds for an answer."""
+_LIFETIME: Final = 30.0
+"""Seconds for a connection, also of a client that does not read its answer."""
+_GRACE: Final = 1.0
+"""Seconds that requests under way get when the server stops."""
+_TELL_AGAIN: Final = 60.0
+"""Seconds between two warnings of connections that were turned away."""
+_JSON: Final = b"application/json"
+_TEXT: Final = b"text/plain; charset=utf-8"
+Answer = tuple[int, bytes, bytes]
+
+
+async def serve_probes(app: KESApp, sockets: Sequence[socket.socket], stopped: Callable[[], Awaitable[None]]) -> None:
+    """Serve on `sockets`, which are bound already and which other processes may serve too, until `stopped` returns."""
+    connections = _Connections(app)
+    servers: list[asyncio.Server] = []
+    try:
+        for sock in sockets:
+            # asyncio accepts up to so many connections at a time, before anything can turn one away.
+            servers.append(await asyncio.start_server(connections.add, sock=sock, backlog=1))
+            sock.listen(BACKLOG)
+        await stopped()
+        for server in servers:
+            server.close()
+        await connections.finish()
+    finally:
+        for server in servers:
+            server.close()
+        await connections.abort()
+
+
+class _Connections:
+    """The open connections."""
+
+    def __init__(self, app: KESApp) -> None:
+        self._app = ASGIWrapper(_Probe(app))
+        self._config = _hypercorn_config()
+        self._context = WorkerContext(None)
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._told = -_TELL_AGAIN
+
+    def add(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a new connection, or turn it away if there are too many."""
+        if len(self._open) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            self._tell()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._open[task] = writer
+        task.add_done_callback(self._forget)
+
+    async def finish(self) -> None:
+        """Close idle connections, and wait for the others, for a short time."""
+        await self._context.terminated.set()
+        if self._open:
+            await asyncio.wait(self._open, timeout=_GRACE)
+
+    async def abort(self) -> None:
+        """Close what is left."""
+        tasks = list(self._open)
+        for task, writer in self._open.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.call_later(_LIFETIME, writer.transport.abort)
+        try:
+            await _ProbeConnection(self._app, loop, self._config, self._context, LifespanState({}), reader, writer)
+        finally:
+            end.cancel()
+            writer.transport.abort()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._open.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_fault(logger, "internal error", error=error)
+
+    def _tell(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told >= _TELL_AGAIN:
+            self._told = now
+            logger.warning(
+                "turned away a probe: %d connections for probes are open, which is the limit", len(self._open)
+            )
+
+
+class _ProbeConnection(TCPServer):
+    """Hypercorn's, which keeps a connection that its client has closed for as long as it may be idle."""
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
+
+
+def _hypercorn_config() -> HypercornConfig:
+    config = HypercornConfig()
+    config.accesslog = config.errorlog = None
+    config.include_server_header = False
+    config.keep_alive_timeout = config.read_timeout = _HEADER_TIMEOUT
+    config.keep_alive_max_requests = 1
+    config.h11_max_incomplete_size = 8 * 1024
+    return config
+
+
+class _Probe:
+    def __init__(self, app: KESApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                status, kind, body = await self._answer(scope["method"], scope["path"])
+        except TimeoutError:
+            status, kind, body = 504, _JSON, error_body("request timed out")
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, method: str, path: str) -> Answer:
+        if path not in {"/live", "/ready", "/metrics"}:
+            return 404, _TEXT, b"this listener has /live, /ready and /metrics\n"
+        if method not in {"GET", "HEAD"}:
+            return 405, _TEXT, b"this listener takes GET and HEAD\n"
+        if path == "/metrics":
+            numbers = await self._app.peers.snapshot()
+            return 200, CONTENT_TYPE, exposition(numbers, self._app.metrics)
+        if path == "/ready":
+            problem = await readiness(self._app.server_state.cache)
+            if problem is not None:
+                return problem.status, _JSON, error_body(problem.message, problem.reason)
+        return 200, _JSON, json.dumps({"status": path[1:]}).encode("ascii")

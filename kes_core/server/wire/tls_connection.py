@@ -1,0 +1,314 @@
+"""One client's TLS connection: from the network's bytes to the HTTP protocol's, and back.
+
+TLS runs on pyOpenSSL's memory BIOs between asyncio's transport and the HTTP protocol. OpenSSL does all the work; this
+module carries bytes, bounds what is buffered and sees to it that alerts reach the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.x509 import Certificate, InvalidVersion
+from OpenSSL import SSL
+
+from kes_core.certificates import MAX_CHAIN
+from kes_core.tls import TLSError
+
+__all__ = ["TLSConnection"]
+
+MAX_HANDSHAKE: Final = 16 * 1024
+"""Bytes that a client may send in its handshake. OpenSSL keeps the certificates among them with the connection."""
+MAX_HANDSHAKE_READS: Final = 128
+"""Pieces in which they may arrive. An ordinary handshake comes in two or three."""
+
+_PLAIN_HTTP: Final = "the client speaks plain HTTP"
+_PLAIN_HTTP_ANSWER: Final = (
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # as Go's net/http
+)
+_REASONS: Final = {
+    "peer did not return a certificate": "the client presented no certificate",
+    "http request": _PLAIN_HTTP,
+    "unsupported protocol": "the client speaks no TLS from 1.2 on",
+    "no shared cipher": "the client knows none of the server's ciphers",
+    "wrong version number": "the client speaks no TLS",
+}
+"""What OpenSSL's reasons mean."""
+_MAX_RECORD: Final = 16 * 1024
+_SLICE: Final = 4 * 1024
+"""Bytes that OpenSSL gets at a time in a handshake, so that what follows it is hardly counted as a part of it."""
+_MAX_UNREAD: Final = 128 * 1024
+"""Decrypted bytes that may wait for the HTTP protocol before the client is made to wait."""
+
+
+class TLSConnection(asyncio.Protocol):
+    """One client's connection: TLS on one side, decrypted bytes for the HTTP protocol on the other."""
+
+    def __init__(
+        self,
+        context: SSL.Context,
+        *,
+        verifies_clients: bool,
+        on_connect: Callable[[TLSConnection], bool],
+        on_established: Callable[[TLSConnection], None],
+        on_failed: Callable[[TLSConnection, str], None],
+        on_closed: Callable[[TLSConnection], None],
+    ) -> None:
+        """Wait for a connection.
+
+        Args:
+            context: From `make_context`.
+            verifies_clients: Whether the context verifies the certificates of clients.
+            on_connect: Called when the client has connected, before the handshake; false turns it away.
+            on_established: Called once, when the handshake has succeeded.
+            on_failed: Called once, when it has failed, with the reason.
+            on_closed: Called once, when the connection is gone.
+        """
+        self._on_connect = on_connect
+        self._on_established = on_established
+        self._on_failed = on_failed
+        self._on_closed = on_closed
+        self._ssl = SSL.Connection(context, None)
+        self._ssl.set_accept_state()
+        self._transport: asyncio.Transport | None = None
+        self._unread: list[bytes] = []
+        self._unread_size = 0
+        self._eof = False
+        self._reading_paused = False
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._writing_paused = False
+        self._failed = False
+        self._handshake_size = 0
+        self._handshake_reads = 0
+        self.established = False
+        self.alpn = "http/1.1"
+        """The protocol agreed on: `h2`, or `http/1.1` also where the client did not say."""
+        self.verifies_clients = verifies_clients
+        self.client: tuple[str, int] | None = None
+        self.server: tuple[str, int] | None = None
+
+    # What the HTTP side uses
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the client has sent anything."""
+        return self._handshake_reads > 0
+
+    @property
+    def shaking_hands(self) -> bool:
+        """Whether the client has begun its handshake, and it has neither succeeded nor failed."""
+        return self.has_begun and not self._failed and not self.established
+
+    def client_certificates(self) -> list[Certificate]:
+        """Return the certificates that the client presented, the one whose key it proved first; none if it had none.
+
+        Raises:
+            TLSError: One of them can't be read, or there are too many.
+        """
+        try:
+            leaf = self._ssl.get_peer_certificate(as_cryptography=True)
+            if leaf is None:
+                return []
+            chain = self._ssl.get_peer_cert_chain(as_cryptography=True) or []
+        except (ValueError, InvalidVersion) as error:
+            raise TLSError("the client's certificate can't be read") from error
+        # OpenSSL counts the leaf among the chain on some sides and versions and not on others.
+        chain = [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
+        if len(chain) > MAX_CHAIN:
+            raise TLSError(f"the client presented {len(chain)} certificates; at most {MAX_CHAIN} are allowed")
+        return chain
+
+    async def read(self) -> bytes:
+        """Return the decrypted bytes that have come in, waiting for the first; empty at the end of the stream."""
+        if not self._unread and not self._eof:
+            self._readable = asyncio.get_running_loop().create_future()
+            try:
+                await self._readable
+            finally:
+                self._readable = None
+        data = b"".join(self._unread)
+        self._unread.clear()
+        self._unread_size = 0
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and send `data`. What the client does not take at once is buffered: see `drain`."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._ssl.send(view) :]
+        except SSL.Error:
+            self.abort()
+        else:
+            self._flush()
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough of what was written."""
+        if self._writing_paused:
+            if self._writable is None:
+                self._writable = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._writable)
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the client takes no more data for the moment."""
+        return self._writing_paused
+
+    def close(self) -> None:
+        """Say goodbye and close once everything written is sent."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self.established:
+            try:
+                self._ssl.shutdown()
+            except SSL.Error:
+                pass
+            else:
+                self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, dropping what is not yet sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.client = _address(transport.get_extra_info("peername"))
+        self.server = _address(transport.get_extra_info("sockname"))
+        if not self._on_connect(self):
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._failed:
+            return
+        rest = memoryview(data) if self.established else self._feed_handshake(data)
+        if not self.established:
+            return
+        # The client's first request often arrives together with the end of its handshake.
+        if rest:
+            self._ssl.bio_write(rest)
+        self._decrypt()
+
+    def eof_received(self) -> bool:
+        self._end_of_stream()
+        return self.established  # it may have asked for something: the HTTP side closes the connection
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._end_of_stream()
+        self.resume_writing()
+        self._on_closed(self)
+        # Give OpenSSL's memory back now. Python finds out late that this object is no longer used: it is in cycles.
+        del self._ssl
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+
+    # TLS
+
+    def _feed_handshake(self, data: bytes) -> memoryview:
+        """Go on with the handshake; return what was not needed for it."""
+        rest = memoryview(data)
+        self._handshake_reads += 1
+        if self._handshake_reads > MAX_HANDSHAKE_READS:
+            self._fail(f"the client sends its handshake in more than {MAX_HANDSHAKE_READS} pieces")
+        while rest and not self.established and not self._failed:
+            size = min(_SLICE, MAX_HANDSHAKE - self._handshake_size)
+            if not size:
+                self._fail(f"the client's handshake has more than {MAX_HANDSHAKE:,} bytes")
+                break
+            self._handshake_size += self._ssl.bio_write(rest[:size])
+            rest = rest[size:]
+            self._handshake()
+        return rest
+
+    def _handshake(self) -> None:
+        try:
+            self._ssl.do_handshake()
+        except SSL.WantReadError:
+            self._flush()
+        except SSL.Error as error:
+            self._flush()  # the alert that tells the client why
+            reason = _reason(error)
+            if reason == _PLAIN_HTTP and self._transport is not None:
+                self._transport.write(_PLAIN_HTTP_ANSWER)
+            self._fail(self._ssl.get_app_data() or reason)
+        else:
+            self._flush()
+            self.established = True
+            self.alpn = self._ssl.get_alpn_proto_negotiated().decode("ascii") or self.alpn
+            self._on_established(self)
+
+    def _fail(self, reason: str) -> None:
+        self._failed = True
+        self._on_failed(self, reason)
+        if self._transport is not None:
+            # Closing with the client's data unread would reset the connection and lose the alert on its way.
+            self._transport.write_eof()
+
+    def _decrypt(self) -> None:
+        try:
+            while True:
+                chunk = self._ssl.recv(_MAX_RECORD)
+                self._unread.append(chunk)
+                self._unread_size += len(chunk)
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self._end_of_stream()
+        except SSL.Error:
+            self._flush()
+            self._end_of_stream()
+            self.abort()
+        self._flush()  # answers to key updates
+        if self._unread_size > _MAX_UNREAD and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        self._wake_reader()
+
+    def _end_of_stream(self) -> None:
+        self._eof = True
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._readable is not None and not self._readable.done() and (self._unread or self._eof):
+            self._readable.set_result(None)
+
+    def _flush(self) -> None:
+        if self._transport is None:
+            return
+        while True:
+            try:
+                self._transport.write(self._ssl.bio_read(4 * _MAX_RECORD))
+            except SSL.WantReadError:
+                return
+
+
+def _reason(error: SSL.Error) -> str:
+    """Return why a handshake failed, in a few words of ours or OpenSSL's."""
+    queue = error.args[0] if error.args else []
+    text = queue[-1][-1] if isinstance(queue, list) and queue else "the handshake failed"
+    return _REASONS.get(text, text)
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    if isinstance(name, tuple) and len(name) >= 2:  # noqa: PLR2004 # host and port; IPv6 has more
+        return str(name[0]), int(name[1])
+    return None

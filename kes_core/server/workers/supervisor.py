@@ -1,0 +1,401 @@
+"""Several processes that serve on the same sockets, and the one that looks after them and serves nothing itself.
+
+It starts workers and replaces those that die; gives all of them a new configuration, or none; adds up their numbers;
+and passes on what they have to tell one another: keys that were created or deleted, events for the readers of the logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from kes_core.audit.stdout import UNAUDITED
+from kes_core.counters import merge
+from kes_core.server import log
+from kes_core.server.server import GRACE, ConfigRejectedError
+from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
+
+if TYPE_CHECKING:
+    from kes_core.config import Config, ConfigSource
+    from kes_core.server.wire.sockets import Sockets
+
+__all__ = ["Supervisor", "WorkerError"]
+
+logger = logging.getLogger("kes.server")
+
+_SNAPSHOT_INTERVAL: Final = 1.0
+"""Seconds between two looks at the workers' numbers: so much of them is lost when one dies."""
+_ANSWER_TIMEOUT: Final = 2.0
+"""Seconds that a worker gets for numbers."""
+_OBEY_TIMEOUT: Final = 5.0
+"""Seconds that a worker gets for what it must not fail to do: one that does not is killed, and replaced."""
+_PREPARE_TIMEOUT: Final = 60.0
+"""Seconds that a worker gets to connect to what a configuration names, once the server has started."""
+_MAX_PAUSE: Final = 30.0
+"""Seconds at the most before a worker that dies again and again is replaced."""
+_LASTING: Final = 60.0
+"""Seconds after which a worker that dies had not died at once."""
+_KILL_AFTER: Final = GRACE + 5
+GAUGES: Final = frozenset({"active", "workers", "threads", "heap", "blocks", "stack", "expiring"})
+"""Numbers that end with their process; the others only grow."""
+
+
+class WorkerError(Exception):
+    """A worker can't start. The message says why."""
+
+
+class _WorkerHandle:
+    """One process, and the connection to it."""
+
+    def __init__(self, number: int, supervisor: Supervisor) -> None:
+        self.number = number
+        self.process: asyncio.subprocess.Process
+        self.numbers: dict[str, Any] = {}
+        """What it has counted, as of late."""
+        self.reads: set[str] = set()
+        """The logs that clients read from it."""
+        self.serves = False
+        self.text = ""
+        """The configuration that it has started with."""
+        self.channel = Channel(
+            asked={
+                "snapshot": supervisor.snapshot,
+                "forget": lambda name: supervisor.forget(self, name),
+            },
+            told={
+                "readers": lambda log, there_are: supervisor.on_readers(self, log, there_are),
+                "event": lambda log, line: supervisor.pass_on(self, log, line),
+                "cut": supervisor.cut,
+            },
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, supervisor: Supervisor, *, within: float | None = None) -> None:
+        """Start the process and wait until it is connected to the key store. It serves after `serve`.
+
+        Args:
+            supervisor: With the sockets and the configuration.
+            within: Seconds that it gets; a worker that takes longer is killed.
+
+        Raises:
+            WorkerError: The worker can't start.
+        """
+        ours, theirs = socket.socketpair()
+        sockets = supervisor.sockets
+        api, probes = ([sock.fileno() for sock in found] for found in (sockets.api, sockets.probes))
+        with theirs:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # nothing is imported from the directory that the server happens to be started in
+                "-m",
+                "kes_core.server.workers.worker",
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), supervisor.output_lock, *api, *probes],
+                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
+            )
+        await self.channel.open(ours)
+        receiving = asyncio.create_task(self.channel.run())
+        self._tasks.add(receiving)
+        self.text = supervisor.text
+        try:
+            async with asyncio.timeout(within):
+                await self.channel.ask(
+                    "start",
+                    number=self.number,
+                    path=str(supervisor.source.path),
+                    overrides=dict(supervisor.source.overrides),
+                    text=self.text,
+                    mlock=supervisor.mlock,
+                    sockets=api,
+                    probes=probes,
+                    lock=supervisor.output_lock,
+                )
+        except PeerError as error:
+            await self.end()
+            raise WorkerError(str(error)) from None
+        except TimeoutError:
+            await self.kill()
+            raise WorkerError(f"worker {self.number} did not start within {within:g} s and is killed") from None
+        except ChannelClosedError:
+            await self.end()
+            raise WorkerError(f"worker {self.number} ended while it started, {self.how_it_ended}") from None
+
+    async def serve(self) -> None:
+        """Let the worker serve, now that it is connected.
+
+        Raises:
+            WorkerError: The worker can't serve.
+        """
+        try:
+            await self.order("serve")
+        except (ChannelClosedError, PeerError) as error:
+            await self.kill()
+            raise WorkerError(f"worker {self.number} can't serve: {error}") from None
+        self.serves = True
+
+    async def kill(self) -> None:
+        """End a worker that may not listen any more."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.end()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a process."""
+        return hasattr(self, "process")
+
+    @property
+    def how_it_ended(self) -> str:
+        """Exit code or signal, for a message."""
+        code = self.process.returncode
+        return f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+
+    async def end(self) -> None:
+        """Let it finish what is under way, and wait until it has ended."""
+        self.serves = False
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            async with asyncio.timeout(_KILL_AFTER):
+                await self.process.wait()
+        except TimeoutError:
+            logger.error("worker %d does not stop and is killed", self.number)
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def snapshot(self) -> dict[str, Any] | None:
+        """Return what it has counted; nothing if it does not answer in time."""
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                found: dict[str, Any] = await self.channel.ask("snapshot")
+        except (ChannelClosedError, PeerError, TimeoutError):
+            return None
+        return found
+
+    async def order(self, what: str, *, within: float = _OBEY_TIMEOUT, **arguments: Any) -> None:
+        """Have it do something. If it does not answer `within` so many seconds it is killed, and so replaced.
+
+        Raises:
+            ChannelClosedError: It has ended, or is killed.
+            PeerError: It can't do it.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self.channel.ask(what, **arguments)
+        except TimeoutError:
+            logger.error("worker %d does not answer and is killed", self.number)
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            raise ChannelClosedError("the worker does not answer") from None
+
+
+class Supervisor:
+    """Looks after the workers."""
+
+    def __init__(self, config: Config, source: ConfigSource, *, mlock: bool) -> None:
+        """Set up; nothing is started yet. The arguments are those of `kes_core.server.main.run`."""
+        self.source = source
+        self.mlock = mlock
+        self.text = source.read()
+        self.sockets: Sockets
+        self.output_lock = os.memfd_create("kes-output-lock")
+        self._count = config.workers
+        self._workers: list[_WorkerHandle] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
+        self._restarts = 0
+        self._past: list[dict[str, Any]] = []
+        """What workers that have died had counted."""
+        self._reloading = asyncio.Lock()
+        self._stopping = False
+
+    async def start(self, sockets: Sockets) -> None:
+        """Start the workers on `sockets`.
+
+        Raises:
+            WorkerError: One of them can't start.
+        """
+        self.sockets = sockets
+        workers = [_WorkerHandle(number, self) for number in range(1, self._count + 1)]
+        try:
+            results = await asyncio.gather(*(self._start(worker) for worker in workers), return_exceptions=True)
+        except asyncio.CancelledError:
+            await asyncio.gather(*(worker.end() for worker in workers if worker.has_begun))
+            raise
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            await asyncio.gather(*(worker.end() for worker in workers if worker.serves))
+            raise failures[0]
+        self._workers = workers
+        for name in ("error", "audit"):  # clients may have begun to read while the last workers started
+            self._tell_wanted(name)
+        log.publish(_EventHandler(self, asyncio.get_running_loop()))
+        self._tasks = [asyncio.create_task(self._look_after(index)) for index in range(len(workers))]
+        self._tasks.append(asyncio.create_task(self._collect()))
+
+    async def _start(self, worker: _WorkerHandle) -> None:
+        await worker.start(self)
+        await worker.serve()
+
+    async def reload(self, _config: Config, text: str) -> None:
+        """Give all workers the configuration in `text`, or none.
+
+        Raises:
+            ConfigRejectedError: It can't be used, and everything is as it was.
+        """
+        async with self._reloading:
+            workers = [worker for worker in self._workers if worker.serves]
+            results = await asyncio.gather(
+                *(worker.order("prepare", within=_PREPARE_TIMEOUT, text=text) for worker in workers),
+                return_exceptions=True,
+            )
+            # One that died meanwhile is replaced by one that starts with what is in force then.
+            failures = [result for result in results if isinstance(result, PeerError)]
+            done = "discard" if failures else "apply"
+            await asyncio.gather(*(worker.order(done) for worker in workers), return_exceptions=True)
+            if failures:
+                raise ConfigRejectedError(str(failures[0]))
+            self.text = text
+
+    async def stop(self) -> None:
+        """Let all workers finish what is under way, and end them."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.end() for worker in self._workers))
+        os.close(self.output_lock)
+        if any(worker.process.returncode == UNAUDITED for worker in self._workers):
+            raise WorkerError("the audit log on standard output can't be written")
+
+    async def _look_after(self, index: int) -> None:
+        """Replace the worker of one place whenever it dies."""
+        loop = asyncio.get_running_loop()
+        pause, started = 0.0, loop.time()
+        while True:
+            worker = self._workers[index]
+            await worker.process.wait()
+            worker.serves = False
+            self._restarts += 1
+            if worker.numbers:
+                self._past = [merge([*self._past, _lasting(worker.numbers)])]
+            for name in list(worker.reads):
+                self.on_readers(worker, name, False)
+            logger.error("worker %d has died, %s, and is replaced", worker.number, worker.how_it_ended)
+            pause = 0.0 if loop.time() - started > _LASTING else min(_MAX_PAUSE, pause * 2 or 0.1)
+            started = await self._replace(index, pause)
+
+    async def _replace(self, index: int, pause: float) -> float:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(pause)
+            started = loop.time()
+            worker = _WorkerHandle(index + 1, self)
+            try:
+                # Reloads go on meanwhile: a worker may take long to connect, or hang.
+                await worker.start(self, within=_PREPARE_TIMEOUT)
+                async with self._reloading:
+                    if worker.text != self.text:  # it has missed a reload, and must not serve what is not in force
+                        await worker.kill()
+                        pause = 0.0
+                        continue
+                    await worker.serve()
+                    self._workers[index] = worker
+            except asyncio.CancelledError:
+                if worker.has_begun:
+                    await worker.kill()
+                raise
+            except WorkerError as error:
+                logger.error("worker %d can't be replaced: %s", worker.number, error)
+                pause = min(_MAX_PAUSE, max(1.0, pause * 2))
+                continue
+            for name in ("error", "audit"):
+                self._tell_wanted(name)
+            return started
+
+    # What workers ask for
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Return the numbers of all workers."""
+        workers = [worker for worker in self._workers if worker.serves]
+        answers = await asyncio.gather(*(worker.snapshot() for worker in workers))
+        for worker, answer in zip(workers, answers, strict=True):
+            worker.numbers = answer or worker.numbers
+        # What one has counted that has died meanwhile is among the past already.
+        found = [worker.numbers for worker in workers if worker.numbers and worker.serves]
+        total: dict[str, Any] = merge([*found, *self._past])
+        return total | {"worker_restarts": self._restarts, "started": self._started}
+
+    async def forget(self, asking: _WorkerHandle, name: str) -> None:
+        """Let all workers but the one that asks forget a key."""
+        others = [worker for worker in self._workers if worker is not asking and worker.serves]
+        await asyncio.gather(*(worker.order("forget", name=name) for worker in others), return_exceptions=True)
+
+    def on_readers(self, worker: _WorkerHandle, log: str, there_are: bool) -> None:
+        """Take note of a worker from which clients read a log, or do no longer."""
+        if there_are:
+            worker.reads.add(log)
+        else:
+            worker.reads.discard(log)
+        self._tell_wanted(log)
+
+    def pass_on(self, origin: _WorkerHandle | None, log: str, line: str) -> None:
+        """Hand an event to the workers from which clients read the log."""
+        for worker in self._workers:
+            if (
+                worker is not origin
+                and log in worker.reads
+                and not worker.channel.tell("event", urgent=False, log=log, line=line)
+            ):
+                worker.channel.tell("cut", log=log)
+
+    def cut(self, log: str) -> None:
+        """End all streams of a log: some of its events are lost."""
+        for worker in self._workers:
+            worker.channel.tell("cut", log=log)
+
+    @property
+    def has_error_readers(self) -> bool:
+        """Whether any client reads the error log."""
+        return any("error" in worker.reads for worker in self._workers)
+
+    def _tell_wanted(self, log: str) -> None:
+        for worker in self._workers:
+            elsewhere = any(log in other.reads for other in self._workers if other is not worker)
+            worker.channel.tell("wanted", log=log, elsewhere=elsewhere)
+
+    async def _collect(self) -> None:
+        """Keep what the workers have counted, for when one dies."""
+        while True:
+            await asyncio.sleep(_SNAPSHOT_INTERVAL)
+            await self.snapshot()
+
+
+def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker has counted without what ends with it."""
+    empty: dict[type, Any] = {int: 0, float: 0.0, dict: {}}
+    return {name: empty[type(value)] if name in GAUGES else value for name, value in numbers.items()}
+
+
+class _EventHandler(logging.Handler):
+    """Hands what the supervisor itself logs to the clients that read the error log."""
+
+    def __init__(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._supervisor = supervisor
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._supervisor.has_error_readers and not self._loop.is_closed():
+            line = json.dumps({"message": self.format(record)}, separators=(",", ":"))
+            self._loop.call_soon_threadsafe(self._supervisor.pass_on, None, "error", line)

@@ -1,0 +1,1 @@
+"""Real servers, certificates, terminals and proxies for tests."""

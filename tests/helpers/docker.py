@@ -1,0 +1,124 @@
+"""The container image of examples/docker, built by the Docker engine of this machine, if there is one.
+
+Its base is made of Debian packages on the spot, so that no registry is needed; KES_TEST_PYTHON_IMAGE names another base
+instead. The images stay in the engine: what has not changed is not built again.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker  # type: ignore[import-untyped] # ships no types
+import pytest
+from docker.errors import BuildError, ImageNotFound  # type: ignore[import-untyped]
+
+from tests.helpers.server import program
+
+__all__ = ["BASE", "IMAGE", "Log", "engine", "kes_image", "run"]
+
+ROOT = Path(__file__).parents[2]
+BASE = os.environ.get("KES_TEST_PYTHON_IMAGE", "kes-test-python:bookworm")
+IMAGE = "kes-test"
+_PACKAGES = "python3,python3-venv,ca-certificates,systemd,dbus,procps"
+"""Python as in the official images; and systemd, which the tests of the unit start in a container."""
+_PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
+
+
+@functools.cache
+def engine() -> Any:
+    """Return a client of the Docker engine that DOCKER_HOST names, or of the system's."""
+    if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").is_socket():
+        pytest.skip("there is no Docker engine: containers are not run")
+    client = docker.from_env(timeout=600)
+    client.ping()
+    return client
+
+
+@functools.cache
+def kes_image() -> Any:
+    """Build the image as the documentation says, and return it."""
+    try:
+        engine().images.get(BASE)
+    except ImageNotFound:
+        _make_base()
+    try:
+        image, _log = engine().images.build(
+            path=str(ROOT),
+            dockerfile="examples/docker/Dockerfile",
+            tag=IMAGE,
+            buildargs={"PYTHON_IMAGE": BASE},
+            network_mode="host",
+            rm=True,
+        )
+    except BuildError as error:
+        log = "".join(line.get("stream", "") for line in error.build_log)
+        raise AssertionError(f"the image can't be built: {error}\n{log[-4000:]}") from error
+    return image
+
+
+def _make_base() -> None:
+    """Make a base image of Debian packages, which uses the package index and the CAs that this machine uses."""
+    mmdebstrap = program("mmdebstrap", "mmdebstrap")
+    settings = _pip_settings()
+    with tempfile.TemporaryDirectory() as folder:
+        tarball, pip_conf = Path(folder) / "base.tar", Path(folder) / "pip.conf"
+        hooks = []
+        if cert := settings.pop("cert", ""):
+            hooks.append(f"--customize-hook=upload {cert} /etc/ssl/certs/pip.crt")
+            settings["cert"] = "/etc/ssl/certs/pip.crt"
+        pip_conf.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
+        excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")]
+        command = [mmdebstrap, "--quiet", "--variant=essential", f"--include={_PACKAGES}", *excludes, *hooks]
+        command += [f"--customize-hook=upload {pip_conf} /etc/pip.conf", "bookworm", str(tarball)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        name, _, tag = BASE.partition(":")
+        engine().api.import_image_from_file(str(tarball), repository=name, tag=tag)
+
+
+def _pip_settings() -> dict[str, str]:
+    """Return how pip reaches its package index here, by the names of its configuration file."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    lines = subprocess.run(pip, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    found = (line.partition("=") for line in lines if line.startswith(("global.", ":env:.")))
+    settings = {name.rpartition(".")[2]: value.strip("'") for name, _, value in found}
+    return {name: value for name, value in settings.items() if name in {*_PIP_SETTINGS, "cert"}}
+
+
+@contextmanager
+def run(**options: Any) -> Iterator[Any]:
+    """Start a container of the image on the network of this machine, and remove it at the end."""
+    container = engine().containers.create(kes_image().id, network_mode="host", **options)
+    try:
+        container.start()
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+class Log:
+    """What a container writes, as it is written."""
+
+    def __init__(self, container: Any) -> None:
+        self._stream = container.logs(stream=True, follow=True)
+        self._seen: list[str] = []
+
+    def wait_for(self, text: str) -> str:
+        """Return the first line, from here on, that contains `text`."""
+        for line in self._stream:
+            self._seen.append(line.decode().rstrip("\n"))
+            if text in self._seen[-1]:
+                return self._seen[-1]
+        raise AssertionError(f"the container ended before it said {text!r}:\n" + "\n".join(self._seen))
+
+    def close(self) -> None:
+        """Let go of the connection to the engine."""
+        self._stream._response.close()  # its own method leaves the socket to the garbage collector

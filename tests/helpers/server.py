@@ -1,0 +1,246 @@
+"""What tests share: a real server in a process of its own, identities, and raw TLS connections to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from kes_core.identity import APIKey
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+START_TIMEOUT = 30.0
+
+
+def vectors(name: str) -> Any:
+    """Return the content of one file of test vectors."""
+    return json.loads((VECTORS / f"{name}.json").read_text())
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A client's key and certificate, as files."""
+
+    api_key: APIKey
+    key: Path
+    cert: Path
+
+    @property
+    def identity(self) -> str:
+        return self.api_key.identity
+
+
+def make_credentials(directory: Path, name: str = "client") -> Credentials:
+    """Make an API key and write its private key and certificate into `directory`."""
+    api_key = APIKey.generate()
+    key_pem, cert_pem = api_key.certificate()
+    key, cert = directory / f"{name}.key", directory / f"{name}.crt"
+    key.write_bytes(key_pem)
+    cert.write_bytes(cert_pem)
+    return Credentials(api_key, key, cert)
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    process: subprocess.Popen[str]
+    host: str
+    port: int
+    config_path: Path
+    admin: Credentials
+    errors: list[str] = field(default_factory=list)
+    _lines: queue.Queue[str] = field(default_factory=queue.Queue)
+    audit: queue.Queue[str] = field(default_factory=queue.Queue)
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.host}:{self.port}"
+
+    def wait_for_log(self, text: str, timeout: float = START_TIMEOUT) -> str:
+        """Return the first line on standard error, from here on, that contains `text`."""
+        while True:
+            line = self._lines.get(timeout=timeout)
+            if text in line:
+                return line
+
+    def next_audit_record(self, timeout: float = 10.0) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.audit.get(timeout=timeout))
+        return record
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """End the process as an operator would and return its exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(timeout=40)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def ssl_context(self, credentials: Credentials | None) -> ssl.SSLContext:
+        """Return the TLS settings of a client. The server's certificate is self-made, so it is not verified."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if credentials is not None:
+            context.load_cert_chain(credentials.cert, credentials.key)
+        return context
+
+    def client(self, credentials: Credentials | None = None, *, http2: bool = True, **options: Any) -> httpx.Client:
+        """Return an HTTP client; as the admin unless told otherwise."""
+        context = self.ssl_context(credentials if credentials is not None else self.admin)
+        return httpx.Client(base_url=self.url, verify=context, http2=http2, timeout=30.0, **options)
+
+    @contextmanager
+    def connection(
+        self, credentials: Credentials | None = None, *, alpn: Sequence[str] = ("http/1.1",), timeout: float = 30.0
+    ) -> Iterator[ssl.SSLSocket]:
+        """Open a TLS connection, to say on it what no HTTP client would."""
+        context = self.ssl_context(credentials if credentials is not None else self.admin)
+        context.set_alpn_protocols(list(alpn))
+        with (
+            socket.create_connection((self.host, self.port), timeout=timeout) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as connection,
+        ):
+            yield connection
+
+
+def send_raw(client: httpx.Client, method: str, target: str, **options: Any) -> httpx.Response:
+    """Send a request with exactly this target: httpx tidies paths, and an attacker does not."""
+    return client.request(method, "/", extensions={"target": target.encode()}, **options)
+
+
+def program(name: str, package: str) -> str:
+    """Return the path of a program that Debian has in `package`. Without it a test can only say so; CI installs all."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        text = f"{name} is not installed (Debian's package {package})"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return path
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def make_server_certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a self-signed certificate for the server into `directory`; return the paths of key and certificate."""
+    credentials = make_credentials(directory, "server")
+    return credentials.key, credentials.cert
+
+
+def write_config(directory: Path, admin: str, overrides: Mapping[str, Any] | None = None) -> Path:
+    """Write a configuration for a server with the in-memory store on a free port."""
+    key, cert = directory / "server.key", directory / "server.crt"
+    if not key.exists():
+        make_server_certificate(directory)
+    config: dict[str, Any] = {
+        "address": "127.0.0.1:0",
+        "admin": {"identity": admin},
+        "tls": {"key": str(key), "cert": str(cert)},
+        "keystore": {"memory": {}},
+    }
+    config.update(overrides or {})
+    path = directory / "config.yml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
+def start_server(
+    directory: Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    admin: Credentials | None = None,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    limit_files: int | None = None,
+    python: Sequence[str] = ("-m", "kes_core.cli"),
+) -> Server:
+    """Start `kes server` and wait until it answers. The caller stops it. `python` is how Python gets to the command."""
+    admin = admin if admin is not None else make_credentials(directory, "admin")
+    path = write_config(directory, admin.identity, overrides)
+    process = subprocess.Popen(
+        [sys.executable, *python, "server", "--config", str(path), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        cwd=directory,
+        preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit_files, limit_files)))  # noqa: PLW1509 # in a test without threads that hold locks
+        if limit_files is not None
+        else None,
+    )
+    server = Server(process, "127.0.0.1", 0, path, admin)
+    threading.Thread(target=_collect, args=(process.stderr, server._lines, server.errors), daemon=True).start()
+    threading.Thread(target=_collect, args=(process.stdout, server.audit, []), daemon=True).start()
+    try:
+        line = server.wait_for_log("listening on https://")
+    except queue.Empty:
+        process.kill()
+        raise AssertionError("the server did not start:\n" + "\n".join(server.errors)) from None
+    server.port = int(json.loads(line)["message"].rpartition(":")[2])
+    return server
+
+
+def kes(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `kes` to its end, as a script would."""
+    return subprocess.run(
+        [sys.executable, "-m", "kes_core.cli", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def _collect(stream: Any, lines: queue.Queue[str], all_lines: list[str]) -> None:
+    with stream:
+        for line in stream:
+            all_lines.append(line.rstrip("\n"))
+            lines.put(line.rstrip("\n"))
+
+
+def read_response(connection: ssl.SSLSocket) -> tuple[int, dict[str, str], bytes]:
+    """Read one HTTP/1.1 response with a content length: status, headers in lower case, body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        chunk = connection.recv(65536)
+        if not chunk:
+            raise ConnectionError(f"closed after {data!r}")
+        data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        chunk = connection.recv(65536)
+        if not chunk:
+            raise ConnectionError("closed inside the body")
+        body += chunk
+    return int(status_line.split()[1]), headers, body

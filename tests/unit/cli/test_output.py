@@ -1,0 +1,71 @@
+"""Where the output of `kes` goes: standard output that fails or is closed, and completion in the shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.test_main import KES
+
+
+def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    # Buffered, as for everybody: what is still in the buffer at the end must not fail a second time.
+    clean = {name: value for name, value in os.environ.items() if "KES" not in name and name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [*KES, *arguments], env=clean, stderr=subprocess.PIPE, text=True, timeout=30, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("arguments", [["identity"], ["--help"], ["--version"]])
+def test_output_that_can_not_be_written_is_an_error(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(arguments, stdout=full)
+    assert (done.returncode, done.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+
+
+def test_a_reader_that_has_read_enough_is_no_error_message() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = run(["identity"], stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_without_standard_output_nothing_breaks() -> None:
+    command = f'exec "{sys.executable}" -m kes_core.cli identity >&-'
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def complete(words: str, position: int) -> list[str]:
+    code = "import sys; sys.argv = ['kes']; from kes_core.cli import main; main()"
+    environment = {"_KES_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_the_shell_completes_commands() -> None:
+    assert complete("kes s", 1) == ["server", "status"]
+    assert complete("kes key d", 2) == ["decrypt", "dek"]
+    assert "--insecure" in complete("kes key dek --", 3)
+
+
+def test_json_does_without_what_only_people_need() -> None:
+    """`rich` takes longer to import than a command may take to answer a program."""
+    code = (
+        "import sys\nfrom kes_core.cli._common import connected\n"
+        "from kes_core.identity import APIKey\n"
+        "with connected('127.0.0.1:1', str(APIKey.generate()), insecure=False):\n    pass\n"
+        "found = {'rich', 'pygments', 'tenacity', 'asyncio'} & set(sys.modules)\nassert not found, found\n"
+        "import httpx._main\n"  # the library's own command line is whole again
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

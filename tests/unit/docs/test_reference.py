@@ -1,0 +1,23 @@
+"""The reference for authors of plugins is written from the source, and up to date."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import kes_core
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_reference_is_up_to_date() -> None:
+    command = [sys.executable, "scripts/reference.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_everything_that_plugins_import_is_in_it() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for name in set(kes_core.__all__) - {"HOOKSPEC_VERSION", "hookimpl"}:
+        assert f"### {name}" in text or f"### `{name}" in text, name

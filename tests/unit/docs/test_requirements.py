@@ -1,0 +1,58 @@
+"""The lock files in requirements/: they hold what the packages and the tools need, and nothing of a machine."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[3]
+PROJECTS = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+OUR_OWN = {"kes-core", "kes-cedar", "kes-fs", "kes-vault"}
+
+
+def locked(lock: Path) -> dict[str, str]:
+    """Return the packages of a lock file that this Python installs, with their versions."""
+    text = lock.read_text().replace("\\\n", " ")
+    found = [Requirement(line.partition("--hash")[0]) for line in text.splitlines() if not line.startswith("#")]
+    return {
+        entry.name: next(iter(entry.specifier)).version
+        for entry in found
+        if entry.marker is None or entry.marker.evaluate()
+    }
+
+
+def needed(*groups: str) -> list[Requirement]:
+    """Return what the packages need to run, and the dependency groups of that name."""
+    projects: list[Any] = [tomllib.loads(project.read_text()) for project in PROJECTS]
+    lines = [line for project in projects for line in project["project"]["dependencies"]]
+    lines += [line for group in groups for line in projects[0]["dependency-groups"][group]]
+    return [need for need in map(Requirement, lines) if need.name not in OUR_OWN]
+
+
+@pytest.mark.parametrize(("lock", "groups"), [("image", ()), ("dev", ("dev",))])
+def test_lock_has_what_the_packages_need(lock: str, groups: tuple[str, ...]) -> None:
+    """Otherwise: `python3 scripts/lock.py`."""
+    versions = locked(ROOT / "requirements" / f"{lock}.txt")
+    for need in needed(*groups):
+        assert need.specifier.contains(versions.get(need.name.lower(), "0")), f"{lock}.txt has no {need}"
+
+
+def test_image_has_the_versions_that_are_tested() -> None:
+    image, dev = (locked(ROOT / "requirements" / f"{name}.txt") for name in ("image", "dev"))
+    assert image.items() <= dev.items()
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_every_package_is_pinned_by_version_and_hash_alone(lock: Path) -> None:
+    """No address and no path: neither an index, nor a place on the machine that wrote it."""
+    pin = re.compile(r"[a-z0-9.-]+(\[[a-z0-9,-]+\])?==\S+( ; [^;@/]+)? \\")
+    for line in lock.read_text().splitlines():
+        assert (
+            line.startswith("#") or pin.fullmatch(line) or re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line)
+        )

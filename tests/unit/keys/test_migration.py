@@ -1,0 +1,198 @@
+"""Copying keys between stores, with stores that fail at the worst moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kes_core.builtin.memory import MemoryKeyStore
+from kes_core.keys.migration import Migration, OnConflict, Outcome
+from kes_core.keys.stored import KeyVersion
+from kes_core.keystore import KeyStoreError, KeyStoreUnreachableError
+
+
+def key() -> bytes:
+    return KeyVersion.generate("me").encode()
+
+
+def run(check: Callable[[MemoryKeyStore, MemoryKeyStore], Awaitable[None]]) -> None:
+    async def start() -> None:
+        await check(MemoryKeyStore(), MemoryKeyStore())
+
+    asyncio.run(start())
+
+
+async def fill(store: MemoryKeyStore, *names: str) -> dict[str, bytes]:
+    values = {name: key() for name in names}
+    for name, value in values.items():
+        await store.create(name, value)
+    return values
+
+
+async def migrate(migration: Migration, pattern: str = "*") -> dict[str, int]:
+    await migration.run(await migration.names(pattern))
+    return {str(outcome): count for outcome, count in migration.summary.counts.items() if count}
+
+
+async def content(store: MemoryKeyStore) -> dict[str, bytes]:
+    return {name: await store.get(name) for name in (await store.list(limit=10**6)).names}
+
+
+def test_every_key_is_copied_and_a_second_run_finds_them() -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        values = await fill(source, *(f"key-{number}" for number in range(3000)))
+        assert await migrate(Migration(source, target)) == {"copied": 3000}
+        assert await content(target) == values
+        assert await migrate(Migration(source, target)) == {"identical": 3000}
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("*", {"a", "ab", "b"}), ("a*", {"a", "ab"}), ("a", {"a"}), ("c*", set()), ("c", set())]
+)
+def test_pattern(pattern: str, expected: set[str]) -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        await fill(source, "a", "ab", "b")
+        await migrate(Migration(source, target), pattern)
+        assert set(await content(target)) == expected
+
+    run(check)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("existing", OnConflict)
+def test_another_key_of_the_same_name(existing: OnConflict, dry_run: bool) -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        new = await fill(source, "free", "taken")
+        old = await fill(target, "taken", "other")
+        migration = Migration(source, target, existing=existing, dry_run=dry_run)
+        outcome = {OnConflict.FAIL: "failed", OnConflict.KEEP: "skipped", OnConflict.REPLACE: "replaced"}[existing]
+        assert await migrate(migration) == {"copied": 1, outcome: 1}
+        failed = existing is OnConflict.FAIL
+        assert list(migration.summary.failures) == ["taken"] * failed
+        if failed:
+            assert "--merge keeps it, --force replaces it" in migration.summary.failures["taken"]
+        taken = new["taken"] if existing is OnConflict.REPLACE else old["taken"]
+        expected = old if dry_run else {"free": new["free"], "taken": taken, "other": old["other"]}
+        assert await content(target) == expected
+
+    run(check)
+
+
+def test_damaged_key_is_told_and_not_copied() -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        await fill(source, "good")
+        await source.create("bad", b"a secret that is no key")
+        migration = Migration(source, target)
+        assert await migrate(migration) == {"copied": 1, "failed": 1}
+        assert "what the source holds is no key" in migration.summary.failures["bad"]
+        assert "secret" not in migration.summary.failures["bad"]
+        assert set(await content(target)) == {"good"}
+
+    run(check)
+
+
+class Faulty(MemoryKeyStore):
+    """Fails the calls that `faults` names, each once, before or after the work is done."""
+
+    def __init__(self, *faults: tuple[str, str, KeyStoreError]) -> None:
+        super().__init__()
+        self.faults = list(faults)
+
+    def _fail(self, call: str, moment: str) -> None:
+        for fault in self.faults:
+            if fault[:2] == (call, moment):
+                self.faults.remove(fault)
+                raise fault[2]
+
+    async def create(self, name: str, value: bytes) -> None:
+        self._fail("create", "before")
+        await super().create(name, value)
+        self._fail("create", "after")
+
+    async def delete(self, name: str) -> None:
+        self._fail("delete", "before")
+        await super().delete(name)
+        self._fail("delete", "after")
+
+    async def get(self, name: str) -> bytes:
+        self._fail("get", "before")
+        return await super().get(name)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("call", ["create", "delete", "get"])
+def test_outage_is_waited_out(call: str, moment: str) -> None:
+    async def check(source: MemoryKeyStore, _target: MemoryKeyStore) -> None:
+        target = Faulty()
+        new = await fill(source, "k")
+        await fill(target, "k")
+        target.faults = [(call, moment, KeyStoreUnreachableError("cut off"))]
+        migration = Migration(source, target, existing=OnConflict.REPLACE)
+        assert await migrate(migration) == {"replaced": 1}
+        assert await content(target) == new
+
+    run(check)
+
+
+def test_key_that_can_not_be_replaced_is_put_back() -> None:
+    async def check(source: MemoryKeyStore, _target: MemoryKeyStore) -> None:
+        target = Faulty()
+        await fill(source, "k")
+        old = await fill(target, "k")
+
+        calls = 0
+        create = target.create
+
+        async def full(name: str, value: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the first finds the old key
+                raise KeyStoreError("no space left")
+            await create(name, value)
+
+        target.create = full  # type: ignore[method-assign] # fails at one moment only
+        migration = Migration(source, target, existing=OnConflict.REPLACE)
+        assert await migrate(migration) == {"failed": 1}
+        assert migration.summary.failures == {"k": "no space left"}
+        assert await content(target) == old
+
+    run(check)
+
+
+def test_write_that_is_lost_is_noticed() -> None:
+    class Forgetful(MemoryKeyStore):
+        async def create(self, name: str, value: bytes) -> None:
+            await super().create(name, value[:-4] + b"AAAA")
+
+    async def check(source: MemoryKeyStore, _target: MemoryKeyStore) -> None:
+        await fill(source, "k")
+        migration = Migration(source, Forgetful())
+        assert await migrate(migration) == {"failed": 1}
+        assert "does not give back what was written" in migration.summary.failures["k"]
+
+    run(check)
+
+
+def test_stop_finishes_what_is_under_way() -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        values = await fill(source, *(f"key-{number}" for number in range(500)))
+        migration = Migration(source, target)
+        names = await migration.names("*")
+
+        def stop(_name: str, _outcome: Outcome) -> None:
+            if migration.summary.done >= 100:
+                migration.stop()
+
+        await migration.run(names, stop)
+        copied = await content(target)
+        assert 100 <= len(copied) == migration.summary.done < 500
+        again = Migration(source, target)
+        await again.run(names)
+        assert again.summary.counts[Outcome.IDENTICAL] == len(copied)
+        assert await content(target) == values
+
+    run(check)

@@ -1,0 +1,25 @@
+"""What is said of files that TLS can't use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from OpenSSL import SSL
+
+from kes_core.tls import TLSError, load_client_cas
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("none.crt", "can't be read: No such file or directory"),
+        ("text.crt", "holds no valid PEM certificate"),
+    ],
+)
+def test_cas_that_are_not_there_are_told_from_cas_that_are_none(name: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "text.crt").write_text("text")
+    file = tmp_path / name
+    with pytest.raises(TLSError) as caught:
+        load_client_cas(SSL.Context(SSL.TLS_SERVER_METHOD), file)
+    assert str(caught.value) == f"tls.ca {str(file)!r} {problem}"
