@@ -86,10 +86,7 @@ def test_rules_without_effect(tmp_path: Path) -> None:
 
 
 def test_identities_that_nobody_has(tmp_path: Path) -> None:
-    for identity, cure in (
-        ("MyApp", "64 hex digits"),
-        ("ab" * 20, "64 hex"),
-    ):
+    for identity, cure in (("MyApp", "64 hex digits"),):
         found = the(policies(tmp_path, p={"allow": ["/v1/status"], "identities": [identity]}), "no client has it")
         assert (found.level, repr(identity) in found.message, cure in found.cure) == ("warning", True, True)
 
