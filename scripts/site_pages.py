@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the README of each plugin is a page of the site as well, and links to it lead there."""
+"""A hook of mkdocs: pages for the README of each plugin and for documents at the root, and links that lead to them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,36 @@ from typing import Any
 from environment import ROOT
 from mkdocs.structure.files import File, Files
 
-PLUGINS = sorted(path.parent.name for path in (ROOT / "plugins").glob("*/README.md"))
+PAGES = {
+    "SECURITY.md": "security.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+} | {
+    f"plugins/{path.parent.name}/README.md": f"plugins/{path.parent.name}.md"
+    for path in ROOT.glob("plugins/*/README.md")
+}
+"""The file of each page in the repository, and its address in the site's source."""
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages."""
-    for name in PLUGINS:
-        content = (ROOT / "plugins" / name / "README.md").read_text("utf-8")
-        files.append(File.generated(config, f"plugins/{name}.md", content=content))
+    for source, uri in sorted(PAGES.items()):
+        files.append(File.generated(config, uri, content=(ROOT / source).read_text("utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_others: Any) -> str:
-    """Let links to a README lead to its page, and links to files that are no pages be plain text."""
+    """Let links between files of the repository lead to pages; make links to other files plain text."""
     uri = page.file.src_uri
-    for name in PLUGINS:
-        target = posixpath.relpath(f"plugins/{name}.md", posixpath.dirname(uri) or ".")
-        markdown = re.sub(rf"\]\((\.\./)+plugins/{name}/README\.md", f"]({target}", markdown)
-    if uri.startswith("plugins/"):
-        markdown = re.sub(r"\[([^]]+)\]\((?!https?:|[\w/.-]*\.md)[^)]+\)", r"\1", markdown)
-    return markdown
+    sources = {target: source for source, target in PAGES.items()}
+    folder = posixpath.dirname(sources.get(uri, f"docs/{uri}"))
+
+    def link(found: re.Match[str]) -> str:
+        text, target, anchor = found.groups("")
+        file = posixpath.normpath(posixpath.join(folder, target))
+        if file not in PAGES and not (file.startswith("docs/") and file.endswith(".md")):
+            return text
+        to = PAGES.get(file, file.removeprefix("docs/"))
+        return f"[{text}]({posixpath.relpath(to, posixpath.dirname(uri) or '.')}{anchor})"
+
+    return re.sub(r"(?<!!)\[([^]]+)\]\((?!https?:|#)([^)#\s]+)(#[^)]*)?\)", link, markdown)
