@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from kes_core.config.sections import FileSettings
-from tests.helpers.server import Server, free_port
+from kes_core.identity import APIKey
+from tests.helpers.server import Server, free_port, vectors
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,3 +211,46 @@ def test_every_dependency_is_explained() -> None:
         name = re.match(r"[a-z-]+", requirement)
         assert name is not None
         assert f"| {name.group()} |" in page
+
+
+def test_commands_beside_the_go_server(quickstart: Quickstart) -> None:
+    """The commands of the page use a key that the Go server stored, and leave it as it is."""
+    _install, begin, rest = blocks("docs/from-the-go-server.md", "sh")
+    folder = quickstart.directory
+    admin = APIKey.generate()
+    quickstart.paste("kes identity new --key server.key --cert server.crt --ip 127.0.0.1 localhost")
+    (folder / "keys").mkdir(mode=0o700)
+    stored = next(case["raw"] for case in vectors("key_encoding")["cases"] if case.get("format") == "protobuf")
+    (folder / "keys" / "my-key").write_text(stored)
+    (folder / "keys" / "my-key").chmod(0o600)
+    settings = {
+        "admin": {"identity": admin.identity},
+        "tls": {"key": "server.key", "cert": "server.crt"},
+        "keystore": {"fs": {"path": "keys"}},
+    }
+    (folder / "config.yml").write_text(json.dumps(settings))
+    local = {"/opt/kes/bin/": "", "127.0.0.1:7380": quickstart.address}
+
+    def here(text: str) -> str:
+        return re.sub("|".join(local), lambda found: local[found.group()], text)
+
+    doctor, server = here(begin).splitlines()
+    quickstart.paste(doctor)
+    quickstart.process = subprocess.Popen(
+        server.split(),
+        cwd=folder,
+        env=quickstart.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert quickstart.process.stderr is not None
+    log = iter(quickstart.process.stderr.readline, "")
+    assert any("listening on" in line for line in log)
+    credentials = f"export KES_API_KEY={admin} SSL_CERT_FILE=server.crt\n"
+    *_others, key = quickstart.paste(credentials + here(rest)).splitlines()
+    ciphertext = json.loads(key)["ciphertext"]
+    opened = quickstart.paste(f"{credentials}kes key decrypt my-key {ciphertext}")
+    assert json.loads(opened)["plaintext"] == json.loads(key)["plaintext"]
+    assert (folder / "keys" / "my-key").read_text() == stored
+    quickstart.stop()
