@@ -1,4 +1,4 @@
-"""The plugin: what the server asks for when it starts. What is heavy is imported in `connect`."""
+"""The plugin: the hook that the server calls at its start. `_connect` imports the engine only if it is configured."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Settings(Section):
     """The section `policy_engines.office-hours` of the configuration file."""
 
     opens: Annotated[int, Field(ge=0, le=23)] = 8
-    """The hour from which requests are let through."""
+    """The hour from which requests pass."""
     closes: Annotated[int, Field(ge=1, le=24)] = 18
-    """The hour from which they are not."""
+    """The hour from which requests are denied."""
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
-    """The time zone of the hours; Monday to Friday are counted in it, too."""
+    """The time zone of the hours and of the days of the week."""
     networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
-    """If there are any, only their addresses are let through."""
+    """If not empty, only requests from these networks pass."""
 
 
 async def _connect(settings: Settings) -> OfficeHoursPolicyEngine:

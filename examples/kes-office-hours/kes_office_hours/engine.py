@@ -1,4 +1,4 @@
-"""The policy engine: nothing outside office hours. It restricts what other engines grant, and grants nothing itself."""
+"""The policy engine: it denies requests outside office hours. It never allows a request; other engines do that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SATURDAY = 5
 
 
 class OfficeHoursPolicyEngine(PolicyEngine):
-    """Refuses what comes at the wrong time, or from the wrong network."""
+    """Denies requests at the wrong time or from the wrong network."""
 
     def __init__(self, settings: Settings) -> None:
         self._opens, self._closes = settings.opens, settings.closes

@@ -21,7 +21,7 @@ _EXPECTED: Final = "sqlite:////var/lib/kes/keys.db or postgresql://kes:password@
 
 
 def _url(value: Secret) -> Secret:
-    """See to it that there is a database of a known kind; the rest is the business of its driver."""
+    """Check that the URL names a supported kind of database; the driver checks the rest."""
     scheme, separator, rest = value.get().partition("://")
     if not separator or scheme not in _SCHEMES:
         raise ValueError(f"is not the URL of a supported database; expected one like {_EXPECTED}")
@@ -40,15 +40,15 @@ class SQLConfig(Section):
     """The section `keystore.sql`."""
 
     url: Annotated[Secret, AfterValidator(_url)]
-    """Where the database is, and who logs in to it."""
+    """The address of the database, and the user."""
     table: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "kes_keys"
     """The table that holds the keys."""
     create_table: Switch = True
-    """Whether the server makes the table if it is missing."""
+    """Whether the server creates the table if it is missing."""
     timeout: Annotated[Duration, AfterValidator(_positive)] = 5.0
-    """Seconds that the database may take for one answer."""
+    """Time limit in seconds for each answer of the database."""
     pool_size: Annotated[int, Field(ge=1, le=100)] = 8
-    """How many connections are used at once."""
+    """Maximum number of connections."""
 
 
 async def _connect(config: SQLConfig) -> SQLKeyStore:

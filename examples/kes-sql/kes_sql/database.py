@@ -25,20 +25,20 @@ _EXPOSED: Final = stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 
 
 class Database:
-    """Where the keys are."""
+    """The database that holds the keys."""
 
     def __init__(self, config: SQLConfig) -> None:
-        """Take what the configuration says; nothing is connected yet.
+        """Read the configuration, without connecting.
 
         Raises:
-            KeyStoreError: The URL is of no use, or the driver is not installed.
+            KeyStoreError: The URL is invalid, or the driver is not installed.
         """
         url = _parsed(config.url.get())
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.place = _place(url)
-        """What messages call it: without user and password."""
+        """The name of the database in messages, without user and password."""
         self.secrets = _secrets(url)
-        """What no message may show."""
+        """Values that no message may contain."""
         self._path = Path(url.database or "")
         make = _sqlite if self.is_sqlite else _postgresql
         try:
@@ -47,15 +47,15 @@ class Database:
             raise KeyStoreError("the driver of PostgreSQL is missing: pip install 'kes-sql[postgres]'") from None
 
     def prepare(self) -> None:
-        """Make the file of a SQLite database, for its owner alone. May wait for the disk.
+        """Create the file of a SQLite database, readable only for its owner. May wait for the disk.
 
         Raises:
-            KeyStoreError: It can't be made or opened, or others can get at it.
+            KeyStoreError: The file can't be created or opened, or other users can read or write it.
         """
         if not self.is_sqlite:
             return
         try:
-            # SQLite gives the files that it keeps beside it the same mode.
+            # SQLite gives the same mode to the files that it creates next to this one.
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise KeyStoreError(f"{self.place} can't be opened: {error.strerror}") from None
@@ -72,7 +72,7 @@ class Database:
 def _parsed(text: str) -> URL:
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # what they say may hold the password
+    except (ArgumentError, ValueError):  # their text may contain the password
         raise KeyStoreError(
             "the URL of keystore.sql can't be read; is a special character in it not %-encoded?"
         ) from None
@@ -94,13 +94,13 @@ def _secrets(url: URL) -> Sequence[str]:
 
 
 def _engine(url: URL, config: SQLConfig, **options: Any) -> Engine:
-    # SQLAlchemy logs parameters and rows, and would with the server's log at debug level. Only this engine's are muted.
+    # At debug level SQLAlchemy logs parameters and rows. Silence that for this engine only.
     logging.getLogger(f"sqlalchemy.engine.Engine.{_LOGGER}").setLevel(logging.WARNING)
     return create_engine(
         url,
         logging_name=_LOGGER,
         hide_parameters=True,
-        # Every call is one statement, and so a transaction of its own without asking for one.
+        # Every call is a single statement, which is a transaction without BEGIN and COMMIT.
         isolation_level="AUTOCOMMIT",
         pool_size=config.pool_size,
         max_overflow=0,
@@ -125,12 +125,12 @@ def _postgresql(url: URL, config: SQLConfig) -> Engine:
     milliseconds = math.ceil(config.timeout * 1000)
     arguments: dict[str, Any] = {
         "application_name": "kes",
-        "connect_timeout": max(2, math.ceil(config.timeout)),  # libpq knows no shorter one
+        "connect_timeout": max(2, math.ceil(config.timeout)),  # libpq has no shorter timeout
         "tcp_user_timeout": milliseconds,
         "options": f"-c statement_timeout={milliseconds}",
     }
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    # A pooler in front of the database may answer each statement from another connection, which knows no prepared one.
+    # A pooler in front of the database may use another connection for each statement, without our prepared statements.
     arguments["prepare_threshold"] = None
-    # A connection that broke while nobody used it is replaced before it is used: nobody notices a restart.
+    # The pool checks each connection before use and replaces broken ones: a restart of the database fails no call.
     return _engine(url, config, connect_args=arguments, pool_pre_ping=True)

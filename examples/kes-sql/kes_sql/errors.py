@@ -1,4 +1,4 @@
-"""From the errors of SQLAlchemy and its drivers to those of a key store."""
+"""Translate errors of SQLAlchemy and its drivers to those of a key store."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["is_taken", "translate"]
 
 _MAX_REASON: Final = 300
 _PRIMARY: Final = 0xFF
-"""The part of SQLite's error codes that says the kind of error."""
+"""The bits of SQLite's error codes that hold the primary code."""
 _SQLITE_UNREACHABLE: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
 _SQLITE_TAKEN: Final = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE}
 _TAKEN: Final = "23505"
 _UNREACHABLE: Final = ("08", "57P", "57014", "53300")
-"""How the SQLSTATEs begin of: no connection, shutting down or starting, out of time, too many connections."""
+"""Prefixes of SQLSTATEs: no connection, shutting down or starting, timed out, too many connections."""
 _FORBIDDEN: Final = ("28", "42501")
 _STANDBY: Final = "25006"
-"""Read-only: after a failover this may be the node that has stepped down."""
+"""Read-only: after a failover this may be the former primary."""
 
 
 def is_taken(error: IntegrityError) -> bool:
-    """Tell whether an insert failed because its primary key is there already."""
+    """Tell whether an insert failed because its primary key already exists."""
     if isinstance(error.orig, sqlite3.Error):
         return error.orig.sqlite_errorcode in _SQLITE_TAKEN
     return _state(error) == _TAKEN
@@ -35,12 +35,12 @@ def is_taken(error: IntegrityError) -> bool:
 def translate(error: Exception, trouble: str, secrets: Iterable[str]) -> KeyStoreError:
     """Return the error of a key store for one of the database.
 
-    It has no cause: the errors of SQLAlchemy hold the parameters of their statement, and so the value of a key.
+    The result has no cause: errors of SQLAlchemy contain the parameters of their statement, and so the value of a key.
 
     Args:
         error: What SQLAlchemy or a driver raised.
-        trouble: How the message begins: what failed, and where.
-        secrets: What the message must not show.
+        trouble: The beginning of the message: what failed, and where.
+        secrets: Values that the message must not contain.
     """
     message = f"{trouble}: {_reason(error, secrets)}"
     if _is_unreachable(error):
@@ -72,11 +72,11 @@ def _state(error: Exception) -> str:
 
 
 def _reason(error: Exception, secrets: Iterable[str]) -> str:
-    """Return what the database says, in one line."""
+    """Return the database's message in one line."""
     if isinstance(error, PoolTimeoutError):
         return "all connections are in use"
     if not isinstance(error, DBAPIError) or error.orig is None:
-        return type(error).__name__  # its message may hold the statement with its parameters
+        return type(error).__name__  # its message may contain the statement with its parameters
     primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
     text = " ".join(str(primary or error.orig).split())[:_MAX_REASON]
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""Keys as rows of a table. Creating one is an INSERT: the primary key lets one of several servers win."""
+"""Keys as rows of a table. Creating a key is an INSERT: of several servers, the primary key lets one win."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class SQLKeyStore(KeyStore):
     """Keeps keys in a table of two columns."""
 
     def __init__(self, config: SQLConfig) -> None:
-        """Use the database of the configuration; `open` also sees to it that it works.
+        """Use the database of the configuration. Prefer `open`, which also checks that the database works.
 
         Raises:
-            KeyStoreError: Its URL is of no use, or the driver is not installed.
+            KeyStoreError: The URL is invalid, or the driver is not installed.
         """
         self._database = Database(config)
         self._timeout = config.timeout
         self._create_table = config.create_table
-        # Names are compared byte by byte, whatever the language of the database; SQLite does so by itself.
+        # Compare names byte by byte, whatever the language of the database. SQLite does so by default.
         name_type = String(MAX_NAME_LENGTH).with_variant(String(MAX_NAME_LENGTH, collation="C"), "postgresql")
         self._keys = Table(
             config.table,
@@ -77,10 +77,10 @@ class SQLKeyStore(KeyStore):
 
     @classmethod
     async def open(cls, config: SQLConfig) -> Self:
-        """Return a store that is ready.
+        """Return a store that is ready for use.
 
         Raises:
-            KeyStoreError: The database can't be reached or used, or the table is missing and may not be made.
+            KeyStoreError: The database is unreachable or unusable, or the table is missing and must not be created.
         """
         store = cls(config)
         try:
@@ -109,13 +109,13 @@ class SQLKeyStore(KeyStore):
     async def close(self) -> None:
         self._is_closed = True
         self._calls.close()
-        # Closing the last connection to a SQLite file moves its log into it, which takes a while.
+        # Closing the last connection to a SQLite file copies the write-ahead log into the file, which takes a while.
         await asyncio.to_thread(self._database.engine.pool.dispose)
 
     async def _run(
         self, trouble: str, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Call `function` with a connection, on a worker thread. `trouble` is what the error of a call says."""
+        """Call `function` with a connection, on a worker thread. Errors begin with `trouble`."""
         trouble = f"{self._database.place} {trouble}"
 
         def call() -> T:
@@ -135,12 +135,12 @@ class SQLKeyStore(KeyStore):
                 return function(connection)
         except KeyStoreError:
             raise
-        except Exception as error:  # nothing else may leave a store
+        except Exception as error:  # a store raises only errors of key stores
             failure = translate(error, trouble, self._database.secrets)
         finally:
-            if self._is_closed:  # what came back into the pool after `close`
+            if self._is_closed:  # connections that came back to the pool after `close`
                 self._database.engine.pool.dispose()
-        # Not in the handler, whose exception would stand behind this one with the parameters of the statement in it.
+        # Outside the handler: its exception would become the context of this one, with the parameters of the statement.
         raise failure
 
     def _prepare(self, connection: Connection) -> None:
@@ -154,17 +154,17 @@ class SQLKeyStore(KeyStore):
             )
         try:
             connection.execute(CreateTable(self._keys, if_not_exists=True))
-        except SQLAlchemyError:  # PostgreSQL says so when another server makes it at the same moment
+        except SQLAlchemyError:  # PostgreSQL raises it if another server creates the table at the same moment
             if not inspect(connection).has_table(self._keys.name):
                 raise
 
     def _write_ahead(self, connection: Connection) -> None:
-        """Let readers and the writer not wait for each other. The file remembers it; only one can change it at once."""
+        """Set the journal mode in which readers and writer do not wait for each other. The file keeps the setting."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            except OperationalError:  # SQLite does not wait by itself here
+            except OperationalError:  # another connection is changing the mode, and SQLite does not wait here
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(_LOCKED_PAUSE)
@@ -193,20 +193,20 @@ class SQLKeyStore(KeyStore):
 
     def _list(self, connection: Connection, prefix: str, start: str, limit: int) -> Page:
         if not prefix.isascii():
-            return Page([], "")  # no name begins so, and the end of the range below might be no character
+            return Page([], "")  # no name has this prefix, and the end of the range below might not be a character
         if limit <= 0:
             limit = PAGE_SIZE
-        # A table that somebody else has made may order names as a dictionary does.
+        # A table that was not created here may sort names by the rules of a language.
         name = self._keys.c.name if self._database.is_sqlite else collate(self._keys.c.name, "C")
         wanted = select(self._keys.c.name).where(name >= max(prefix, start)).order_by(name).limit(limit + 1)
-        if prefix:  # a range and not LIKE, for which `_` is any character, and in SQLite `a` is `A`
+        if prefix:  # a range instead of LIKE, where `_` matches any character, and `a` matches `A` in SQLite
             wanted = wanted.where(name < prefix[:-1] + chr(ord(prefix[-1]) + 1))
         names = list(connection.scalars(wanted))
         return Page(names[:limit], names[limit] if len(names) > limit else "")
 
 
 def _checked(name: str) -> str:
-    """Return the name of a key. The server has checked it; what a database makes of others nobody has."""
+    """Return a valid key name, or raise. The server checks names too; this protects the table from other callers."""
     if not is_valid_name(name):
         raise KeyStoreError("not a valid name for a key")
     return name

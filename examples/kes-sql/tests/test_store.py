@@ -1,4 +1,4 @@
-"""What the contract does not say: several servers, and what an operator is told."""
+"""Behaviour beyond the contract: several servers, and messages for operators."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_store(section: dict[str, Any]) -> None:
 
 
 def race(section: dict[str, Any]) -> None:
-    """Two servers create the same keys; each key is that of the one that was told so."""
+    """Two servers create the same keys. Each key has the value of the server whose create succeeded."""
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, json.dumps(section), name],
