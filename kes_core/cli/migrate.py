@@ -80,7 +80,7 @@ async def _migrate(
                 store = await connect_store(choice.backend, choice.settings)
                 stores.push_async_callback(store.close)
                 opened.append(store)
-            migration = Migration(*opened, existing=existing, dry_run=dry_run)
+            migration = Migration(*opened, on_conflict=existing, dry_run=dry_run)
             names = await migration.names(pattern)
         except KeyStoreError as error:
             raise CLIError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The two older forms of a ciphertext, which name their parts (protocol section 5). Private."""
+"""The two older formats of ciphertexts, which have named parts (protocol section 5)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _MSGPACK_NAMES: Final = {
 
 
 class StructuredCiphertext(NamedTuple):
-    """The parts of an older ciphertext, as it states them."""
+    """The parts of a ciphertext in an older format."""
 
     key_type: int
-    """The number of the `KeyType` that it names."""
+    """The number of its `KeyType`."""
     iv: bytes
     nonce: bytes
     sealed: bytes
 
 
 def parse_structured(ciphertext: bytes) -> StructuredCiphertext | None:
-    """Return the parts of a ciphertext in one of the older forms; nothing if it is in neither."""
+    """Return the parts of a ciphertext in one of the older formats, or None if it has neither."""
     try:
         return _parse_json(ciphertext) if ciphertext[:1] == b"{" else _parse_msgpack(ciphertext)
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""Copying keys from one key store to another, of whatever kinds they are.
+"""Copy keys from one key store to another of any kind.
 
-A key that is at the target already, byte for byte, counts as copied. So a migration that was interrupted needs no notes
-of how far it came: run once more, it goes on.
+A key that the target already has, byte for byte, counts as copied. So an interrupted migration needs no record of its
+progress: when it runs again, it continues.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ATTEMPTS: Final = 5
 
 
 class OnConflict(enum.Enum):
-    """What to do about a key whose name is taken at the target by another key."""
+    """What to do if the target has a different key of the same name."""
 
     FAIL = "fail"
     KEEP = "keep"
@@ -41,59 +41,59 @@ class OnConflict(enum.Enum):
 
 
 class Outcome(enum.StrEnum):
-    """What became of one key."""
+    """The result for one key."""
 
     COPIED = "copied"
     IDENTICAL = "identical"
-    """It was there already, byte for byte."""
+    """The target had the key already, byte for byte."""
     SKIPPED = "skipped"
-    """Another key of that name was there and was kept; or the key was deleted from the source meanwhile."""
+    """The target keeps its different key of this name; or the source lost the key meanwhile."""
     REPLACED = "replaced"
     FAILED = "failed"
 
 
 @dataclass
 class Summary:
-    """What became of all keys."""
+    """The results for all keys."""
 
     counts: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     failures: dict[str, str] = field(default_factory=dict)
-    """Why keys have not been copied, by name."""
+    """Why keys were not copied, by name."""
 
     @property
     def done(self) -> int:
-        """How many keys have been looked at."""
+        """The number of keys with a result."""
         return sum(self.counts.values())
 
 
 class _CopyError(Exception):
-    """One key can't be copied; the message says why."""
+    """A key can't be copied. The message says why."""
 
 
 class Migration:
-    """Copies keys from `source` to `target`; with `dry_run` it writes nothing and tells what it would do."""
+    """Copies keys from `source` to `target`. With `dry_run` it writes nothing and reports what it would do."""
 
     def __init__(
-        self, source: KeyStore, target: KeyStore, *, existing: OnConflict = OnConflict.FAIL, dry_run: bool = False
+        self, source: KeyStore, target: KeyStore, *, on_conflict: OnConflict = OnConflict.FAIL, dry_run: bool = False
     ) -> None:
         self._source = source
         self._target = target
-        self._existing = existing
+        self._on_conflict = on_conflict
         self._dry_run = dry_run
-        self._is_stopped = False
+        self._stopping = False
         self.summary = Summary()
 
     def stop(self) -> None:
-        """Finish the keys under way and begin no more."""
-        self._is_stopped = True
+        """Finish the keys in progress and start no others."""
+        self._stopping = True
 
     async def names(self, pattern: str) -> list[str]:
-        """Return the names of the source's keys that match: a name, or the beginning of names with a `*`."""
+        """Return the names of the source's keys that match `pattern`: a name, or a prefix followed by `*`."""
         prefix = pattern.removesuffix("*")
         found: list[str] = []
         start = ""
         while True:
-            page = await _retried(lambda: self._source.list(prefix, start=start))  # noqa: B023 # called at once
+            page = await _retry(lambda: self._source.list(prefix, start=start))  # noqa: B023 # called at once
             found += page.names
             if not page.next:
                 break
@@ -103,23 +103,23 @@ class Migration:
     async def run(
         self, names: list[str], on_key: Callable[[str, Outcome], None] = lambda _name, _outcome: None
     ) -> None:
-        """Copy the keys of these names. A key that can't be copied does not keep the others from it.
+        """Copy the keys with these names. If a key can't be copied, the others are still copied.
 
         Raises:
-            KeyStoreUnreachableError: One of the stores has not answered for a while.
+            KeyStoreUnreachableError: A store still does not answer after several attempts.
         """
         waiting = iter(names)
         outages: list[KeyStoreUnreachableError] = []
 
         async def work() -> None:
             for name in waiting:
-                if self._is_stopped:
+                if self._stopping:
                     return
                 try:
                     outcome = await self._copy(name)
                 except KeyStoreUnreachableError as error:
                     outages.append(error)
-                    self.stop()  # the others finish what they are at: a key may be half replaced
+                    self.stop()  # the other tasks finish their keys: one may be half replaced
                     return
                 except (_CopyError, KeyStoreError) as error:
                     outcome = Outcome.FAILED
@@ -136,67 +136,70 @@ class Migration:
 
     async def _copy(self, name: str) -> Outcome:
         try:
-            value = await _retried(lambda: self._source.get(name))
+            value = await _retry(lambda: self._source.get(name))
         except EntryNotFoundError:
             return Outcome.SKIPPED
         try:
             KeyVersion.decode(value)
         except StoredKeyError as error:
-            raise _CopyError(f"what the source holds is no key: {error}") from None
+            raise _CopyError(f"the source's entry is not a key: {error}") from None
         if self._dry_run:
             return await self._plan(name, value)
         try:
-            await _retried(lambda: self._target.create(name, value))
+            await _retry(lambda: self._target.create(name, value))
             outcome = Outcome.COPIED
         except EntryExistsError:
-            stored = await self._stored(name)
+            stored = await self._read_target(name)
             if stored is None:
-                raise _CopyError("the target says that the key exists, but does not give it back") from None
+                raise _CopyError("the target reports that the key exists, but does not return it") from None
             outcome = self._decide(stored, value)
             if outcome is Outcome.REPLACED:
                 await self._replace(name, value)
-        if outcome is not Outcome.SKIPPED and await self._stored(name) != value:
-            raise _CopyError("the target does not give back what was written")
+        if outcome is not Outcome.SKIPPED and await self._read_target(name) != value:
+            raise _CopyError("the target does not return what was written")
         return outcome
 
     async def _plan(self, name: str, value: bytes) -> Outcome:
-        stored = await self._stored(name)
+        stored = await self._read_target(name)
         return Outcome.COPIED if stored is None else self._decide(stored, value)
 
     def _decide(self, stored: bytes | None, value: bytes) -> Outcome:
-        """Return what is to become of a key whose name is taken."""
+        """Return what to do with a key whose name the target already has."""
         if stored == value:
             return Outcome.IDENTICAL
-        if self._existing is OnConflict.FAIL:
+        if self._on_conflict is OnConflict.FAIL:
             raise _CopyError("the target has another key of that name: --merge keeps it, --force replaces it")
-        return Outcome.SKIPPED if self._existing is OnConflict.KEEP else Outcome.REPLACED
+        return Outcome.SKIPPED if self._on_conflict is OnConflict.KEEP else Outcome.REPLACED
 
-    async def _stored(self, name: str) -> bytes | None:
+    async def _read_target(self, name: str) -> bytes | None:
         try:
-            return await _retried(lambda: self._target.get(name))
+            return await _retry(lambda: self._target.get(name))
         except EntryNotFoundError:
             return None
 
     async def _replace(self, name: str, value: bytes) -> None:
-        old = await self._stored(name)
+        old = await self._read_target(name)
         try:
-            await _retried(lambda: self._target.delete(name))
+            await _retry(lambda: self._target.delete(name))
         except EntryNotFoundError:
-            pass  # somebody else was faster
+            pass  # deleted meanwhile, by another process or by an attempt whose answer was lost
         try:
-            await _retried(lambda: self._target.create(name, value))
+            await _retry(lambda: self._target.create(name, value))
         except EntryExistsError:
-            pass  # by an attempt whose answer was lost; or by somebody else, which is seen when it is read back
+            pass  # created by an attempt whose answer was lost, or by another process: `_copy` compares the value
         except KeyStoreError:
-            if old is not None:  # better the old key than none
+            if old is not None:  # restore the old key: better than no key
                 kept = old
-                with contextlib.suppress(EntryExistsError):  # an attempt whose answer was lost, as above
-                    await _retried(lambda: self._target.create(name, kept))
+                with contextlib.suppress(EntryExistsError):  # as above
+                    await _retry(lambda: self._target.create(name, kept))
             raise
 
 
-async def _retried(call: Callable[[], Awaitable[T]]) -> T:
-    """Call a store, and again if it does not answer. A write that was made all the same shows: the name is taken."""
+async def _retry(call: Callable[[], Awaitable[T]]) -> T:
+    """Call a store, and retry while it does not answer.
+
+    If a write succeeded but its answer was lost, the next attempt raises `EntryExistsError` or `EntryNotFoundError`.
+    """
     attempts = AsyncRetrying(
         retry=retry_if_exception_type(KeyStoreUnreachableError),
         stop=stop_after_attempt(_ATTEMPTS),

@@ -40,7 +40,7 @@ class KeyType(enum.IntEnum):
 
     @property
     def algorithm(self) -> str:
-        """The name that clients are shown."""
+        """The cipher's name in answers to clients."""
         return "AES256" if self is KeyType.AES256 else "ChaCha20"
 
     @classmethod
@@ -48,7 +48,7 @@ class KeyType(enum.IntEnum):
         """Return the type for the name of a cipher, of today or of older releases.
 
         Raises:
-            ValueError: No cipher of that name.
+            ValueError: The name is unknown.
         """
         try:
             return _CIPHERS[name]
@@ -66,7 +66,7 @@ _CIPHERS: Final = {
 
 @functools.cache
 def default_key_type() -> KeyType:
-    """Return the type of new keys: AES256 where the CPU has instructions for it, else ChaCha20."""
+    """Return the type of new keys: AES256 if the CPU has instructions for AES, else ChaCha20."""
     if platform.system() == "Linux":
         try:
             lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -74,12 +74,12 @@ def default_key_type() -> KeyType:
             lines = []
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
         return KeyType.AES256 if "aes" in features.split() else KeyType.CHACHA20
-    # Everything else that Python runs on has had them for a decade.
+    # On other systems, CPUs of these architectures have had the instructions for a decade.
     return KeyType.AES256 if platform.machine().lower() in {"x86_64", "amd64", "arm64"} else KeyType.CHACHA20
 
 
 class CiphertextError(Exception):
-    """A ciphertext can't be opened. There is one such error, whatever the cause: a cause would help an attacker."""
+    """A ciphertext can't be decrypted. The message is the same for all causes: a cause would help an attacker."""
 
     def __init__(self) -> None:
         super().__init__("decryption failed: ciphertext is not authentic")
@@ -88,8 +88,8 @@ class CiphertextError(Exception):
 def _hchacha20(key: bytes, iv: bytes) -> bytes:
     """Derive a key from `key` (32 bytes) and `iv` (16 bytes): HChaCha20 of draft-irtf-cfrg-xchacha-03, section 2.2.
 
-    One block of ChaCha20's key stream is the state after twenty rounds plus the state before them. HChaCha20 is the
-    state after them alone, of its sixteen words the first and the last four, so the initial ones are taken off again.
+    A block of ChaCha20's key stream is the state after twenty rounds plus the initial state. HChaCha20 returns the
+    first and the last four of the sixteen words after the rounds, so this subtracts the initial state again.
     """
     block = Cipher(ChaCha20(key, iv), None).encryptor().update(bytes(64))
     words = struct.unpack("<16I", block)
@@ -100,25 +100,25 @@ def _hchacha20(key: bytes, iv: bytes) -> bytes:
 
 
 def _message_cipher(key: bytes, key_type: KeyType, iv: bytes) -> AESGCM | ChaCha20Poly1305:
-    """Return the cipher for one message: each has a key of its own, derived from its random `iv`."""
+    """Return the cipher for one message. Each message has its own key, derived from its random `iv`."""
     if key_type is KeyType.AES256:
         return AESGCM(hmac.digest(key, iv, "sha256"))
     return ChaCha20Poly1305(_hchacha20(key, iv))
 
 
 class SecretKey:
-    """A key that encrypts and decrypts. It never leaves the process but into a key store."""
+    """A key for encryption. It never leaves the process except into a key store."""
 
     __slots__ = ("_key", "_named_cipher", "type")
 
     def __init__(self, key: bytes, type: KeyType, *, named_cipher: bool = True) -> None:  # noqa: A002 # the field's name
-        """Take the 32 bytes of a key.
+        """Create a key from its bytes.
 
         Args:
-            key: The bytes.
+            key: The 32 bytes.
             type: Its cipher.
-            named_cipher: False for a stored key that did not name its cipher: an older ciphertext that names one then
-                decides (`divergent` in the vectors).
+            named_cipher: False for a stored key that does not name its cipher: then the cipher that an older
+                ciphertext names is used (`divergent` in the vectors).
         """
         if len(key) != KEY_SIZE:
             raise ValueError(f"a key has {KEY_SIZE} bytes")
@@ -134,22 +134,22 @@ class SecretKey:
             return NotImplemented
         return self.type is other.type and hmac.compare_digest(self._key, other._key)
 
-    __hash__ = None  # type: ignore[assignment] # a hash would reveal something of the key
+    __hash__ = None  # type: ignore[assignment] # a hash would reveal information about the key
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key can't be pickled or copied")
 
     def encrypt(self, plaintext: bytes, associated_data: bytes = b"") -> bytes:
-        """Encrypt: sealed bytes with their tag (16 bytes), then the random iv (16 bytes) and nonce (12 bytes)."""
+        """Return ciphertext with tag (16 bytes), followed by the random iv (16 bytes) and nonce (12 bytes)."""
         random = urandom(_RANDOM_SIZE)
         cipher = _message_cipher(self._key, self.type, random[:_IV_SIZE])
         return cipher.encrypt(random[_IV_SIZE:], plaintext, associated_data) + random
 
     def decrypt(self, ciphertext: bytes, associated_data: bytes = b"") -> bytes:
-        """Open a ciphertext of today's format or of one of the two older ones.
+        """Decrypt a ciphertext in today's format or in one of the two older formats.
 
         Raises:
-            CiphertextError: It is not authentic, whatever the reason.
+            CiphertextError: The ciphertext is not authentic.
         """
         if ciphertext[:1] and ciphertext[0] in _STRUCTURED:
             structured = parse_structured(ciphertext)

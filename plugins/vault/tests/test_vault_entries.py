@@ -149,7 +149,7 @@ def test_migration_does_not_count_an_entry_that_can_not_be_read(
     async def check(store: VaultKeyStore) -> None:
         source = MemoryKeyStore()
         await source.create("k", KeyVersion.generate("me").encode())
-        migration = Migration(source, store, existing=existing)
+        migration = Migration(source, store, on_conflict=existing)
         await migration.run(["k"])
         assert list(migration.summary.failures) == ["k"]
 

@@ -211,7 +211,7 @@ def test_key_that_the_store_has_not_kept_is_not_created(kept: bytes | None) -> N
 
     async def check(s: Setup) -> None:
         cache = KeyCache(Careless(), CacheExpiry(), clock=s.clock)
-        with pytest.raises(KeyStoreError, match="has taken the key 'k' but does not give it back"):
+        with pytest.raises(KeyStoreError, match="accepted the key 'k', but does not return it"):
             await cache.create("k", s.key)
         assert cache.peek("k") is None
 

@@ -68,7 +68,7 @@ def test_another_key_of_the_same_name(existing: OnConflict, dry_run: bool) -> No
     async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
         new = await fill(source, "free", "taken")
         old = await fill(target, "taken", "other")
-        migration = Migration(source, target, existing=existing, dry_run=dry_run)
+        migration = Migration(source, target, on_conflict=existing, dry_run=dry_run)
         outcome = {OnConflict.FAIL: "failed", OnConflict.KEEP: "skipped", OnConflict.REPLACE: "replaced"}[existing]
         assert await migrate(migration) == {"copied": 1, outcome: 1}
         failed = existing is OnConflict.FAIL
@@ -88,7 +88,7 @@ def test_damaged_key_is_told_and_not_copied() -> None:
         await source.create("bad", b"a secret that is no key")
         migration = Migration(source, target)
         assert await migrate(migration) == {"copied": 1, "failed": 1}
-        assert "what the source holds is no key" in migration.summary.failures["bad"]
+        assert "the source's entry is not a key" in migration.summary.failures["bad"]
         assert "secret" not in migration.summary.failures["bad"]
         assert set(await content(target)) == {"good"}
 
@@ -131,7 +131,7 @@ def test_outage_is_waited_out(call: str, moment: str) -> None:
         new = await fill(source, "k")
         await fill(target, "k")
         target.faults = [(call, moment, KeyStoreUnreachableError("cut off"))]
-        migration = Migration(source, target, existing=OnConflict.REPLACE)
+        migration = Migration(source, target, on_conflict=OnConflict.REPLACE)
         assert await migrate(migration) == {"replaced": 1}
         assert await content(target) == new
 
@@ -155,7 +155,7 @@ def test_key_that_can_not_be_replaced_is_put_back() -> None:
             await create(name, value)
 
         target.create = full  # type: ignore[method-assign] # fails at one moment only
-        migration = Migration(source, target, existing=OnConflict.REPLACE)
+        migration = Migration(source, target, on_conflict=OnConflict.REPLACE)
         assert await migrate(migration) == {"failed": 1}
         assert migration.summary.failures == {"k": "no space left"}
         assert await content(target) == old
@@ -172,7 +172,7 @@ def test_write_that_is_lost_is_noticed() -> None:
         await fill(source, "k")
         migration = Migration(source, Forgetful())
         assert await migrate(migration) == {"failed": 1}
-        assert "does not give back what was written" in migration.summary.failures["k"]
+        assert "does not return what was written" in migration.summary.failures["k"]
 
     run(check)
 
