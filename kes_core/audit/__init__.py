@@ -1,1 +1,1 @@
-"""The audit log and where its records go. Internal."""
+"""The audit log and the sinks that it writes to. Internal."""

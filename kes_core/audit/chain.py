@@ -1,14 +1,16 @@
-"""A chain over audit records: each carries the hash of all before it, so that no line can be changed unnoticed.
+"""A hash chain over audit records: each line has a hash of all records before it, which reveals changed lines.
 
-A line of a chained file is an audit record with one more member at its end:
+A line of a file with a chain is an audit record with one more member at its end:
 
     {"time":…,"request":{…},"response":{…},"chain":{"n":17,"hash":"8c1f…"}}
 
 `n` counts the records, from 1. `hash` is SHA-256(previous hash, 32 bytes ‖ n in decimal ‖ space ‖ record), in hex, or
-HMAC-SHA-256 under a key of the same; the record is the line without `,"chain":{…}`, and the previous hash of the first
-record is 32 zero bytes. The first line of each file also has `prev`, the previous hash, so that a file can be verified
-without the one before it; in what is hashed `n` is then followed by ` first`, so that who takes away the beginning of a
-file can't make another line its first.
+HMAC-SHA-256 of the same data if there is a key. The record is the line without `,"chain":{…}`. The previous hash of the
+first record is 32 zero bytes.
+
+The first line of each file also has `prev`, the previous hash. So a file can be verified without the file before it. In
+the hashed data of this line, ` first` follows `n`: after the beginning of a file was removed, no other line can become
+the first one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["GENESIS", "ChainLink", "Problem", "Verification", "chained", "link_of"]
+__all__ = ["GENESIS", "ChainLink", "Problem", "Verification", "make_line", "parse_link"]
 
 GENESIS: Final = bytes(32)
 """The hash before the first record."""
@@ -32,19 +34,19 @@ _LINE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """A place in a chain: how many records there are up to it, and the hash over them."""
+    """A position in a chain: the number of records up to it, and the hash over them."""
 
     number: int = 0
     hash: bytes = GENESIS
 
 
-def chained(record: str, last: ChainLink, key: bytes = b"", *, first: bool = False) -> tuple[str, ChainLink]:
-    """Return a record as a line of the chain, without its end of line, and the chain's new end.
+def make_line(record: str, last: ChainLink, key: bytes = b"", *, first: bool = False) -> tuple[str, ChainLink]:
+    """Return a record as a line of the chain, without a line feed, and the new end of the chain.
 
     Args:
         record: A JSON object on one line.
-        last: The end of the chain so far.
-        key: For HMAC; without one anybody who may write the file can make a new chain.
+        last: The end of the chain before this record.
+        key: The key for HMAC. Without a key, any process that can write the file can forge a new chain.
         first: Whether the line is the first of its file.
     """
     number = last.number + 1
@@ -54,8 +56,8 @@ def chained(record: str, last: ChainLink, key: bytes = b"", *, first: bool = Fal
     return line, ChainLink(number, digest)
 
 
-def link_of(line: str) -> ChainLink | None:
-    """Return the place that a line says it has in a chain; nothing if it is no line of one."""
+def parse_link(line: str) -> ChainLink | None:
+    """Return the position in the chain that a line states, or None if it is not a line of a chain."""
     match = _LINE.fullmatch(line)
     return ChainLink(int(match["n"]), bytes.fromhex(match["hash"])) if match else None
 
@@ -68,7 +70,7 @@ def _hash(record: str, number: int, previous: bytes, key: bytes, *, first: bool)
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that has been done to a chain."""
+    """A defect of a chain."""
 
     file: str
     line: int
@@ -80,29 +82,29 @@ class Problem:
 
 
 class Verification:
-    """Follows a chain through one file or several, oldest first."""
+    """Verifies a chain over one or several files, oldest first."""
 
     def __init__(self, key: bytes = b"") -> None:
-        """Begin. `key` is the one that the chain was made with, if there was one."""
+        """Start a verification. `key` is the key that the chain was made with, if any."""
         self._key = key
         self.records = 0
-        """Lines that have been looked at."""
+        """Lines checked so far."""
         self.first: int | None = None
         """The number of the first record."""
         self.end: ChainLink | None = None
-        """The end of the chain, as far as was looked."""
+        """The end of the chain so far."""
 
     def check(self, file: str, lines: Iterable[str]) -> Iterator[Problem]:
-        """Yield what is wrong with the lines of the next file."""
+        """Yield the defects of the lines of the next file."""
         for number, line in enumerate(lines, 1):
             self.records += 1
             match = _LINE.fullmatch(line.removesuffix("\n"))
             if match is None:
-                yield Problem(file, number, "is no record of a chain: it was changed, cut off or put in")
+                yield Problem(file, number, "is not a record of a chain: it was changed, cut off or inserted")
                 continue
-            yield from (Problem(file, number, text) for text in self._follow(match))
+            yield from (Problem(file, number, text) for text in self._check_link(match))
 
-    def _follow(self, match: re.Match[str]) -> Iterator[str]:
+    def _check_link(self, match: re.Match[str]) -> Iterator[str]:
         number, digest = int(match["n"]), bytes.fromhex(match["hash"])
         previous = bytes.fromhex(match["prev"]) if match["prev"] else None
         expected = self.end
@@ -110,22 +112,22 @@ class Verification:
             expected = ChainLink(number - 1, previous if previous is not None else GENESIS)
             self.first = number
             if previous is None and number > 1:
-                # The middle of a file: what is before it is not known, and this record can't be judged.
+                # This is the middle of a file. Without the hash before it, this record can't be verified.
                 self.first, self.end = number, ChainLink(number, digest)
                 yield f"the records before {number} are missing"
                 return
-        sound = _hash(match["record"] + "}", number, expected.hash, self._key, first=previous is not None)
+        correct = _hash(match["record"] + "}", number, expected.hash, self._key, first=previous is not None)
         if number != expected.number + 1:
-            yield _gap(number, expected.number + 1)
+            yield _describe_gap(number, expected.number + 1)
             previous = None
             if number <= expected.number:
-                return  # the chain goes on where it was
-        elif not hmac.compare_digest(sound, digest) or (previous is not None and previous != expected.hash):
+                return  # the expected position stays the same
+        elif not hmac.compare_digest(correct, digest) or (previous is not None and previous != expected.hash):
             yield f"record {number} was changed, or does not follow from the record before it"
         self.end = ChainLink(number, digest)
 
 
-def _gap(found: int, expected: int) -> str:
+def _describe_gap(found: int, expected: int) -> str:
     if found < expected:
         return f"record {found} is out of order: {expected} was expected"
     if found == expected + 1:

@@ -1,8 +1,8 @@
-"""Audit records in a file, with a chain over them if that is wanted.
+"""Write audit records to a file, with an optional hash chain.
 
-Any number of processes write to one file, each all the records of one turn of its event loop at once. A lock sees to it
-that the lines and the links of the chain come one after the other. Who rotates the file moves it away: the next record
-goes to a new one of the old name. No line is lost or written twice by that, whether or not the server is told (SIGHUP).
+Several processes can write to one file. Each writes all records of one turn of its event loop at once, under a lock, so
+that lines do not mix and the chain stays in order. To rotate the file, rename it: the next record goes to a new file of
+the old name. No line is lost or written twice, with or without SIGHUP.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kes_core.audit.chain import ChainLink, chained, link_of
+from kes_core.audit.chain import ChainLink, make_line, parse_link
 
 __all__ = ["AuditFileError", "FileSink"]
 
 logger = logging.getLogger("kes.audit")
 
 MAX_WAITING: Final = 10_000
-"""Records kept in memory while the file can't be written."""
+"""Records saved in memory while the file can't be written."""
 _STATE_SIZE: Final = 160
 _MAX_LINE: Final = 1024 * 1024
 _RETRY: Final = 1.0
-"""Seconds after which a file that could not be written is tried again."""
+"""Seconds until the next attempt after a failed write."""
 
 
 class AuditFileError(Exception):
-    """The file can't be used. The message names it and says why."""
+    """The file can't be used. The message names the file and says why."""
 
 
 class FileSink:
-    """Writes records to a file, which is made if it is missing, for its owner only."""
+    """Writes records to a file. Creates the file if it is missing, readable by its owner only."""
 
     def __init__(self, path: Path, *, chain: bool = False, key: bytes = b"") -> None:
         """Open the file.
 
         Args:
-            path: Where it is. With a chain, `<path>.chain` keeps the chain's end.
-            chain: Whether to make a chain.
-            key: Of the chain.
+            path: The file. With a chain, `<path>.chain` stores the end of the chain.
+            chain: Whether to add a hash chain.
+            key: The chain's key for HMAC; empty for plain hashes.
 
         Raises:
-            AuditFileError: It can't be opened.
+            AuditFileError: The file can't be opened.
         """
         self._path = path
         self._chain = chain
@@ -64,7 +64,7 @@ class FileSink:
             if chain:
                 self._state = _open(path.with_name(path.name + ".chain"))
                 with _locked(self._state):
-                    self._find_end()
+                    self._recover_end()
         except OSError as error:
             self.close()
             raise AuditFileError(f"the audit log {str(path)!r} can't be opened: {error.strerror}") from None
@@ -78,13 +78,13 @@ class FileSink:
             self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what has been recorded, later if it can't be written now."""
+        """Write the waiting records; retry later if that fails."""
         self._scheduled = None
         if not self._flush():
             self._scheduled = asyncio.get_running_loop().call_later(_RETRY, self.flush)
 
     def take_over(self, other: FileSink) -> None:
-        """Take the records that `other`, which is about to be closed, can't write; before any of one's own."""
+        """Take the records that `other` can't write before it is closed. They come before this sink's own."""
         if other._flush():
             return
         self._waiting.extendleft(reversed(other._waiting))
@@ -95,7 +95,7 @@ class FileSink:
             self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write the waiting records and close the file."""
         if self._scheduled is not None:
             self._scheduled.cancel()
             self._scheduled = None
@@ -110,7 +110,7 @@ class FileSink:
             self._lost = 0
 
     def _flush(self) -> bool:
-        """Write what has been recorded; tell whether nothing is left."""
+        """Write the waiting records; return whether that succeeded."""
         if not self._waiting or self._file < 0:
             return True
         try:
@@ -118,7 +118,7 @@ class FileSink:
         except OSError as error:
             problem = error.strerror or type(error).__name__
             if problem != self._problem:
-                logger.error("the audit log %r can't be written: %s; records wait", str(self._path), problem)
+                logger.error("the audit log %r can't be written: %s; records wait in memory", str(self._path), problem)
             self._problem = problem
             return False
         self._waiting.clear()
@@ -130,63 +130,63 @@ class FileSink:
     def _write(self) -> None:
         if self._chain:
             with _locked(self._state):
-                self._follow_rotation()
+                self._reopen_if_rotated()
                 self._append_chained()
             return
         while True:
             with _locked(self._file):
-                if not self._follow_rotation():
+                if not self._reopen_if_rotated():
                     self._append("".join(line + "\n" for line in self._waiting))
                     return
 
-    def _follow_rotation(self) -> bool:
-        """Open the file anew if it has been moved away; tell whether it had."""
+    def _reopen_if_rotated(self) -> bool:
+        """Open a new file if the old one was renamed or removed; return whether it was."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
             found = None
         if found is not None and os.path.samestat(found, os.fstat(self._file)):
             return False
-        renewed = _open(self._path, os.O_APPEND)
-        # Under the old number, which the lock that is held belongs to.
-        os.dup2(renewed, self._file, inheritable=False)
-        os.close(renewed)
+        opened = _open(self._path, os.O_APPEND)
+        # Keep the number of the descriptor: `_locked` unlocks by it.
+        os.dup2(opened, self._file, inheritable=False)
+        os.close(opened)
         return True
 
     def _append(self, text: str) -> None:
-        """Append whole lines or nothing."""
+        """Append all of `text`, or nothing."""
         data = text.encode("ascii")
         size = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, data)
-            while written < len(data):  # the disk is full, unless the rest fits now
+            while written < len(data):  # the disk was full: either the rest fits now, or this raises
                 written += os.write(self._file, data[written:])
         except OSError:
-            with contextlib.suppress(OSError):  # what went wrong before tells more
+            with contextlib.suppress(OSError):  # the error of the write explains more
                 os.ftruncate(self._file, size)
             raise
 
     def _append_chained(self) -> None:
-        last, size = self._end(), os.fstat(self._file).st_size
+        last, size = self._load_end(), os.fstat(self._file).st_size
         lines: list[str] = []
         for record in self._waiting:
-            line, last = chained(record, last, self._key, first=not size and not lines)
+            line, last = make_line(record, last, self._key, first=not size and not lines)
             lines.append(line + "\n")
         self._append("".join(lines))
         self._save_state(last)
 
     # The chain's end
 
-    def _end(self) -> ChainLink:
-        """Return the chain's end. The note of it is good only if it was made when the file was as it is now."""
+    def _load_end(self) -> ChainLink:
+        """Return the end of the chain. The saved end is valid only if the size of the file has not changed since."""
         end, size = self._load_state()
-        if os.fstat(self._file).st_size in {0, size}:  # 0: the file is new, and goes on from the one before it
+        if os.fstat(self._file).st_size in {0, size}:  # 0: a new file, which continues the chain of the last one
             return end
-        self._find_end()
+        self._recover_end()
         return self._load_state()[0]
 
     def _load_state(self) -> tuple[ChainLink, int]:
-        """Return the chain's end as it was noted, with the size that the file had then."""
+        """Return the saved end of the chain, and the size of the file when it was saved."""
         try:
             state = json.loads(os.pread(self._state, _STATE_SIZE, 0))
             return ChainLink(int(state["n"]), bytes.fromhex(state["hash"])), int(state["size"])
@@ -197,23 +197,23 @@ class FileSink:
         state = {"n": end.number, "hash": end.hash.hex(), "size": os.fstat(self._file).st_size}
         os.pwrite(self._state, (json.dumps(state).ljust(_STATE_SIZE - 1) + "\n").encode("ascii"), 0)
 
-    def _find_end(self) -> None:
-        """See where the chain ends: a process may have died between a record and the note of it."""
-        (kept, _size), last = self._load_state(), self._last_line()
+    def _recover_end(self) -> None:
+        """Find the end of the chain in the file: a process may have died after a record and before it saved the end."""
+        (saved, _size), last = self._load_state(), self._last_line()
         if last is None:
-            return  # a new file, which goes on from the one before it
-        found = link_of(last)
+            return  # a new file, which continues the chain of the last one
+        found = parse_link(last)
         if found is None:
             logger.warning(
-                "the last line of the audit log %r is no record of a chain; the chain goes on", str(self._path)
+                "the last line of the audit log %r is not a record of a chain; the chain continues", str(self._path)
             )
-        elif found.number > kept.number:
+        elif found.number > saved.number:
             self._save_state(found)
-        elif found.number < kept.number:
+        elif found.number < saved.number:
             logger.error(
                 "the records %d to %d are missing at the end of the audit log %r",
                 found.number + 1,
-                kept.number,
+                saved.number,
                 str(self._path),
             )
 
@@ -223,7 +223,7 @@ class FileSink:
             return None
         start = max(0, size - _MAX_LINE)
         tail = os.pread(self._file, size - start, start)
-        if not tail.endswith(b"\n"):  # cut off by a power failure: it must not swallow the next one
+        if not tail.endswith(b"\n"):  # cut off, as by a power failure: the next record needs a line of its own
             os.write(self._file, b"\n")
         return tail.rstrip(b"\n").rpartition(b"\n")[2].decode("utf-8", "replace")
 

@@ -1,13 +1,13 @@
-"""The audit log: one record for every request-response pair, refused ones included.
+"""The audit log: one record for each request and its response, also for refused requests.
 
-The format is the protocol's (section 4): one JSON object a line,
+The protocol defines the format (section 4): one JSON object per line,
 
     {"time": "2026-01-02T03:04:05.678901Z",
      "request": {"ip": "10.1.2.3", "path": "/v1/key/generate/my-key", "identity": "3ecf…"},
      "response": {"code": 200, "time": 123456}}
 
-where `response.time` counts nanoseconds. The path is the decoded one, escaped as JSON demands, so that nothing a client
-sends can end a line or begin a record.
+`response.time` is in nanoseconds. `path` is the decoded path. JSON escapes control characters, so a client can't end a
+line or forge a record.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ __all__ = ["AuditError", "AuditLog", "open_sinks"]
 logger = logging.getLogger("kes.audit")
 
 _AUDIT_LEVEL: Final = 0
-"""Of `log.audit`: what is above it switches the log on standard output off."""
+"""The highest level of `log.audit` that enables the audit log on standard output."""
 
 
 class AuditError(Exception):
-    """A place for audit records can't be used. The message says why."""
+    """An audit sink can't be opened. The message says why."""
 
 
 def open_sinks(config: Config, *, lock: int | None = None) -> list[OwnSink]:
-    """Open the places that the configuration names for audit records.
+    """Open the audit sinks of the configuration.
+
+    Args:
+        config: The configuration.
+        lock: In a worker, the file descriptor whose lock serializes writes to standard output.
 
     Raises:
-        AuditError: One of them can't be used.
+        AuditError: A sink can't be opened.
     """
     sinks: list[OwnSink] = []
     try:
@@ -65,23 +69,37 @@ def open_sinks(config: Config, *, lock: int | None = None) -> list[OwnSink]:
 
 
 class AuditLog:
-    """Hands audit records to the sinks."""
+    """Sends audit records to the sinks."""
 
     def __init__(
         self, own: Sequence[OwnSink] = (), plugins: Sequence[GuardedSink] = (), readers: Hub | None = None
     ) -> None:
-        """Hand records to the sinks of the configuration and of plugins, and to the clients that read the log."""
+        """Create a log.
+
+        Args:
+            own: The sinks of the configuration.
+            plugins: The sinks of plugins.
+            readers: The clients that read the log through the API.
+        """
         self._own = tuple(own)
         self._sinks: tuple[OwnSink | GuardedSink, ...] = (*own, *plugins)
         self._readers = readers
 
     @property
     def enabled(self) -> bool:
-        """Whether anybody reads the records. Making them is left out if not."""
+        """Whether there is a sink or a reader. If not, the server makes no records."""
         return bool(self._sinks) or (self._readers is not None and self._readers.has_readers)
 
     def record(self, *, ip: str, path: str, identity: str, code: int, seconds: float) -> None:
-        """Record one request and its response, `seconds` after it came in."""
+        """Record a request and its response.
+
+        Args:
+            ip: The client's address.
+            path: The decoded path of the request.
+            identity: The client's identity; empty if unknown.
+            code: The status code of the response.
+            seconds: The time from the request to its response.
+        """
         text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         event = {
             "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
@@ -93,11 +111,11 @@ class AuditLog:
         for sink in self._sinks:
             try:
                 sink.audit(event)
-            except Exception as error:  # of one of ours: plugins' are behind the boundary
+            except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
                 log_fault(logger, "an audit sink failed", error=error)
 
     def replace(self, old: AuditLog) -> None:
-        """Close `old`, in whose place this one is. Records that wait for a file that can't be written are kept."""
+        """Take the place of `old` and close it. Keep the records that `old` could not write to its file."""
         ours = [sink for sink in self._own if isinstance(sink, FileSink)]
         theirs = [sink for sink in old._own if isinstance(sink, FileSink)]
         for sink, other in zip(ours, theirs, strict=False):
@@ -105,7 +123,7 @@ class AuditLog:
         old.close()
 
     def close(self) -> None:
-        """Write what is left to the sinks of the configuration."""
+        """Close the sinks of the configuration, which write their waiting records first."""
         for sink in self._own:
             try:
                 sink.close()

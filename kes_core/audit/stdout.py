@@ -1,4 +1,4 @@
-"""Audit records on standard output."""
+"""Write audit records to standard output."""
 
 from __future__ import annotations
 
@@ -21,40 +21,41 @@ __all__ = ["UNAUDITED", "AuditOutputError", "OwnSink", "StreamSink"]
 logger = logging.getLogger("kes.audit")
 
 UNAUDITED: Final = 3
-"""Exit code of a worker that can't write the audit log on standard output."""
+"""The exit code of a worker that can't write the audit log to standard output."""
 _STOP_TIMEOUT: Final = 2.0
-"""Seconds that a worker waits to be told to stop, when it has asked the supervisor to stop the server."""
+"""Seconds that a worker waits for the supervisor to stop it, after it told the supervisor to stop the server."""
 
 
 class AuditOutputError(Exception):
-    """Standard output can't take audit records. The message says why."""
+    """Standard output can't be written. The message says why."""
 
 
 class OwnSink(Protocol):
-    """An audit sink that the configuration asks for."""
+    """An audit sink of the configuration, not of a plugin."""
 
     def audit(self, event: Mapping[str, Any]) -> None:
-        """Take a record."""
+        """Accept a record."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the waiting records and close."""
 
 
 class StreamSink:
-    """Writes records to a stream, all those of one turn of the event loop at once.
+    """Writes records to a stream, all records of one turn of the event loop at once.
 
-    Writing blocks: a server that can't write its audit log serves nobody. Where writing fails, the server ends.
+    Writes block, because a server that can't write its audit log must not serve requests. If a write fails, the server
+    exits.
     """
 
     def __init__(
         self, stream: BinaryIO | None = None, *, lock: int | None = None, others: Sequence[OwnSink] = ()
     ) -> None:
-        """Set up; nothing is written yet.
+        """Create a sink; this does not write yet.
 
         Args:
-            stream: Where to write, standard output unless it is given.
-            lock: In a worker, the file descriptor whose lock keeps the others from writing at the same time.
-            others: Sinks to close before the server ends. The list may still grow.
+            stream: The stream to write to; standard output by default.
+            lock: In a worker, the file descriptor whose lock keeps other workers from writing at the same time.
+            others: Sinks to close before the server exits. The list may still grow.
 
         Raises:
             AuditOutputError: Standard output is closed.
@@ -73,7 +74,7 @@ class StreamSink:
         self._lines.append(json.dumps(event, separators=(",", ":")))
 
     def flush(self) -> None:
-        """Write what has been recorded."""
+        """Write the waiting records."""
         if not self._lines:
             return
         data = "\n".join(self._lines) + "\n"
@@ -87,7 +88,7 @@ class StreamSink:
             self._end_server()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the waiting records."""
         self.flush()
 
     def _write(self, data: bytes) -> None:
@@ -101,7 +102,7 @@ class StreamSink:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def _end_server(self) -> NoReturn:
-        """End the process on the spot, without giving the event loop another turn: it would answer requests."""
+        """Exit at once, without another turn of the event loop, in which it would answer requests."""
         for sink in self._others:
             if sink is not self:
                 with contextlib.suppress(Exception):
@@ -109,7 +110,7 @@ class StreamSink:
         finish_sending()
         if self._lock is None:
             os._exit(1)
-        # The supervisor is to hear first that the server stops: it would replace a worker that just ends.
+        # Stop the supervisor first: it would replace a worker that exits.
         signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(UNAUDITED))
         if os.getppid() == self._supervisor:
             os.kill(self._supervisor, signal.SIGTERM)

@@ -178,7 +178,7 @@ def test_file_that_cannot_be_written_for_a_while_loses_nothing(run_server: Run, 
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
         for number in range(10):
             assert client.get(f"/v1/key/describe/k{number}").status_code == 404
-        server.wait_for_log("can't be written: File too large; records wait")
+        server.wait_for_log("can't be written: File too large; records wait in memory")
         assert len(records(path)) == 1
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         client.get("/v1/key/describe/after")
@@ -194,7 +194,7 @@ def test_file_is_tried_again_without_a_request(run_server: Run, tmp_path: Path) 
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, hard))
     with server.client() as client:
         client.get("/version")
-    server.wait_for_log("can't be written: File too large; records wait")
+    server.wait_for_log("can't be written: File too large; records wait in memory")
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
     server.wait_for_log("can be written again; 0 records are lost", timeout=10)
     assert len(records(path)) == 1
@@ -206,7 +206,7 @@ def test_records_that_can_no_longer_be_written_are_counted(run_server: Run, by: 
     with server.client() as client:
         for _ in range(5):
             client.get("/version")
-    server.wait_for_log("can't be written: No space left on device; records wait")
+    server.wait_for_log("can't be written: No space left on device; records wait in memory")
     if by == "stop":
         assert server.stop() == 0
     else:
@@ -382,9 +382,9 @@ def test_what_a_log_host_does_not_take_is_counted_and_holds_up_nobody(run_server
                 while time.monotonic() < reloaded + 7:
                     client.get("/version")
                     longest, asked = max(longest, time.monotonic() - asked), time.monotonic()
-        line = json.loads(server.wait_for_log("did not take the last audit records"))["message"]
+        line = json.loads(server.wait_for_log("did not accept the last audit records"))["message"]
     assert longest < 1
-    lost = re.fullmatch(rf"syslog at '{address[6:]}' did not take the last audit records: (\d+) are lost", line)
+    lost = re.fullmatch(rf"syslog at '{address[6:]}' did not accept the last audit records: (\d+) are lost", line)
     assert lost is not None
     assert 0 < int(lost[1]) < count
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.audit.chain import GENESIS, ChainLink, Problem, Verification, chained, link_of
+from kes_core.audit.chain import GENESIS, ChainLink, Problem, Verification, make_line, parse_link
 
 RECORDS = st.lists(
     st.fixed_dictionaries({"path": st.text(max_size=40), "code": st.integers(100, 599)}).map(
@@ -26,7 +26,7 @@ def chain(records: Sequence[str], key: bytes = b"", last: ChainLink | None = Non
     lines = []
     end = last or ChainLink()
     for number, record in enumerate(records):
-        line, end = chained(record, end, key, first=number == 0)
+        line, end = make_line(record, end, key, first=number == 0)
         lines.append(line)
     return lines, end
 
@@ -42,7 +42,7 @@ def test_format_as_it_is_documented() -> None:
     assert one == f'{{"a":1,"chain":{{"n":1,"prev":"{"00" * 32}","hash":"{first.hexdigest()}"}}}}'
     second = hashlib.sha256(first.digest() + b'2 {"b":2}').hexdigest()
     assert two == f'{{"b":2,"chain":{{"n":2,"hash":"{second}"}}}}'
-    keyed, _end = chained('{"a":1}', ChainLink(), b"key")  # not the first of its file
+    keyed, _end = make_line('{"a":1}', ChainLink(), b"key")  # not the first of its file
     assert hmac.new(b"key", bytes(32) + b'1 {"a":1}', "sha256").hexdigest() in keyed
 
 
@@ -51,7 +51,7 @@ def test_sound_chain_has_no_problem(records: list[str], key: bytes) -> None:
     lines, end = chain(records, key)
     assert problems(lines, key) == []
     assert [json.loads(line)["path"] for line in lines] == [json.loads(record)["path"] for record in records]
-    assert link_of(lines[-1]) == end
+    assert parse_link(lines[-1]) == end
 
 
 @given(RECORDS, KEYS, st.data())
@@ -97,15 +97,15 @@ def test_record_put_in_and_one_put_in_twice_are_found() -> None:
         "record 2 is out of order: 3 was expected"
     ]
     assert [p.message for p in problems([lines[0], '{"n":9}', *lines[1:]])] == [
-        "is no record of a chain: it was changed, cut off or put in"
+        "is not a record of a chain: it was changed, cut off or inserted"
     ]
 
 
 def test_changed_line_with_a_hash_of_its_own_is_found_by_the_next() -> None:
     lines, _end = chain([f'{{"n":{number}}}' for number in range(4)])
-    before = link_of(lines[0])
+    before = parse_link(lines[0])
     assert before is not None
-    lines[1], _forged = chained('{"n":8}', before)
+    lines[1], _forged = make_line('{"n":8}', before)
     assert [problem.line for problem in problems(lines)] == [3]
 
 
@@ -136,7 +136,7 @@ def test_files_that_follow_one_another() -> None:
 def test_beginning_of_a_file_cannot_be_taken_away_unnoticed() -> None:
     """Not even by giving the line that is first then what the first of a file has."""
     (one, two, three), _end = chain([f'{{"r":{number}}}' for number in range(3)], b"the key")
-    before = link_of(one)
+    before = parse_link(one)
     assert before is not None
     forged = two.replace('"n":2,', f'"n":2,"prev":"{before.hash.hex()}",')
     assert forged != two

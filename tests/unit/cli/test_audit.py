@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kes_core.audit.chain import ChainLink, chained, link_of
+from kes_core.audit.chain import ChainLink, make_line, parse_link
 from tests.helpers.server import kes
 from tests.unit.cli.test_main import on_a_terminal
 
@@ -21,7 +21,7 @@ def directory(tmp_path: Path) -> Path:
     """A folder with a chain of three records, and the note of its end."""
     lines, last = [], ChainLink()
     for number in range(3):
-        line, last = chained(f'{{"number":{number}}}', last, first=number == 0)
+        line, last = make_line(f'{{"number":{number}}}', last, first=number == 0)
         lines.append(line + "\n")
     (tmp_path / "audit.log").write_text("".join(lines))
     (tmp_path / "audit.log.chain").write_text(json.dumps({"n": last.number, "hash": last.hash.hex(), "size": 0}))
@@ -39,7 +39,7 @@ def test_files_that_logrotate_has_compressed(directory: Path) -> None:
     rotated = directory / "audit.log.1.gz"
     lines = log.read_text().splitlines(keepends=True)
     rotated.write_bytes(gzip.compress("".join(lines).encode()))
-    more, end = chained('{"number":3}', link_of(lines[-1].rstrip("\n")) or ChainLink(), first=True)
+    more, end = make_line('{"number":3}', parse_link(lines[-1].rstrip("\n")) or ChainLink(), first=True)
     log.write_text(more + "\n")
     (directory / "audit.log.chain").write_text(json.dumps({"n": end.number, "hash": end.hash.hex(), "size": 0}))
     done = kes("audit", "verify", rotated, log)
