@@ -1,7 +1,7 @@
 """Identities, API keys and client certificates (protocol section 1).
 
-An identity is the SHA-256 of a public key. An API key is a private key written as text, short enough for an environment
-variable; its owner makes a certificate for it whenever one is needed.
+An identity is the SHA-256 of a public key. An API key is a private key as text, short enough for an environment
+variable. Its owner creates a certificate for it when a connection needs one.
 """
 
 from __future__ import annotations
@@ -49,44 +49,44 @@ _ED25519: Final = b"\x00"
 _SEED_SIZE: Final = 32
 _VALIDITY: Final = dt.timedelta(days=90)
 _CLOCK_SKEW: Final = dt.timedelta(minutes=5)
-"""Certificates are valid from a little before now, for servers whose clock is behind."""
+"""New certificates are valid from this time before now, for servers whose clock is slow."""
 
 
 _INVALID: Final = "tls: invalid client certificate"
 
 
 class IdentityError(ValueError):
-    """A client has not shown who it is. The message is the one it is sent (vectors/errors.json)."""
+    """A client has no valid identity. The message is the server's answer to it (vectors/errors.json)."""
 
 
 def identity_of_public_key(key: PublicKeyTypes) -> str:
-    """Return the identity of a public key: lower-case hex of SHA-256 over its DER SubjectPublicKeyInfo."""
+    """Return the identity of a public key: the SHA-256 of its DER SubjectPublicKeyInfo, in lower-case hex."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def identity_of_certificate(certificate: x509.Certificate) -> str:
-    """Return the identity of a certificate: that of its public key.
+    """Return the identity of a certificate, which is the identity of its public key.
 
     Raises:
-        IdentityError: Its public key is of a kind that is not known.
+        IdentityError: The public key has an unknown type or can't be read.
     """
     try:
         return identity_of_public_key(certificate.public_key())
-    except Exception:  # whatever cryptography makes of a key that is not known or malformed
+    except Exception:  # cryptography raises many kinds of error for unknown or malformed keys
         raise IdentityError(_INVALID) from None
 
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
-    """Return the certificates in `pem`, of which there is one at least.
+    """Return the certificates in `pem`, at least one.
 
     Raises:
-        IdentityError: There is none, or one that can't be read.
+        IdentityError: `pem` contains no certificate, or one that can't be read.
     """
     from cryptography import x509
 
     try:
         return x509.load_pem_x509_certificates(pem)
-    except Exception:  # there are many kinds of error for malformed certificates, not all of them ValueErrors
+    except Exception:  # malformed certificates raise many kinds of error, not all of them ValueErrors
         raise IdentityError(_INVALID) from None
 
 
@@ -102,13 +102,14 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 
 
 def identity_of_chain(chain: Sequence[x509.Certificate]) -> tuple[str, x509.Certificate]:
-    """Return the identity of the client that presented `chain`, and the certificate it follows from.
+    """Return the identity of the client that presented `chain`, and the client's own certificate.
 
-    That is always the first certificate: the handshake proves possession of its private key and of no other. The
-    others only lead to a CA, so each of them must be a CA certificate, and none of them ever identifies anybody.
+    This is always the first certificate: the handshake proves possession of its private key only. The others connect it
+    to a CA, so they must be CA certificates. They never identify a client.
 
     Raises:
-        IdentityError: The chain is empty, its first certificate is a CA's, another one is not, or one can't be read.
+        IdentityError: The chain is empty, its first certificate is a CA certificate, a later one is not, or one can't
+            be read.
     """
     if not chain or _is_ca(chain[0]):
         raise IdentityError("tls: client certificate is required")
@@ -118,10 +119,10 @@ def identity_of_chain(chain: Sequence[x509.Certificate]) -> tuple[str, x509.Cert
 
 
 def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> CertificateFacts:
-    """Return what a certificate says of itself, for policy engines.
+    """Return the content of a certificate, for policy engines.
 
     Raises:
-        IdentityError: It can't be read.
+        IdentityError: The certificate can't be read.
     """
     from cryptography import x509
 
@@ -151,12 +152,12 @@ def certificate_facts(certificate: x509.Certificate, *, verified: bool) -> Certi
 
 
 class APIKey:
-    """An API key: `kes:v1:` and base64 of a zero byte and the seed of an Ed25519 key (RFC 8032)."""
+    """An API key: `kes:v1:`, then base64 of a zero byte and the seed of an Ed25519 key (RFC 8032)."""
 
     __slots__ = ("_seed", "identity")
 
     identity: str
-    """The identity of whoever holds the key."""
+    """The identity of a client with this API key."""
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != _SEED_SIZE:
@@ -166,30 +167,30 @@ class APIKey:
 
     @classmethod
     def generate(cls) -> APIKey:
-        """Make a new random API key."""
+        """Create a random API key."""
         return cls(urandom(_SEED_SIZE))
 
     @classmethod
     def parse(cls, text: str) -> APIKey:
-        """Read an API key. The prefix may be missing.
+        """Parse an API key. The prefix may be missing.
 
         Raises:
-            ValueError: It is none. The message holds nothing of it.
+            ValueError: `text` is not an API key. The message contains no part of it.
         """
         try:
             data = decode_base64(text.removeprefix(_PREFIX))
         except ValueError:
             data = b""
         if len(data) != 1 + _SEED_SIZE or data[:1] != _ED25519:
-            raise ValueError(f"no API key: expected {_PREFIX} followed by 44 characters of base64")
+            raise ValueError(f"not an API key: expected {_PREFIX} followed by 44 characters of base64")
         return cls(data[1:])
 
     def private_key(self) -> Ed25519PrivateKey:
-        """Return the private key that the API key stands for."""
+        """Return the private key that the API key contains."""
         return Ed25519PrivateKey.from_private_bytes(self._seed)
 
     def certificate(self) -> tuple[bytes, bytes]:
-        """Make a self-signed client certificate, valid for 90 days; return private key and certificate as PEM."""
+        """Create a self-signed client certificate, valid for 90 days; return private key and certificate as PEM."""
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         key = self.private_key()
@@ -231,15 +232,15 @@ def make_certificate(
     ips: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address] = (),
     usages: Sequence[x509.ObjectIdentifier] | None = None,
 ) -> x509.Certificate:
-    """Make a self-signed certificate (RFC 5280, RFC 8410).
+    """Create a self-signed certificate (RFC 5280, RFC 8410).
 
     Args:
-        key: Signs, and is certified.
+        key: The key that signs the certificate and that it certifies.
         subject: The common name; may be empty.
-        valid_for: How long, from now.
-        dns: Host names it is for.
-        ips: IP addresses it is for.
-        usages: Extended key usages; server and client authentication where none are given.
+        valid_for: The validity, from now.
+        dns: The host names (subject alternative names).
+        ips: The IP addresses (subject alternative names).
+        usages: The extended key usages; server and client authentication by default.
     """
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID

@@ -1,7 +1,7 @@
-"""The server's TLS settings, which ask for a client certificate that no CA need have signed.
+"""The server's TLS settings, which can accept client certificates from any issuer.
 
-Python's `ssl` can't ask for a client certificate and accept one that it can't verify: it has no verify callback. So the
-contexts are pyOpenSSL's, which has one; connections are in `tls_connection`.
+Python's `ssl` can't request a client certificate and accept one that it can't verify: it has no verify callback.
+pyOpenSSL has one, so the contexts are pyOpenSSL's. `tls_connection` has the connections.
 """
 
 from __future__ import annotations
@@ -42,41 +42,41 @@ _TLS12_CIPHERS: Final = b":".join(
         b"ECDHE-RSA-CHACHA20-POLY1305",
     ]
 )
-"""Forward secret and authenticated only. TLS 1.3 has no other kind, so OpenSSL's own choice stands there."""
+"""Only ciphers with forward secrecy and authentication. TLS 1.3 has no others, so OpenSSL's defaults apply there."""
 
 _VERIFY_ERRORS: Final = {
     9: "it is not valid yet; is the clock right?",
     10: "it has expired",
-    18: "it is self-signed, and tls.auth: on asks for one that a CA in tls.ca vouches for",
+    18: "it is self-signed, but tls.auth: on needs a certificate issued by a CA in tls.ca",
     19: "its CA is not in tls.ca",
-    20: "no CA in tls.ca vouches for it",
-    21: "no CA in tls.ca vouches for it",
+    20: "it is not issued by a CA in tls.ca",
+    21: "it is not issued by a CA in tls.ca",
     22: "too many CAs are between it and one in tls.ca",
-    24: "its issuer is no CA",
+    24: "its issuer is not a CA",
 }
-"""What OpenSSL's numbers (openssl/x509_vfy.h) mean for a client."""
+"""Texts for OpenSSL's error numbers (openssl/x509_vfy.h)."""
 _INVALID_PURPOSE: Final = 26
 _MAX_SUBJECT: Final = 200
 _NO_CHAIN: Final = -2
-"""As the depth of a chain: the leaf alone. OpenSSL adds 1 to it and looks for no issuer. With 0 it still looks for one
-and verifies a signature; -1 means its default of 100."""
+"""A verify depth that makes OpenSSL check the leaf only: it adds 1 to the depth, then looks for no issuer. With 0 it
+would look for one and verify a signature; -1 means the default of 100."""
 
 
 class TLSError(Exception):
-    """The TLS settings can't be used. The message names the file and what is wrong with it."""
+    """The TLS settings can't be used. The message names the file and its problem."""
 
 
 class ClientCertificate(enum.Enum):
-    """What a client has to present in the handshake."""
+    """The certificate that a client must present in the handshake."""
 
     REQUIRE = "require"
-    """Some certificate, whoever issued it (`tls.auth: off`)."""
+    """A certificate of any issuer (`tls.auth: off`)."""
     REQUIRE_AND_VERIFY = "require_and_verify"
-    """A certificate that the configured CAs vouch for (`tls.auth: on`)."""
+    """A certificate issued by a configured CA (`tls.auth: on`)."""
     REQUEST = "request"
-    """As REQUIRE, but none at all is accepted too: the routes check (`skip_auth`)."""
+    """As REQUIRE, or no certificate: then each route decides (`skip_auth`)."""
     VERIFY_IF_GIVEN = "verify_if_given"
-    """As REQUIRE_AND_VERIFY, but none at all is accepted too."""
+    """As REQUIRE_AND_VERIFY, or no certificate."""
 
     @property
     def required(self) -> bool:
@@ -89,7 +89,7 @@ class ClientCertificate(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TLSSettings:
-    """The server's certificate and what it asks of its clients."""
+    """The server's certificate, and its requirements for client certificates."""
 
     key: Path
     cert: Path
@@ -97,7 +97,7 @@ class TLSSettings:
     """Returns the passphrase of an encrypted private key."""
     client_certificate: ClientCertificate = ClientCertificate.REQUIRE
     ca: Path | None = None
-    """A PEM file or a directory of them; the system's CAs where there is none."""
+    """A PEM file, or a directory of PEM files; None for the system's CAs."""
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -113,11 +113,11 @@ def _load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
     try:
         return load_pem_private_key(pem, password)
     except TypeError:
-        if password is not None:  # for a key that is not encrypted: the Go server does not look at it either
+        if password is not None:  # the key is not encrypted; as the Go server does, ignore the password
             return load_pem_private_key(pem, None)
         reason = "is encrypted: set tls.password"
     except ValueError:
-        reason = "is no PEM private key" if password is None else "can't be decrypted: tls.password is wrong"
+        reason = "is not a PEM private key" if password is None else "can't be decrypted: tls.password is wrong"
     raise TLSError(f"the private key {str(settings.key)!r} {reason}")
 
 
@@ -125,23 +125,23 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
     """Return the certificates in a PEM file, the leaf first.
 
     Raises:
-        TLSError: There is none.
+        TLSError: The file can't be read, or contains no valid certificate.
     """
     try:
         return x509.load_pem_x509_certificates(_read(path, "the certificate"))
     except ValueError:
-        raise TLSError(f"the certificate {str(path)!r} holds no valid PEM certificate") from None
+        raise TLSError(f"the certificate {str(path)!r} contains no valid PEM certificate") from None
 
 
-def _use_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
+def _load_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
     key = _load_private_key(settings)
     leaf, *chain = load_certificates(settings.cert)
     if not isinstance(
         key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
     ):
         kind = "DSA" if isinstance(key, dsa.DSAPrivateKey) else type(key).__name__
-        raise TLSError(f"the private key {str(settings.key)!r} is of a kind that TLS can't use ({kind})")
-    if _spki(key.public_key()) != _spki(leaf.public_key()):
+        raise TLSError(f"the private key {str(settings.key)!r} has a type that TLS can't use ({kind})")
+    if _public_key_der(key.public_key()) != _public_key_der(leaf.public_key()):
         raise TLSError(
             f"the private key {str(settings.key)!r} does not belong to the certificate {str(settings.cert)!r}"
         )
@@ -150,21 +150,21 @@ def _use_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
         context.use_certificate(leaf)
         for certificate in chain:
             context.add_extra_chain_cert(certificate)
-    except SSL.Error as error:  # too short a key, for example
+    except SSL.Error as error:  # for example, the key is too short
         reason = error.args[0][-1][-1] if error.args and error.args[0] else "unknown reason"
-        raise TLSError(f"OpenSSL does not take the certificate {str(settings.cert)!r}: {reason}") from None
+        raise TLSError(f"OpenSSL rejects the certificate {str(settings.cert)!r}: {reason}") from None
 
 
-def _spki(key: object) -> bytes:
-    der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined] # every public key has it
+def _public_key_der(key: object) -> bytes:
+    der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined] # all public keys have it
     return der
 
 
 def load_client_cas(context: SSL.Context, ca: Path | None) -> None:
-    """Let `context` trust the CAs in a PEM file or a directory of them; the system's where there is none.
+    """Let `context` trust the CAs in a PEM file or in a directory of PEM files, or the system's CAs if `ca` is None.
 
     Raises:
-        TLSError: There is none that can be read.
+        TLSError: `ca` can't be read, or contains no valid certificate.
     """
     if ca is None:
         context.set_default_verify_paths()
@@ -176,13 +176,16 @@ def load_client_cas(context: SSL.Context, ca: Path | None) -> None:
             loaded += 1
         except SSL.Error as error:
             if not ca.is_dir():
-                raise TLSError(f"tls.ca {str(ca)!r} holds no valid PEM certificate") from error
+                raise TLSError(f"tls.ca {str(ca)!r} contains no valid PEM certificate") from error
     if not loaded:
-        raise TLSError(f"no file in the directory tls.ca {str(ca)!r} holds a valid PEM certificate")
+        raise TLSError(f"no file in the directory tls.ca {str(ca)!r} contains a valid PEM certificate")
 
 
 def _ca_files(ca: Path) -> list[Path]:
-    """Return the files that may hold CAs. OpenSSL does not tell one that can't be read from one without any."""
+    """Return the files that may contain CAs.
+
+    Check that they can be read: OpenSSL reports the same error for an unreadable file and for one without CAs.
+    """
     if not ca.is_dir():
         _read(ca, "tls.ca")
         return [ca]
@@ -200,14 +203,14 @@ def _select_protocol(_connection: SSL.Connection, offered: list[bytes]) -> bytes
 
 
 def verify_problem(error: int) -> str:
-    """Return what a number of OpenSSL's (openssl/x509_vfy.h) says of a client's certificate."""
+    """Return the text for an error number of OpenSSL (openssl/x509_vfy.h), about a client's certificate."""
     return _VERIFY_ERRORS.get(error, f"it is not valid (X.509 error {error})")
 
 
 def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, _depth: int, ok: int) -> bool:
-    """Take a certificate that OpenSSL takes, within our limits.
+    """Accept a certificate that OpenSSL accepts and that is within our limits (verify callback).
 
-    OpenSSL calls this for the CA first, and for each certificate before it uses the key in it.
+    OpenSSL calls this for the CA first, and for each certificate before it uses the key of this certificate.
     """
     if not ok and error != _INVALID_PURPOSE:
         return _refuse(connection, certificate, verify_problem(error))
@@ -215,17 +218,17 @@ def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, _d
 
 
 def _accept(connection: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, ok: int) -> bool:
-    """Take any certificate within our limits.
+    """Accept any certificate within our limits (verify callback).
 
-    The identity is the hash of the public key, whose possession the handshake proves; chain, dates and usage say
-    nothing about it (protocol section 1). OpenSSL verifies that proof after the last call, the only one with `ok`.
+    The identity is the hash of the public key. The handshake proves possession of the private key; chain, dates and
+    usage are irrelevant (protocol section 1). OpenSSL verifies the proof after the last call, the only one with `ok`.
     """
     return _check(connection, certificate, limit_problem) if ok or depth else True
 
 
-def _check(connection: SSL.Connection, certificate: crypto.X509, problem_of: Callable[[x509.Certificate], str]) -> bool:
+def _check(connection: SSL.Connection, certificate: crypto.X509, check: Callable[[x509.Certificate], str]) -> bool:
     try:
-        problem = problem_of(certificate.to_cryptography())
+        problem = check(certificate.to_cryptography())
     except Exception:  # malformed certificates raise many kinds of error, not all of them ValueErrors
         problem = "it can't be read"
     return _refuse(connection, certificate, problem) if problem else True
@@ -236,25 +239,25 @@ def _refuse(connection: SSL.Connection, certificate: crypto.X509, reason: str) -
         subject = certificate.to_cryptography().subject.rfc4514_string()
     except Exception:  # as above
         subject = ""
-    # The subject is the client's word: nothing of it may break a line.
+    # The client chooses the subject: `!r` escapes line breaks.
     connection.set_app_data(f"the client's certificate {subject[:_MAX_SUBJECT]!r} is refused: {reason}")
     return False
 
 
 def make_context(settings: TLSSettings) -> SSL.Context:
-    """Make the OpenSSL context for `settings`.
+    """Create the OpenSSL context for `settings`.
 
     Raises:
-        TLSError: A file can't be read or used; nothing has been changed.
+        TLSError: A file can't be read or used.
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(_TLS12_CIPHERS)
-    # A resumed session brings no certificate, and an identity must come from a handshake that proved it.
+    # A resumed session has no certificate, but each handshake must prove the client's identity.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.set_alpn_select_callback(_select_protocol)
-    _use_key_pair(context, settings)
+    _load_key_pair(context, settings)
 
     wanted = settings.client_certificate
     mode = SSL.VERIFY_PEER

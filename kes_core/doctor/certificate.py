@@ -1,4 +1,4 @@
-"""The server's certificate, the CAs for clients, and whether the clock can be right."""
+"""Check the server's certificate, the CAs for clients, and the clock."""
 
 from __future__ import annotations
 
@@ -32,44 +32,44 @@ _CLOCK_TOLERANCE: Final = dt.timedelta(minutes=1)
 
 
 def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> Iterator[Finding]:
-    """Look at the server's certificate as clients do, and at its private key."""
+    """Check the server's certificate, as clients do, and its private key."""
     now = now or dt.datetime.now(dt.UTC)
     try:
         chain = load_certificates(Path(config.tls.cert))
     except TLSError as error:
-        yield Finding.error("certificate", str(error), _cure_of_certificate(config, str(error)))
+        yield Finding.error("certificate", str(error), _certificate_cure(config, str(error)))
         return
     leaf = chain[0]
-    dates = list(_dates(leaf, config.tls.cert, now))
+    dates = list(_check_dates(leaf, config.tls.cert, now))
     yield from dates
-    if not any(finding.cure for finding in dates):  # what `check_files` would say of the dates is said
+    if not any(finding.cure for finding in dates):  # otherwise `check_files` would report the dates again
         try:
             check_files(config)
         except TLSError as error:
-            yield Finding.error("certificate", str(error), _cure_of_pair(config, chain, str(error)))
+            yield Finding.error("certificate", str(error), _key_pair_cure(config, chain, str(error)))
         except SSL.Error as error:
             reason = "; ".join(str(part[-1]) for part in error.args[0]) if error.args else ""
             yield Finding.error(
                 "certificate",
-                f"OpenSSL does not take the certificate {config.tls.cert!r}: {reason}",
+                f"OpenSSL rejects the certificate {config.tls.cert!r}: {reason}",
                 "make a new one with a key that is strong enough",
             )
-    yield from _names(leaf, config)
-    yield from _usages(leaf, config)
-    yield from _chain(chain, config)
-    yield from _key_file(Path(config.tls.key))
+    yield from _check_names(leaf, config)
+    yield from _check_usages(leaf, config)
+    yield from _check_chain(chain, config)
+    yield from _check_key_file(Path(config.tls.key))
 
 
-def _cure_of_certificate(config: Config, problem: str) -> str:
-    """Return what to do about a certificate that can't be read, or is none."""
+def _certificate_cure(config: Config, problem: str) -> str:
+    """Return how to fix a certificate that can't be read, or that is not valid."""
     if "Permission denied" in problem:
         return f"let the user of the server read it: chown or chmod {config.tls.cert}"
-    check = "check tls.cert" if _is_there(config.tls.key) else "check tls.cert and tls.key"
-    return f"{check}; or make a new pair: {_make_command(config)}"
+    check = "check tls.cert" if _may_exist(config.tls.key) else "check tls.cert and tls.key"
+    return f"{check}; or make a new pair: {_new_certificate_command(config)}"
 
 
-def _is_there(file: str) -> bool:
-    """Tell whether something is at a path, or may be: not everybody may look everywhere."""
+def _may_exist(file: str) -> bool:
+    """Return whether a file exists, or may exist: permissions can hide it."""
     try:
         Path(file).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -79,8 +79,8 @@ def _is_there(file: str) -> bool:
     return True
 
 
-def _make_command(config: Config) -> str:
-    """Return how to make a certificate. Pasted, it overwrites nothing: a private key would be lost."""
+def _new_certificate_command(config: Config) -> str:
+    """Return a command that creates a certificate. It never overwrites files: a private key would be lost."""
     host = config.host
     try:
         unspecified = ipaddress.ip_address(host).is_unspecified if host else True
@@ -88,13 +88,13 @@ def _make_command(config: Config) -> str:
     except ValueError:
         name = f"--ip 127.0.0.1 {host}"
     key, cert, then = Path(config.tls.key), Path(config.tls.cert), ""
-    if _is_there(config.tls.key) or _is_there(config.tls.cert):
+    if _may_exist(config.tls.key) or _may_exist(config.tls.cert):
         key, cert = (file.with_name(f"{file.stem}-new{file.suffix}") for file in (key, cert))
         then = " (and name these files in tls.key and tls.cert)"
     return f"kes identity new --key {shlex.quote(str(key))} --cert {shlex.quote(str(cert))} {name}{then}"
 
 
-def _dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterator[Finding]:
+def _check_dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterator[Finding]:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if now < begin:
         yield Finding.error(
@@ -118,21 +118,21 @@ def _dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterator[Find
         yield Finding.ok("certificate", f"{file!r} is valid until {format_date(end)}")
 
 
-def _cure_of_pair(config: Config, chain: Sequence[x509.Certificate], problem: str) -> str:
-    """Return what to do about a key and a certificate that don't belong together, or that can't be read."""
-    if "does not belong" in problem and len(chain) > 1 and _issued(chain[1], chain[0]):
-        return f"the chain is the wrong way round: in {config.tls.cert} the server's certificate comes first"
+def _key_pair_cure(config: Config, chain: Sequence[x509.Certificate], problem: str) -> str:
+    """Return how to fix a key and a certificate that do not belong together, or that can't be read."""
+    if "does not belong" in problem and len(chain) > 1 and _is_issued_by(chain[1], chain[0]):
+        return f"the chain is in the wrong order: in {config.tls.cert} the server's certificate must come first"
     if "does not belong" in problem:
-        return "tls.key and tls.cert are of different pairs: give both files of one"
+        return "tls.key and tls.cert belong to different pairs: use both files of one pair"
     if "Permission denied" in problem:
         return f"let the user of the server read it: chown or chmod {config.tls.key}"
     if "can't be read" in problem:
-        return "check tls.key: a relative path counts from where the server is started"
+        return "check tls.key: a relative path starts at the working directory of the server"
     return ""
 
 
-def _names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
-    """Look at the subject alternative names, which are all that clients compare with where they connect to."""
+def _check_names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
+    """Check the subject alternative names. Clients compare only these with the host that they connect to."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         dns = names.get_values_for_type(x509.DNSName)
@@ -140,23 +140,25 @@ def _names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
     except x509.ExtensionNotFound:
         dns, ips = [], []
     except ValueError:
-        yield Finding.error("certificate", "its extensions can't be read", f"make a new one: {_make_command(config)}")
+        yield Finding.error(
+            "certificate", "its extensions can't be read", f"make a new one: {_new_certificate_command(config)}"
+        )
         return
     if not dns and not ips:
         yield Finding.error(
             "certificate",
-            "it has no subject alternative name: clients refuse it, whatever its subject says",
-            f"make one with names: {_make_command(config)}",
+            "it has no subject alternative name: clients refuse it, as they ignore its subject",
+            f"make one with names: {_new_certificate_command(config)}",
         )
         return
-    shown = ", ".join([*dns, *(str(ip) for ip in ips)])
-    yield Finding.ok("certificate", f"clients can connect to {shown}")
+    listed = ", ".join([*dns, *(str(ip) for ip in ips)])
+    yield Finding.ok("certificate", f"clients can connect to {listed}")
     host = config.host
     try:
         address = ipaddress.ip_address(host.partition("%")[0]) if host else None
     except ValueError:
-        if not any(_matches(name, host) for name in dns):
-            yield Finding.note("certificate", f"the host of 'address', {host}, is not among its names: {shown}")
+        if not any(_covers_host(name, host) for name in dns):
+            yield Finding.note("certificate", f"the host of 'address', {host}, is not among its names: {listed}")
         return
     if address is not None and not address.is_unspecified:
         if address not in ips:
@@ -164,23 +166,23 @@ def _names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
                 "certificate",
                 f"the IP address of 'address', {address}, is not among its names: "
                 "clients that connect to the address refuse it",
-                f"connect by name, or make a certificate with the address: {_make_command(config)}",
+                f"connect by name, or make a certificate with the address: {_new_certificate_command(config)}",
             )
     elif not [name for name in dns if name != "localhost"] and all(ip.is_loopback for ip in ips):
         yield Finding.note(
             "certificate",
-            f"it is for this machine alone ({shown}), but the server listens on all addresses",
-            f"clients elsewhere need one with the name they use: {_make_command(config)}",
+            f"it is for this machine only ({listed}), but the server listens on all addresses",
+            f"clients on other machines need one with the name they use: {_new_certificate_command(config)}",
         )
 
 
-def _matches(name: str, host: str) -> bool:
-    """Tell whether a DNS name of a certificate is for `host` (RFC 6125: a `*` stands for the first label)."""
+def _covers_host(name: str, host: str) -> bool:
+    """Return whether a DNS name of a certificate covers `host` (RFC 6125: `*` replaces the first label)."""
     name, host = name.lower(), host.lower()
     return name == host or (name.startswith("*.") and host.partition(".")[2] == name[2:])
 
 
-def _usages(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
+def _check_usages(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
     try:
         usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
         if not usage.digital_signature:
@@ -197,13 +199,13 @@ def _usages(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
             yield Finding.error(
                 "certificate",
                 "its extended key usage lacks 'server authentication': clients refuse it",
-                f"have it issued with extendedKeyUsage = serverAuth, or make one: {_make_command(config)}",
+                f"have it issued with extendedKeyUsage = serverAuth, or make one: {_new_certificate_command(config)}",
             )
     except (x509.ExtensionNotFound, ValueError):
         pass
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature):
@@ -211,27 +213,27 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _chain(chain: Sequence[x509.Certificate], config: Config) -> Iterator[Finding]:
+def _check_chain(chain: Sequence[x509.Certificate], config: Config) -> Iterator[Finding]:
     leaf = chain[0]
     for certificate, issuer in itertools.pairwise(chain):
-        if not _issued(certificate, issuer):
+        if not _is_issued_by(certificate, issuer):
             yield Finding.error(
                 "certificate",
                 f"the chain is broken: {_subject(certificate)} is not issued by {_subject(issuer)}, which follows it",
-                f"in {config.tls.cert} the server's certificate comes first, then each time the one that issued it",
+                f"in {config.tls.cert} the server's certificate must come first, and each issuer must follow",
             )
             return
-    if _issued(leaf, leaf):
+    if _is_issued_by(leaf, leaf):
         yield Finding.note(
             "certificate",
-            "it is self-signed: clients have to be given it as their CA",
+            "it is self-signed: clients must trust it as their CA",
             f"MinIO: MINIO_KMS_KES_CAPATH={config.tls.cert}; kes: SSL_CERT_FILE={config.tls.cert}, or -k",
         )
     elif len(chain) == 1:
         yield Finding.note(
             "certificate",
-            f"no intermediate certificate follows it: clients have to trust its issuer itself, {_issuer(leaf)}",
-            "if that is no root, append it to the file, after the server's certificate",
+            f"no intermediate certificate follows it: clients must trust its issuer itself, {_issuer(leaf)}",
+            "if the issuer is not a root CA, append its certificate to the file, after the server's certificate",
         )
 
 
@@ -243,34 +245,34 @@ def _issuer(certificate: x509.Certificate) -> str:
     return repr(certificate.issuer.rfc4514_string())
 
 
-def _key_file(file: Path) -> Iterator[Finding]:
+def _check_key_file(file: Path) -> Iterator[Finding]:
     try:
         mode = file.stat().st_mode
     except OSError:
-        return  # said with the certificate
+        return  # reported with the certificate
     if mode & stat.S_IRWXO:
         yield Finding.warning(
             "certificate",
-            f"everybody on this machine may use the private key {str(file)!r} (mode {stat.S_IMODE(mode):04o})",
+            f"all users of this machine have access to the private key {str(file)!r} (mode {stat.S_IMODE(mode):04o})",
             f"chmod 0600 {file}",
         )
 
 
 def examine_client_cas(config: Config, *, now: dt.datetime | None = None) -> Iterator[Finding]:
-    """Look at who has to vouch for clients."""
+    """Check the CAs that verify client certificates."""
     now = now or dt.datetime.now(dt.UTC)
     if not config.tls.auth:
         if config.tls.ca:
             yield Finding.note(
                 "client CA",
-                "tls.ca is given, but tls.auth is off: nobody's certificate is verified",
+                "tls.ca is set, but tls.auth is off: client certificates are not verified",
                 "set tls.auth: on, or remove tls.ca",
             )
         return
     try:
         Authorities(Path(config.tls.ca) if config.tls.ca else None)
     except TLSError as error:
-        yield Finding.error("client CA", str(error), "give a PEM file of CAs, or a directory of such files")
+        yield Finding.error("client CA", str(error), "set tls.ca to a PEM file of CAs, or to a directory of such files")
         return
     except OSError as error:
         yield Finding.error("client CA", f"tls.ca {config.tls.ca!r} can't be read: {error.strerror}")
@@ -278,30 +280,30 @@ def examine_client_cas(config: Config, *, now: dt.datetime | None = None) -> Ite
     if not config.tls.ca:
         yield Finding.note(
             "client CA",
-            "tls.auth is on without tls.ca: whoever has a certificate of a CA that this machine trusts can connect",
-            "name the CA of your clients in tls.ca",
+            "tls.auth is on without tls.ca: clients with a certificate of any CA that this machine trusts can connect",
+            "set tls.ca to the CA of your clients",
         )
         return
-    yield from _cas(Path(config.tls.ca), now)
+    yield from _check_cas(Path(config.tls.ca), now)
 
 
-def _cas(ca: Path, now: dt.datetime) -> Iterator[Finding]:
+def _check_cas(ca: Path, now: dt.datetime) -> Iterator[Finding]:
     for file in sorted(ca.iterdir()) if ca.is_dir() else [ca]:
         try:
             certificates = load_certificates(file)
         except (TLSError, OSError):
-            continue  # a README perhaps; that none at all can be read is said before
+            continue  # for example a README; `Authorities` has found at least one certificate
         for certificate in certificates:
-            yield _ca(certificate, file, now)
+            yield _check_ca(certificate, file, now)
 
 
-def _ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Finding:
+def _check_ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Finding:
     what = f"{_subject(certificate)} in {str(file)!r}"
     end = certificate.not_valid_after_utc
     if now > end:
         return Finding.error(
             "client CA",
-            f"{what} has expired on {format_date(end)}: clients that it vouches for are refused",
+            f"{what} has expired on {format_date(end)}: the server refuses clients whose certificates it issued",
             "renew it",
         )
     try:
@@ -311,18 +313,18 @@ def _ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Finding:
     if not is_ca:
         return Finding.warning(
             "client CA",
-            f"{what} is not the certificate of a CA: it vouches for nobody but itself",
-            "give the certificate of the CA that issues your clients' certificates",
+            f"{what} is not a CA certificate: it verifies only itself",
+            "use the certificate of the CA that issues your clients' certificates",
         )
     if end - now < _SOON:
         return Finding.warning(
             "client CA", f"{what} expires on {format_date(end)}, in {humanize(end - now)}", "renew it"
         )
-    return Finding.ok("client CA", f"{what} vouches for clients, until {format_date(end)}")
+    return Finding.ok("client CA", f"{what} verifies client certificates, until {format_date(end)}")
 
 
 def examine_clock(files: Sequence[Path], *, now: dt.datetime | None = None) -> Iterator[Finding]:
-    """Compare the clock with the times at which `files` were written, none of which can be in the future."""
+    """Compare the clock with the modification times of `files`, which can't be in the future."""
     now = now or dt.datetime.now(dt.UTC)
     for file in files:
         try:

@@ -1,4 +1,4 @@
-"""The whole examination of a configuration, as `kes doctor` makes it."""
+"""All checks of a configuration, as `kes doctor` runs them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["examine"]
 
 
 async def examine(config: Config, plugins: Plugins, file: Path) -> Sequence[Finding]:
-    """Look at everything that a valid configuration names.
+    """Check everything that a valid configuration refers to.
 
     Args:
-        config: What `file` says.
-        plugins: The installed ones.
-        file: Where the configuration comes from.
+        config: The configuration.
+        plugins: The installed plugins.
+        file: The file of the configuration.
     """
     return [
         *examine_plugins(config, plugins),

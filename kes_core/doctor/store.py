@@ -1,4 +1,4 @@
-"""The key store and the policy engines, as far as their plugins can tell."""
+"""Check the key store, the policy engines and the plugins."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TIME_LIMIT: Final = 60.0
 
 
 async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIMIT) -> Sequence[Finding]:
-    """Look at a key store: with its plugin's own doctor, or else by connecting to it."""
+    """Check a key store: with the checks of its plugin, or else by connecting to it."""
     backend = choice.backend
     findings: list[Finding] = []
     if not backend.persistent:
         findings.append(
             Finding.warning(
                 "key store",
-                f"keys in the key store {backend.name!r} are gone when the server stops",
-                "use another one for more than a trial: `kes plugins` lists what is installed",
+                f"keys in the key store {backend.name!r} are lost when the server stops",
+                "except for a trial, use another key store: `kes plugins` lists the installed ones",
             )
         )
     try:
@@ -36,7 +36,7 @@ async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIM
             findings += await diagnose(backend, choice.settings, seconds=time_limit)
         else:
             async with asyncio.timeout(time_limit):
-                findings.append(await _connect(choice))
+                findings.append(await _check_connection(choice))
     except TimeoutError:
         findings.append(
             Finding.error("key store", f"the key store {backend.name!r} has not answered within {time_limit:g} s")
@@ -46,7 +46,7 @@ async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIM
     return findings
 
 
-async def _connect(choice: KeyStoreChoice) -> Finding:
+async def _check_connection(choice: KeyStoreChoice) -> Finding:
     try:
         store = await connect_store(choice.backend, choice.settings)
         try:
@@ -59,7 +59,7 @@ async def _connect(choice: KeyStoreChoice) -> Finding:
 
 
 async def examine_engines(config: Config) -> AsyncIterator[Finding]:
-    """See whether the policy engines of plugins can be used."""
+    """Check that the policy engines of plugins can be used."""
     for choice in config.policy_engines:
         try:
             engine = await connect_engine(choice.type, choice.settings)
@@ -71,7 +71,7 @@ async def examine_engines(config: Config) -> AsyncIterator[Finding]:
 
 
 def examine_plugins(config: Config, plugins: Plugins) -> Sequence[Finding]:
-    """Tell of plugins that can't be used, but for those that are not to be."""
+    """Report plugins that can't be used, except blocked ones."""
     known = {name for info in plugins.infos for name in (info.name, info.distribution)}
     return [
         Finding.warning("plugin", f"plugins.block names {name!r}, and no plugin of that name is installed", "remove it")

@@ -1,6 +1,6 @@
 """Streams of log events to clients: `/v1/log/error` and `/v1/log/audit`.
 
-Publishing never waits. A reader that does not keep up is cut off rather than served with gaps it can't see.
+Publishing never waits. A reader that does not keep up is disconnected: it would not see a gap in its stream.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["ErrorLogHandler", "Hub", "send_stream"]
 
 MAX_BACKLOG: Final = 1024 * 1024
-"""Bytes that may wait for one reader."""
+"""The limit of bytes that wait for one reader."""
 MAX_READERS: Final = 100
-"""Readers of one log at a time."""
+"""The limit of readers of one log."""
 
 
 class _LogReader:
-    """One who reads, and what waits for him."""
+    """A client that reads a log, with the events that wait for it."""
 
     __slots__ = ("ended", "size", "waiting", "woken")
 
@@ -43,7 +43,7 @@ class _LogReader:
         self.woken.set()
 
     async def take(self) -> bytes:
-        """Return all that waits, waiting for the first; empty at the end."""
+        """Wait for events and return all of them; empty at the end of the stream."""
         if not self.waiting and not self.ended:
             await self.woken.wait()
         self.woken.clear()
@@ -54,33 +54,33 @@ class _LogReader:
 
 
 class Hub:
-    """Hands events to all who read them at the moment. Belongs to one event loop."""
+    """Sends the events of a log to its readers. Belongs to one event loop."""
 
     def __init__(self, on_event: Callable[[int], None]) -> None:
-        """Make a hub without readers.
+        """Create a hub without readers.
 
         Args:
-            on_event: Called with the number of readers that an event was handed to.
+            on_event: Called for each event, with the number of readers that get it.
         """
         self._on_event = on_event
         self._readers: set[_LogReader] = set()
         self.elsewhere: Callable[[str], None] | None = None
-        """Takes events to readers in other processes of the server, while there are some."""
+        """Sends events to the readers in other processes of the server, or None if they have no readers."""
         self.on_readers: Callable[[bool], None] = lambda _there_are: None
-        """Called when the first reader of this process comes, and when the last one goes."""
+        """Called with True when this process gets its first reader, and with False when it loses the last one."""
 
     @property
     def has_readers(self) -> bool:
-        """Whether anybody reads."""
+        """Whether there are readers, in any process."""
         return bool(self._readers) or self.elsewhere is not None
 
     @property
     def is_full(self) -> bool:
-        """Whether no more readers are taken."""
+        """Whether this process has the highest allowed number of readers."""
         return len(self._readers) >= MAX_READERS
 
     def publish(self, event: Mapping[str, Any]) -> None:
-        """Hand an event to every reader."""
+        """Send an event to all readers."""
         if not self.has_readers:
             return
         line = json.dumps(event, separators=(",", ":"))
@@ -89,25 +89,25 @@ class Hub:
             self.elsewhere(line)
 
     def deliver(self, line: str) -> None:
-        """Hand an event to the readers of this process."""
+        """Send an event to the readers of this process."""
         if not self._readers:
             return
         data = line.encode("ascii") + b"\n"
         self._on_event(len(self._readers))
         for reader in list(self._readers):
-            # One that has kept up gets the event however long it is.
+            # A reader without a backlog gets every event, also one longer than the limit.
             if reader.size and reader.size + len(data) > MAX_BACKLOG:
                 self._end(reader)
             else:
                 reader.put(data)
 
     def close(self) -> None:
-        """End all streams of this process."""
+        """End the streams of all readers in this process."""
         for reader in list(self._readers):
             self._end(reader)
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Yield events from now on, as lines of JSON, several at once if several are there."""
+        """Yield events from now on, as lines of JSON. A chunk can contain several events."""
         reader = _LogReader()
         self._readers.add(reader)
         if len(self._readers) == 1:
@@ -130,7 +130,7 @@ class Hub:
 
 
 class ErrorLogHandler(logging.Handler):
-    """Publishes what is logged, from whichever thread."""
+    """Publishes log records, from any thread."""
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class ErrorLogHandler(logging.Handler):
 
 
 async def send_stream(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-    """Send an answer part by part as it comes, until it ends or the client is gone."""
+    """Send the parts of an answer as they arrive, until the answer ends or the client disconnects."""
 
     async def send_parts() -> None:
         await send({"type": "http.response.body", "body": b"", "more_body": True})

@@ -1,7 +1,7 @@
 """The server's metrics in the text format of Prometheus (`GET /v1/metrics`).
 
-The names of the Go server's metrics are the ones that dashboards use: they lack the suffix `_total`, which
-prometheus-client insists on for counters. So the library gets these as untyped, and the text calls them counters.
+Dashboards use the names of the Go server's metrics. Its counters lack the suffix `_total`, which prometheus-client
+adds to counters. So the library gets these as untyped metrics, and the text declares them as counters afterwards.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ _CLASSES: Final = (
 
 
 def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool = True) -> bytes:
-    """Return the metrics as text: the sum of the snapshots of all processes, and what is the same in all.
+    """Return the metrics as text.
 
     Args:
-        numbers: The sum.
-        metrics: Of this process.
-        labelled: Whether to return those with labels that the Go server lacks. Its SDK fails at them: of each metric
-            but the requests by code it takes one value.
+        numbers: The sum of the snapshots of all processes.
+        metrics: The metrics of this process, for values that are the same in all processes.
+        labelled: Whether to include metrics with labels that the Go server does not have. The Go SDK fails on them: it
+            accepts labels only for requests by status code.
     """
-    families = [*_families(numbers), *_certificates(numbers, metrics)]
+    families = [*_server_families(numbers), *_certificate_families(numbers, metrics)]
     if not labelled:
         by_code = {name for name, _help, _codes in _CLASSES}
         families = [family for family in families if family.name in by_code or _has_one_value(family)]
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(families))
+    registry.register(_Collector(families))
     text = generate_latest(registry)
     for name in (*(name for name, _help, _codes in _CLASSES), "kes_log_error_events", "kes_log_audit_events"):
         text = text.replace(f"# TYPE {name} untyped".encode(), f"# TYPE {name} counter".encode())
@@ -61,8 +61,8 @@ def _has_one_value(family: Metric) -> bool:
     return bool(family.samples) and all(sample.labels.keys() <= {"le"} for sample in family.samples)
 
 
-class _Families:
-    """What prometheus-client collects from."""
+class _Collector:
+    """A collector for prometheus-client."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -71,22 +71,22 @@ class _Families:
         return self._families
 
 
-def _families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+def _server_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     for name, documentation, codes in _CLASSES:
         counted = UntypedMetricFamily(name, documentation, labels=["code"])
         for code, count in sorted(numbers["codes"].items()):
             if int(code) in codes:
                 counted.add_metric([code], count)
-        if counted.samples:  # clients refuse a metric without values
+        if counted.samples:  # clients reject a metric without values
             yield counted
-    yield GaugeMetricFamily("kes_http_request_active", "Requests being worked on now.", numbers["active"])
+    yield GaugeMetricFamily("kes_http_request_active", "Requests that are running.", numbers["active"])
     times = HistogramMetricFamily("kes_http_response_time", "Seconds from the start of a request's handler to its end.")
-    _add_times(times, [], numbers["times"])
+    _add_histogram(times, [], numbers["times"])
     yield times
-    yield UntypedMetricFamily("kes_log_error_events", "Error events handed to clients.", numbers["error_events"])
-    yield UntypedMetricFamily("kes_log_audit_events", "Audit events handed to clients.", numbers["audit_events"])
-    yield from _system(numbers)
-    yield from _store(numbers["store"])
+    yield UntypedMetricFamily("kes_log_error_events", "Error events sent to clients.", numbers["error_events"])
+    yield UntypedMetricFamily("kes_log_audit_events", "Audit events sent to clients.", numbers["audit_events"])
+    yield from _system_families(numbers)
+    yield from _store_families(numbers["store"])
     decisions = CounterMetricFamily(
         "kes_policy_decisions", "Answers of policy engines, by engine and decision.", labels=["engine", "decision"]
     )
@@ -94,7 +94,7 @@ def _families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield decisions
     yield CounterMetricFamily("kes_tls_handshakes", "TLS handshakes that succeeded.", numbers["handshakes"])
     yield CounterMetricFamily(
-        "kes_tls_handshake_failures", "TLS handshakes that failed or were broken off.", numbers["failed_handshakes"]
+        "kes_tls_handshake_failures", "TLS handshakes that failed or were aborted.", numbers["failed_handshakes"]
     )
     yield GaugeMetricFamily("kes_workers", "Processes that serve requests.", numbers["workers"])
     yield CounterMetricFamily(
@@ -102,23 +102,25 @@ def _families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     )
 
 
-def _store(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+def _store_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield CounterMetricFamily("kes_cache_hits", "Requests for a key that was in memory.", numbers["hits"])
     yield CounterMetricFamily("kes_cache_misses", "Requests for a key that was not in memory.", numbers["misses"])
     times = HistogramMetricFamily(
         "kes_keystore_response_time", "Seconds that the key store took to answer, by operation.", labels=["operation"]
     )
     for operation, counted in sorted(numbers["times"].items()):
-        _add_times(times, [operation], counted)
+        _add_histogram(times, [operation], counted)
     yield times
     errors = CounterMetricFamily(
-        "kes_keystore_errors", "What the key store failed to do, by operation.", labels=["operation", "reason"]
+        "kes_keystore_errors",
+        "Failed operations of the key store, by operation and reason.",
+        labels=["operation", "reason"],
     )
     _add_labelled(errors, numbers["errors"])
     yield errors
 
 
-def _add_times(family: HistogramMetricFamily, labels: list[str], numbers: Mapping[str, Any]) -> None:
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], numbers: Mapping[str, Any]) -> None:
     buckets: list[tuple[str, float]] = []
     total = 0
     for bound, count in zip((*(f"{bound:g}" for bound in BUCKETS), "+Inf"), numbers["counts"], strict=True):
@@ -132,7 +134,7 @@ def _add_labelled(family: CounterMetricFamily, counts: Mapping[str, int]) -> Non
         family.add_metric(labels.split(" "), count)
 
 
-def _certificates(numbers: Mapping[str, Any], metrics: Metrics) -> Iterator[Metric]:
+def _certificate_families(numbers: Mapping[str, Any], metrics: Metrics) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "kes_tls_certificate_expiry_timestamp_seconds",
         "When the server's certificate expires, in seconds since 1970.",
@@ -140,7 +142,7 @@ def _certificates(numbers: Mapping[str, Any], metrics: Metrics) -> Iterator[Metr
     )
     clients = GaugeMetricFamily(
         "kes_tls_client_certificate_expiry_timestamp_seconds",
-        "When the certificates of clients expire that do so soon, in seconds since 1970.",
+        "When the certificates of clients expire, for those that expire soon, in seconds since 1970.",
         labels=["identity"],
     )
     for identity, expiry in sorted(expiring_clients(numbers).items()):
@@ -148,7 +150,7 @@ def _certificates(numbers: Mapping[str, Any], metrics: Metrics) -> Iterator[Metr
     yield clients
 
 
-def _system(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+def _system_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     uptime = round(time.monotonic() - numbers["started"], 2)
     yield GaugeMetricFamily("kes_system_up_time", "Seconds since the start of the server.", uptime)
     yield GaugeMetricFamily("kes_system_num_cpu", "Logical CPUs of the machine.", os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""What a process of the server asks of the operating system before it holds any secret."""
+"""Protect the memory of a server process, before it holds any secret."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 class MemoryLockError(Exception):
-    """The memory can't be locked. The message says why, and what to do."""
+    """The memory can't be locked. The message says why and how to fix it."""
 
 
 def harden(*, mlock: bool) -> None:
-    """Forbid core dumps, and keep all memory out of the swap if that is wanted.
+    """Disable core dumps. With `mlock`, keep all memory out of swap.
 
     Raises:
         MemoryLockError: The memory can't be locked.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    # A core dump of a key server holds keys. The limit alone does not hold back a program that takes dumps through a
-    # pipe (core(5)); without the flag there are none, and no other process of the same user reads the memory either.
+    # A core dump of a key server contains keys. The limit does not apply if the system pipes core dumps to a program
+    # (core(5)). Clearing the dumpable flag prevents those too, and keeps other processes of the user from the memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     if not mlock:

@@ -1,4 +1,4 @@
-"""The event loop of a process of the server, which nothing but the server's own end may end."""
+"""The event loop of a server process. Only the server itself can stop it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["run_loop"]
 logger = logging.getLogger("kes.server")
 
 END_TIMEOUT: Final = 5.0
-"""Seconds that tasks and threads get to end, once the server has."""
+"""Seconds that tasks and threads get to end after the server has stopped."""
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` on an event loop of its own, to its end.
+    """Run `main` to its end, on a new event loop.
 
-    What nobody waits for, a plugin's tasks for example, can't end it: a `SystemExit` of a task or a callback is logged.
-    Tasks and threads that do not end by themselves when `main` has ended are given up after `END_TIMEOUT` each.
+    Other tasks and callbacks, such as those of plugins, can't stop the loop: their `SystemExit` is logged. When `main`
+    has ended, tasks are cancelled. Tasks and threads that still run after `END_TIMEOUT` are abandoned.
 
     Raises:
-        BaseException: Whatever `main` raises.
+        BaseException: `main` raised it.
     """
     loop = asyncio.new_event_loop()
     try:
@@ -36,16 +36,16 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         try:
             _run(loop, loop.create_task(main))
         finally:
-            _run(loop, loop.create_task(_cancel_the_rest()))
+            _run(loop, loop.create_task(_cancel_tasks()))
             _run(loop, loop.create_task(loop.shutdown_asyncgens()))
     finally:
         asyncio.set_event_loop(None)
         loop.close()
-    _leave_threads()
+    _join_threads()
 
 
 def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-    """Run the loop until `task` has ended; raise what it raised."""
+    """Run the loop until `task` has ended; raise the exception of the task, if any."""
     while True:
         try:
             loop.run_until_complete(task)
@@ -57,22 +57,22 @@ def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
             return
 
 
-async def _cancel_the_rest() -> None:
+async def _cancel_tasks() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     if others:
         _done, pending = await asyncio.wait(others, timeout=END_TIMEOUT)
         if pending:
-            logger.error("%d tasks did not end within %g s and are given up", len(pending), END_TIMEOUT)
+            logger.error("%d tasks did not end within %g s and are abandoned", len(pending), END_TIMEOUT)
 
 
-def _leave_threads() -> None:
-    """End the process if threads of plugins would keep it from ending: all that is to be kept has been written."""
+def _join_threads() -> None:
+    """Wait for threads of plugins. If one does not end, exit the process: all data is written already."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(END_TIMEOUT)
             if thread.is_alive():
-                logger.error("a thread did not end within %g s and is given up", END_TIMEOUT)
+                logger.error("a thread did not end within %g s and is abandoned", END_TIMEOUT)
                 sys.stdout.flush()
                 os._exit(0)

@@ -1,4 +1,4 @@
-"""What the server counts. Plain integers, since counting happens on every request."""
+"""The server's counters. Plain integers, because every request updates them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from kes_core.counters import Histogram, StoreCounters
 __all__ = ["Metrics", "expiring_clients", "memory", "usable_cpus"]
 
 _STARTED: Final = time.monotonic()
-"""When this process did. The clock is the same in all processes of a machine."""
+"""When this process started. All processes of a machine share this clock."""
 
 
 class Metrics:
-    """What has happened so far in this process. Belongs to one event loop."""
+    """The counters of this process. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self.active = 0
-        """Requests being worked on."""
+        """Requests that are running."""
         self.error_events = 0
-        """Events handed to readers of the error log."""
+        """Events sent to readers of the error log."""
         self.audit_events = 0
-        """Events handed to readers of the audit log."""
+        """Events sent to readers of the audit log."""
         self.handshakes = 0
         """TLS handshakes that succeeded."""
         self.failed_handshakes = 0
@@ -38,17 +38,17 @@ class Metrics:
         self.certificate_expiry = 0.0
         """When the server's certificate expires, in seconds since 1970."""
         self.expiring_clients: Mapping[str, float] = {}
-        """When certificates of clients expire that do so soon, by identity."""
+        """When client certificates expire, for those that expire soon, by identity."""
         self._by_code: Counter[int] = Counter()
         self._times = Histogram()
 
     def answered(self, code: int, seconds: float) -> None:
-        """Count a request that was answered with `code` after `seconds`."""
+        """Count a request that got status `code` after `seconds`."""
         self._by_code[code] += 1
         self._times.add(seconds)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the numbers of this process, to be added to those of others."""
+        """Return the numbers of this process. The server adds up the snapshots of all processes."""
         heap, stack = memory()
         return {
             "started": _STARTED,
@@ -66,13 +66,13 @@ class Metrics:
             "heap": heap,
             "blocks": sys.getallocatedblocks(),
             "stack": stack,
-            # As names, since numbers are added up.
+            # The times are part of the names: adding up snapshots changes the values.
             "expiring": {f"{identity} {expiry}": 1 for identity, expiry in self.expiring_clients.items()},
         }
 
 
 def expiring_clients(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """Return when the certificates of clients expire that do so soon, by identity, from a sum of snapshots."""
+    """Return when client certificates expire, for those that expire soon, by identity, from a sum of snapshots."""
     found: dict[str, float] = {}
     for entry in numbers["expiring"]:
         identity, _, expiry = entry.partition(" ")
@@ -81,12 +81,12 @@ def expiring_clients(numbers: Mapping[str, Any]) -> dict[str, float]:
 
 
 def usable_cpus() -> int:
-    """Return how many CPUs the server may use."""
+    """Return the number of CPUs that the server may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int]:
-    """Return the memory in use in bytes: data and stack, as the operating system counts them."""
+    """Return the memory in use, in bytes: data and stack, as the operating system counts them."""
     sizes = {"VmData": 0, "VmStk": 0}
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

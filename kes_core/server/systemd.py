@@ -1,4 +1,4 @@
-"""What systemd is told about the server (`Type=notify`, sd_notify(3)): a line to the socket in $NOTIFY_SOCKET."""
+"""Notify systemd of the server's state (`Type=notify`, sd_notify(3)), through the socket in $NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ logger = logging.getLogger("kes.server")
 
 
 def notify_ready(status: str) -> None:
-    """Tell that the server serves, after its start or a reload."""
+    """Report that the server is ready, after its start or a reload."""
     _notify(f"READY=1\nSTATUS={status}")
 
 
 def notify_reloading() -> None:
-    """Tell that the configuration is being read again."""
+    """Report that the server reloads its configuration."""
     microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     _notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
 
 def notify_stopping() -> None:
-    """Tell that the server stops."""
+    """Report that the server stops."""
     _notify("STOPPING=1")
 
 
@@ -39,4 +39,4 @@ def _notify(message: str) -> None:
             sock.connect(address)
             sock.sendall(message.encode("utf-8"))
     except OSError as error:
-        logger.warning("systemd can't be told of the server's state: %s", error.strerror)
+        logger.warning("can't notify systemd of the server's state: %s", error.strerror)

@@ -128,7 +128,7 @@ def test_certificate_that_openssl_refuses_changes_nothing(run_server: Run, tmp_p
     (tmp_path / "server.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     server.signal(signal.SIGHUP)
     line = json.loads(server.wait_for_log("the configuration is not reloaded"))
-    assert f"OpenSSL does not take the certificate '{tmp_path}/server.crt': ee key too small" in line["message"]
+    assert f"OpenSSL rejects the certificate '{tmp_path}/server.crt': ee key too small" in line["message"]
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
     reload(server)

@@ -405,7 +405,7 @@ def test_server_certificate_is_verified(server: Server) -> None:
         ({"ca": "missing.pem"}, "the CA file 'missing.pem' can't be read: No such file or directory"),
         ({"ca": __file__}, "does not hold a PEM certificate"),
         ({"key_file": ".", "cert_file": "."}, "the client's private key '.' can't be read"),
-        ({"api_key": "kes:v1:nonsense"}, "no API key"),
+        ({"api_key": "kes:v1:nonsense"}, "not an API key"),
         ({"api_key": APIKey.generate(), "key_file": "a", "cert_file": "b"}, "give only one of them"),
         ({"key_file": "a"}, "give both files"),
         ({"key_file": "missing", "cert_file": "missing"}, "the client's private key 'missing' can't be read"),

@@ -188,9 +188,9 @@ def test_refused_handshake_says_why(run_server: Run, tmp_path: Path) -> None:
             client.get(server.url + "/version")
         return str(json.loads(server.wait_for_log("refused a connection"))["message"])
 
-    start = "refused a connection of 127.0.0.1: tls: "
+    start = "refused a connection from 127.0.0.1: tls: "
     assert refused(None) == start + "the client presented no certificate"
-    assert "is refused: it is self-signed, and tls.auth: on asks for" in refused(unknown)
+    assert "is refused: it is self-signed, but tls.auth: on needs a certificate" in refused(unknown)
     assert "'CN=expired' is refused: it has expired" in refused(expired)
     with socket.create_connection((server.host, server.port)) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\n\r\n")

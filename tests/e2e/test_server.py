@@ -309,9 +309,9 @@ def test_server_that_can_not_start_says_why_in_one_line(tmp_path: Path, server: 
         ({"address": f"127.0.0.1:{server.port}"}, (), "Address already in use; is another server running there?"),
         ({"address": "no-such-host.invalid:1"}, (), "can't listen on no-such-host.invalid:1"),
         (None, ("--key", "missing"), "the private key 'missing' can't be read: No such file or directory"),
-        (None, ("--cert", "config.yml"), "the certificate 'config.yml' holds no valid PEM certificate"),
+        (None, ("--cert", "config.yml"), "the certificate 'config.yml' contains no valid PEM certificate"),
         (None, ("--key", "other.key"), "the private key 'other.key' does not belong to the certificate"),
-        (None, ("--key", "config.yml"), "the private key 'config.yml' is no PEM private key"),
+        (None, ("--key", "config.yml"), "the private key 'config.yml' is not a PEM private key"),
         ({"keystore": {"fs": {}}}, (), "config.yml:8: keystore.fs.path: required, but missing"),
     ]
     for overrides, arguments, message in cases:

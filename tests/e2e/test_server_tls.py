@@ -37,7 +37,7 @@ def test_reload_reads_the_certificate_again(run_server: RunServer, tmp_path: Pat
     assert before != after
     (tmp_path / "server.crt").write_text("broken")
     server.signal(signal.SIGHUP)
-    assert "holds no valid PEM certificate" in server.wait_for_log("not reloaded")
+    assert "contains no valid PEM certificate" in server.wait_for_log("not reloaded")
     assert certificate() == after
 
 
@@ -52,7 +52,7 @@ def test_certificate_is_read_again_by_itself(run_server: RunServer, tmp_path: Pa
     before = served()
     (tmp_path / "server.crt").write_text("in the middle of being written")
     line = json.loads(server.wait_for_log("the certificate is not reloaded, the old one stays in use"))
-    assert "holds no valid PEM certificate" in line["message"]
+    assert "contains no valid PEM certificate" in line["message"]
     assert served() == before
     make_credentials(tmp_path, "server")
     while served() == before:

@@ -48,7 +48,7 @@ def _api_key(data: bytes) -> None:
     try:
         key = APIKey.parse(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
-        assert str(error).startswith("no API key"), error  # noqa: PT017 # the input may be one as well
+        assert str(error).startswith("not an API key"), error  # noqa: PT017 # the input may be one as well
     else:
         assert APIKey.parse(str(key)) == key
 

@@ -113,9 +113,9 @@ def test_server_out_of_descriptors_waits_for_some(tmp_path: Path) -> None:
         _soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, hard))
         with socket.create_connection((server.host, server.port)):
-            server.wait_for_log("can't accept connections for the moment: Too many open files")
+            server.wait_for_log("can't accept connections at the moment: Too many open files")
             before = cpu_seconds(pid)
-            server.wait_for_log("can't accept connections for the moment: Too many open files")
+            server.wait_for_log("can't accept connections at the moment: Too many open files")
             assert cpu_seconds(pid) - before < 0.3
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
             with server.client() as client:

@@ -178,7 +178,7 @@ def test_what_is_refused_is_said(contexts: Contexts, what: str) -> None:
 def test_key_of_a_kind_that_tls_does_not_know_is_refused(contexts: Contexts) -> None:
     """No client of OpenSSL's presents one, but a proxy may forward it."""
     for key, reason in (
-        (dsa.generate_private_key(2048), "its key is not of a kind that TLS can use"),
+        (dsa.generate_private_key(2048), "its key has a type that TLS can't use"),
         (ec.generate_private_key(ec.SECP256K1()), "its key is on the curve secp256k1; P-256, P-384 and P-521"),
     ):
         problem = Authorities(contexts.ca).problem([certify(key.public_key(), ROOT, issuer="root")])

@@ -14,7 +14,7 @@ from kes_core.tls import TLSError, load_client_cas
     ("name", "problem"),
     [
         ("none.crt", "can't be read: No such file or directory"),
-        ("text.crt", "holds no valid PEM certificate"),
+        ("text.crt", "contains no valid PEM certificate"),
     ],
 )
 def test_cas_that_are_not_there_are_told_from_cas_that_are_none(name: str, problem: str, tmp_path: Path) -> None:

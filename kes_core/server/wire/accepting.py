@@ -1,7 +1,7 @@
-"""Accepting connections: one at a time, within limits, with clients preferred that take part in the handshake.
+"""Accept connections one at a time, within limits, and prefer clients that continue their handshake.
 
-asyncio's own servers accept as many connections in one turn as wait in the queue, before anything can turn one away,
-and log a traceback for each when file descriptors run out. The key store needs descriptors as well.
+asyncio's own servers accept all waiting connections in one turn of the event loop, before the server can reject any.
+When file descriptors run out, they log a traceback for each connection. The key store needs descriptors too.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ logger = logging.getLogger("kes.server")
 SILENCE_TIMEOUT: Final = 5.0
 """Seconds that a client may take to send the first byte of its handshake."""
 BACKOFF: Final = 0.1
-"""Seconds without accepting after the system could not give out a connection."""
+"""Seconds until the next attempt after a failed accept."""
 REPORT_INTERVAL: Final = 1.0
-"""Seconds between two lines in the log about connections that were not served."""
+"""The shortest time between two log lines about connections that were not served, in seconds."""
 MIN_HANDSHAKES: Final = 32
 _SHARE_OF_HANDSHAKES: Final = 8
 
 
 class Gate:
-    """Decides which connections may be open; those whose handshake is under way are the first to go.
+    """Limits open connections. At a limit, it closes connections whose handshake is incomplete.
 
-    Opening connections costs a stranger nothing. So handshakes have a limit of their own, and where there is no room a
-    client that has sent nothing yet makes way for the next one.
+    An attacker without credentials can open connections at no cost. So incomplete handshakes have a lower limit. When
+    it is reached, a client that has not sent anything loses its connection to the next client.
     """
 
     def __init__(self, max_connections: int) -> None:
@@ -43,19 +43,19 @@ class Gate:
         self.max_handshakes = min(max_connections, max(MIN_HANDSHAKES, max_connections // _SHARE_OF_HANDSHAKES))
         self._open = 0
         self._handshakes: dict[TLSConnection, float] = {}
-        """When each of them began, the oldest first."""
-        self._turned_away = 0
+        """The start times of incomplete handshakes, oldest first."""
+        self._rejected = 0
         self._dropped = 0
         self._problem = ""
         self._reported = -REPORT_INTERVAL
 
     def admit(self, tls: TLSConnection, now: float) -> bool:
-        """Return whether a new connection may stay. Another one may be closed for it."""
+        """Return whether a new connection may stay. To make room, this may close another one."""
         is_full = self._open >= self.max_connections
         if is_full or len(self._handshakes) >= self.max_handshakes:
-            victim = next((tls for tls in self._handshakes if not tls.shaking_hands), None)
+            victim = next((tls for tls in self._handshakes if not tls.in_handshake), None)
             if victim is None and is_full:
-                self._turned_away += 1
+                self._rejected += 1
                 return False
             self._drop(victim or next(iter(self._handshakes)))
         self._open += 1
@@ -63,23 +63,23 @@ class Gate:
         return True
 
     def established(self, tls: TLSConnection) -> None:
-        """Note that a handshake has succeeded."""
+        """Record that a handshake has succeeded."""
         self._handshakes.pop(tls, None)
 
     def closed(self, tls: TLSConnection) -> None:
-        """Note that a connection that was admitted is gone."""
+        """Record that an admitted connection is closed."""
         self._open -= 1
         self._handshakes.pop(tls, None)
 
-    def exhausted(self, error: OSError) -> None:
-        """Note that the system could not give out a connection, and free a descriptor if that may help."""
+    def accept_failed(self, error: OSError) -> None:
+        """Record that accepting failed. Close a connection without a handshake, if any, to free a file descriptor."""
         self._problem = os.strerror(error.errno) if error.errno else str(error)
-        victim = next((tls for tls in self._handshakes if not tls.shaking_hands), None)
+        victim = next((tls for tls in self._handshakes if not tls.in_handshake), None)
         if victim is not None:
             self._drop(victim)
 
     def check(self, now: float) -> None:
-        """Close connections of clients that say nothing, and log what happened since the last line."""
+        """Close connections of clients that send nothing, and log problems since the last call."""
         for tls, began in list(self._handshakes.items()):
             if now - began <= SILENCE_TIMEOUT:
                 break
@@ -94,19 +94,18 @@ class Gate:
         tls.abort()
 
     def _report(self) -> bool:
-        """Log one line at most; return whether there was one."""
+        """Log at most one line; return whether there was one."""
         if self._problem:
-            logger.warning("can't accept connections for the moment: %s", self._problem)
+            logger.warning("can't accept connections at the moment: %s", self._problem)
             self._problem = ""
-        elif self._turned_away:
+        elif self._rejected:
             logger.warning(
-                "turned away %d connections: %d are open, which is the limit", self._turned_away, self.max_connections
+                "turned away %d connections: %d are open, which is the limit", self._rejected, self.max_connections
             )
-            self._turned_away = 0
+            self._rejected = 0
         elif self._dropped:
             logger.info(
-                "closed %d connections without a handshake, so that others find room or since they said nothing for "
-                "%.0f seconds",
+                "closed %d connections without a handshake, to make room for others or after %.0f seconds of silence",
                 self._dropped,
                 SILENCE_TIMEOUT,
             )
@@ -122,12 +121,12 @@ class Acceptor:
     def __init__(
         self, sock: socket.socket, make_protocol: Callable[[], TLSConnection], on_error: Callable[[OSError], None]
     ) -> None:
-        """Begin to accept; needs a running event loop.
+        """Start to accept, on the running event loop.
 
         Args:
-            sock: Listens already. It is closed by `close`.
+            sock: A listening socket. `close` closes it.
             make_protocol: Called for each connection.
-            on_error: Called when the system could not give out a connection. It is tried again a little later.
+            on_error: Called when an accept fails. The next attempt follows after `BACKOFF` seconds.
         """
         self._sock = sock
         self._make_protocol = make_protocol
@@ -136,7 +135,7 @@ class Acceptor:
         self._task = asyncio.get_running_loop().create_task(self._accept())
 
     async def close(self) -> None:
-        """Accept no more connections."""
+        """Stop accepting and close the socket."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         asyncio.get_running_loop().remove_reader(self._sock)
@@ -152,7 +151,7 @@ class Acceptor:
                     self._on_error(error)
                     await asyncio.sleep(BACKOFF)
                 continue
-            # This takes a turn of the event loop, in which connections that are closed give back their descriptors.
+            # This takes a turn of the event loop, in which closed connections release their descriptors.
             try:
                 await loop.connect_accepted_socket(self._make_protocol, connection)
             except Exception as error:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on Hypercorn's protocol class; `http` says what is different and why."""
+"""HTTP/1.1 on Hypercorn's protocol class; `stream` explains the differences."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from kes_core.server.wire.stream import (
 __all__ = ["HTTP1Protocol"]
 
 MAX_HEAD: Final = 32 * 1024
-"""Bytes of a request's line and headers."""
+"""The limit of a request's line and headers, in bytes."""
 MAX_READ_AHEAD: Final = 64 * 1024
-"""Bytes of further requests that are read while one is answered, to notice the end of the connection behind them."""
+"""Bytes of later requests that are read while one is handled, to detect a closed connection."""
 _MAX_UNREAD_BODY: Final = 64 * 1024
-"""Bytes of a body that may wait for the handler. HTTP/2 has its flow-control window for this."""
+"""Bytes of a body that may wait for the handler. In HTTP/2 the flow-control window is this limit."""
 _BLANK_LINE: Final = b"\r\n\r\n"
 _HEAD_END_OR_FAULT: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n|\n[ \t]")
-"""The end of a request's head, or a line end or a folded line before it that proxies do not agree on."""
+"""The end of a request's head, or before it a line end or a folded line that proxies interpret in different ways."""
 _ABSOLUTE_FORM: Final = re.compile(rb"(?i)https?://[^/?#]*")
-_DEAF: Final = frozenset({h11.MUST_CLOSE, h11.CLOSED, h11.ERROR})
-"""States in which nothing more is taken from the client: what follows its last request is dropped."""
+_INPUT_IGNORED: Final = frozenset({h11.MUST_CLOSE, h11.CLOSED, h11.ERROR})
+"""States in which further data from the client is dropped: it follows the client's last request."""
 _REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
 
-def _head_fault(received: bytes) -> int | None:
-    """Return the status with which a request is refused for the form of its head; nothing while that is fine.
+def _head_error(received: bytes) -> int | None:
+    """Return the status to refuse a request with because of its head's form, or None if the head is valid so far.
 
-    h11 takes line ends without a carriage return (RFC 9112, section 2.2, allows that) and folded lines (section 5.2),
-    which is how a request is smuggled past a proxy that does not, and bounds only a head that comes in pieces.
+    h11 accepts line ends without a carriage return (RFC 9112, section 2.2, allows them) and folded lines (section 5.2).
+    Both can smuggle a request past a proxy that reads them differently. h11 limits only a head that arrives in pieces.
     """
     found = _HEAD_END_OR_FAULT.search(received, 0, MAX_HEAD)
     if found is None:
@@ -52,20 +52,20 @@ def _head_fault(received: bytes) -> int | None:
     return None if found.group() == _BLANK_LINE else 400
 
 
-def _refusal(request: h11.Request) -> int | None:
-    """Return the status with which a request is refused whatever it asks for; nothing for most."""
+def _refusal_status(request: h11.Request) -> int | None:
+    """Return the status to refuse a request with because of its version or framing, or None to accept it."""
     if request.http_version not in {b"1.0", b"1.1"}:
         return 505
     names = {name for name, _value in request.headers}
     if b"transfer-encoding" not in names:
         return None
-    # Two lengths are how a request is smuggled past a proxy (RFC 9112, section 6.1), and so is a chunked body of a
-    # version that has none.
+    # Two lengths can smuggle a request past a proxy (RFC 9112, section 6.1). So can a chunked body in HTTP/1.0, which
+    # does not define it.
     return 400 if b"content-length" in names or request.http_version == b"1.0" else None
 
 
 def _origin_form(target: bytes) -> bytes:
-    """Return path and query of a request target, which may be a whole URL (RFC 9112, section 3.2.2)."""
+    """Return the path and query of a request target, which may be a full URL (RFC 9112, section 3.2.2)."""
     if target.startswith(b"/") or (url := _ABSOLUTE_FORM.match(target)) is None:
         return target
     rest = target[url.end() :]
@@ -82,28 +82,28 @@ class HTTP1Protocol(H11Protocol):
         self.bodies = BodyAllowance()
         self._link = link
         self._discarded = 0
-        self._handling = asyncio.Lock()  # what is received is handled by one task at a time
-        self._progress = asyncio.Event()
-        self._broken = False  # what the client sends is not understood: the next answer is the last
+        self._input_lock = asyncio.Lock()  # one task at a time handles received data
+        self._response_progress = asyncio.Event()
+        self._input_broken = False  # the client broke the protocol: the next answer is the last
         self._chunked: bytearray | None = None
         """The last bytes received of a chunked request."""
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being worked on."""
+        """Whether no request is running."""
         return self.stream is None
 
     @property
     def has_partial_request(self) -> bool:
-        """Whether the client owes a part of a request: of the next one's header, or of a body that nobody wants."""
+        """Whether the client has sent only a part of the next request's header, or of an unwanted body."""
         return self.idle and (self.connection.their_state is h11.SEND_BODY or bool(self.connection.trailing_data[0]))
 
     async def handle(self, event: Event) -> None:
         if not isinstance(event, RawData):
             await super().handle(event)
             return
-        async with self._handling:
-            if self._broken or self.connection.their_state in _DEAF:
+        async with self._input_lock:
+            if self._input_broken or self.connection.their_state in _INPUT_IGNORED:
                 return
             self.connection.receive_data(event.data)
             if self._chunked is not None:
@@ -111,47 +111,47 @@ class HTTP1Protocol(H11Protocol):
             await self._handle_events()
 
     async def end_input(self) -> None:
-        """Take the client's word that it sends no more; the connection is closed once it has its answers."""
-        async with self._handling:
+        """Record that the client sends no more data. The connection closes after the last answer."""
+        async with self._input_lock:
             self.connection.receive_data(b"")
             if self.stream is not None:
                 self.stream.end_input()
             await self._handle_events()
 
-    async def _go_on(self) -> None:
-        """Handle what was received while a request was answered."""
-        async with self._handling:
+    async def _handle_buffered(self) -> None:
+        """Handle the data that was received while a request was running."""
+        async with self._input_lock:
             await self._handle_events()
         await self.send(Updated(idle=self.idle))
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Upgrade to nothing: HTTP/2 is agreed on in the TLS handshake."""
+        """Ignore upgrades: the TLS handshake negotiates HTTP/2."""
 
     async def _handle_events(self) -> None:
         connection = self.connection
-        while not self._broken and connection.their_state not in _DEAF:
-            if connection.their_state is h11.IDLE and (fault := _head_fault(connection.trailing_data[0])) is not None:
-                await self._refuse(fault)
+        while not self._input_broken and connection.their_state not in _INPUT_IGNORED:
+            if connection.their_state is h11.IDLE and (status := _head_error(connection.trailing_data[0])) is not None:
+                await self._refuse(status)
                 return
             try:
                 event = connection.next_event()
             except h11.RemoteProtocolError as error:
-                await self._take_fault(error)
+                await self._handle_fault(error)
                 return
             if isinstance(event, h11.Request):
-                await self._take_request(event)
+                await self._start_request(event)
             elif isinstance(event, h11.Data):
-                await self._take_body(bytes(event.data))
+                await self._receive_body(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
-                await self._take_end(event)
+                await self._end_request(event)
             elif event is not h11.PAUSED:
-                await self._take_gap(event)
+                await self._handle_end_of_data(event)
                 return
             elif not await self._wait_for_answer():
                 return
 
-    async def _take_gap(self, event: object) -> None:
-        """There is nothing to go on with before the client sends more, if it does at all."""
+    async def _handle_end_of_data(self, event: object) -> None:
+        """Handle that the received data contains no further event: wait for more, or close."""
         if isinstance(event, h11.ConnectionClosed):
             if self.stream is None:
                 await self.send(Closed())
@@ -159,21 +159,21 @@ class HTTP1Protocol(H11Protocol):
             del self._chunked[: -len(_BLANK_LINE) - len(self.connection.trailing_data[0])]
 
     async def _wait_for_answer(self) -> bool:
-        """Wait until a request is answered before handling the next; return false if more is to be read meanwhile."""
+        """Wait until the running request is answered; return false if the connection should be read meanwhile."""
         if self.stream is None or len(self.connection.trailing_data[0]) <= MAX_READ_AHEAD:
-            return False  # `_go_on` takes up what is read from here on
+            return False  # `_handle_buffered` handles the data that is read meanwhile
         if self.stream.streaming:
-            await self.send(Closed())  # else the end of the connection would not be noticed
+            await self.send(Closed())  # if the server stopped reading, it would not detect a closed connection
             return False
-        await self._wait_for_progress()
+        await self._wait_for_response_progress()
         return True
 
-    async def _wait_for_progress(self) -> None:
-        self._progress.clear()
-        await self._progress.wait()
+    async def _wait_for_response_progress(self) -> None:
+        self._response_progress.clear()
+        await self._response_progress.wait()
 
-    async def _take_request(self, request: h11.Request) -> None:
-        if (status := _refusal(request)) is not None:
+    async def _start_request(self, request: h11.Request) -> None:
+        if (status := _refusal_status(request)) is not None:
             await self._refuse(status)
             return
         self._discarded = 0
@@ -186,45 +186,45 @@ class HTTP1Protocol(H11Protocol):
         self.stream = stream
         self._link.spawn(stream.run(self._link.app))
 
-    async def _take_body(self, data: bytes) -> None:
+    async def _receive_body(self, data: bytes) -> None:
         stream = self.stream
         if stream is not None and stream.feed(data):
             while stream.unread > _MAX_UNREAD_BODY and not stream.closed:
-                await self._wait_for_progress()
+                await self._wait_for_response_progress()
         else:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED_BODY:
                 await self.send(Closed())
 
-    async def _take_end(self, end: h11.EndOfMessage) -> None:
-        """Go on at the end of a request, unless the trailer that ends a chunked body is one that we do not take.
+    async def _end_request(self, end: h11.EndOfMessage) -> None:
+        """Handle the end of a request. Refuse a chunked body with a trailer, or with an unusual end.
 
-        There is none of ours to take, and where h11 sees the end of an empty one, others may not.
+        The protocol has no trailers. h11 accepts ends of a body that proxies may interpret differently.
         """
         received, self._chunked = self._chunked, None
         if received is not None:
             rest = len(self.connection.trailing_data[0])
             if end.headers or not received[: len(received) - rest].endswith(_BLANK_LINE):
-                await self._take_fault(h11.RemoteProtocolError("malformed end of a chunked body"))
+                await self._handle_fault(h11.RemoteProtocolError("malformed end of a chunked body"))
                 return
         if self.stream is not None:
             self.stream.feed_end()
         else:
             await self._maybe_recycle()
 
-    async def _take_fault(self, error: h11.RemoteProtocolError) -> None:
-        """Refuse what is no HTTP/1.1: by way of the request that is worked on, so that it gets one answer."""
-        self._broken = True
+    async def _handle_fault(self, error: h11.RemoteProtocolError) -> None:
+        """Refuse data that is not HTTP/1.1. A running request sends the refusal itself, so that it gets one answer."""
+        self._input_broken = True
         if self.stream is None:
             await self._refuse(error.error_status_hint)
-        elif self.connection.trailing_data[1]:  # the client is gone before its request was complete
+        elif self.connection.trailing_data[1]:  # the client disconnected in the middle of its request
             await self.send(Closed())
             await self._close_stream()
         else:
-            self.stream.feed_malformed()
+            self.stream.reject_body()
 
     async def _maybe_recycle(self) -> None:
-        """The response is sent: go on with the next request once this one has been read to its end."""
+        """Continue after a response: handle the next request when the current one is read to its end."""
         await self._close_stream()
         connection = self.connection
         if (
@@ -237,23 +237,23 @@ class HTTP1Protocol(H11Protocol):
         else:
             await super()._maybe_recycle()
             if connection.our_state is h11.IDLE and any(connection.trailing_data):
-                self._link.spawn(self._go_on())
-        self._progress.set()
+                self._link.spawn(self._handle_buffered())
+        self._response_progress.set()
 
     async def _refuse(self, status: int) -> None:
-        """Answer a request that is not worked on, if there is room for an answer, and close."""
-        self._broken = True
+        """Refuse a request before the application gets it, if an answer is still possible, and close."""
+        self._input_broken = True
         if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             await self._send_h11_event(self._response(status, [(b"content-length", b"0")]))
             await self._send_h11_event(h11.EndOfMessage())
         await self.send(Closed())
 
     def _response(self, status: int, headers: Headers) -> h11.Response:
-        last = [(b"connection", b"close")] if self._broken else []
+        last = [(b"connection", b"close")] if self._input_broken else []
         fields = [*headers, *last, DATE.header()]
         return h11.Response(status_code=status, reason=_REASONS.get(status, b""), headers=fields)
 
-    # What a stream asks
+    # The interface for streams (`Responder`)
 
     async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
         if self.connection.our_state is h11.SEND_RESPONSE:
@@ -267,18 +267,18 @@ class HTTP1Protocol(H11Protocol):
         self, stream: RequestStream, status: int, headers: Headers, body: bytes, *, more: bool
     ) -> None:
         if status:
-            self._progress.set()
+            self._response_progress.set()
             await self._send_h11_event(self._response(status, headers))
         await send_parts(self, stream, 0, headers, body, more=more)
 
-    async def abandon(self, _stream: RequestStream) -> None:
+    async def abort_response(self, _stream: RequestStream) -> None:
         await self.send(Closed())
         await self._close_stream()
-        self._progress.set()
+        self._response_progress.set()
 
-    async def wants_body(self, _stream: RequestStream) -> None:
+    async def request_body(self, _stream: RequestStream) -> None:
         if self.connection.they_are_waiting_for_100_continue:
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
 
-    def consumed(self, _stream: RequestStream, _size: int) -> None:
-        self._progress.set()
+    def body_consumed(self, _stream: RequestStream, _size: int) -> None:
+        self._response_progress.set()

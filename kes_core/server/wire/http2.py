@@ -1,4 +1,4 @@
-"""HTTP/2 on Hypercorn's protocol class; `http` says what is different and why."""
+"""HTTP/2 on Hypercorn's protocol class; `stream` explains the differences."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from kes_core.server.wire.stream import (
 __all__ = ["HTTP2Protocol"]
 
 WINDOW_TIMEOUT: Final = 30.0
-"""Seconds for which a client may leave no room in its window for the rest of an answer."""
+"""Seconds that a client may keep its flow-control window closed while an answer waits."""
 _MAX_PENDING_RESETS: Final = 200
-"""How many more streams than it lets finish a client may reset or send malformed (CVE-2023-44487)."""
+"""The limit of reset or malformed streams minus finished streams of a client (CVE-2023-44487)."""
 _REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
 )
@@ -50,21 +50,22 @@ class HTTP2Protocol(H2Protocol):
         self._cut_off = False
         self._flush_scheduled = False
         self._discarded: dict[int, int] = {}
-        """How much has been dropped of the body of each request that was answered before it was complete."""
-        # WebSockets over HTTP/2, which Hypercorn offers, are not served.
+        """The number of dropped body bytes, for each request that was answered before it was complete."""
+        # Do not offer WebSockets over HTTP/2, as Hypercorn does.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
-        # h2 would end the connection, and all its requests, for one malformed header: `_begin` validates instead.
+        # For one malformed header, h2 would close the connection and abort all its requests. So `_start_request`
+        # validates headers instead.
         self.connection.config.validate_inbound_headers = False
 
     @property
     def has_partial_request(self) -> bool:
-        """Whether the client has begun a request that is not complete enough to be worked on."""
-        return False  # a preface or headers that never end are bounded by the time a connection may be idle
+        """Whether the client has sent only a part of a request's headers."""
+        return False  # the time limit of idle connections covers an endless preface or header
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
-            # Answers that wait for a window would otherwise wait until their time is up, for nobody.
+            # Wake answers that wait for the client's window: otherwise they would wait until `WINDOW_TIMEOUT`.
             for buffer in list(self.stream_buffers.values()):
                 await buffer.close()
 
@@ -73,15 +74,15 @@ class HTTP2Protocol(H2Protocol):
             if self._cut_off:
                 return
             if isinstance(event, h2.events.RequestReceived):
-                await self._begin(event)
+                await self._start_request(event)
             elif isinstance(event, h2.events.DataReceived):
-                self._take_body(event)
+                self._receive_body(event)
             elif isinstance(event, h2.events.StreamEnded):
                 self._discarded.pop(event.stream_id, None)
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_end()
             elif isinstance(event, h2.events.StreamReset):
-                await self._take_reset(event)
+                await self._handle_reset(event)
             elif isinstance(event, h2.events.ConnectionTerminated):
                 await self.send(Closed())
             else:
@@ -89,7 +90,7 @@ class HTTP2Protocol(H2Protocol):
         self._flush_soon()
 
     async def _update_window(self, event: h2.events.Event) -> None:
-        """Go on with responses that waited for the client to take more."""
+        """Continue responses that waited for the client's flow-control window."""
         if isinstance(event, h2.events.WindowUpdated):
             await self._window_updated(event.stream_id)
         elif (
@@ -98,14 +99,14 @@ class HTTP2Protocol(H2Protocol):
         ):
             await self._window_updated(None)
 
-    async def _begin(self, request: h2.events.RequestReceived) -> None:
+    async def _start_request(self, request: h2.events.RequestReceived) -> None:
         stream_id = request.stream_id
         if self.context.terminated.is_set():
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         try:
             for _header in h2.utilities.validate_headers(request.headers, _REQUEST_HEADERS):
-                pass  # it validates as it goes
+                pass  # the iterator validates
         except h2.exceptions.ProtocolError:
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
             await self._count_reset()
@@ -122,7 +123,7 @@ class HTTP2Protocol(H2Protocol):
         self.streams[stream_id] = stream
         self._link.spawn(stream.run(self._link.app))
 
-    def _take_body(self, event: h2.events.DataReceived) -> None:
+    def _receive_body(self, event: h2.events.DataReceived) -> None:
         stream, stream_id = self.streams.get(event.stream_id), event.stream_id
         if stream is None:
             self._discard(stream_id, event.flow_controlled_length)
@@ -132,9 +133,9 @@ class HTTP2Protocol(H2Protocol):
             self.connection.acknowledge_received_data(dropped, stream_id)
 
     def _discard(self, stream_id: int, size: int) -> None:
-        """Drop a part of a body that nobody wants, so that its sender gets to read the answer; too much, and it is cut.
+        """Drop a part of an unwanted body, so that the client reads the answer; reset the stream if the body is large.
 
-        RFC 9113, section 8.1, allows to cut at once, but not all clients keep the answer then.
+        RFC 9113, section 8.1, allows a reset at once, but then some clients lose the answer.
         """
         self.connection.acknowledge_received_data(size, stream_id)
         if stream_id in self._discarded:
@@ -143,17 +144,17 @@ class HTTP2Protocol(H2Protocol):
                 del self._discarded[stream_id]
                 self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.NO_ERROR)
 
-    async def _take_reset(self, event: h2.events.StreamReset) -> None:
+    async def _handle_reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
         self._discarded.pop(event.stream_id, None)
         if stream is not None:
-            self._release(stream)
+            self._release_window(stream)
             await self._count_reset()
         await self._close_stream(event.stream_id)
         await self._window_updated(event.stream_id)
 
     async def _count_reset(self) -> None:
-        """Cut off a client that opens streams without end that come to nothing."""
+        """Disconnect a client that keeps opening streams without finishing them."""
         self._pending_resets += 1
         if self._pending_resets > _MAX_PENDING_RESETS and not self._cut_off:
             self._cut_off = True
@@ -161,13 +162,13 @@ class HTTP2Protocol(H2Protocol):
             await self._flush()
             await self.send(Closed())
 
-    def _release(self, stream: RequestStream) -> None:
-        """Give back the part of the connection's window that an unread body holds."""
+    def _release_window(self, stream: RequestStream) -> None:
+        """Reopen the connection's flow-control window by the size of an unread body."""
         if size := stream.drop_body():
             self.connection.acknowledge_received_data(size, stream.stream_id)
 
     def _flush_soon(self) -> None:
-        """Send what is ready at the end of this turn of the event loop, in as few pieces as can be."""
+        """Send waiting data at the end of this turn of the event loop, in one piece."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush_now)
@@ -178,7 +179,7 @@ class HTTP2Protocol(H2Protocol):
         if data:
             self._link.write(data)
 
-    # What a stream asks
+    # The interface for streams (`Responder`)
 
     async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
         connection, stream_id = self.connection, stream.stream_id
@@ -195,7 +196,7 @@ class HTTP2Protocol(H2Protocol):
             if not stream.ended:
                 self._discarded[stream_id] = 0
         except h2.exceptions.ProtocolError:
-            pass  # the client has reset the stream or closed the connection in the meantime
+            pass  # the client has reset the stream or closed the connection meanwhile
         await self._finish(stream)
 
     async def respond_in_parts(
@@ -208,40 +209,40 @@ class HTTP2Protocol(H2Protocol):
         try:
             async with asyncio.timeout(WINDOW_TIMEOUT):
                 await send_parts(self, stream, status, headers, body, more=more)
-                if body and stream.stream_id in self.stream_buffers:  # Hypercorn would wait only from 32 KiB on
+                if body and stream.stream_id in self.stream_buffers:  # Hypercorn waits only from 32 KiB on
                     await self.stream_buffers[stream.stream_id].drain()
         except TimeoutError:
-            await self._give_up(stream)
+            await self._cancel_response(stream)
             return
         if not more:
-            self._release(stream)
+            self._release_window(stream)
 
-    async def _give_up(self, stream: RequestStream) -> None:
-        """Break off an answer that the client does not take."""
+    async def _cancel_response(self, stream: RequestStream) -> None:
+        """Abort an answer that the client does not read."""
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.connection.reset_stream(stream.stream_id, h2.errors.ErrorCodes.CANCEL)
-        self._release(stream)
+        self._release_window(stream)
         await self._close_stream(stream.stream_id)
-        await self._window_updated(stream.stream_id)  # for what sends parts to find out
+        await self._window_updated(stream.stream_id)  # wakes the task that sends the answer
         self._flush_soon()
         if not self.streams:
             await self.send(Updated(idle=True))
 
-    async def abandon(self, stream: RequestStream) -> None:
-        with contextlib.suppress(h2.exceptions.ProtocolError):  # the client was faster
+    async def abort_response(self, stream: RequestStream) -> None:
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # the client has reset the stream already
             self.connection.reset_stream(stream.stream_id, h2.errors.ErrorCodes.INTERNAL_ERROR)
         await self._finish(stream)
 
-    async def wants_body(self, _stream: RequestStream) -> None:
+    async def request_body(self, _stream: RequestStream) -> None:
         return
 
-    def consumed(self, stream: RequestStream, size: int) -> None:
+    def body_consumed(self, stream: RequestStream, size: int) -> None:
         self.connection.acknowledge_received_data(size, stream.stream_id)
         self._flush_soon()
 
     async def _finish(self, stream: RequestStream) -> None:
         self._pending_resets = max(0, self._pending_resets - 1)
-        self._release(stream)
+        self._release_window(stream)
         stream.closed = True
         self.streams.pop(stream.stream_id, None)
         self._flush_soon()

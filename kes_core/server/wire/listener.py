@@ -1,8 +1,7 @@
-"""The server's runtime: an ASGI application on listening sockets, over TLS.
+"""The server's runtime: serves an ASGI application on listening sockets, over TLS.
 
-`Runtime` is all that the rest of the server knows of it, so that another HTTP server can be put under the same
-application without touching it. The one here is Hypercorn's protocols (`http1`, `http2`) on TLS connections of our own
-(`tls`).
+The rest of the server uses only the interface `Runtime`, so another HTTP server can replace the one here. This one runs
+Hypercorn's protocols (`http1`, `http2`) on our own TLS connections (`tls_connection`).
 """
 
 from __future__ import annotations
@@ -40,41 +39,41 @@ __all__ = ["HypercornRuntime", "Runtime"]
 logger = logging.getLogger("kes.server")
 
 HANDSHAKE_TIMEOUT: Final = 10.0
-"""Seconds for the TLS handshake."""
+"""The time limit of a TLS handshake, in seconds."""
 HEADER_TIMEOUT: Final = 10.0
 """Seconds from the first byte of a request's header to its last (HTTP/1.1)."""
 IDLE_TIMEOUT: Final = 90.0
-"""Seconds after which a connection without a request is closed."""
+"""Seconds until a connection without a request is closed."""
 WRITE_TIMEOUT: Final = 30.0
-"""Seconds for which a client may refuse to take any more of a response."""
+"""Seconds that a client may stop reading a response."""
 SWEEP_INTERVAL: Final = 0.5
-"""Seconds between two looks at these limits."""
+"""Seconds between two checks of these limits."""
 RESERVED_FILES: Final = 128
-"""File descriptors kept back from connections, for the key store, logs and listeners."""
+"""File descriptors reserved for the key store, logs and listeners."""
 MAX_CONNECTIONS: Final = 10_000
-MAX_FAILURES_TOLD: Final = 5
-"""Failed handshakes that are logged one by one between two of these looks."""
+MAX_LOGGED_FAILURES: Final = 5
+"""The number of failed handshakes between two such checks that get a log line each."""
 
 
 class Runtime(Protocol):
     """Serves an ASGI application over HTTPS on HTTP/1.1 and HTTP/2.
 
-    The application finds the client of the connection in its scope, as `scope["extensions"]["kes.client"]`: a
-    `ProvenClient`, made from what the handshake proved.
+    The application finds the connection's client in `scope["extensions"]["kes.client"]`: a `ProvenClient`, made from
+    the certificates of the handshake.
     """
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Serve on `sockets`, which are bound already, until `stop`; other processes may do the same."""
+        """Serve on `sockets`, which are bound, until `stop`. Other processes may serve on them too."""
 
     def prepare(self, tls: TLSSettings) -> Callable[[], None]:
-        """Return what makes new connections use `tls`; those that are open go on.
+        """Return a function that makes new connections use `tls`. Open connections continue.
 
         Raises:
-            TLSError: It can't be used.
+            TLSError: The settings can't be used.
         """
 
     async def stop(self, *, grace: float) -> None:
-        """Take no more connections, let requests under way finish for `grace` seconds, and close."""
+        """Accept no more connections, give running requests `grace` seconds to finish, and close."""
 
 
 class HypercornRuntime:
@@ -91,13 +90,13 @@ class HypercornRuntime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._gate = Gate(_connection_limit())
-        self._failures_told = 0
-        self._failures_untold = 0
+        self._logged_failures = 0
+        self._unlogged_failures = 0
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         for sock in sockets:
             sock.listen(BACKLOG)
-            self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.exhausted))
+            self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.accept_failed))
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     def prepare(self, tls: TLSSettings) -> Callable[[], None]:
@@ -130,7 +129,7 @@ class HypercornRuntime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` as a task of the runtime. What it raises is logged: it has ended only itself."""
+        """Run `work` as a task of the runtime. Log its exception, if any: the server continues."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -150,8 +149,8 @@ class HypercornRuntime:
             verifies_clients=verifies_clients,
             on_connect=self._admit,
             on_established=self._serve,
-            on_failed=self._note_failure,
-            on_closed=self._forget,
+            on_failed=self._handshake_failed,
+            on_closed=self._remove,
         )
 
     def _admit(self, tls: TLSConnection) -> bool:
@@ -164,31 +163,31 @@ class HypercornRuntime:
         self._gate.established(tls)
         try:
             client = ProvenClient.from_chain(tls.client_certificates(), verified=tls.verifies_clients)
-        except TLSError as error:  # who makes his own certificate may make a strange one
-            self._note_failure(tls, str(error))
+        except TLSError as error:  # a client can present any certificate, also a malformed one
+            self._handshake_failed(tls, str(error))
             tls.abort()
             return
         self._metrics.handshakes += 1
         self.spawn(self._connections[tls].run(client))
 
-    def _note_failure(self, tls: TLSConnection, reason: str) -> None:
-        """Count and log a handshake that failed. Anybody can bring that about, so it is not logged without end."""
+    def _handshake_failed(self, tls: TLSConnection, reason: str) -> None:
+        """Count and log a failed handshake. Any client can cause failures, so there is a limit of log lines."""
         self._metrics.failed_handshakes += 1
-        if self._failures_told >= MAX_FAILURES_TOLD:
-            self._failures_untold += 1
+        if self._logged_failures >= MAX_LOGGED_FAILURES:
+            self._unlogged_failures += 1
             return
-        self._failures_told += 1
-        address = tls.client[0] if tls.client else "somebody"
-        logger.info("refused a connection of %s: tls: %s", address.removeprefix("::ffff:"), reason)
+        self._logged_failures += 1
+        address = tls.client[0] if tls.client else "an unknown address"
+        logger.info("refused a connection from %s: tls: %s", address.removeprefix("::ffff:"), reason)
 
-    def _forget(self, tls: TLSConnection) -> None:
+    def _remove(self, tls: TLSConnection) -> None:
         connection = self._connections.pop(tls, None)
         if connection is not None:
             self._gate.closed(tls)
             connection.gone.set()
 
     async def _sweep(self) -> None:
-        """Close connections that take longer than they may. One task for all: a timer a request would cost more."""
+        """Close connections that exceed a time limit. One task for all connections costs less than timers for each."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
@@ -196,13 +195,13 @@ class HypercornRuntime:
             for connection in list(self._connections.values()):
                 connection.check(now)
             self._gate.check(now)
-            if self._failures_untold:
-                logger.info("refused %d more connections: tls: the handshake failed", self._failures_untold)
-            self._failures_told = self._failures_untold = 0
+            if self._unlogged_failures:
+                logger.info("refused %d more connections: tls: the handshake failed", self._unlogged_failures)
+            self._logged_failures = self._unlogged_failures = 0
 
 
 class _ClientConnection:
-    """A client's connection: feeds its protocol, and knows how long it may take for what it is doing."""
+    """A client's connection: feeds its protocol and enforces its time limits."""
 
     def __init__(self, runtime: HypercornRuntime, tls: TLSConnection) -> None:
         self.app = runtime.app
@@ -215,7 +214,7 @@ class _ClientConnection:
         self._protocol: HTTP1Protocol | HTTP2Protocol | None = None
         self._loop = asyncio.get_running_loop()
         self._deadline: float | None = self._loop.time() + HANDSHAKE_TIMEOUT
-        self._waiting_for_header = False
+        self._waiting_for_request = False
         self._closing = False
         self._write_deadline: float | None = None
 
@@ -230,10 +229,10 @@ class _ClientConnection:
             while data := await self._tls.read():
                 await protocol.handle(RawData(data))
                 self._update_deadline(protocol)
-                # Stop reading from a client that does not read our answers, those to pings included.
+                # Stop reading from a client that does not read our answers, ping acks included.
                 await self._tls.drain()
             if isinstance(protocol, HTTP1Protocol):
-                # A client may end its side of the connection after its request and wait for the answer.
+                # A client may close its side of the connection after its request and wait for the answer.
                 await protocol.end_input()
                 await self.gone.wait()
         finally:
@@ -241,23 +240,23 @@ class _ClientConnection:
             self._close()
 
     def close(self) -> None:
-        """Close now that nothing is being worked on."""
+        """Close the connection while no request is running."""
         if isinstance(self._protocol, HTTP2Protocol):
             self._protocol.connection.close_connection()
             self._tls.write(self._protocol.connection.data_to_send())
         self._close()
 
     def _close(self) -> None:
-        """Close once the client has taken what is written, for which it has only so much time."""
+        """Close after the client has read everything written, or after `WRITE_TIMEOUT`."""
         self._tls.close()
         if not self._closing:
             self._closing = True
             self._deadline = self._loop.time() + WRITE_TIMEOUT
 
     def check(self, now: float) -> None:
-        """Close the connection if it has used up its time."""
+        """Close the connection if a time limit has passed."""
         if self._deadline is not None and now > self._deadline:
-            if self._tls.established and not self._waiting_for_header and not self._closing:
+            if self._tls.established and not self._waiting_for_request and not self._closing:
                 self.close()
             else:
                 self._tls.abort()
@@ -287,7 +286,7 @@ class _ClientConnection:
         return protocol(self, runtime.config, runtime.context, group, state, True, tls.client, tls.server, self._send)
 
     async def _send(self, event: Event) -> None:
-        """Do what the protocol says."""
+        """Handle an event of the protocol."""
         if isinstance(event, RawData):
             self._tls.write(event.data)
             await self._tls.drain()
@@ -298,7 +297,7 @@ class _ClientConnection:
                 self._update_deadline(self._protocol)
                 return
             partial = self._protocol.has_partial_request
-            self._waiting_for_header = partial
+            self._waiting_for_request = partial
             self._deadline = self._loop.time() + (HEADER_TIMEOUT if partial else IDLE_TIMEOUT)
             if self._runtime.context.terminated.is_set():
                 self._close()
@@ -308,9 +307,9 @@ class _ClientConnection:
             return
         if not protocol.idle:
             self._deadline = None
-            self._waiting_for_header = False
-        elif protocol.has_partial_request and not self._waiting_for_header:
-            self._waiting_for_header = True
+            self._waiting_for_request = False
+        elif protocol.has_partial_request and not self._waiting_for_request:
+            self._waiting_for_request = True
             self._deadline = self._loop.time() + HEADER_TIMEOUT
         elif self._deadline is None:
             self._deadline = self._loop.time() + IDLE_TIMEOUT
@@ -329,8 +328,8 @@ class _Spawner:
 def _hypercorn_config() -> HypercornConfig:
     config = HypercornConfig()
     config.include_server_header = False
-    config.include_date_header = False  # added with the response, formatted once a second
-    # Hypercorn ends an HTTP/2 connection after so many requests, and clients then fail those under way.
+    config.include_date_header = False  # our responses add it, formatted once a second
+    # At this limit Hypercorn closes an HTTP/2 connection, and running requests of the client fail.
     config.keep_alive_max_requests = 2**62
     config.h2_max_concurrent_streams = 250
     config.h2_max_header_list_size = 32 * 1024
@@ -339,7 +338,7 @@ def _hypercorn_config() -> HypercornConfig:
 
 
 def _connection_limit() -> int:
-    """Return how many connections may be open, after raising the limit of open files as far as is allowed."""
+    """Raise the limit of open files as far as allowed; return the highest number of open connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + RESERVED_FILES
     if hard != resource.RLIM_INFINITY:

@@ -1,9 +1,8 @@
-"""The listener for probes: plain HTTP, for what has no client certificate, with nothing behind it that needs one.
+"""The listener for probes: plain HTTP for clients without a certificate. It serves nothing that needs one.
 
-`/live` tells whether the process answers, `/ready` whether the key store does, and `/metrics` has the metrics. It is
-off unless the configuration has an address for it (`probe.address`). Hypercorn's protocols serve it. Anybody may
-connect to it, so it takes few connections, and each only for one request and not for long: it must leave the API what
-it needs.
+`/live` reports whether the process answers, `/ready` whether the key store does, and `/metrics` returns the metrics.
+The listener is off unless the configuration sets `probe.address`. It uses Hypercorn's protocols. Any client can connect
+to it. So it allows few connections, each for one request and a short time, and leaves resources to the API.
 """
 
 from __future__ import annotations
@@ -35,29 +34,29 @@ __all__ = ["serve_probes"]
 logger = logging.getLogger("kes.server")
 
 MAX_CONNECTIONS: Final = 32
-"""Connections that may be open, in each process: a part of `runtime.RESERVED_FILES`."""
+"""The limit of open connections in each process. They use file descriptors of `listener.RESERVED_FILES`."""
 _HEADER_TIMEOUT: Final = 10
 """Seconds from the connection to the end of the request's header."""
 _TIMEOUT: Final = 10.0
-"""Seconds for an answer."""
+"""The time limit of an answer, in seconds."""
 _LIFETIME: Final = 30.0
-"""Seconds for a connection, also of a client that does not read its answer."""
+"""The time limit of a connection, in seconds, also for a client that does not read its answer."""
 _GRACE: Final = 1.0
-"""Seconds that requests under way get when the server stops."""
-_TELL_AGAIN: Final = 60.0
-"""Seconds between two warnings of connections that were turned away."""
+"""Seconds that running requests get to finish when the server stops."""
+_WARNING_INTERVAL: Final = 60.0
+"""Seconds between two warnings about rejected connections."""
 _JSON: Final = b"application/json"
 _TEXT: Final = b"text/plain; charset=utf-8"
 Answer = tuple[int, bytes, bytes]
 
 
 async def serve_probes(app: KESApp, sockets: Sequence[socket.socket], stopped: Callable[[], Awaitable[None]]) -> None:
-    """Serve on `sockets`, which are bound already and which other processes may serve too, until `stopped` returns."""
+    """Serve on `sockets`, which are bound, until `stopped` returns. Other processes may serve on them too."""
     connections = _Connections(app)
     servers: list[asyncio.Server] = []
     try:
         for sock in sockets:
-            # asyncio accepts up to so many connections at a time, before anything can turn one away.
+            # asyncio accepts up to `backlog` connections at once, before `add` can reject any.
             servers.append(await asyncio.start_server(connections.add, sock=sock, backlog=1))
             sock.listen(BACKLOG)
         await stopped()
@@ -71,33 +70,33 @@ async def serve_probes(app: KESApp, sockets: Sequence[socket.socket], stopped: C
 
 
 class _Connections:
-    """The open connections."""
+    """The open connections for probes."""
 
     def __init__(self, app: KESApp) -> None:
         self._app = ASGIWrapper(_Probe(app))
         self._config = _hypercorn_config()
         self._context = WorkerContext(None)
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._told = -_TELL_AGAIN
+        self._warned_at = -_WARNING_INTERVAL
 
     def add(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a new connection, or turn it away if there are too many."""
+        """Serve a new connection, or reject it if there are too many."""
         if len(self._open) >= MAX_CONNECTIONS:
             writer.transport.abort()
-            self._tell()
+            self._warn_of_limit()
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._open[task] = writer
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._remove)
 
     async def finish(self) -> None:
-        """Close idle connections, and wait for the others, for a short time."""
+        """Close idle connections, and wait up to `_GRACE` seconds for the others."""
         await self._context.terminated.set()
         if self._open:
             await asyncio.wait(self._open, timeout=_GRACE)
 
     async def abort(self) -> None:
-        """Close what is left."""
+        """Close all connections at once."""
         tasks = list(self._open)
         for task, writer in self._open.items():
             writer.transport.abort()
@@ -113,22 +112,22 @@ class _Connections:
             end.cancel()
             writer.transport.abort()
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _remove(self, task: asyncio.Task[None]) -> None:
         self._open.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log_fault(logger, "internal error", error=error)
 
-    def _tell(self) -> None:
+    def _warn_of_limit(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._told >= _TELL_AGAIN:
-            self._told = now
+        if now - self._warned_at >= _WARNING_INTERVAL:
+            self._warned_at = now
             logger.warning(
                 "turned away a probe: %d connections for probes are open, which is the limit", len(self._open)
             )
 
 
 class _ProbeConnection(TCPServer):
-    """Hypercorn's, which keeps a connection that its client has closed for as long as it may be idle."""
+    """Closes a connection when its client does. Hypercorn's class keeps it until the idle timeout."""
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -146,6 +145,8 @@ def _hypercorn_config() -> HypercornConfig:
 
 
 class _Probe:
+    """The ASGI application of the listener."""
+
     def __init__(self, app: KESApp) -> None:
         self._app = app
 

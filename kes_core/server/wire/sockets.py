@@ -1,4 +1,4 @@
-"""The sockets that the server listens on."""
+"""The listening sockets of the server."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 __all__ = ["ListenError", "Sockets", "address_of", "listen"]
 
 BACKLOG: Final = 1024
-"""Connections that may wait to be accepted."""
+"""The number of connections that may wait to be accepted."""
 _KEEPALIVE: Final = {
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 30,
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
 }
-"""After how many seconds of silence a client is asked for a sign of life, how often, and how many times. Who reads a
-log may have nothing to say for days, and would never be missed."""
+"""TCP keepalive: seconds until the first probe, seconds between probes, and the number of probes. A client that reads a
+log may send nothing for days, so without probes the server would not detect that it is gone."""
 _HINTS: Final = {
     errno.EADDRINUSE: "; is another server running there?",
     errno.EACCES: "; ports below 1024 need the capability CAP_NET_BIND_SERVICE",
@@ -30,17 +30,17 @@ _HINTS: Final = {
 
 
 class ListenError(Exception):
-    """An address can't be listened on. The message names it and says why."""
+    """The server can't listen on an address. The message names the address and says why."""
 
 
 class Sockets:
-    """The sockets of the API and of the probes."""
+    """The sockets for the API and for probes."""
 
     def __init__(self, config: Config) -> None:
         """Bind the addresses of `config`.
 
         Raises:
-            ListenError: One of them can't be bound.
+            ListenError: An address can't be bound.
         """
         self.api = listen(config.address)
         try:
@@ -50,7 +50,7 @@ class Sockets:
             raise
 
     def close(self) -> None:
-        """Close all that are still open."""
+        """Close all sockets."""
         for sock in (*self.api, *getattr(self, "probes", ())):
             sock.close()
 
@@ -61,10 +61,10 @@ class Sockets:
 
 
 def listen(address: str) -> list[socket.socket]:
-    """Bind `host:port`: every address that a host name stands for, or all of the machine where there is no host.
+    """Bind `host:port`: all addresses of the host, or all addresses of this machine if `host` is empty.
 
     Raises:
-        ListenError: It can't be bound.
+        ListenError: The address can't be bound.
     """
     host, _, text = address.rpartition(":")
     host, port = host.strip("[]"), int(text)
@@ -72,10 +72,10 @@ def listen(address: str) -> list[socket.socket]:
     try:
         if not host and socket.has_dualstack_ipv6():
             both = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
-            return [_kept_alive(both)]
+            return [_enable_keepalive(both)]
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # noqa: S104 # what the operator configured
         for family, _type, _protocol, _name, target in dict.fromkeys(found):
-            sockets.append(_kept_alive(socket.create_server((target[0], port), family=family, backlog=BACKLOG)))
+            sockets.append(_enable_keepalive(socket.create_server((target[0], port), family=family, backlog=BACKLOG)))
             port = port or sockets[0].getsockname()[1]
     except OSError as error:
         for sock in sockets:
@@ -87,14 +87,14 @@ def listen(address: str) -> list[socket.socket]:
     return sockets
 
 
-def _kept_alive(listener: socket.socket) -> socket.socket:
-    """Let all connections that come in by `listener` have these settings: Linux hands them on."""
+def _enable_keepalive(listener: socket.socket) -> socket.socket:
+    """Enable keepalive for `listener`. On Linux, accepted connections inherit the setting."""
     for (level, option), value in _KEEPALIVE.items():
         listener.setsockopt(level, option, value)
     return listener
 
 
 def address_of(sock: socket.socket) -> str:
-    """Return the address that `sock` is bound to as `host:port`."""
+    """Return the address of `sock` as `host:port`."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,15 +1,16 @@
-"""A request and its response, and what HTTP/1.1 (`http1`) and HTTP/2 (`http2`) have in common.
+"""A request and its response, and the common part of HTTP/1.1 (`http1`) and HTTP/2 (`http2`).
 
-Both are Hypercorn's protocol classes, made fit for hostile and for busy clients.
+Both protocols extend Hypercorn's classes, to serve busy clients and to resist hostile ones.
 
-What differs from Hypercorn's own, and why:
+The differences from Hypercorn, and the reasons:
 
-- A request's body is handed over as it is read, and flow control is given back only then: Hypercorn queues up to ten
-  pieces and then stops reading the connection, which stalls all its other requests when one handler reads no body.
-- A response that fits into the flow-control window leaves in one piece, together with the others of the same turn of
-  the event loop: Hypercorn takes five steps and two tasks for it, which is most of what a data key costs.
-- Frames for a stream that has been answered already are dropped: in Hypercorn they end the connection.
-- Clients that open and reset streams without end are cut off; stream priorities, WebSockets and upgrades are ignored.
+- The application gets a request's body as it reads it, and only then the client may send more. Hypercorn queues up to
+  ten pieces and then stops reading the connection: one handler that does not read its body stalls all other requests.
+- A response that fits into the flow-control window is sent in one piece, together with the others of the same turn of
+  the event loop. Hypercorn needs five steps and two tasks, which is most of the cost of a data encryption key.
+- Frames for a stream that is answered already are dropped. Hypercorn closes the connection.
+- A client that opens and resets streams without end is disconnected. Stream priorities, WebSockets and upgrades are
+  ignored.
 """
 
 from __future__ import annotations
@@ -49,19 +50,20 @@ App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], A
 Headers = list[tuple[bytes, bytes]]
 
 MAX_DISCARDED_BODY: Final = 256 * 1024
-"""What is read of a body nobody wants; more, and the connection (HTTP/1.1) or the stream (HTTP/2) is closed."""
-MAX_BODIES_OF_CONNECTION: Final = 8 * 1024 * 1024
-"""Bytes of request bodies that the server holds for one connection."""
+"""Bytes of an unwanted body that are read and dropped; beyond that, the connection (HTTP/1.1) or the stream (HTTP/2) is
+closed."""
+MAX_BODIES_PER_CONNECTION: Final = 8 * 1024 * 1024
+"""The limit of request bodies in memory for one connection, in bytes."""
 MAX_BODIES: Final = 128 * 1024 * 1024
-"""Bytes of request bodies that one process holds for all its connections."""
+"""The limit of request bodies in memory for all connections of a process, in bytes."""
 MAX_LARGE_BODIES: Final = 64 * 1024 * 1024
-"""The bytes held by all connections up to which a body may be larger than `SMALL_BODY`."""
+"""As `MAX_BODIES`, for bodies larger than `SMALL_BODY`: large bodies can't use up the memory for small ones."""
 SMALL_BODY: Final = 16 * 1024
-"""Bytes of a body that others' large bodies do not keep out. Nearly all requests to a key have less than 1 KiB."""
+"""The size of a small body, in bytes. Nearly all requests to a key have less than 1 KiB."""
 
 
 class RequestRefusedError(Exception):
-    """The HTTP layer refuses a request that the application has begun to work on. The message is for the client."""
+    """The HTTP layer refuses a request that the application has started to handle. The message is for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -70,9 +72,9 @@ class RequestRefusedError(Exception):
 
 
 class BodyAllowance:
-    """Counts the bytes of request bodies that are held for one connection, and for all of this process.
+    """Counts the bytes of request bodies in memory, for one connection and for the whole process.
 
-    What is beyond the limits is refused at once and never waited for, so that requests can't wait for each other.
+    A body beyond the limits is refused at once. If it waited for memory, requests could block each other forever.
     """
 
     __slots__ = ("_held",)
@@ -83,26 +85,26 @@ class BodyAllowance:
         self._held = 0
 
     def take(self, size: int, so_far: int) -> bool:
-        """Count `size` more bytes of a body of which `so_far` are held; return false if there is no room for them."""
+        """Count `size` more bytes of a body that has `so_far` bytes already; return false if a limit is exceeded."""
         limit = MAX_BODIES if so_far + size <= SMALL_BODY else MAX_LARGE_BODIES
-        if self._held + size > MAX_BODIES_OF_CONNECTION or BodyAllowance._held_by_all + size > limit:
+        if self._held + size > MAX_BODIES_PER_CONNECTION or BodyAllowance._held_by_all + size > limit:
             return False
         self._held += size
         BodyAllowance._held_by_all += size
         return True
 
-    def give_back(self, size: int) -> None:
-        """Count `size` bytes as no longer held."""
+    def release(self, size: int) -> None:
+        """Count `size` bytes as freed."""
         self._held -= size
         BodyAllowance._held_by_all -= size
 
 
 class ConnectionLink(Protocol):
-    """What a protocol knows of its connection."""
+    """The part of a connection that a protocol uses."""
 
     app: App
     scope_base: Message
-    """What all requests of the connection have in common in their ASGI scope."""
+    """The fields of the ASGI scope that all requests of the connection share."""
 
     def spawn(self, work: Coroutine[Any, Any, None], /) -> object:
         """Run `work` as a task."""
@@ -112,7 +114,7 @@ class ConnectionLink(Protocol):
 
 
 def decode_path(raw_path: bytes) -> str:
-    """Return the decoded path of a request target. Bytes that are no UTF-8 stay distinct, as lone surrogates."""
+    """Return the decoded path of a request target. Bytes that are not UTF-8 become lone surrogates."""
     if b"%" not in raw_path:
         return raw_path.decode("utf-8", "surrogateescape")
     return unquote_to_bytes(raw_path).decode("utf-8", "surrogateescape")
@@ -141,12 +143,12 @@ class RequestStream:
 
     __slots__ = (
         "_body",
+        "_body_rejected",
         "_body_size",
-        "_end_told",
+        "_end_delivered",
         "_held",
         "_input_ended",
-        "_malformed",
-        "_no_room",
+        "_over_limit",
         "_protocol",
         "_started",
         "_waiter",
@@ -157,45 +159,45 @@ class RequestStream:
         "streaming",
     )
 
-    idle = False  # Hypercorn asks: a stream counts as work until it is closed
+    idle = False  # Hypercorn reads this: a stream is busy until it is closed
 
     def __init__(self, protocol: Responder, stream_id: int, scope: Message, *, ended: bool) -> None:
         self._protocol = protocol
         self._body: list[bytes] = []
         self._body_size = 0
-        self._end_told = False
+        self._end_delivered = False
         self._waiter: asyncio.Future[None] | None = None
         self._started: tuple[int, Headers] | None = None
         self._held = 0
-        self._malformed = False
-        self._no_room = False
+        self._body_rejected = False
+        self._over_limit = False
         self._input_ended = False
         self.scope = scope
         self.stream_id = stream_id
-        self.ended = ended  # the whole request has been received
-        self.closed = False  # the response is sent, or the client is gone
-        self.streaming = False  # the response goes on until one side ends it
+        self.ended = ended  # the whole request was received
+        self.closed = False  # the response was sent, or the client disconnected
+        self.streaming = False  # the response is an endless stream, such as a log
 
     async def run(self, app: App) -> None:
-        """Run the application for this request. It answers for its own errors; a bare 500 stands in if it fails to."""
+        """Run the application for this request. If it ends without an answer, send an empty 500."""
         try:
             await app(self.scope, self.receive, self.send)
         finally:
-            self._let_go()
+            self._release_body()
             if not self.closed:
                 if self._started is None:
                     await self._protocol.respond(self, 500, [(b"content-length", b"0")], b"")
                 else:
-                    await self._protocol.abandon(self)
+                    await self._protocol.abort_response(self)
 
     # The client's side
 
     def feed(self, data: bytes) -> bool:
-        """Take a part of the body; return false if it is dropped, because nobody reads it or there is no room."""
-        if self._started is not None or self._malformed or self._no_room:
+        """Accept a part of the body; return false if it is dropped: the request is answered, or a limit is exceeded."""
+        if self._started is not None or self._body_rejected or self._over_limit:
             return False
         if not self._protocol.bodies.take(len(data), self._held):
-            self._no_room = True
+            self._over_limit = True
             self._wake()
             return False
         self._held += len(data)
@@ -208,34 +210,34 @@ class RequestStream:
         self.ended = True
         self._wake()
 
-    def feed_malformed(self) -> None:
-        """Refuse the rest of the body: it is not encoded properly."""
-        self._malformed = True
+    def reject_body(self) -> None:
+        """Refuse the rest of the body: its encoding is not valid."""
+        self._body_rejected = True
         self._wake()
 
     def end_input(self) -> None:
-        """Take the client's word that it sends no more. It may still wait for an answer that comes to an end."""
+        """Record that the client sends no more data. It may still wait for the answer."""
         self._input_ended = True
         self._wake()
 
-    def _let_go(self) -> None:
-        """Stop counting the body: the application is done with it."""
-        self._protocol.bodies.give_back(self._held)
+    def _release_body(self) -> None:
+        """Stop counting the body's memory: the application no longer needs it."""
+        self._protocol.bodies.release(self._held)
         self._held = 0
 
     @property
     def unread(self) -> int:
-        """How many bytes of the body wait for the application."""
+        """The number of body bytes that the application has not read."""
         return self._body_size
 
     def drop_body(self) -> int:
-        """Drop what the application has not read of the body, and return how many bytes that is."""
+        """Drop the unread part of the body; return its size in bytes."""
         size, self._body_size = self._body_size, 0
         self._body.clear()
         return size
 
     async def handle(self, event: StreamEvent) -> None:
-        """Take Hypercorn's word that the stream is closed."""
+        """Handle an event of Hypercorn: the stream is closed."""
         if isinstance(event, StreamClosed):
             self.closed = True
             self._wake()
@@ -246,44 +248,44 @@ class RequestStream:
 
     # The application's side
 
-    def _has_news(self) -> bool:
-        """Whether there is something that the application does not know yet."""
-        if self.closed or self._malformed or self._no_room or self._body:
+    def _can_receive(self) -> bool:
+        """Whether `receive` can return or raise at once."""
+        if self.closed or self._body_rejected or self._over_limit or self._body:
             return True
-        return self.ended and (self._input_ended or not self._end_told)
+        return self.ended and (self._input_ended or not self._end_delivered)
 
     async def receive(self) -> Message:
-        """Return the next part of the request, or that the client is gone, as ASGI has it.
+        """Return the next part of the request, or a disconnect (ASGI's `receive`).
 
         Raises:
-            RequestRefusedError: The request can't be read any further.
+            RequestRefusedError: The rest of the request can't be read.
         """
-        while not self._has_news():
+        while not self._can_receive():
             if not self.ended:
-                await self._protocol.wants_body(self)
+                await self._protocol.request_body(self)
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self.closed:
             return {"type": "http.disconnect"}
-        if self._malformed:
+        if self._body_rejected:
             raise RequestRefusedError(*INVALID_BODY)
-        if self._no_room:
+        if self._over_limit:
             raise RequestRefusedError(*TOO_MANY_BODIES)
-        if self._end_told and not self._body:
+        if self._end_delivered and not self._body:
             return {"type": "http.disconnect"}
         data = b"".join(self._body)
         size, self._body_size = self._body_size, 0
         self._body.clear()
         if size:
-            self._protocol.consumed(self, size)
-        self._end_told = self.ended  # from then on there is nothing to tell but that the client is gone
+            self._protocol.body_consumed(self, size)
+        self._end_delivered = self.ended  # after the end, only a disconnect can follow
         return {"type": "http.request", "body": data, "more_body": not self.ended}
 
     async def send(self, message: Message) -> None:
         if self.closed:
             return
         if message["type"] == "http.response.start":
-            self._let_go()
+            self._release_body()
             self._started = (message["status"], list(message["headers"]))
         elif message["type"] == "http.response.body" and self._started is not None:
             status, headers = self._started
@@ -298,17 +300,17 @@ class RequestStream:
 
 
 class EventSender(Protocol):
-    """Hypercorn's way of sending, event by event."""
+    """Hypercorn's interface to send a response event by event."""
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Send what an event stands for."""
+        """Send the event."""
 
 
 class Responder(Protocol):
-    """What a stream asks of its protocol."""
+    """The part of a protocol that a stream uses."""
 
     bodies: BodyAllowance
-    """What is held of the bodies of the connection's requests."""
+    """Counts the request bodies of the connection."""
 
     async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response."""
@@ -316,16 +318,16 @@ class Responder(Protocol):
     async def respond_in_parts(
         self, stream: RequestStream, status: int, headers: Headers, body: bytes, *, more: bool
     ) -> None:
-        """Send the next part of a response; the first has a status."""
+        """Send the next part of a response. The first part has a status, the others have status 0."""
 
-    async def abandon(self, stream: RequestStream) -> None:
-        """Break off a response that was begun."""
+    async def abort_response(self, stream: RequestStream) -> None:
+        """Abort a response of which a part was sent."""
 
-    async def wants_body(self, stream: RequestStream) -> None:
-        """The application waits for the request's body."""
+    async def request_body(self, stream: RequestStream) -> None:
+        """Let the client send the request's body: the application waits for it."""
 
-    def consumed(self, stream: RequestStream, size: int) -> None:
-        """The application has taken `size` bytes of the request's body."""
+    def body_consumed(self, stream: RequestStream, size: int) -> None:
+        """Record that the application has read `size` bytes of the request's body."""
 
 
 def request_scope(link: ConnectionLink, method: bytes, target: bytes, headers: Headers, version: str) -> Message:
@@ -351,7 +353,7 @@ async def send_parts(
     *,
     more: bool,
 ) -> None:
-    """Send a part of a response with Hypercorn's own flow control."""
+    """Send a part of a response with Hypercorn's flow control."""
     stream_id = stream.stream_id
     if status:
         await protocol.stream_send(Response(stream_id=stream_id, headers=[*headers, DATE.header()], status_code=status))

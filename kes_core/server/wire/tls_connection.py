@@ -1,7 +1,7 @@
-"""One client's TLS connection: from the network's bytes to the HTTP protocol's, and back.
+"""A client's TLS connection: decrypts data from the network for the HTTP protocol, and encrypts the answers.
 
-TLS runs on pyOpenSSL's memory BIOs between asyncio's transport and the HTTP protocol. OpenSSL does all the work; this
-module carries bytes, bounds what is buffered and sees to it that alerts reach the client.
+TLS runs on pyOpenSSL's memory BIOs, between asyncio's transport and the HTTP protocol. OpenSSL implements TLS. This
+module moves bytes, limits buffers, and makes sure that alerts reach the client.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from kes_core.tls import TLSError
 __all__ = ["TLSConnection"]
 
 MAX_HANDSHAKE: Final = 16 * 1024
-"""Bytes that a client may send in its handshake. OpenSSL keeps the certificates among them with the connection."""
+"""The limit of a client's handshake, in bytes. OpenSSL keeps the certificates in it until the connection closes."""
 MAX_HANDSHAKE_READS: Final = 128
-"""Pieces in which they may arrive. An ordinary handshake comes in two or three."""
+"""The limit of pieces in which the handshake arrives. An ordinary handshake has two or three."""
 
 _PLAIN_HTTP: Final = "the client speaks plain HTTP"
 _PLAIN_HTTP_ANSWER: Final = (
@@ -30,20 +30,20 @@ _PLAIN_HTTP_ANSWER: Final = (
 _REASONS: Final = {
     "peer did not return a certificate": "the client presented no certificate",
     "http request": _PLAIN_HTTP,
-    "unsupported protocol": "the client speaks no TLS from 1.2 on",
-    "no shared cipher": "the client knows none of the server's ciphers",
-    "wrong version number": "the client speaks no TLS",
+    "unsupported protocol": "the client supports neither TLS 1.2 nor TLS 1.3",
+    "no shared cipher": "the client and the server have no cipher in common",
+    "wrong version number": "the client does not speak TLS",
 }
-"""What OpenSSL's reasons mean."""
+"""Our texts for OpenSSL's reasons."""
 _MAX_RECORD: Final = 16 * 1024
 _SLICE: Final = 4 * 1024
-"""Bytes that OpenSSL gets at a time in a handshake, so that what follows it is hardly counted as a part of it."""
+"""Bytes that OpenSSL gets at once during a handshake. Data after the handshake counts as part of it up to this size."""
 _MAX_UNREAD: Final = 128 * 1024
-"""Decrypted bytes that may wait for the HTTP protocol before the client is made to wait."""
+"""Decrypted bytes that may wait for the HTTP protocol. Beyond that, the server stops reading from the client."""
 
 
 class TLSConnection(asyncio.Protocol):
-    """One client's connection: TLS on one side, decrypted bytes for the HTTP protocol on the other."""
+    """A client's connection: TLS towards the client, decrypted bytes towards the HTTP protocol."""
 
     def __init__(
         self,
@@ -55,15 +55,15 @@ class TLSConnection(asyncio.Protocol):
         on_failed: Callable[[TLSConnection, str], None],
         on_closed: Callable[[TLSConnection], None],
     ) -> None:
-        """Wait for a connection.
+        """Prepare for a connection.
 
         Args:
             context: From `make_context`.
             verifies_clients: Whether the context verifies the certificates of clients.
-            on_connect: Called when the client has connected, before the handshake; false turns it away.
-            on_established: Called once, when the handshake has succeeded.
-            on_failed: Called once, when it has failed, with the reason.
-            on_closed: Called once, when the connection is gone.
+            on_connect: Called when the client has connected, before the handshake; false rejects the connection.
+            on_established: Called once, after the handshake has succeeded.
+            on_failed: Called once, with the reason, after the handshake has failed.
+            on_closed: Called once, when the connection is closed.
         """
         self._on_connect = on_connect
         self._on_established = on_established
@@ -84,12 +84,12 @@ class TLSConnection(asyncio.Protocol):
         self._handshake_reads = 0
         self.established = False
         self.alpn = "http/1.1"
-        """The protocol agreed on: `h2`, or `http/1.1` also where the client did not say."""
+        """The negotiated protocol: `h2` or `http/1.1`, which is also the default."""
         self.verifies_clients = verifies_clients
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
 
-    # What the HTTP side uses
+    # The interface for the HTTP protocol
 
     @property
     def has_begun(self) -> bool:
@@ -97,15 +97,17 @@ class TLSConnection(asyncio.Protocol):
         return self._handshake_reads > 0
 
     @property
-    def shaking_hands(self) -> bool:
-        """Whether the client has begun its handshake, and it has neither succeeded nor failed."""
+    def in_handshake(self) -> bool:
+        """Whether the client has started its handshake, which has neither succeeded nor failed."""
         return self.has_begun and not self._failed and not self.established
 
     def client_certificates(self) -> list[Certificate]:
-        """Return the certificates that the client presented, the one whose key it proved first; none if it had none.
+        """Return the client's certificates; an empty list if it presented none.
+
+        The first one is the client's own: the handshake proves possession of its private key.
 
         Raises:
-            TLSError: One of them can't be read, or there are too many.
+            TLSError: A certificate can't be read, or there are too many.
         """
         try:
             leaf = self._ssl.get_peer_certificate(as_cryptography=True)
@@ -114,14 +116,14 @@ class TLSConnection(asyncio.Protocol):
             chain = self._ssl.get_peer_cert_chain(as_cryptography=True) or []
         except (ValueError, InvalidVersion) as error:
             raise TLSError("the client's certificate can't be read") from error
-        # OpenSSL counts the leaf among the chain on some sides and versions and not on others.
+        # Depending on its version and side, OpenSSL includes the leaf in the chain or not.
         chain = [leaf, *(chain[1:] if chain and chain[0] == leaf else chain)]
         if len(chain) > MAX_CHAIN:
             raise TLSError(f"the client presented {len(chain)} certificates; at most {MAX_CHAIN} are allowed")
         return chain
 
     async def read(self) -> bytes:
-        """Return the decrypted bytes that have come in, waiting for the first; empty at the end of the stream."""
+        """Wait for decrypted bytes and return all of them; empty at the end of the stream."""
         if not self._unread and not self._eof:
             self._readable = asyncio.get_running_loop().create_future()
             try:
@@ -137,7 +139,7 @@ class TLSConnection(asyncio.Protocol):
         return data
 
     def write(self, data: bytes) -> None:
-        """Encrypt and send `data`. What the client does not take at once is buffered: see `drain`."""
+        """Encrypt and send `data`. Data that the client does not read yet is buffered: see `drain`."""
         if self._transport is None or self._transport.is_closing():
             return
         view = memoryview(data)
@@ -150,7 +152,7 @@ class TLSConnection(asyncio.Protocol):
             self._flush()
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough of what was written."""
+        """Wait until the client has read enough of the written data."""
         if self._writing_paused:
             if self._writable is None:
                 self._writable = asyncio.get_running_loop().create_future()
@@ -158,11 +160,11 @@ class TLSConnection(asyncio.Protocol):
 
     @property
     def writing_paused(self) -> bool:
-        """Whether the client takes no more data for the moment."""
+        """Whether written data waits for the client to read."""
         return self._writing_paused
 
     def close(self) -> None:
-        """Say goodbye and close once everything written is sent."""
+        """Send a closing alert, and close when all written data is sent."""
         if self._transport is None or self._transport.is_closing():
             return
         if self.established:
@@ -175,11 +177,11 @@ class TLSConnection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, dropping what is not yet sent."""
+        """Close at once and drop unsent data."""
         if self._transport is not None:
             self._transport.abort()
 
-    # What asyncio calls
+    # The interface for asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -195,21 +197,21 @@ class TLSConnection(asyncio.Protocol):
         rest = memoryview(data) if self.established else self._feed_handshake(data)
         if not self.established:
             return
-        # The client's first request often arrives together with the end of its handshake.
+        # The client's first request often arrives with the end of its handshake.
         if rest:
             self._ssl.bio_write(rest)
         self._decrypt()
 
     def eof_received(self) -> bool:
         self._end_of_stream()
-        return self.established  # it may have asked for something: the HTTP side closes the connection
+        return self.established  # true keeps the connection open for running requests; the HTTP protocol closes it
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
         self._end_of_stream()
         self.resume_writing()
         self._on_closed(self)
-        # Give OpenSSL's memory back now. Python finds out late that this object is no longer used: it is in cycles.
+        # Free OpenSSL's memory now: this object is part of reference cycles, which Python collects late.
         del self._ssl
 
     def pause_writing(self) -> None:
@@ -224,7 +226,7 @@ class TLSConnection(asyncio.Protocol):
     # TLS
 
     def _feed_handshake(self, data: bytes) -> memoryview:
-        """Go on with the handshake; return what was not needed for it."""
+        """Continue the handshake; return the data that follows it."""
         rest = memoryview(data)
         self._handshake_reads += 1
         if self._handshake_reads > MAX_HANDSHAKE_READS:
@@ -245,7 +247,7 @@ class TLSConnection(asyncio.Protocol):
         except SSL.WantReadError:
             self._flush()
         except SSL.Error as error:
-            self._flush()  # the alert that tells the client why
+            self._flush()  # sends the alert, which gives the client the reason
             reason = _reason(error)
             if reason == _PLAIN_HTTP and self._transport is not None:
                 self._transport.write(_PLAIN_HTTP_ANSWER)
@@ -260,7 +262,7 @@ class TLSConnection(asyncio.Protocol):
         self._failed = True
         self._on_failed(self, reason)
         if self._transport is not None:
-            # Closing with the client's data unread would reset the connection and lose the alert on its way.
+            # Closing with unread data of the client would reset the connection, and the alert could be lost.
             self._transport.write_eof()
 
     def _decrypt(self) -> None:
@@ -277,7 +279,7 @@ class TLSConnection(asyncio.Protocol):
             self._flush()
             self._end_of_stream()
             self.abort()
-        self._flush()  # answers to key updates
+        self._flush()  # sends answers to key updates
         if self._unread_size > _MAX_UNREAD and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -302,7 +304,7 @@ class TLSConnection(asyncio.Protocol):
 
 
 def _reason(error: SSL.Error) -> str:
-    """Return why a handshake failed, in a few words of ours or OpenSSL's."""
+    """Return why a handshake failed, in our words or OpenSSL's."""
     queue = error.args[0] if error.args else []
     text = queue[-1][-1] if isinstance(queue, list) and queue else "the handshake failed"
     return _REASONS.get(text, text)

@@ -162,7 +162,11 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) ->
         (["key", "import", "x", "AA", "--cipher", "DES"], 2, "'DES' is not one of 'AES256', 'ChaCha20'"),
         (["ls", "-i", "-p"], 2, "-i and -p exclude each other"),
         (["status"], 1, "no client credentials: set KES_API_KEY, or KES_CLIENT_CERT and KES_CLIENT_KEY"),
-        (["status", "--api-key", "kes:v1:AAAA"], 1, "no API key: expected kes:v1: followed by 44 characters of base64"),
+        (
+            ["status", "--api-key", "kes:v1:AAAA"],
+            1,
+            "not an API key: expected kes:v1: followed by 44 characters of base64",
+        ),
         (["status", "--server", "http://x", "--api-key", "KEY"], 1, "'http://x' is not a valid URL"),
         (
             ["key", "ls", "--server", "bad..host", "--api-key", "KEY"],

@@ -58,7 +58,7 @@ def test_file_that_can_be_written(tmp_path: Path, chain: str) -> None:
 @pytest.mark.parametrize("chain", ["on", "off"])
 def test_directory_that_is_missing(tmp_path: Path, chain: str) -> None:
     found = refused(tmp_path, file={"path": str(tmp_path / "a log" / "audit.log"), "chain": chain})
-    assert found.message == f"the directory '{tmp_path}/a log' does not exist: the server does not make it"
+    assert found.message == f"the directory '{tmp_path}/a log' does not exist: the server does not create it"
     assert found.cure == f"install -d -m 0700 -o <user of the server> '{tmp_path}/a log'"
 
 
@@ -81,12 +81,12 @@ def test_symbolic_link(tmp_path: Path, name: str, leads: str) -> None:
 def test_what_is_no_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     found = refused(tmp_path, file={"path": str(tmp_path / "audit.log"), "chain": "on"})
-    assert found.message == f"'{tmp_path}/{name}' is no plain file"
+    assert found.message == f"'{tmp_path}/{name}' is not a regular file"
 
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "audit.log")
-    assert the(look(tmp_path, file={"path": str(tmp_path / "audit.log")}), "is no plain file").level == "error"
+    assert the(look(tmp_path, file={"path": str(tmp_path / "audit.log")}), "is not a regular file").level == "error"
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_directory_of_another_user(tmp_path: Path, public: Path) -> None:
         (found,) = examine_audit(settings)
         with pytest.raises(AuditError):
             open_sinks(settings)
-    assert (found.level, found.message) == ("error", f"no file can be made in the directory '{public}'")
+    assert (found.level, found.message) == ("error", f"the directory '{public}' is not writable")
     assert found.cure == f"chown <user of the server> {public}, and run the doctor as that user"
 
 
@@ -157,7 +157,7 @@ def test_syslog_over_tcp(tmp_path: Path) -> None:
 def test_syslog_over_udp(tmp_path: Path) -> None:
     (found,) = look(tmp_path, syslog={"address": "udp://127.0.0.1:514"})
     assert found.level == "ok"
-    assert "with UDP nobody tells whether it listens" in found.message
+    assert "with UDP the doctor can't check that a server receives them" in found.message
 
 
 def test_it_is_part_of_the_examination(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_names(tmp_path: Path) -> None:
         found = examine(tmp_path, make("kes", names=names), address="kes.example.com:7373")
         assert not [finding for finding in found if "address" in finding.message]
     for address in ("0.0.0.0:7373", ":7373", "[::]:7373"):
-        the(examine(tmp_path, make("kes"), address=address), "for this machine alone (localhost, 127.0.0.1)")
+        the(examine(tmp_path, make("kes"), address=address), "for this machine only (localhost, 127.0.0.1)")
         found = examine(tmp_path, make("kes", names=["kes.example.com"]), address=address)
         assert not [finding for finding in found if "alone" in finding.message]
 
@@ -94,7 +94,7 @@ def test_files(tmp_path: Path, ca: Pair) -> None:
     tls = dict(write(tmp_path, server, ca))
     write(tmp_path, ca, server, name="turned")
     turned = list(examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "turned.crt")})))
-    assert "the wrong way round" in the(turned, "does not belong to the certificate").cure
+    assert "in the wrong order" in the(turned, "does not belong to the certificate").cure
     write(tmp_path, make("other"), name="other")
     other = list(examine_certificate(config(tmp_path, tls={**tls, "key": str(tmp_path / "other.key")})))
     assert "different pairs" in the(other, "does not belong to the certificate").cure
@@ -102,9 +102,9 @@ def test_files(tmp_path: Path, ca: Pair) -> None:
     assert the(gone, "can't be read").cure.startswith("check tls.key")
     (tmp_path / "text.crt").write_text("text")
     (text,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "text.crt")}))
-    assert "holds no valid PEM certificate" in text.message
+    assert "contains no valid PEM certificate" in text.message
     (tmp_path / "server.key").chmod(0o644)
-    exposed = the(examine_certificate(config(tmp_path, tls=tls)), "everybody on this machine")
+    exposed = the(examine_certificate(config(tmp_path, tls=tls)), "all users of this machine")
     assert (exposed.level, exposed.cure) == ("warning", f"chmod 0600 {tmp_path / 'server.key'}")
 
 
@@ -149,7 +149,7 @@ def test_files_of_another_user(public: Path, ca: Pair, file: str) -> None:
 
 def test_key_that_is_too_weak_for_openssl(tmp_path: Path) -> None:
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-    found = the(examine(tmp_path, make("kes", key=weak)), "OpenSSL does not take the certificate")
+    found = the(examine(tmp_path, make("kes", key=weak)), "OpenSSL rejects the certificate")
     assert (found.level, "too small" in found.message) == ("error", True)
 
 
@@ -163,14 +163,14 @@ def test_client_cas(tmp_path: Path, ca: Pair) -> None:
     write(tmp_path, ca, name="ca")
     file = str(tmp_path / "ca.crt")
     assert levels(client_cas(tmp_path, auth="on", ca=file)) == {"ok"}
-    assert the(client_cas(tmp_path, auth="off", ca=file), "nobody's certificate is verified").level == "note"
+    assert the(client_cas(tmp_path, auth="off", ca=file), "client certificates are not verified").level == "note"
     assert the(client_cas(tmp_path, auth="on"), "without tls.ca").level == "note"
     write(tmp_path, make("Old CA", ca=True, begins=-9, days=-1), name="old")
     assert the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "old.crt")), "has expired on").level == "error"
     write(tmp_path, make("Next week", ca=True, days=7.5), name="soon")
     assert the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "soon.crt")), "in 7 days").level == "warning"
     write(tmp_path, make("A client"), name="client")
-    client = the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "client.crt")), "vouches for nobody but itself")
+    client = the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "client.crt")), "it verifies only itself")
     assert client.level == "warning"
     (tmp_path / "text").write_text("text")
     assert the(client_cas(tmp_path, auth="on", ca=str(tmp_path / "text")), "no valid PEM").level == "error"

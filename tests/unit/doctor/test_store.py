@@ -82,7 +82,7 @@ def test_the_doctor_of_a_store_is_asked_instead() -> None:
 def test_memory_is_no_place_for_keys(tmp_path: Path) -> None:
     found = asyncio.run(examine_store(config(tmp_path).keystore))
     assert levels(found) == {"warning", "ok"}
-    assert found[0].message == "keys in the key store 'memory' are gone when the server stops"
+    assert found[0].message == "keys in the key store 'memory' are lost when the server stops"
 
 
 def test_policy_engines(tmp_path: Path) -> None:
