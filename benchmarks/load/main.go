@@ -1,4 +1,4 @@
-// Command load sends the same request again and again, a number at a time, and prints what came of it as JSON.
+// Command load repeats a request, with a number of requests in parallel, and prints rate and latencies as JSON.
 package main
 
 import (
@@ -20,15 +20,15 @@ import (
 )
 
 func main() {
-	url := flag.String("url", "", "where to send requests")
+	url := flag.String("url", "", "the URL of the requests")
 	method := flag.String("method", "PUT", "their method")
 	body := flag.String("body", "", "their body")
 	header := flag.String("header", "", "one more header, as name=value")
 	key := flag.String("key", "", "the client's private key")
 	cert := flag.String("cert", "", "the client's certificate")
-	useHTTP2 := flag.Bool("http2", false, "HTTP/2 on one connection, instead of HTTP/1.1 on one for each request at a time")
-	atOnce := flag.Int("at-once", 1, "requests at a time")
-	duration := flag.Duration("duration", time.Second, "how long")
+	useHTTP2 := flag.Bool("http2", false, "use HTTP/2 on one connection, instead of HTTP/1.1 on one connection for each parallel request")
+	atOnce := flag.Int("at-once", 1, "the number of parallel requests")
+	duration := flag.Duration("duration", time.Second, "how long to send requests")
 	flag.Parse()
 
 	certificate, err := tls.LoadX509KeyPair(*cert, *key)
@@ -65,7 +65,7 @@ func main() {
 		}
 		return nil
 	}
-	for range *atOnce { // connections and caches
+	for range *atOnce { // open connections and fill caches before measuring
 		if err := send(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
