@@ -25,7 +25,7 @@ __all__ = ["AuditFileError", "FileSink"]
 logger = logging.getLogger("kes.audit")
 
 MAX_WAITING: Final = 10_000
-"""Records saved in memory while the file can't be written."""
+"""The limit of records that wait in memory while the file can't be written."""
 _STATE_SIZE: Final = 160
 _MAX_LINE: Final = 1024 * 1024
 _RETRY: Final = 1.0

@@ -111,7 +111,7 @@ class KeyCache:
         self._unreachable = False
         self._reason: KeyStoreReason | None = None
         self._last_answer_at = clock()
-        """When the call began that the store answered last."""
+        """The start time of the last call that the store answered."""
         self._logged_problem = ""
         self._counters = counters if counters is not None else StoreCounters()
         self._on_change = on_change

@@ -47,7 +47,7 @@ class Outcome(enum.StrEnum):
     IDENTICAL = "identical"
     """The target had the key already, byte for byte."""
     SKIPPED = "skipped"
-    """The target keeps its different key of this name; or the source lost the key meanwhile."""
+    """The target keeps its different key of this name; or the key was deleted from the source meanwhile."""
     REPLACED = "replaced"
     FAILED = "failed"
 

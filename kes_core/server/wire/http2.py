@@ -31,7 +31,7 @@ __all__ = ["HTTP2Protocol"]
 WINDOW_TIMEOUT: Final = 30.0
 """Seconds that a client may keep its flow-control window closed while an answer waits."""
 _MAX_PENDING_RESETS: Final = 200
-"""The limit of reset or malformed streams minus finished streams of a client (CVE-2023-44487)."""
+"""A client may reset or break at most this many more streams than it completes (CVE-2023-44487)."""
 _REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
 )
