@@ -144,7 +144,7 @@ def test_certificate_of_an_unknown_version_ends_the_connection(run_server: Run, 
     with contextlib.suppress(OSError), server.connection(client) as connection:
         connection.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert not connection.recv(1000)
-    assert "the client's certificate can't be read" in server.wait_for_log("refused a connection")
+    assert "the client's certificate '' is refused: it can't be read" in server.wait_for_log("refused a connection")
     assert server.stop() == 0
     assert not [line for line in server.errors if "traceback" in line]
 
