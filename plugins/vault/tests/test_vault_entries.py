@@ -12,7 +12,7 @@ import pytest
 
 from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError
 from kes_core.builtin.memory import MemoryKeyStore
-from kes_core.keys.migration import Existing, Migration
+from kes_core.keys.migration import Migration, OnConflict
 from kes_core.keys.stored import KeyVersion
 from kes_core.plugins import load_plugins
 from kes_vault.config import VaultConfig
@@ -139,9 +139,9 @@ def test_clients_are_answered_502_and_the_log_says_why(bao: OpenBao, tmp_path: P
 
 
 @pytest.mark.parametrize("broken", [*WITHOUT_FIRST, metadata_alone])
-@pytest.mark.parametrize("existing", list(Existing))
+@pytest.mark.parametrize("existing", list(OnConflict))
 def test_migration_does_not_count_an_entry_that_can_not_be_read(
-    bao: OpenBao, broken: Breaker, existing: Existing
+    bao: OpenBao, broken: Breaker, existing: OnConflict
 ) -> None:
     tenant = Tenant(bao, "v2")
     broken(tenant)
