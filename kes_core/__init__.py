@@ -1,8 +1,8 @@
 """A key management server that speaks the KES protocol.
 
-The names below are what the author of a plugin imports; everything else is documented where it lives
-(`kes_core.client` for applications) or private. They are loaded on first use, so that the command line does not pay
-for them.
+Plugins import the names below. Other public packages are `kes_core.client` for applications, `kes_core.config` for the
+sections of plugins in the configuration file, and `kes_core.testing` for the tests of plugins. All other modules are
+internal. Each name is loaded on first use, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from kes_core.errors import BackendError
     from kes_core.findings import Finding, FindingLevel
     from kes_core.hookspecs import (
         HOOKSPEC_VERSION,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HOOKSPEC_VERSION",
     "AuditSink",
+    "BackendError",
     "BlockingCalls",
     "CertificateFacts",
     "Decision",
@@ -58,7 +60,7 @@ __all__ = [
     "page_of",
 ]
 
-_MODULES: Final = ("findings", "hookspecs", "keystore", "policy")
+_MODULES: Final = ("errors", "findings", "hookspecs", "keystore", "policy")
 
 
 def __getattr__(name: str) -> Any:

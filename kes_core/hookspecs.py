@@ -1,11 +1,11 @@
-"""Every extension point of the server: the one file that the author of a plugin has to read.
+"""All extension points of the server. This is the one file that the author of a plugin has to read.
 
-A plugin is a module (or any object) that an entry point of the group `kes` names:
+A plugin is a module (or another object) that an entry point of the group `kes` names:
 
     [project.entry-points.kes]
     my-store = "my_package"
 
-It says for which version of this file it was written and implements any of the hooks below:
+The plugin states the version of this file that it was written for, and implements any of the hooks below:
 
     from kes_core import KeyStoreBackend, hookimpl
 
@@ -15,16 +15,16 @@ It says for which version of this file it was written and implements any of the 
     def kes_keystore_backends():
         return [KeyStoreBackend(name="my-store", config=MyConfig, connect=connect)]
 
-`kes_hookspec_version` may also be a set or a `range` of versions, for a plugin that works with several.
+A plugin that supports several versions sets `kes_hookspec_version` to a set or a `range` of them.
 
-The server calls everything of a plugin through one boundary. A call takes a limited time, what it returns is checked,
-and an exception other than `KeyStoreError` is a fault of the plugin: the server logs its type and the plugin's name,
-and never its text, which may hold a key. With `log.error: debug` it also logs the files, lines and functions that the
-exception came through.
+The server calls a plugin only through one boundary, which limits the time of each call and checks each result. A plugin
+reports a failure with `BackendError` (a key store: `KeyStoreError`), and the server logs its message. Any other
+exception is a fault of the plugin: the server logs its type and the plugin's name, and never its text, which may
+contain a key. With `log.error: debug` it also logs the files, lines and functions of the traceback.
 
-Hooks are called when the server starts, never while a request is served: a hook hands over objects, and the objects do
-the work. Import heavy dependencies where they are used (in `connect`), not at the top of the plugin: every installed
-plugin is imported, also by servers that do not use it.
+The server calls hooks when it starts and stops, never while it serves a request: hooks return objects, and the objects
+do the work. Import heavy dependencies where they are used (in `connect`), not at the top of the plugin: every server
+imports every installed plugin, even one that it does not use.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PROJECT: Final = "kes"
 """The name of the pluggy project and of the entry-point group."""
 
 HOOKSPEC_VERSION: Final = 1
-"""The major version of these specifications. A plugin states it as `kes_hookspec_version`; another one is refused."""
+"""The major version of these specifications. A plugin with a different `kes_hookspec_version` is not loaded."""
 
 hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
@@ -63,85 +63,89 @@ hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True, slots=True)
 class KeyStoreBackend:
-    """A kind of key store that the configuration file can name."""
+    """A kind of key store that the configuration file can select."""
 
     name: str
     """The section under `keystore:` that selects it."""
     config: type[BaseModel]
-    """The pydantic model of that section. Scalars arrive as the text that stands in the file (environment references
-    resolved), so that every field's type decides how it is read. `kes_core.config` has the file's own types: durations,
-    switches, secrets. Forbid unknown fields (`kes_core.config.Section` does)."""
+    """The pydantic model of that section. Scalars arrive as the text in the file (environment references resolved), so
+    the type of each field decides how its text is parsed. `kes_core.config` has the types of the configuration file:
+    durations, switches, secrets. Forbid unknown fields (`kes_core.config.Section` does)."""
     connect: Callable[[Any], Awaitable[KeyStore]]
-    """An `async def` function. Called with an instance of `config` when the server starts or reloads; returns within 60
-    seconds a store that is ready, or raises `KeyStoreError` with a message that tells the operator what to do."""
+    """An `async def` function. The server calls it with an instance of `config` when it starts or reloads. It returns a
+    connected store within 60 seconds, or raises `KeyStoreError` with a message that tells the operator what to do."""
     persistent: bool = True
-    """Whether keys outlive the process. A store that is not persistent is meant for development and tests."""
+    """Whether keys outlive the process. A store that is not persistent is for development and tests."""
     diagnose: Callable[[Any], Awaitable[Sequence[Finding]]] | None = None
-    """Called with an instance of `config` by `kes doctor`; returns all that can be told of the store: what works, what
-    does not, and for that what to do. Changes nothing in the store and does not raise. Without it the doctor connects
-    and asks for the status, and tells the first error."""
+    """`kes doctor` calls it with an instance of `config`. It returns all findings about the store: what works, what
+    fails, and how to fix that. It changes nothing in the store and does not raise. Without it, the doctor connects,
+    asks for the status, and reports the first error."""
     access_policy: Callable[[Any], str] | None = None
-    """Called with an instance of `config` by `kes doctor store-policy`; returns the least that the store's own access
-    control has to grant the server, in the form that the store takes."""
+    """`kes doctor store-policy` calls it with an instance of `config`. It returns the least privileges that the store
+    must grant to the server, in the store's own policy language."""
     origin: str = field(default="", kw_only=True, compare=False)
-    """Which plugin it came from, for messages. Set when the plugin is loaded."""
+    """The plugin that it comes from, for messages. Set when the plugin is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyEngineType:
-    """A kind of policy engine that the configuration file can name."""
+    """A kind of policy engine that the configuration file can select."""
 
     name: str
     """The section under `policy_engines:` that selects it."""
     config: type[BaseModel]
     """The pydantic model of that section, as for key stores."""
     connect: Callable[[Any], Awaitable[PolicyEngine]]
-    """An `async def` function. Called with an instance of `config` when the server starts or reloads; returns within 60
-    seconds an engine that is ready, or raises `KeyStoreError` with a message that tells the operator what to do."""
+    """An `async def` function. The server calls it with an instance of `config` when it starts or reloads. It returns
+    an engine within 60 seconds, or raises `BackendError` with a message that tells the operator what to do."""
     origin: str = field(default="", kw_only=True, compare=False)
-    """Which plugin it came from, for messages. Set when the plugin is loaded."""
+    """The plugin that it comes from, for messages. Set when the plugin is loaded."""
 
 
 class AuditSink(Protocol):
-    """Receives one record for every request-response pair, refused ones included."""
+    """Receives one record for each request and its response, including refused requests."""
 
     def audit(self, event: Mapping[str, Any]) -> None:
-        """Take one record of the documented audit format.
+        """Take one record in the documented audit format.
 
-        Called on the event loop after the response was sent. Must return at once: hand the record to a queue or a
-        thread. The type of what it raises is logged, once a minute at most, and has no other effect.
+        The server calls it on the event loop, before it sends the response. The method must return at once: pass the
+        record to a queue or a thread. An exception is logged, at most once a minute, and has no other effect.
+
+        Raises:
+            BackendError: The record is lost. The message tells the operator why. Of any other exception the log shows
+                only the type.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a plugin is told about the server it runs in."""
+    """The facts that a plugin gets about its server."""
 
     version: str
     addresses: tuple[str, ...]
-    """The addresses that the server listens on, as `host:port`."""
+    """The addresses on which the server listens, as `host:port`."""
 
 
 @hookspec
 def kes_keystore_backends() -> Sequence[KeyStoreBackend]:  # type: ignore[empty-body]
-    """Return the key-store backends that the plugin contributes. Called once, when plugins are loaded."""
+    """Return the plugin's kinds of key store. Called once, when plugins are loaded."""
 
 
 @hookspec
 def kes_policy_engines() -> Sequence[PolicyEngineType]:  # type: ignore[empty-body]
-    """Return the kinds of policy engine that the plugin contributes. Called once, when plugins are loaded."""
+    """Return the plugin's kinds of policy engine. Called once, when plugins are loaded."""
 
 
 @hookspec
 def kes_audit_sinks() -> Sequence[AuditSink]:  # type: ignore[empty-body]
-    """Return the audit sinks that the plugin contributes. Called once, when the server starts."""
+    """Return the plugin's audit sinks. Called once, when the server starts."""
 
 
 @hookspec
 def kes_server_started(server: ServerInfo) -> None:
-    """The server listens and is ready. Called once, on a thread of its own, which gets 5 seconds."""
+    """Note that the server listens and is ready. Called once, on its own thread, with 5 seconds to return."""
 
 
 @hookspec
 def kes_server_stopping(server: ServerInfo) -> None:
-    """The server is about to stop. Called once, on a thread of its own, which gets 5 seconds."""
+    """Note that the server is about to stop. Called once, on its own thread, with 5 seconds to return."""

@@ -1,12 +1,12 @@
-"""What a key store is: the interface that back ends implement, and its errors.
+"""The interface of a key store, which back ends implement, and its errors.
 
-A key store keeps opaque values under names. It knows nothing of cryptography, policies or HTTP, needs no cache (the
-server puts one in front of it) and has to promise only what the methods of `KeyStore` say.
+A key store keeps opaque values under names. It does not deal with cryptography, policies or HTTP, and it needs no cache
+because the server puts one in front of it. The methods of `KeyStore` say everything that a store has to guarantee.
 
-    KeyStoreError              any failure that is none of the below
-    ├── EntryExistsError         create: the name is taken
-    ├── EntryNotFoundError       get, delete: no key of that name
-    └── KeyStoreUnreachableError   the store did not answer at all
+    KeyStoreError                    any other failure
+    ├── EntryExistsError             create: the name is taken
+    ├── EntryNotFoundError           get, delete: the store has no key of that name
+    └── KeyStoreUnreachableError     the store did not answer
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, ClassVar, Final, NamedTuple, ParamSpec, TypeVar
+
+from kes_core.errors import BackendError
 
 __all__ = [
     "PAGE_SIZE",
@@ -39,48 +41,45 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE_SIZE: Final = 1024
-"""How many names one answer of the listing API holds at the most (protocol section 6)."""
+"""The largest number of names in one answer of the listing API (protocol section 6)."""
 
 
 class KeyStoreReason(enum.StrEnum):
-    """Why a key store can't serve, as clients are told: unlike the message it tells nothing of where the store is."""
+    """Why a key store can't serve. Clients see this value; unlike the message it does not reveal where the store is."""
 
     UNREACHABLE = "unreachable"
     """It does not answer."""
     SEALED = "sealed"
-    """It answers, but is locked until somebody unlocks it."""
+    """It answers, but is locked until an operator unlocks it."""
     UNINITIALIZED = "uninitialized"
     """It has not been set up yet."""
     STANDBY = "standby"
-    """The node that answers only stands by, and there is none that serves."""
+    """The node that answers is a standby, and no active node was found."""
     FORBIDDEN = "forbidden"
-    """It refuses the server's credentials, or they do not allow what is tried."""
+    """It rejects the server's credentials, or they do not permit the operation."""
 
 
-class KeyStoreError(Exception):
-    """A key store failed. The message is for the operator's log and must hold no secret.
-
-    The server shows it as one line, cut off after 512 characters, and never shows the exception behind it.
-    """
+class KeyStoreError(BackendError):
+    """A key store failed. The message is for the operator's log and must not contain a secret."""
 
     default_reason: ClassVar[KeyStoreReason | None] = None
 
     def __init__(self, message: str = "", *, reason: KeyStoreReason | None = None) -> None:
-        """Say what failed to the operator (`message`), and why to clients (`reason`) if it is one of those."""
+        """Take the `message` for the operator and, if one of them applies, the `reason` for clients."""
         super().__init__(message)
         self.reason = reason if reason is not None else self.default_reason
 
 
 class EntryExistsError(KeyStoreError):
-    """A key of that name is there already."""
+    """The store already has a key of that name."""
 
 
 class EntryNotFoundError(KeyStoreError):
-    """There is no key of that name."""
+    """The store has no key of that name."""
 
 
 class KeyStoreUnreachableError(KeyStoreError):
-    """The key store did not answer: connection refused, time-out, sealed. Worth trying again later."""
+    """The key store did not answer: connection refused, timeout, sealed. A later attempt may succeed."""
 
     default_reason = KeyStoreReason.UNREACHABLE
 
@@ -89,44 +88,44 @@ class Page(NamedTuple):
     """One page of a listing."""
 
     names: list[str]
-    """The names, in ascending order of their bytes."""
+    """The names, in ascending byte order."""
     next: str
     """The first name that did not fit on the page, or an empty string when the listing is complete."""
 
 
 class KeyStore(ABC):
-    """A place where keys are kept. All methods may be called concurrently.
+    """Stores keys. All methods may be called concurrently.
 
-    Names are valid names of the protocol (`kes_core.names`). Values are opaque bytes of up to 64 KiB and come back
-    exactly as they went in. Every method raises `KeyStoreUnreachableError` when the store does not answer and another
-    `KeyStoreError` when it fails. The server takes anything else for a fault of the plugin: it answers the request with
-    an error, and logs no more than the type of the exception. A call that is cancelled leaves a key either whole or not
-    there. Neither `repr()` nor an error may show a value or a credential.
+    The server passes only names that are valid in the protocol (`kes_core.names`). Values are opaque bytes of up to
+    64 KiB; the store returns them unchanged. Every method raises `KeyStoreUnreachableError` when the store does not
+    answer and another `KeyStoreError` when it fails. The server treats any other exception as a fault of the plugin: it
+    answers the request with an error, and logs only the type of the exception. After a cancelled call, the key is
+    either complete or absent. Neither `repr()` nor an error may show a value or a credential.
     """
 
     health_interval: float = 10.0
-    """Seconds between two calls of `status` by which the server notices that the store comes and goes."""
+    """Seconds between two calls of `status`. The server uses them to notice when the store fails or recovers."""
     check_interval: float = 10.0
-    """Seconds after which a key that is in use is read again, to notice that another server has deleted it or made
-    another one of its name; 0: never, for a store that nobody else can change."""
+    """Seconds after which the server reads a key in use again, to notice that another server deleted or replaced it.
+    0: never, for a store that only this server can change."""
 
     @abstractmethod
     async def status(self) -> None:
-        """Ask the store for a sign of life; returning means that it works.
+        """Check that the store works; return if it does.
 
         Raises:
-            KeyStoreUnreachableError: It does not answer.
-            KeyStoreError: It answers, but can't serve.
+            KeyStoreUnreachableError: The store does not answer.
+            KeyStoreError: The store answers, but can't serve.
         """
 
     @abstractmethod
     async def create(self, name: str, value: bytes) -> None:
-        """Store `value` under `name`. Once this returns, the key is durable and every reader sees it whole.
+        """Store `value` under `name`. Once this returns, the key is durable and every reader sees the complete value.
 
         Never overwrites: of several concurrent calls for one name exactly one succeeds.
 
         Raises:
-            EntryExistsError: The name is taken; what is stored stays as it was.
+            EntryExistsError: The name is taken; the stored value is unchanged.
         """
 
     @abstractmethod
@@ -134,38 +133,37 @@ class KeyStore(ABC):
         """Return the value stored under `name`.
 
         Raises:
-            EntryNotFoundError: There is none.
+            EntryNotFoundError: The store has no key of that name.
         """
 
     @abstractmethod
     async def delete(self, name: str) -> None:
-        """Remove the key. Once this returns, it is gone for good.
+        """Delete the key. Once this returns, the key is permanently gone.
 
         Raises:
-            EntryNotFoundError: There is none. A store that can't tell (Vault) returns instead.
+            EntryNotFoundError: The store has no key of that name. A store that can't know this (Vault) returns instead.
         """
 
     @abstractmethod
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
-        """Return the first `limit` names that begin with `prefix` and are not less than `start`.
+        """Return the first `limit` names, in byte order, that begin with `prefix` and are not less than `start`.
 
-        Names are ordered by their bytes; nothing that matches gives an empty page. `page_of` does the work for a
-        store that has all its names at hand.
+        The page is empty if no name matches. A store that holds all its names in memory can use `page_of`.
         """
 
     async def close(self) -> None:
-        """Release what the store holds: connections, files, threads. May be called twice; nothing else afterwards.
+        """Release the store's connections, files and threads. May be called twice; no other call follows.
 
-        Takes at most 5 seconds: the server then goes on without it.
+        The server stops waiting after 5 seconds.
         """
         return
 
 
 def page_of(names: Iterable[str], prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
-    """Cut a page out of all `names`, which may be in any order. Arguments and result as in `KeyStore.list`.
+    """Return one page of `names`, which may be in any order. Arguments and result are those of `KeyStore.list`.
 
     Raises:
-        KeyStoreError: One of `names` is not text: the store answers what no store of keys does.
+        KeyStoreError: One of `names` is not text, so the store behind it does not hold keys.
     """
     names = list(names)
     if not all(isinstance(name, str) for name in names):
@@ -179,11 +177,11 @@ def page_of(names: Iterable[str], prefix: str = "", *, start: str = "", limit: i
 
 
 class BlockingCalls:
-    """Runs the calls of a blocking client library on worker threads of its own.
+    """Runs the calls of a blocking client library on its own worker threads.
 
-    A thread that is stuck in a dead connection or file system can't be cancelled. So each store has its own few
-    threads and can use up no others; and, unlike those of the standard library's executors, they do not keep the
-    process from ending.
+    A thread that hangs in a dead connection or file system can't be cancelled. Each store therefore has a few threads
+    of its own, and can't exhaust those of others. Unlike the threads of the standard library's executors, these do not
+    keep the process from exiting.
     """
 
     def __init__(self, name: str, *, threads: int = 8) -> None:
@@ -197,10 +195,10 @@ class BlockingCalls:
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on a worker thread and return its result.
 
-        When the caller is cancelled the thread still finishes the call, whose result is then dropped.
+        When the caller is cancelled, the thread still finishes the call and drops its result.
 
         Raises:
-            KeyStoreError: `close` was called before the call was begun.
+            KeyStoreError: `close` was called before the call started.
         """
         if self._is_closed:
             raise _closed()
@@ -212,7 +210,7 @@ class BlockingCalls:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Take no more calls. Does not wait for those under way; who waits for one not begun is told."""
+        """Accept no more calls. Calls that run are not waited for; calls that have not started fail."""
         self._is_closed = True
         while True:
             try:
@@ -230,11 +228,11 @@ class BlockingCalls:
             if future.set_running_or_notify_cancel():
                 try:
                     result = function()
-                except BaseException as error:  # whatever it is, it is the caller's
+                except BaseException as error:  # any exception belongs to the caller
                     future.set_exception(error)
                 else:
                     future.set_result(result)
-                    del result  # a waiting thread keeps no key
+                    del result  # an idle thread must not keep a key in memory
             del call, future, function
             self._idle.release()
 

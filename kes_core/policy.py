@@ -1,4 +1,4 @@
-"""What a policy engine is: the interface that engines implement, and how their answers are combined."""
+"""The interface of a policy engine, which plugins implement."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Decision(enum.Enum):
     """An engine's answer to a request."""
 
     ALLOW = "allow"
-    """This engine grants the request, if no other refuses it."""
+    """The engine grants the request. The server executes it unless another engine denies it."""
     DENY = "deny"
-    """The request is refused, whatever the others say."""
+    """The engine denies the request. The server refuses it, whatever the other engines answer."""
     ABSTAIN = "abstain"
-    """This engine has nothing to say about the request. If all abstain, it is refused."""
+    """No rule of the engine covers the request. The server refuses it if all engines abstain."""
 
 
 class Verdict(NamedTuple):
@@ -27,13 +27,13 @@ class Verdict(NamedTuple):
 
     decision: Decision
     reason: str
-    """For the operator's log, never sent to the client: which rule of which policy decided. One line; what is longer
-    than 512 characters is cut off."""
+    """Which rule of which policy decided. It goes to the operator's log and never to the client, as one line of at most
+    512 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFacts:
-    """What the client's certificate says of itself. Nothing of it is verified unless `verified` is true."""
+    """What the client's certificate states. The statements are unverified claims unless `verified` is true."""
 
     subject: str
     """The subject as an RFC 4514 string."""
@@ -52,35 +52,41 @@ class CertificateFacts:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRequest:
-    """What a policy engine may base its answer on."""
+    """The facts about a request on which a policy engine decides."""
 
     identity: str
     """The client's identity: lower-case hex of the SHA-256 of its public key (protocol section 1)."""
     method: str
     path: str
-    """The decoded path of the request, exactly as it will be executed: `/v1/key/generate/my-key`."""
+    """The decoded path of the request, exactly as the server will execute it: `/v1/key/generate/my-key`."""
     api: str
     """The route without its argument: `/v1/key/generate/`."""
     resource: str
-    """The route's argument, not yet validated: `my-key`; empty for routes that take none."""
+    """The route's argument, not yet validated: `my-key`. Empty for a route without an argument."""
     remote_address: str
-    """The client's IP address as text; behind a trusted TLS proxy the address it forwarded."""
+    """The client's IP address as text. Behind a trusted TLS proxy, the address that the proxy forwarded."""
     time: datetime
     """When the request arrived, in UTC."""
     certificate: CertificateFacts | None = field(default=None, repr=False)
 
 
 class PolicyEngine(ABC):
-    """Decides whether a request may be executed. Asked once a request, concurrently, on the server's event loop."""
+    """Decides whether the server may execute a request.
+
+    The server asks once per request, concurrently, on its event loop.
+    """
 
     @abstractmethod
     async def authorize(self, request: PolicyRequest) -> Verdict:
         """Answer one request within a second.
 
-        The request is refused if the engine raises, takes longer or returns anything but a `Verdict`. The log then has
-        the name of the engine and the type of the error, and not its text.
+        The server refuses the request if the engine raises, takes longer or does not return a `Verdict`.
+
+        Raises:
+            BackendError: The engine can't decide. The message tells the operator why. Of any other exception the log
+                shows only the type and the name of the engine.
         """
 
     async def close(self) -> None:
-        """Release what the engine holds, within 5 seconds. It is not used afterwards."""
+        """Release the engine's resources, within 5 seconds. No other call follows."""
         return

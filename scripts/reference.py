@@ -1,4 +1,4 @@
-"""Write the reference of the extension points, docs/reference.md, from the docstrings; `--check` only compares."""
+"""Generate the reference of the extension points, docs/reference.md, from docstrings; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kes_core import findings, hookspecs, keystore, policy
+from kes_core import errors, findings, hookspecs, keystore, policy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 _HEAD = """\
 # Reference for authors of plugins
 
-This page is written from the source (`python3 scripts/reference.py`). Everything here is imported from `kes_core`.
+`python3 scripts/reference.py` generates this page from the source. Import everything here from `kes_core`.
 """
 
 
 def main() -> None:
-    """Write the page, or exit with 1 if it is not up to date."""
+    """Write the page; with `--check`, exit with 1 if the page is outdated."""
     text = page()
     if "--check" not in sys.argv:
         PAGE.write_text(text, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE} is not up to date: run python3 scripts/reference.py")
+        sys.exit(f"{PAGE} is outdated: run python3 scripts/reference.py")
 
 
 def page() -> str:
@@ -37,7 +37,8 @@ def page() -> str:
     hooks = [value for name, value in vars(hookspecs).items() if name.startswith("kes_")]
     parts = [_HEAD, f"## Hooks\n\nVersion {hookspecs.HOOKSPEC_VERSION} of the specifications.\n", _module(hookspecs)]
     parts += [_function(hook, "###") for hook in hooks]
-    parts += ["## What hooks hand over\n", *_entries(hookspecs)]
+    parts += ["## What hooks return\n", *_entries(hookspecs)]
+    parts += ["## Errors\n", _module(errors), *_entries(errors)]
     parts += ["## Key stores\n", _module(keystore), *_entries(keystore)]
     parts += ["## Policy engines\n", _module(policy), *_entries(policy)]
     parts += ["## Findings of `kes doctor`\n", _module(findings), *_entries(findings)]
@@ -73,25 +74,25 @@ def _class(found: type[Any]) -> str:
 
 
 def _fields(found: type[Any]) -> list[str]:
-    """Return a row of a table for each field, with the text that stands below it in the source."""
-    told = _told(found)
+    """Return a row of a table for each field, with the string below it in the source."""
+    described = _descriptions(found)
     if issubclass(found, enum.Enum):
-        return [f"| `{member.name}` | `{member.value}` | {told.get(member.name, '')} |" for member in found]
+        return [f"| `{member.name}` | `{member.value}` | {described.get(member.name, '')} |" for member in found]
     names: list[str] = []
     if dataclasses.is_dataclass(found):
         names = [field.name for field in dataclasses.fields(found)]
     elif hasattr(found, "_fields"):
         names = list(found._fields)
     elif "__annotations__" in vars(found):
-        names = [name for name in found.__annotations__ if not name.startswith("_") and name in told]
-    return [f"| `{name}` | `{_type(found.__annotations__[name])}` | {told.get(name, '')} |" for name in names]
+        names = [name for name in found.__annotations__ if not name.startswith("_") and name in described]
+    return [f"| `{name}` | `{_type(found.__annotations__[name])}` | {described.get(name, '')} |" for name in names]
 
 
-def _told(found: type[Any]) -> dict[str, str]:
+def _descriptions(found: type[Any]) -> dict[str, str]:
     """Return the strings that follow the fields of a class in its source."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(found))).body[0]
     assert isinstance(tree, ast.ClassDef)
-    told: dict[str, str] = {}
+    described: dict[str, str] = {}
     name = ""
     for statement in tree.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
@@ -99,11 +100,11 @@ def _told(found: type[Any]) -> dict[str, str]:
         elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             name = statement.targets[0].id
         elif name and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            told[name] = " ".join(str(statement.value.value).split())
+            described[name] = " ".join(str(statement.value.value).split())
             name = ""
         else:
             name = ""
-    return told
+    return described
 
 
 def _type(annotation: Any) -> str:
@@ -118,7 +119,7 @@ def _function(found: Any, level: str, owner: str = "") -> str:
 
 
 def _markdown(text: str) -> str:
-    """Turn a docstring into Markdown: the sections of the Google style into lists, the rest is as it is."""
+    """Return a docstring as Markdown: the sections of the Google style as lists, the rest unchanged."""
     lines: list[str] = []
     section = ""
     for line in text.splitlines():

@@ -1,14 +1,14 @@
-"""The boundary between the server and its plugins: only this package calls what belongs to a plugin. Internal.
+"""The boundary between the server and its plugins: only this package calls plugins. Internal.
 
-A plugin may raise anything, return anything and hang. What passes this boundary is what the interfaces promise:
+A plugin may raise anything, return anything and hang. The boundary enforces what the interfaces promise:
 
-- A call takes a limited time. A key store's own calls have the time of the request they belong to.
-- What comes back is of the right kind.
-- What a plugin raises on purpose, `KeyStoreError`, keeps its text: one line of at most 512 characters. Of anything else
-  only the type and the name of the plugin are logged, for its text may hold a key. Where it came from is logged with
-  `log.error: debug`.
-- No exception of a plugin ends the server, `SystemExit` included. Only `KeyboardInterrupt` passes, and
-  `asyncio.CancelledError` where the server itself cancelled the call.
+- Each call takes a limited time. A call of a key store has the time of its request.
+- Each result has the right type.
+- A `BackendError`, which a plugin raises on purpose, keeps its text: one line of at most 512 characters. Of any other
+  exception only the type and the name of the plugin are logged, because its text may contain a key. With
+  `log.error: debug` the places of its traceback are logged too.
+- No exception of a plugin ends the server, not even `SystemExit`. Only `KeyboardInterrupt` passes, and
+  `asyncio.CancelledError` if the server itself cancelled the call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all calls of plugins have in common: time, names and errors. Private."""
+"""Time limits, names and errors of all calls of plugins. Private."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from kes_core.errors import BackendError
 from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
 from kes_core.keystore import (
     EntryExistsError,
@@ -32,7 +33,9 @@ __all__ = [
     "close_plugin",
     "connect_plugin",
     "is_ours",
-    "origin_of",
+    "origin_of_engine",
+    "origin_of_store",
+    "text_of",
     "translated",
     "within",
 ]
@@ -42,36 +45,36 @@ T = TypeVar("T")
 logger = logging.getLogger("kes.plugins")
 
 CONNECT_TIMEOUT: Final = 60.0
-"""Seconds that a plugin gets to connect, and a plugin's doctor to look at a key store."""
+"""Seconds that a plugin has to connect, or to diagnose a key store."""
 CONNECT_NOTICE: Final = 2.0
 """Seconds after which the log says what the server waits for."""
 CLOSE_TIMEOUT: Final = 5.0
-"""Seconds that a plugin gets to close a key store or policy engine."""
+"""Seconds that a plugin has to close a key store or policy engine."""
 BLOCKING: Final = 0.1
-"""Seconds for which a plugin may keep the event loop from everything else before the log says so."""
+"""Seconds for which a plugin may block the event loop before the log says so."""
 TELL_AGAIN: Final = 60.0
 """Seconds between two log lines about the same fault of a plugin."""
 
 
 class PluginError(Exception):
-    """A plugin failed or broke the rules of its interface. The message says how and holds no text of the plugin."""
+    """A plugin failed or broke the rules of its interface. The message says how, in text that is safe to log."""
 
 
 class TooSlowError(Exception):
-    """A plugin has used up its time."""
+    """A plugin exceeded its time limit."""
 
 
 async def within(call: Awaitable[T], seconds: float, *, connecting_to: str = "") -> T:
-    """Await `call`, which a plugin made, for a limited time. It is left behind if it does not end when cancelled.
+    """Await `call`, which a plugin made, for a limited time. Abandon a call that ignores its cancellation.
 
     Args:
-        call: What to wait for.
-        seconds: How long.
-        connecting_to: What a connection is made to, if so: the log says it when that takes long.
+        call: The awaitable to wait for.
+        seconds: The time limit.
+        connecting_to: If the call connects to something, its name: a slow connection is logged with it.
 
     Raises:
-        TooSlowError: It took longer.
-        BaseException: Whatever it raised.
+        TooSlowError: The call took longer.
+        BaseException: The call raised it.
     """
     task = asyncio.ensure_future(_contained(call))
     first = min(CONNECT_NOTICE, seconds) if connecting_to else seconds
@@ -81,17 +84,17 @@ async def within(call: Awaitable[T], seconds: float, *, connecting_to: str = "")
             logger.warning("connecting to %s ...", connecting_to)
             await asyncio.wait({task}, timeout=seconds - first)
     finally:
-        task.cancel()  # which does nothing to one that is done
+        task.cancel()  # has no effect on a task that is done
     if not task.done():
         raise TooSlowError
     result, error = task.result()
     if error is not None:
         raise error
-    return result  # type: ignore[return-value] # there is no error, so there is a result
+    return result  # type: ignore[return-value] # without an error, the task has a result
 
 
 async def _contained(call: Awaitable[T]) -> tuple[T | None, BaseException | None]:
-    """Await `call`; return its result or its error. A task that raises SystemExit would end the event loop."""
+    """Await `call`; return its result or its error. If the task raised SystemExit, the event loop would end."""
     try:
         return await call, None
     except BaseException as error:
@@ -101,7 +104,7 @@ async def _contained(call: Awaitable[T]) -> tuple[T | None, BaseException | None
 
 
 def is_ours(error: BaseException) -> bool:
-    """Tell whether an exception ends a plugin's call because the server, or its user, wants it to end."""
+    """Return whether an exception ended a plugin's call because the server or its user cancelled it."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
@@ -109,13 +112,17 @@ def is_ours(error: BaseException) -> bool:
 
 
 class Origin(NamedTuple):
-    """Whose a call is."""
+    """The key store or policy engine that a call belongs to."""
 
     what: str
-    """In messages: "the key store 'fs' (plugin 'fs' of kes-fs 1.0)"."""
+    """Its name in messages: "the key store 'fs' (plugin 'fs' of kes-fs 1.0)"."""
+    error: type[BackendError]
+    """The error that the server expects from it."""
+    unreachable: type[BackendError]
+    """The error that the server expects from it if it does not answer."""
 
     def fault(self, operation: str, error: BaseException) -> str:
-        """Return what to say of an exception of the plugin; log where it came from, if the log wants that."""
+        """Return a description of an exception of the plugin; log its places if `log.error` is `debug`."""
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s failed in %s: %s", self.what, operation, kind_of(error), extra={PLACES: places(error)})
         return (
@@ -124,55 +131,77 @@ class Origin(NamedTuple):
         )
 
     def returned(self, operation: str, value: object, wanted: str) -> str:
-        """Return what to say of a result that is of the wrong kind."""
+        """Return a description of a result of the wrong type."""
         return f"{self.what} returned {kind_of(value)} from {operation}, which has to return {wanted}"
 
 
-def origin_of(kind: str, item: KeyStoreBackend | PolicyEngineType) -> Origin:
-    """Return the name of a key store or policy engine and of its plugin. `kind` is "key store" or "policy engine"."""
-    return Origin(f"the {kind} {item.name!r}" + (f" ({item.origin})" if item.origin else ""))
+def origin_of_store(backend: KeyStoreBackend) -> Origin:
+    """Return the origin of the calls of a key store."""
+    return Origin(_name("key store", backend), KeyStoreError, KeyStoreUnreachableError)
 
 
-def translated(origin: Origin, operation: str, error: BaseException) -> KeyStoreError:
-    """Return what the server goes on with instead of an exception of a key store, or of a `connect`."""
-    if not isinstance(error, KeyStoreError):
-        return KeyStoreError(origin.fault(operation, error))
+def origin_of_engine(kind: PolicyEngineType) -> Origin:
+    """Return the origin of the calls of a policy engine."""
+    return Origin(_name("policy engine", kind), BackendError, BackendError)
+
+
+def _name(kind: str, item: KeyStoreBackend | PolicyEngineType) -> str:
+    return f"the {kind} {item.name!r}" + (f" ({item.origin})" if item.origin else "")
+
+
+def text_of(error: BaseException) -> str | None:
+    """Return the text of a `BackendError` as one line, or None: the text of another exception may contain a key."""
+    if not isinstance(error, BackendError):
+        return None
     try:
-        text, reason = one_line(str(error)), error.reason
-    except Exception as fault:  # the plugin's own class of exceptions, with methods of its own
-        return KeyStoreError(origin.fault(operation, fault))
+        return one_line(str(error))
+    except Exception:  # the plugin's own class of exceptions may have a faulty `__str__`
+        return None
+
+
+def translated(origin: Origin, operation: str, error: BaseException) -> BackendError:
+    """Return the error that replaces an exception of a plugin: `origin.error`, or one derived from it."""
+    text = text_of(error)
+    if text is None:
+        return origin.error(origin.fault(operation, error))
+    if not (isinstance(error, KeyStoreError) and issubclass(origin.error, KeyStoreError)):
+        return origin.error(text)
+    try:
+        reason = error.reason
+    except Exception as fault:  # the plugin's own class of exceptions may have a faulty property
+        return origin.error(origin.fault(operation, fault))
     kinds: tuple[type[KeyStoreError], ...] = (EntryExistsError, EntryNotFoundError, KeyStoreUnreachableError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), KeyStoreError)
     return kind(text, reason=reason if isinstance(reason, KeyStoreReason) else None)
 
 
-async def connect_plugin(origin: Origin, connect: Callable[[Any], Any], settings: BaseModel, wanted: type[T]) -> T:
-    """Call a plugin's `connect`; return the key store or policy engine (`wanted`) that it gives.
+async def connect_plugin(origin: Origin, connect: Callable[[Any], Any], config: BaseModel, wanted: type[T]) -> T:
+    """Call a plugin's `connect` with its section of the configuration; return its key store or policy engine.
 
     Raises:
-        KeyStoreError: It can't be used.
+        BackendError: The connection failed, or the result is not a `wanted`. Its type is one of `origin`'s.
     """
     try:
-        call = connect(settings)
+        call = connect(config)
         if not inspect.isawaitable(call):
-            failure = KeyStoreError(origin.returned("connect", call, "an awaitable: define it with 'async def'"))
+            failure = origin.error(origin.returned("connect", call, "an awaitable: define it with 'async def'"))
         else:
             found = await within(call, CONNECT_TIMEOUT, connecting_to=origin.what)
             if isinstance(found, wanted):
                 return found
-            failure = KeyStoreError(origin.returned("connect", found, wanted.__name__))
+            failure = origin.error(origin.returned("connect", found, wanted.__name__))
     except TooSlowError:
-        failure = KeyStoreUnreachableError(f"{origin.what}: no answer within {CONNECT_TIMEOUT:g} s")
+        failure = origin.unreachable(f"{origin.what}: no answer within {CONNECT_TIMEOUT:g} s")
     except BaseException as error:
         if is_ours(error):
             raise
         failure = translated(origin, "connect", error)
-    # Outside of the handlers: the plugin's exception, whose frames hold values, is not kept alive behind ours.
+    # Outside the handlers: otherwise our exception would keep the plugin's exception, and the values in its frames.
     raise failure
 
 
 async def close_plugin(origin: Origin, close: Callable[[], Awaitable[None]]) -> None:
-    """Close what belongs to a plugin. What goes wrong is logged, and ends nothing."""
+    """Close a key store or policy engine of a plugin. Log a failure, and go on."""
     try:
         await within(close(), CLOSE_TIMEOUT)
     except TooSlowError:

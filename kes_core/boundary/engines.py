@@ -19,7 +19,8 @@ from kes_core.boundary.calls import (
     close_plugin,
     connect_plugin,
     is_ours,
-    origin_of,
+    origin_of_engine,
+    text_of,
 )
 from kes_core.faults import one_line
 from kes_core.policy import Decision, PolicyEngine, Verdict
@@ -37,27 +38,27 @@ T = TypeVar("T")
 logger = logging.getLogger("kes.plugins")
 
 AUTHORIZE_TIMEOUT: Final = 1.0
-"""Seconds that a policy engine gets for one request."""
+"""Seconds that a policy engine has to answer one request."""
 
 
-async def connect_engine(kind: PolicyEngineType, settings: BaseModel) -> PolicyEngine:
+async def connect_engine(kind: PolicyEngineType, config: BaseModel) -> PolicyEngine:
     """Connect to a policy engine; return it behind the boundary.
 
     Args:
-        kind: Of which kind it is.
-        settings: Its section of the configuration.
+        kind: The kind of the engine.
+        config: Its section of the configuration.
 
     Raises:
-        KeyStoreError: It can't be used.
+        BackendError: The engine can't be used; the message says why.
     """
-    origin = origin_of("policy engine", kind)
-    # PolicyEngine is abstract, and only asked for with isinstance().
-    engine = await connect_plugin(origin, kind.connect, settings, PolicyEngine)  # type: ignore[type-abstract]
+    origin = origin_of_engine(kind)
+    # mypy refuses an abstract class here; it only serves for isinstance().
+    engine = await connect_plugin(origin, kind.connect, config, PolicyEngine)  # type: ignore[type-abstract]
     return _GuardedEngine(engine, origin)
 
 
 class _GuardedEngine(PolicyEngine):
-    """A plugin's policy engine. It answers in time and with a `Verdict`, or raises `PluginError`."""
+    """A plugin's policy engine that answers with a `Verdict` in time, or raises `PluginError`."""
 
     def __init__(self, engine: PolicyEngine, origin: Origin) -> None:
         self._engine = engine
@@ -68,10 +69,10 @@ class _GuardedEngine(PolicyEngine):
         """Ask the engine.
 
         Raises:
-            PluginError: It failed, took longer than it may, or did not return a verdict.
+            PluginError: The engine failed, exceeded its time limit, or did not return a verdict.
         """
-        # Most engines answer without waiting for anything. A timeout, which costs more than their answer, is set up
-        # only for one that does wait.
+        # Most engines answer without waiting. Setting up a timeout takes longer than their answer, so do that only for
+        # an engine that waits.
         started = time.perf_counter()
         try:
             call: Any = self._engine.authorize(request)
@@ -99,7 +100,7 @@ class _GuardedEngine(PolicyEngine):
                     short = one_line(reason)
                     return verdict if short is reason else Verdict(decision, short)
             failure = PluginError(self._origin.returned("authorize", verdict, "a Verdict"))
-        raise failure  # outside of the handler, as in `connect_plugin`
+        raise failure  # outside the handler, as in `connect_plugin`
 
     async def close(self) -> None:
         await close_plugin(self._origin, self._engine.close)
@@ -107,7 +108,8 @@ class _GuardedEngine(PolicyEngine):
     def _failure(self, error: BaseException) -> PluginError:
         if isinstance(error, TooSlowError):
             return PluginError(f"{self._origin.what} has not answered within {AUTHORIZE_TIMEOUT:g} s")
-        return PluginError(self._origin.fault("authorize", error))
+        text = text_of(error)
+        return PluginError(self._origin.fault("authorize", error) if text is None else f"{self._origin.what}: {text}")
 
     def _tell_blocking(self, seconds: float) -> None:
         now = time.monotonic()
@@ -121,11 +123,11 @@ async def _as_coroutine(call: Awaitable[T]) -> T:
 
 
 async def _finish(call: Any, waits_for: Any) -> Any:
-    """Await a coroutine whose first step has been made, for a limited time.
+    """Await the rest of a coroutine that has made its first step, for a limited time.
 
     Raises:
         TooSlowError: It took longer.
-        BaseException: Whatever it raised.
+        BaseException: The coroutine raised it.
     """
     try:
         async with asyncio.timeout(AUTHORIZE_TIMEOUT) as limit:
@@ -138,14 +140,14 @@ async def _finish(call: Any, waits_for: Any) -> Any:
 
 @types.coroutine
 def _go_on(call: Any, waits_for: Any) -> Generator[Any, Any, Any]:
-    """Await a coroutine whose first step has been made, and which waits for `waits_for`."""
+    """Await the rest of a coroutine that has made its first step and waits for `waits_for`."""
     while True:
         try:
             sent = yield waits_for
         except GeneratorExit:
             call.close()
             raise
-        except BaseException as error:  # it is for the coroutine
+        except BaseException as error:  # pass it to the coroutine
             step, argument = call.throw, error
         else:
             step, argument = call.send, sent

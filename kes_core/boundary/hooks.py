@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.boundary.calls import BLOCKING, TELL_AGAIN
+from kes_core.boundary.calls import BLOCKING, TELL_AGAIN, text_of
 from kes_core.faults import kind_of, log_fault
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ __all__ = ["GuardedSink", "notify", "open_plugin_sinks"]
 logger = logging.getLogger("kes.plugins")
 
 HOOK_TIMEOUT: Final = 5.0
-"""Seconds that a plugin gets to take note that the server has started, or stops."""
+"""Seconds that a plugin has to handle the start or the stop of the server."""
 
 
 class GuardedSink:
-    """A plugin's audit sink. What it raises is logged, once a minute at most."""
+    """A plugin's audit sink. Its exceptions are logged, at most once a minute."""
 
     def __init__(self, sink: AuditSink, what: str) -> None:
         self._sink = sink
@@ -36,7 +36,7 @@ class GuardedSink:
         self._told_lost = self._told_blocking = -math.inf
 
     def audit(self, event: Mapping[str, Any]) -> None:
-        """Hand a record to the sink."""
+        """Pass a record to the sink."""
         started = time.monotonic()
         try:
             self._sink.audit(event)
@@ -45,16 +45,23 @@ class GuardedSink:
         except BaseException as error:  # SystemExit too
             self._lost += 1
             if started - self._told_lost >= TELL_AGAIN:
-                log_fault(logger, "%s did not take %d records", self._what, self._lost, error=error, foreign=True)
+                self._log_lost(error)
                 self._told_lost, self._lost = started, 0
         seconds = time.monotonic() - started
         if seconds > BLOCKING and started - self._told_blocking >= TELL_AGAIN:
             self._told_blocking = started
             logger.warning("%s kept all requests waiting for %.1f s", self._what, seconds)
 
+    def _log_lost(self, error: BaseException) -> None:
+        text = text_of(error)
+        if text is None:
+            log_fault(logger, "%s did not take %d records", self._what, self._lost, error=error, foreign=True)
+        else:
+            logger.error("%s did not take %d records: %s", self._what, self._lost, text)
+
 
 def open_plugin_sinks(plugins: Plugins) -> list[GuardedSink]:
-    """Return the audit sinks of all plugins, each behind the boundary. A plugin whose sinks can't be used is logged."""
+    """Return the audit sinks of all plugins, each behind the boundary. Log each plugin whose sinks can't be used."""
     sinks: list[GuardedSink] = []
     for what, call in _implementations(plugins, "kes_audit_sinks"):
         try:
@@ -78,9 +85,9 @@ def _is_sink(sink: object) -> bool:
 
 
 async def notify(plugins: Plugins, hook: str, server: ServerInfo) -> None:
-    """Tell all plugins that the server has started or stops: each on a thread of its own, and for a limited time."""
+    """Notify all plugins that the server started or stops: each on its own thread, and for a limited time."""
     for what, call in _implementations(plugins, hook):
-        outcome = _on_thread(lambda call=call: call({"server": server}), f"kes-{hook}")  # type: ignore[misc] # mypy knows no default of a lambda
+        outcome = _on_thread(lambda call=call: call({"server": server}), f"kes-{hook}")  # type: ignore[misc] # mypy does not infer the default of a lambda
         done, _waiting = await asyncio.wait({outcome}, timeout=HOOK_TIMEOUT)
         if not done:
             logger.error("%s did not return from %s within %g s", what, hook, HOOK_TIMEOUT)
@@ -89,7 +96,7 @@ async def notify(plugins: Plugins, hook: str, server: ServerInfo) -> None:
 
 
 def _on_thread(call: Callable[[], object], name: str) -> asyncio.Future[BaseException | None]:
-    """Call on a thread, which does not keep the process from ending; return what will be the exception of the call."""
+    """Run `call` on a daemon thread; return a future of its exception, or of None."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[BaseException | None] = loop.create_future()
 
@@ -101,7 +108,7 @@ def _on_thread(call: Callable[[], object], name: str) -> asyncio.Future[BaseExce
         failure: BaseException | None = None
         try:
             call()
-        except BaseException as error:  # whatever it is, it is the plugin's
+        except BaseException as error:  # any exception belongs to the plugin
             failure = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(end, failure)
@@ -111,12 +118,12 @@ def _on_thread(call: Callable[[], object], name: str) -> asyncio.Future[BaseExce
 
 
 def _implementations(plugins: Plugins, hook: str) -> list[tuple[str, Callable[[Mapping[str, Any]], Any]]]:
-    """Return what implements a hook: the name of each plugin, and what calls it with the hook's arguments."""
+    """Return the implementations of a hook: the plugin's name, and a function that takes the hook's arguments."""
 
     def caller(implementation: Any) -> Callable[[Mapping[str, Any]], Any]:
         return lambda arguments: implementation.function(*(arguments[name] for name in implementation.argnames))
 
-    found = reversed(getattr(plugins.hook, hook).get_hookimpls())  # pluggy keeps them in the reverse order of calls
+    found = reversed(getattr(plugins.hook, hook).get_hookimpls())  # pluggy lists them in the reverse order of calls
     return [(_name(each.plugin_name), caller(each)) for each in found if not (each.hookwrapper or each.wrapper)]
 
 

@@ -14,10 +14,11 @@ from kes_core.boundary.calls import (
     close_plugin,
     connect_plugin,
     is_ours,
-    origin_of,
+    origin_of_store,
     translated,
     within,
 )
+from kes_core.errors import BackendError
 from kes_core.findings import Finding
 from kes_core.keystore import PAGE_SIZE, KeyStore, KeyStoreError, Page
 
@@ -32,24 +33,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def connect_store(backend: KeyStoreBackend, settings: BaseModel) -> KeyStore:
+async def connect_store(backend: KeyStoreBackend, config: BaseModel) -> KeyStore:
     """Connect to a key store; return it behind the boundary.
 
     Args:
-        backend: Of which kind it is.
-        settings: Its section of the configuration.
+        backend: The kind of the store.
+        config: Its section of the configuration.
 
     Raises:
-        KeyStoreError: It can't be used.
+        KeyStoreError: The store can't be used; the message says why.
     """
-    origin = origin_of("key store", backend)
-    # KeyStore is abstract, and only asked for with isinstance().
-    store = await connect_plugin(origin, backend.connect, settings, KeyStore)  # type: ignore[type-abstract]
+    origin = origin_of_store(backend)
+    # mypy refuses an abstract class here; it only serves for isinstance().
+    store = await connect_plugin(origin, backend.connect, config, KeyStore)  # type: ignore[type-abstract]
     return _GuardedStore(store, origin)
 
 
 class _GuardedStore(KeyStore):
-    """A plugin's key store. All that it raises is a `KeyStoreError`, and all that it returns is as `KeyStore` says."""
+    """A plugin's key store that raises only `KeyStoreError` and returns only what `KeyStore` promises."""
 
     def __init__(self, store: KeyStore, origin: Origin) -> None:
         self._store = store
@@ -96,11 +97,11 @@ class _GuardedStore(KeyStore):
             if is_ours(error):
                 raise
             failure = translated(self._origin, operation, error)
-        raise failure  # outside of the handler, as in `connect_plugin`
+        raise failure  # outside the handler, as in `connect_plugin`
 
 
 def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit: int) -> str:
-    """Return what is wrong with a page of a listing, or nothing. Names are not shown: they may be anything."""
+    """Return the fault of a page of a listing, or an empty string. Does not show names, which may be anything."""
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return "has names that are not str"
     if not isinstance(following, str):
@@ -115,19 +116,19 @@ def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit:
     return "" if advances else "has a 'next' that does not advance"
 
 
-async def diagnose(backend: KeyStoreBackend, settings: BaseModel, *, seconds: float = CONNECT_TIMEOUT) -> list[Finding]:
-    """Let a key store's own doctor look at it, if it has one.
+async def diagnose(backend: KeyStoreBackend, config: BaseModel, *, seconds: float = CONNECT_TIMEOUT) -> list[Finding]:
+    """Return the findings of a key store's own `diagnose`, or an empty list if it has none.
 
     Raises:
-        KeyStoreError: It failed, or took longer than `seconds`.
+        KeyStoreError: The plugin failed, or took longer than `seconds`.
     """
     if backend.diagnose is None:
         return []
-    origin = origin_of("key store", backend)
+    origin = origin_of_store(backend)
     try:
-        findings: Any = await within(backend.diagnose(settings), seconds)
+        findings: Any = await within(backend.diagnose(config), seconds)
     except TooSlowError:
-        failure = KeyStoreError(f"{origin.what} has not answered within {seconds:g} s")
+        failure: BackendError = KeyStoreError(f"{origin.what} has not answered within {seconds:g} s")
     except BaseException as error:
         if is_ours(error):
             raise
@@ -139,17 +140,17 @@ async def diagnose(backend: KeyStoreBackend, settings: BaseModel, *, seconds: fl
     raise failure
 
 
-def access_policy(backend: KeyStoreBackend, settings: BaseModel) -> str:
-    """Return what a key store's access control has to grant the server, in its own form; nothing if it can't say.
+def access_policy(backend: KeyStoreBackend, config: BaseModel) -> str:
+    """Return the privileges that the server needs, in the store's policy language; empty if the plugin can't say.
 
     Raises:
         KeyStoreError: The plugin failed.
     """
     if backend.access_policy is None:
         return ""
-    origin = origin_of("key store", backend)
+    origin = origin_of_store(backend)
     try:
-        text: Any = backend.access_policy(settings)
+        text: Any = backend.access_policy(config)
     except BaseException as error:
         if is_ours(error):
             raise

@@ -15,9 +15,9 @@ from kes_core.access.sender import Authorities
 from kes_core.boundary import PluginError, connect_engine
 from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig, matching_pattern
 from kes_core.doctor.settings import allowing_policies, is_identity
+from kes_core.errors import BackendError
 from kes_core.findings import Finding
 from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
-from kes_core.keystore import KeyStoreError
 from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 from kes_core.protocol import ROUTES, Argument, Auth, Route
@@ -280,7 +280,7 @@ async def _verdicts(config: Config, plugins: Plugins, request: PolicyRequest) ->
         name = choice.type.name
         try:
             engine = await connect_engine(choice.type, choice.settings)
-        except KeyStoreError as error:
+        except BackendError as error:
             raise _RefusedError("policy", f"the server does not start: {error}") from None
         try:
             yield name, await _ask(engine, request)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from kes_core.boundary import connect_engine, connect_store, diagnose
+from kes_core.errors import BackendError
 from kes_core.findings import Finding
 from kes_core.keystore import KeyStoreError
 
@@ -63,7 +64,7 @@ async def examine_engines(config: Config) -> AsyncIterator[Finding]:
     for choice in config.policy_engines:
         try:
             engine = await connect_engine(choice.type, choice.settings)
-        except KeyStoreError as error:
+        except BackendError as error:
             yield Finding.error("policy engine", str(error))
             continue
         await engine.close()

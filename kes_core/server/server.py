@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.audit.log import AuditError, AuditLog, open_sinks
 from kes_core.audit.stdout import OwnSink
 from kes_core.boundary import open_plugin_sinks
+from kes_core.errors import BackendError
 from kes_core.faults import log_fault
-from kes_core.keystore import KeyStoreError
 from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.state import State, connect
@@ -163,7 +163,7 @@ class Serving:
         except BaseException as error:
             for sink in sinks:
                 sink.close()
-            if isinstance(error, KeyStoreError | TLSError):
+            if isinstance(error, BackendError | TLSError):
                 raise ConfigRejectedError(str(error)) from error
             raise
         return state, sinks

@@ -82,7 +82,7 @@ async def connect(
         on_key_change: Tells the server's other processes of a key that was created or deleted.
 
     Raises:
-        KeyStoreError: The key store can't be connected to, or a key not be made.
+        BackendError: The key store or a policy engine can't be used, or a key can't be created.
         TLSError: The CAs for clients can't be read.
     """
     authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None) if config.tls.auth else None

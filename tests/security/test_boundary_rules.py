@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kes_core import (
+    BackendError,
     Decision,
     KeyStore,
     KeyStoreBackend,
@@ -25,7 +26,7 @@ from kes_core import (
     Verdict,
     page_of,
 )
-from kes_core.boundary import PluginError, connect_engine, connect_store
+from kes_core.boundary import GuardedSink, PluginError, connect_engine, connect_store
 from kes_core.boundary import calls as _calls
 from kes_core.boundary import engines as _engines
 from kes_core.builtin.memory import MemoryKeyStore
@@ -275,3 +276,56 @@ def test_engine_that_does_not_wait_asynchronously_is_named(caplog: pytest.LogCap
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("the policy engine 'mine' kept all requests waiting for 0.")
+
+
+def test_engine_says_why_it_can_not_be_connected_to() -> None:
+    async def connect(_config: Section) -> PolicyEngine:
+        raise BackendError("OPA at 127.0.0.1:8181 does not answer:\nstart it") from ValueError("secret")
+
+    kind = PolicyEngineType(name="mine", config=Section, connect=connect)
+    with pytest.raises(BackendError) as caught:
+        asyncio.run(connect_engine(kind, Section()))
+    assert type(caught.value) is BackendError
+    assert str(caught.value) == "OPA at 127.0.0.1:8181 does not answer: start it"
+    assert caught.value.__cause__ is None
+
+
+def test_engine_says_why_it_can_not_decide() -> None:
+    async def authorize(_request: PolicyRequest) -> Verdict:
+        raise BackendError("OPA at 127.0.0.1:8181 does not answer") from ValueError("secret")
+
+    assert failure(ask(authorize)) == "the policy engine 'mine': OPA at 127.0.0.1:8181 does not answer"
+
+
+def test_store_that_raises_the_base_error_fails_as_a_store() -> None:
+    class Store(MemoryKeyStore):
+        async def status(self) -> None:
+            raise BackendError("the disk is full")
+
+    async def status() -> None:
+        await (await guarded(Store())).status()
+
+    with pytest.raises(KeyStoreError, match="the disk is full"):
+        asyncio.run(status())
+
+
+def test_error_that_can_not_be_shown_is_a_fault() -> None:
+    class OddError(BackendError):
+        def __str__(self) -> str:
+            raise ValueError("secret")
+
+    async def authorize(_request: PolicyRequest) -> Verdict:
+        raise OddError
+
+    assert "failed in authorize: OddError, which is a fault of its plugin" in failure(ask(authorize))
+
+
+def test_sink_says_why_it_lost_a_record(caplog: pytest.LogCaptureFixture) -> None:
+    class Sink:
+        def audit(self, event: Mapping[str, Any]) -> None:
+            raise BackendError("the queue is full:\n" + event["text"])
+
+    sink = GuardedSink(Sink(), "the audit sink Sink")
+    sink.audit({"text": "wait"})
+    sink.audit({"text": "wait"})
+    assert caplog.messages == ["the audit sink Sink did not take 1 records: the queue is full: wait"]

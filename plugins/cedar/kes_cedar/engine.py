@@ -33,7 +33,7 @@ class CedarPolicyEngine(PolicyEngine):
         """Read the files that `config` names.
 
         Raises:
-            KeyStoreError: One can't be read, or Cedar refuses it; the message names the file, and the line if it can.
+            BackendError: One can't be read, or Cedar refuses it; the message names the file, and the line if it can.
         """
         # In a thread: a server that reloads thousands of policies goes on answering.
         rules = await asyncio.to_thread(load_rules, config)

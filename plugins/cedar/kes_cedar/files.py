@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import cedarpy
 
 from kes_cedar.requests import OPERATIONS, cedar_request
-from kes_core import CertificateFacts, KeyStoreError, PolicyRequest
+from kes_core import BackendError, CertificateFacts, PolicyRequest
 
 if TYPE_CHECKING:
     from kes_cedar import CedarConfig
@@ -67,7 +67,7 @@ def load_rules(config: CedarConfig) -> Rules:
     """Read and check the files that `config` names. Takes a while with many policies: not for the event loop.
 
     Raises:
-        KeyStoreError: One can't be used. One line: which, where in it, and what is wrong.
+        BackendError: One can't be used. One line: which, where in it, and what is wrong.
     """
     schema_file = config.schema_file or _SCHEMA_NAME
     if config.schema_file is None:
@@ -87,8 +87,8 @@ def load_rules(config: CedarConfig) -> Rules:
     return rules
 
 
-def _problem(place: str | Path, message: str) -> KeyStoreError:
-    return KeyStoreError(f"policy engine cedar: {place}: {' '.join(message.split())}")
+def _problem(place: str | Path, message: str) -> BackendError:
+    return BackendError(f"policy engine cedar: {place}: {' '.join(message.split())}")
 
 
 def _read(file: Path) -> str:

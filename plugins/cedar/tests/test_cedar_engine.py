@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kes_cedar.engine import CedarPolicyEngine
 from kes_cedar.requests import OPERATIONS
-from kes_core import CertificateFacts, Decision, KeyStoreError, Verdict
+from kes_core import BackendError, CertificateFacts, Decision, Verdict
 from kes_core.plugins import load_plugins
 from kes_core.protocol import ROUTES, Auth
 
@@ -243,7 +243,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("policies", BROKEN, ids=range(len(BROKEN)))
 def test_broken_policies_are_named_with_their_line(open_engine: OpenEngine, tmp_path: Path, policies: str) -> None:
-    with pytest.raises(KeyStoreError) as raised:
+    with pytest.raises(BackendError) as raised:
         open_engine(policies)
     expected = BROKEN[policies].format(file=tmp_path / "policies.cedar")
     assert str(raised.value).startswith(f"policy engine cedar: {expected}")
@@ -268,7 +268,7 @@ def test_broken_policies_are_named_with_their_line(open_engine: OpenEngine, tmp_
 def test_broken_entities_are_named(open_engine: OpenEngine, tmp_path: Path, entities: str, expected: str) -> None:
     file = tmp_path / "own.json"
     file.write_text(entities)
-    with pytest.raises(KeyStoreError) as raised:
+    with pytest.raises(BackendError) as raised:
         open_engine(PERMIT_ALL, None, entities=str(file))
     assert str(raised.value).startswith(f"policy engine cedar: {file}{expected}")
     assert "\n" not in str(raised.value)
@@ -279,14 +279,14 @@ def test_schema_that_does_not_fit_is_refused_at_once(open_engine: OpenEngine, tm
     schema = (resources.files("kes_cedar") / "kes.cedarschema").read_text()
     file.write_text(schema.replace("    api: String,\n", ""))
     with pytest.raises(
-        KeyStoreError, match=r"own\.cedarschema: the schema does not fit requests for CheckReady: .*`api`"
+        BackendError, match=r"own\.cedarschema: the schema does not fit requests for CheckReady: .*`api`"
     ):
         open_engine(PERMIT_ALL, schema=str(file))
     file.write_text(schema.replace("verified: Bool", f"verified: Bool, more?: {'Set<' * 20_000}Long{'>' * 20_000}"))
-    with pytest.raises(KeyStoreError, match=r"own\.cedarschema: is nested more than 100 levels deep"):
+    with pytest.raises(BackendError, match=r"own\.cedarschema: is nested more than 100 levels deep"):
         open_engine(PERMIT_ALL, schema=str(file))
     file.write_text("entity X")
-    with pytest.raises(KeyStoreError, match=r"own\.cedarschema: error parsing schema: "):
+    with pytest.raises(BackendError, match=r"own\.cedarschema: error parsing schema: "):
         open_engine(PERMIT_ALL, schema=str(file))
 
 
@@ -294,15 +294,15 @@ def test_directories_and_files_that_can_not_be_read(open_engine: OpenEngine, ask
     directory = tmp_path / "d"
     directory.mkdir()
     (directory / "README.md").write_text("not a policy")
-    with pytest.raises(KeyStoreError, match=r"the directory has no file whose name ends in \.cedar"):
+    with pytest.raises(BackendError, match=r"the directory has no file whose name ends in \.cedar"):
         open_engine(PERMIT_ALL, policies=str(directory))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(KeyStoreError, match="pipe: is not a file"):
+    with pytest.raises(BackendError, match="pipe: is not a file"):
         open_engine(PERMIT_ALL, policies=str(tmp_path / "pipe"))
-    with pytest.raises(KeyStoreError, match=r"missing\.cedar: can't be read: No such file or directory"):
+    with pytest.raises(BackendError, match=r"missing\.cedar: can't be read: No such file or directory"):
         open_engine(PERMIT_ALL, policies=["missing.cedar"])
     (directory / "b.cedar").write_bytes(b"// \xff\n" + PERMIT_ALL.encode())
-    with pytest.raises(KeyStoreError, match=r"b\.cedar:1: is not UTF-8"):
+    with pytest.raises(BackendError, match=r"b\.cedar:1: is not UTF-8"):
         open_engine(PERMIT_ALL, policies=str(directory))
     (directory / "b.cedar").write_text('forbid(principal, action, resource == KES::Key::"x");')
     (directory / "a.cedar").write_text(PERMIT_ALL)
