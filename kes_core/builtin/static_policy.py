@@ -11,6 +11,7 @@ from os.path import commonprefix
 from typing import Final
 
 from kes_core.config import PolicySettings, Section
+from kes_core.config.sections import STATIC_ENGINE
 from kes_core.hookspecs import PolicyEngineType, hookimpl
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 
@@ -18,7 +19,7 @@ __all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "allows", 
 
 kes_hookspec_version = 1
 
-ENGINE_NAME: Final = "static"
+ENGINE_NAME: Final = STATIC_ENGINE
 
 
 class _Patterns:

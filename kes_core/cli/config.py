@@ -40,8 +40,7 @@ def check(file: Path) -> None:
 
     The key store is not contacted.
     """
-    from kes_core.server.main import check_files
-    from kes_core.tls import TLSError
+    from kes_core.tls import TLSError, check_files
 
     config = _load(file)
     try:

@@ -21,6 +21,7 @@ from kes_core.config.types import LOG_OFF, Duration, LogLevel, OnOff, Secret, Sw
 from kes_core.names import is_valid_name
 
 __all__ = [
+    "STATIC_ENGINE",
     "APISettings",
     "AdminSettings",
     "AuditSettings",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 DEFAULT_ADDRESS: Final = "0.0.0.0:7373"
+STATIC_ENGINE: Final = "static"
+"""The name of the built-in policy engine, which the section `policy` configures."""
 MAX_WORKERS: Final = 256
 _MAX_PORT: Final = 65535
 _SYSLOG_PORT: Final = 514

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from kes_core.builtin.static_policy import ENGINE_NAME
 from kes_core.config.model import Config
-from kes_core.config.sections import FileSettings
+from kes_core.config.sections import STATIC_ENGINE, FileSettings
 
 if TYPE_CHECKING:
     from kes_core.plugins import Plugins
@@ -50,7 +49,7 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     A file that is valid by it may still be refused: what fields have to do with each other is not in it.
     """
     backends = {name: backend.config for name, backend in plugins.backends.items()}
-    engines = {name: engine.config for name, engine in plugins.engines.items() if name != ENGINE_NAME}
+    engines = {name: engine.config for name, engine in plugins.engines.items() if name != STATIC_ENGINE}
     models: list[Any] = list(dict.fromkeys([FileSettings, *backends.values(), *engines.values()]))
     places, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"

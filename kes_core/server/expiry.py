@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kes_core.tls import load_certificates
+from kes_core.tls import expiry_problem, load_certificates
 from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kes_core.policy import CertificateFacts
     from kes_core.server.metrics import Metrics
 
-__all__ = ["NOTICE", "ExpiryWatch", "expiry_problem"]
+__all__ = ["NOTICE", "ExpiryWatch"]
 
 logger = logging.getLogger("kes.tls")
 
@@ -25,18 +25,6 @@ REPEAT: Final = timedelta(days=1)
 """How often they are repeated."""
 MAX_CLIENTS: Final = 1000
 """Clients that are kept in mind: everybody may connect, with as many certificates as they like."""
-
-
-def expiry_problem(config: Config, now: datetime | None = None) -> str:
-    """Return what to say of a server certificate that clients refuse because of the date; nothing if it is good."""
-    now = now or datetime.now(UTC)
-    leaf = load_certificates(Path(config.tls.cert))[0]
-    if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
-        return ""
-    verb, date = "has expired", leaf.not_valid_after_utc
-    if now < leaf.not_valid_before_utc:
-        verb, date = "is not valid yet", leaf.not_valid_before_utc
-    return f"the certificate {config.tls.cert!r} {verb} ({format_date(date)}): put one that is valid in its place"
 
 
 class ExpiryWatch:
@@ -57,7 +45,7 @@ class ExpiryWatch:
         leaf = load_certificates(Path(config.tls.cert))[0]
         self._metrics.certificate_expiry = leaf.not_valid_after_utc.timestamp()
         self.horizon = (now + NOTICE).timestamp()
-        problem = expiry_problem(config, now)
+        problem = expiry_problem(config.tls.cert, now)
         if problem:
             self._warn("server", now, "%s; until then clients refuse this server", problem)
         elif leaf.not_valid_after_utc - now < NOTICE:

@@ -20,20 +20,18 @@ from kes_core.hookspecs import ServerInfo
 from kes_core.server import log, systemd
 from kes_core.server.api.system import version
 from kes_core.server.events import ErrorLogHandler
-from kes_core.server.expiry import expiry_problem
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
-from kes_core.server.server import ConfigRejectedError, Serving, tls_settings
+from kes_core.server.server import ConfigRejectedError, Serving
 from kes_core.server.wire.sockets import ListenError, Sockets, address_of
 from kes_core.server.workers.peers import LocalPeers
 from kes_core.server.workers.supervisor import Supervisor, WorkerError
-from kes_core.tls import TLSError, make_context
 
 if TYPE_CHECKING:
     from kes_core.plugins import Plugins
 
-__all__ = ["ServerError", "check_files", "run"]
+__all__ = ["ServerError", "run"]
 
 logger = logging.getLogger("kes.server")
 
@@ -198,15 +196,3 @@ class _Single:
 
     async def stop(self) -> None:
         await self._serving.stop()
-
-
-def check_files(config: Config) -> None:
-    """See to it that the certificates that `config` names can be used.
-
-    Raises:
-        TLSError: They can't.
-    """
-    make_context(tls_settings(config))
-    problem = expiry_problem(config)
-    if problem:
-        raise TLSError(problem)

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.audit.log import AuditError, AuditLog, open_sinks
@@ -19,7 +19,7 @@ from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.state import State, connect
 from kes_core.server.wire.listener import HypercornRuntime, Runtime
-from kes_core.tls import ClientCertificate, TLSError, TLSSettings
+from kes_core.tls import TLSError, tls_settings
 
 if TYPE_CHECKING:
     from kes_core.config import Config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
     from kes_core.server.workers.peers import Peers
 
-__all__ = ["GRACE", "ConfigRejectedError", "PreparedConfig", "Serving", "tls_settings"]
+__all__ = ["GRACE", "ConfigRejectedError", "PreparedConfig", "Serving"]
 
 logger = logging.getLogger("kes.server")
 
@@ -99,9 +99,10 @@ class Serving:
         self._cache_task = self._spawn(self.app.server_state.cache.run())
         await self._runtime.start(sockets)
         if probes:
+            from kes_core.server.api.probe import answer_probe
             from kes_core.server.wire.probe import serve_probes
 
-            self._spawn(serve_probes(self.app, probes, self._until_stopping))
+            self._spawn(serve_probes(partial(answer_probe, self.app), probes, self._until_stopping))
         self._spawn(self._look_at_certificate())
 
     async def prepare(self, config: Config) -> PreparedConfig:
@@ -214,20 +215,3 @@ async def _close_later(state: State) -> None:
     """Let requests that still work with `state` finish, then close it."""
     await asyncio.sleep(GRACE)
     await state.close()
-
-
-def tls_settings(config: Config) -> TLSSettings:
-    """Return what the TLS layer has to know of `config`."""
-    skips = any(api.skip_auth for api in config.api.values())
-    if config.tls.auth:
-        wanted = ClientCertificate.VERIFY_IF_GIVEN if skips else ClientCertificate.REQUIRE_AND_VERIFY
-    else:
-        wanted = ClientCertificate.REQUEST if skips else ClientCertificate.REQUIRE
-    password = config.tls.password
-    return TLSSettings(
-        key=Path(config.tls.key),
-        cert=Path(config.tls.cert),
-        password=password.get if password is not None else None,
-        client_certificate=wanted,
-        ca=Path(config.tls.ca) if config.tls.ca else None,
-    )

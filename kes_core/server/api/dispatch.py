@@ -39,12 +39,12 @@ from kes_core.server.events import Hub, send_stream
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.metrics import Metrics
 from kes_core.server.wire.stream import Message, RequestRefusedError, decode_path
-from kes_core.server.workers.peers import Peers
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
 
     from kes_core.server.state import State
+    from kes_core.server.workers.peers import Peers
 
 __all__ = ["KESApp"]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kes_core.access.errors import RequestError
 from kes_core.server.api.call import Call
 from kes_core.server.events import Hub
 from kes_core.server.exposition import CONTENT_TYPE, exposition
 from kes_core.server.metrics import Metrics
-from kes_core.server.workers.peers import Peers
+
+if TYPE_CHECKING:
+    from kes_core.server.workers.peers import Peers
 
 __all__ = ["Text", "handlers"]
 

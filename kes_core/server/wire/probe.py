@@ -8,11 +8,10 @@ to it. So it allows few connections, each for one request and a short time, and 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -22,14 +21,9 @@ from hypercorn.typing import LifespanState
 
 from kes_core.access.errors import error_body
 from kes_core.faults import log_fault
-from kes_core.server.api.readiness import readiness
-from kes_core.server.exposition import CONTENT_TYPE, exposition
 from kes_core.server.wire.sockets import BACKLOG
 
-if TYPE_CHECKING:
-    from kes_core.server.api.dispatch import KESApp
-
-__all__ = ["serve_probes"]
+__all__ = ["Answer", "serve_probes"]
 
 logger = logging.getLogger("kes.server")
 
@@ -46,13 +40,22 @@ _GRACE: Final = 1.0
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings about rejected connections."""
 _JSON: Final = b"application/json"
-_TEXT: Final = b"text/plain; charset=utf-8"
 Answer = tuple[int, bytes, bytes]
+"""Status, content type and body."""
+_Answerer = Callable[[str, str], Awaitable[Answer]]
 
 
-async def serve_probes(app: KESApp, sockets: Sequence[socket.socket], stopped: Callable[[], Awaitable[None]]) -> None:
-    """Serve on `sockets`, which are bound, until `stopped` returns. Other processes may serve on them too."""
-    connections = _Connections(app)
+async def serve_probes(
+    answer: _Answerer, sockets: Sequence[socket.socket], stopped: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve probes until `stopped` returns.
+
+    Args:
+        answer: Answers a request; takes its method and path.
+        sockets: The bound sockets to listen on. Other processes may serve them too.
+        stopped: Returns when the server stops.
+    """
+    connections = _Connections(answer)
     servers: list[asyncio.Server] = []
     try:
         for sock in sockets:
@@ -72,8 +75,8 @@ async def serve_probes(app: KESApp, sockets: Sequence[socket.socket], stopped: C
 class _Connections:
     """The open connections for probes."""
 
-    def __init__(self, app: KESApp) -> None:
-        self._app = ASGIWrapper(_Probe(app))
+    def __init__(self, answer: _Answerer) -> None:
+        self._app = ASGIWrapper(_Probe(answer))
         self._config = _hypercorn_config()
         self._context = WorkerContext(None)
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -147,8 +150,8 @@ def _hypercorn_config() -> HypercornConfig:
 class _Probe:
     """The ASGI application of the listener."""
 
-    def __init__(self, app: KESApp) -> None:
-        self._app = app
+    def __init__(self, answer: _Answerer) -> None:
+        self._answer = answer
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -161,17 +164,3 @@ class _Probe:
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    async def _answer(self, method: str, path: str) -> Answer:
-        if path not in {"/live", "/ready", "/metrics"}:
-            return 404, _TEXT, b"this listener has /live, /ready and /metrics\n"
-        if method not in {"GET", "HEAD"}:
-            return 405, _TEXT, b"this listener takes GET and HEAD\n"
-        if path == "/metrics":
-            numbers = await self._app.peers.snapshot()
-            return 200, CONTENT_TYPE, exposition(numbers, self._app.metrics)
-        if path == "/ready":
-            problem = await readiness(self._app.server_state.cache)
-            if problem is not None:
-                return problem.status, _JSON, error_body(problem.message, problem.reason)
-        return 200, _JSON, json.dumps({"status": path[1:]}).encode("ascii")
