@@ -1,6 +1,7 @@
-"""What the server counts: plain numbers, since it happens on every request, and how those of several processes add up.
+"""Counters of the server, and the sum of the counters of several processes.
 
-A snapshot is a tree of dictionaries, lists and numbers. Two of them are added number by number.
+Counters are plain numbers, because the server counts at every request. A snapshot is a tree of dictionaries, lists and
+numbers; two snapshots are added number by number.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, Final
 __all__ = ["BUCKETS", "Histogram", "StoreCounters", "merge"]
 
 BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0, 10.0)
-"""Upper bounds of the times that are counted, in seconds."""
+"""Upper bounds of the buckets of a histogram, in seconds."""
 
 
 class Histogram:
-    """How often something took how long."""
+    """Counts durations by bucket."""
 
     __slots__ = ("_counts", "_seconds")
 
@@ -26,37 +27,37 @@ class Histogram:
         self._seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one that took `seconds`."""
+        """Count one duration in seconds."""
         self._counts[bisect_left(BUCKETS, seconds)] += 1
         self._seconds += seconds
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the numbers: how many by the bucket, the last without a bound, and the sum of the seconds."""
+        """Return the count of each bucket, the last of which has no bound, and the sum of all durations in seconds."""
         return {"counts": list(self._counts), "seconds": self._seconds}
 
 
 class StoreCounters:
-    """What a key cache and the store behind it have done. Outlives both: a reload replaces them."""
+    """Counts the work of a key cache and its key store. It survives a reload, which replaces both."""
 
     def __init__(self) -> None:
         self.hits = 0
-        """Requests for a key that was in memory."""
+        """Requests for a key that was in the cache."""
         self.misses = 0
-        """Requests for a key that was not."""
+        """Requests for a key that was not in the cache."""
         self.times: dict[str, Histogram] = {}
-        """The store's answers by operation."""
+        """The response times of the store, by operation."""
         self.errors: Counter[tuple[str, str]] = Counter()
-        """What the store failed to do, by operation and reason."""
+        """Failures of the store, by operation and reason."""
 
     def answered(self, operation: str, seconds: float) -> None:
-        """Count an answer of the store, "there is none" and "exists already" among them."""
+        """Count an answer of the store, including that a key exists already or does not exist."""
         times = self.times.get(operation)
         if times is None:
             times = self.times[operation] = Histogram()
         times.add(seconds)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the numbers."""
+        """Return the counters as a tree."""
         return {
             "hits": self.hits,
             "misses": self.misses,
@@ -66,7 +67,7 @@ class StoreCounters:
 
 
 def merge(trees: Iterable[Any]) -> Any:
-    """Return the sum of snapshots; nothing of nothing."""
+    """Return the sum of snapshots, or None if `trees` is empty."""
     total: Any = None
     for tree in trees:
         total = tree if total is None else _sum(total, tree)

@@ -1,4 +1,4 @@
-"""Base64 and JSON, read as strictly as clients and stored keys of the protocol expect. Private."""
+"""Base64 and JSON, decoded as strictly as the protocol requires for clients and stored keys. Private."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LINE_ENDS: Final = {ord("\r"): None, ord("\n"): None}
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode standard base64 (RFC 4648, section 4) with its padding. Line ends are skipped, nothing else is.
+    """Decode standard base64 (RFC 4648, section 4) with its padding. Line ends are ignored, and nothing else.
 
     Raises:
-        ValueError: It is none.
+        ValueError: `text` is not valid base64.
     """
     if "\n" in text or "\r" in text:
         text = text.translate(_LINE_ENDS)
@@ -32,15 +32,15 @@ def _refuse_constant(name: str) -> None:
 
 
 def _small_integer(text: str) -> float:
-    """Return what a number is worth. Python refuses to make an integer of very many digits; nobody needs one here."""
+    """Return the value of a number, as a float if it is long: Python limits the digits of an integer."""
     return int(text) if len(text) <= _INTEGER_LENGTH else float(text)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its members. Names match without regard to case, and the last of several wins.
+    """Return an object with lower-case names. The last of several members of one name wins.
 
-    That is how Go's encoding/json reads into a struct (protocol section 4), and clients rely on it. There are two
-    letters outside ASCII that it takes for `k` and `s`: the Kelvin sign, which `lower` knows, and the long s.
+    Go's encoding/json fills a struct this way (protocol section 4), and clients rely on it. Like Go, it takes two letters
+    outside ASCII for `k` and `s`: the Kelvin sign, which `lower` converts, and the long s.
     """
     return {name.lower().replace("\u017f", "s"): value for name, value in pairs}
 
@@ -53,7 +53,7 @@ _NAMES: Final = frozenset(
         *("aead", "id", "iv", "nonce"),  # ciphertexts
     )
 )
-"""The members of all bodies, stored keys and ciphertexts, in the spelling that nearly everybody uses."""
+"""The members of all bodies, stored keys and ciphertexts, in their usual spelling."""
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_small_integer)
 _FOLDING_DECODER: Final = json.JSONDecoder(
     parse_constant=_refuse_constant, parse_int=_small_integer, object_pairs_hook=_members
@@ -61,23 +61,23 @@ _FOLDING_DECODER: Final = json.JSONDecoder(
 
 
 def _is_usual(value: Any) -> bool:
-    """Tell whether an object, or each of a list, has only members in their usual spelling."""
+    """Return whether an object, or each object of a list, has only members in their usual spelling."""
     if isinstance(value, list):
         return all(not isinstance(item, dict) or item.keys() <= _NAMES for item in value)
     return not isinstance(value, dict) or value.keys() <= _NAMES
 
 
 def decode_json(text: str) -> Any:
-    """Return the first JSON value of `text`, ignoring what follows it. Objects have lower-case names.
+    """Return the first JSON value of `text` and ignore the rest. The names of members are in lower case.
 
     Raises:
-        ValueError: There is none, or one nested too deeply.
+        ValueError: `text` does not begin with a JSON value, or the value is nested too deeply.
     """
     text = text.lstrip(" \t\r\n")
     try:
         value, _end = _DECODER.raw_decode(text)
         if not (type(value) is dict and value.keys() <= _NAMES) and not _is_usual(value):
-            # Read again, in the order of the members. The first test is of an ordinary body, and cheap.
+            # Decode again, in the order of the members. The first test covers ordinary bodies and is cheap.
             value, _end = _FOLDING_DECODER.raw_decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -85,10 +85,10 @@ def decode_json(text: str) -> Any:
 
 
 def parse_json_object(text: str) -> dict[str, Any]:
-    """Return the members of the one JSON object that `text` is, by their lower-case names.
+    """Return the members of the JSON object in `text`, by their lower-case names.
 
     Raises:
-        ValueError: `text` is not valid JSON, or another kind of value.
+        ValueError: `text` is not valid JSON, or not an object.
     """
     try:
         value = _DECODER.decode(text)
@@ -97,5 +97,5 @@ def parse_json_object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("not a JSON object")  # what is wrong is the text
+        raise ValueError("not a JSON object")  # not a TypeError: the text is wrong
     return value

@@ -1,8 +1,8 @@
-"""Telling of errors that nobody expected, without telling what they say.
+"""Logs unexpected errors without their text.
 
-In a key server the text of an exception may hold a key: `KeyError(value)`, `ValueError(f"bad value {value!r}")`. So an
-error that is not one of ours is told by its type and by the places that it came through: file, line and function. Its
-text, its attributes and the source lines of a traceback are never shown.
+In a key server the text of an exception may contain a key: `KeyError(value)`, `ValueError(f"bad value {value!r}")`. The
+log therefore shows the type of an unexpected error and the places of its traceback: file, line and function. It never
+shows the text, the attributes or the source lines of the traceback.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ __all__ = ["PLACES", "kind_of", "log_fault", "one_line", "places", "watch", "wat
 logger = logging.getLogger("kes.server")
 
 PLACES: Final = "kes_places"
-"""The attribute of a log record that holds what `places` returned."""
+"""The attribute of a log record for the result of `places`."""
 MAX_TEXT: Final = 512
-"""Characters of a plugin's text that are shown."""
+"""The largest number of characters that are shown of a plugin's text."""
 _MAX_NAME: Final = 64
 _MAX_CHAIN: Final = 8
-"""Exceptions behind an exception of which the places are told."""
+"""The largest number of exceptions in a chain whose places are shown."""
 _MAX_FRAMES: Final = 30
-"""Places of one exception that are told: the innermost ones."""
+"""The largest number of places that are shown of one exception: the innermost ones."""
 
 
 def one_line(text: str, limit: int = MAX_TEXT) -> str:
-    """Return `text` as one line of at most `limit` characters, without what could control a terminal."""
+    """Return `text` as one line of at most `limit` characters, without control characters."""
     if len(text) <= limit and text.isprintable():
         return text
     clean = "".join(char if char.isprintable() else " " for char in text[: 2 * limit])
@@ -41,12 +41,12 @@ def one_line(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def kind_of(value: object) -> str:
-    """Return the name of the type of `value`, most often an exception: all that is told of it."""
+    """Return the name of the type of `value`, which is usually an exception. It is safe to log."""
     return one_line(type(value).__name__, _MAX_NAME)
 
 
 def places(error: BaseException) -> str:
-    """Return where an exception, and those behind it, came from: types, files, lines and functions, and no texts."""
+    """Return the types, files, lines and functions of an exception and its causes, without their texts."""
     lines: list[str] = []
     waiting, seen = [(error, "")], set[int]()
     while waiting and len(seen) < _MAX_CHAIN:
@@ -55,7 +55,7 @@ def places(error: BaseException) -> str:
             continue
         seen.add(id(each))
         lines.append(f"{relation}{kind_of(each)}")
-        # The frames alone: StackSummary would look up source lines, and the error's own text is left out.
+        # Only the frames: StackSummary would read source lines, and would show the text of the error.
         frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(each.__traceback__)]
         lines += [f"  {code.co_filename}:{line} in {code.co_qualname}" for code, line in frames[-_MAX_FRAMES:]]
         if isinstance(each, BaseExceptionGroup):
@@ -67,14 +67,14 @@ def places(error: BaseException) -> str:
 
 
 def log_fault(log: logging.Logger, message: str, *args: object, error: BaseException, foreign: bool = False) -> None:
-    """Log that something failed with an error that nobody expected.
+    """Log an unexpected error: its type and its places, without its text.
 
     Args:
-        log: Where to log, as an error.
-        message: What failed; a format with `args`. The type of the error is put after it.
-        args: For the format.
-        error: Of which only the type and the places are told.
-        foreign: Whether a plugin raised it. The places are then logged with `log.error: debug` only.
+        log: The logger. The level is ERROR.
+        message: What failed, as a format for `args`. The type of the error is appended.
+        args: The arguments of the format.
+        error: The error.
+        foreign: Whether a plugin raised it. Its places are then logged only with `log.error: debug`.
     """
     show_places = not foreign or log.isEnabledFor(logging.DEBUG)
     extra = {PLACES: places(error)} if show_places else None
@@ -82,10 +82,10 @@ def log_fault(log: logging.Logger, message: str, *args: object, error: BaseExcep
 
 
 def watch(stream: TextIO) -> None:
-    """From now on, log what nobody catches: in a thread, in the main program, in a destructor, and warnings.
+    """Log uncaught errors from now on: in a thread, the main program or a destructor; and log warnings.
 
     Args:
-        stream: Where to write when an error ends the process before anything could be logged.
+        stream: Receives the error that ends the process, which can't be logged any more.
     """
 
     def in_program(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -103,7 +103,7 @@ def watch(stream: TextIO) -> None:
             log_fault(logger, "an error could not be raised", error=event.exc_value)
 
     def show_warning(
-        message: Warning | str,  # noqa: ARG001 # the names are those that callers may use
+        message: Warning | str,  # noqa: ARG001 # callers may use these names
         category: type[Warning],
         filename: str,
         lineno: int,
@@ -116,14 +116,14 @@ def watch(stream: TextIO) -> None:
     threading.excepthook = in_thread
     sys.unraisablehook = nowhere
     warnings.showwarning = show_warning
-    logging.raiseExceptions = False  # a record that can't be formatted would be printed, with all its arguments
+    logging.raiseExceptions = False  # otherwise logging prints a faulty record with all its arguments
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """From now on, log what fails in a task or callback of `loop` that nobody waits for."""
+    """Log the uncaught errors of tasks and callbacks of `loop` from now on."""
 
     def failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # The message and the other members have the representation of objects, arguments included.
+        # The message and the other members show objects with repr(), including arguments.
         error = context.get("exception")
         if isinstance(error, BaseException):
             log_fault(logger, "a task or a callback failed", error=error)

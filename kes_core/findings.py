@@ -1,6 +1,6 @@
-"""What `kes doctor` finds: facts about a configuration, and what to do about those that are wrong.
+"""The findings of `kes doctor`: facts about a configuration, and how to fix what is wrong.
 
-The core and the back ends of key stores (`KeyStoreBackend.diagnose`) tell what they find in the same form.
+The core and the key stores (`KeyStoreBackend.diagnose`) report their findings in the same form.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ __all__ = ["Finding", "FindingLevel"]
 
 
 class FindingLevel(enum.StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
-    """It is as it should be."""
+    """It works as intended."""
     NOTE = "note"
-    """It works, and somebody may be surprised by how."""
+    """It works, but its behavior may surprise."""
     WARNING = "warning"
-    """It works, but not in all cases or not for long, or it is probably not what was meant."""
+    """It works, but not in all cases or not for long, or it is probably not intended."""
     ERROR = "error"
     """It does not work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. Neither text may hold a secret.
+    """The result of one check. None of its texts may contain a secret.
 
-    `Finding.ok(subject, message)`, and `note`, `warning` and `error`, which also take a cure, make one of that level.
+    Create one with `Finding.ok(subject, message)`, or with `note`, `warning` or `error`, which also take a cure.
     """
 
     level: FindingLevel
     subject: str
-    """What was looked at, in a word or two: "certificate". Findings of one subject are shown together."""
+    """What was checked, in a word or two: "certificate". The doctor shows the findings of one subject together."""
     message: str
-    """What was found, in a line."""
+    """What the check found, in one line."""
     cure: str = ""
-    """What to do about it, in a line: best a command to paste."""
+    """How to fix it, in one line: preferably a command to paste."""
 
     @classmethod
     def ok(cls, subject: str, message: str) -> Self:

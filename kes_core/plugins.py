@@ -1,4 +1,4 @@
-"""Finding and loading plugins. One that is broken is skipped with a line that says why, and breaks nothing else."""
+"""Finds and loads plugins. A broken plugin is skipped, with one line that says why, and affects nothing else."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class PluginInfo:
     blocked: bool = False
     """Whether it was skipped because the configuration says so."""
     disputed: str = ""
-    """The name that another plugin offers as well, if it was skipped for that."""
+    """The name that another plugin also offers, if that is why it was skipped."""
     details: str = field(default="", repr=False)
-    """What the exception for which it was skipped says, and where it came from. It may hold a secret."""
+    """The text and the places of the exception because of which it was skipped. They may contain a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Plugins:
     backends: Mapping[str, KeyStoreBackend]
     engines: Mapping[str, PolicyEngineType]
     hook: Any
-    """Calls the hooks of all loaded plugins: `hook.kes_server_started(server=...)`."""
+    """The hooks of all loaded plugins: `hook.kes_server_started` has its implementations."""
 
     def why_not(self, name: str) -> str | None:
-        """Return why the plugin that should provide `name` was skipped, if there is one."""
+        """Return why the plugin that should provide `name` was skipped; None if no such plugin was skipped."""
         for info in self.infos:
             names = {info.name, info.distribution, info.distribution.removeprefix("kes-"), info.disputed}
             if info.error is not None and name in names:
@@ -72,7 +72,7 @@ class Plugins:
 
 
 class _PluginError(Exception):
-    """A plugin can't be used; the message says why. `error` is the plugin's own exception, if there was one."""
+    """A plugin can't be used; the message says why. `error` is the plugin's own exception, if any."""
 
     def __init__(self, message: str, error: BaseException | None = None, *, disputed: str = "") -> None:
         super().__init__(message)
@@ -85,18 +85,18 @@ def load_plugins(
     *,
     block: Collection[str] = (),
 ) -> Plugins:
-    """Load the plugins that are installed.
+    """Load the installed plugins.
 
     Args:
-        entry_points: Those of the group `kes` unless others are given.
-        block: The names of entry points or distributions that are left alone: they are not even imported.
+        entry_points: The entry points to load; by default those of the group `kes`.
+        block: Names of entry points or distributions that are not loaded. Their modules are not imported.
     """
     if entry_points is None:
         entry_points = metadata.entry_points(group=PROJECT)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     loader = _Loader(manager)
-    # The core's own first, so that nobody takes their names; then in an order that does not change from start to start.
+    # The core's plugins come first, so that no other plugin takes their names. The order is the same at each start.
     unique = {(_distribution(point), point.name, point.value): point for point in entry_points}
     known: set[str] = set()
     for key in sorted(unique, key=lambda key: (key[0][0] != _BUILT_IN, key)):
@@ -123,15 +123,15 @@ class _Loader:
     def __init__(self, manager: pluggy.PluginManager) -> None:
         self._manager = manager
         self._disputed: dict[tuple[str, str], str] = {}
-        """Who offered a name first that others offer as well: nobody has it."""
+        """The plugin that offered a name first, for each name that several plugins offer. None of them gets it."""
         self.infos: list[PluginInfo] = []
         self.backends: dict[str, KeyStoreBackend] = {}
         self.engines: dict[str, PolicyEngineType] = {}
 
     def _dispute(self, what: str, name: str, label: str) -> str:
-        """Take a name that a second plugin offers from the first; return why neither has it.
+        """Take a name that a second plugin offers away from the first; return why neither gets it.
 
-        The core's own names are not taken from it.
+        The core keeps its names.
         """
         holder = (
             self._disputed.get((what, name)) or (self.backends if what == "key store" else self.engines)[name].origin
@@ -151,7 +151,7 @@ class _Loader:
         return f"the name {name!r} of its {what} is also offered by the {holder}; block one of them"
 
     def skip(self, point: metadata.EntryPoint) -> None:
-        """Leave a plugin alone, and remember that it is there."""
+        """Do not load a plugin; record that it is installed."""
         error = f"plugin {point.name!r} of {' '.join(_distribution(point)).rstrip()}: it is blocked by plugins.block"
         self.infos.append(PluginInfo(point.name, *_distribution(point), error=error, blocked=True))
 
@@ -186,8 +186,8 @@ class _Loader:
         self.infos.append(PluginInfo(point.name, distribution, version, tuple(backends), tuple(engines), hooks))
 
     def _register(self, plugin: Any, name: str, label: str) -> dict[str, list[Any]]:
-        """Register a plugin if it keeps to the specifications; return what its hooks contribute."""
-        # In a manager of its own: pluggy keeps a plugin whose registration has failed half registered.
+        """Register a plugin if it follows the specifications; return what its hooks contribute."""
+        # Try in a separate manager: after a failure, pluggy leaves a plugin half registered.
         trial = pluggy.PluginManager(PROJECT)
         trial.add_hookspecs(hookspecs)
         try:
@@ -238,7 +238,7 @@ def _import(point: metadata.EntryPoint) -> Any:
         hint = f"install what it needs: pip install --upgrade {distribution}"
         missing = one_line(str(error.name), _MAX_MODULE_NAME)
         raise _PluginError(f"can't be imported: the module {missing!r} is missing; {hint}", error) from None
-    except BaseException as error:  # a plugin may raise anything, SystemExit too, and must break nothing
+    except BaseException as error:  # a plugin may raise anything, also SystemExit, and must not break the server
         raise _PluginError(f"can't be imported: {kind_of(error)}; {_LOOK}", error) from None
     if version is None:
         raise _PluginError(f"does not say which hook specifications it is for: set {_VERSION_ATTRIBUTE} = 1")
@@ -252,11 +252,11 @@ def _import(point: metadata.EntryPoint) -> Any:
 
 
 def _call(manager: pluggy.PluginManager, hook: str, kind: type[Any]) -> list[Any]:
-    """Return what the one plugin of `manager` contributes by a hook."""
+    """Return what the only plugin of `manager` contributes with a hook."""
     items: list[Any] = []
     for implementation in getattr(manager.hook, hook).get_hookimpls():
         try:
-            # Not by way of pluggy, which leaves out None: what a function without `return` returns.
+            # Without pluggy, which drops None: the result of a function without `return`.
             answer = implementation.function()
             fits = isinstance(answer, list | tuple) and all(isinstance(item, kind) for item in answer)
         except KeyboardInterrupt:
@@ -271,7 +271,7 @@ def _call(manager: pluggy.PluginManager, hook: str, kind: type[Any]) -> list[Any
 
 
 def _details(error: BaseException | None) -> str:
-    """Return what an exception of a plugin says, and where it came from: only for who asks for it."""
+    """Return the text and the places of a plugin's exception, for `kes plugins --debug` only."""
     if error is None:
         return ""
     try:

@@ -1,7 +1,6 @@
-"""The API as data: routes with their limits, and the texts of errors (protocol section 4).
+"""The API as data: the routes with their limits, and the texts of errors (protocol section 4).
 
-Nothing here imports the server, so that the configuration, the command line and the documentation can read the table
-that the server serves.
+The server, the configuration, the command line and the documentation all use these tables.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ __all__ = [
 ]
 
 MAX_BODY: Final = 1_000_000
-"""The longest request body, in bytes, of the routes that take one."""
+"""The longest request body, in bytes, of a route that takes a body."""
 
 
 class Auth(enum.Enum):
-    """What a request must show before it is executed."""
+    """What the server requires of a client before it executes a request."""
 
     NONE = "none"
-    """Nothing: no certificate is looked at."""
+    """Nothing. The server ignores the client certificate."""
     CERTIFICATE = "certificate"
-    """A client certificate, whoever it belongs to."""
+    """Any client certificate."""
     POLICY = "policy"
-    """The admin's certificate, or one whose identity the policy engines allow."""
+    """The certificate of the admin, or of an identity that the policy engines allow."""
 
 
 class Argument(enum.Enum):
-    """What follows a route's path."""
+    """What follows the path of a route."""
 
     NAME = "name"
     PATTERN = "pattern"
@@ -57,25 +56,25 @@ class Argument(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row of the API."""
+    """One route of the API."""
 
     path: str
-    """The path without its argument; ends in `/` exactly when an argument follows."""
+    """The path without its argument. It ends in `/` if and only if the route has an argument."""
     method: str
-    """The method as the API listing shows it. `POST` is taken wherever this is `PUT`."""
+    """The method in the API listing. A `PUT` route also accepts `POST`."""
     summary: str
     max_body: int = 0
-    """The longest body in bytes; 0: a body is not read."""
+    """The longest body in bytes. 0: the server does not read a body."""
     timeout: float = 15.0
-    """Time for the whole answer in seconds; 0: none. Settable per path in the configuration section `api`."""
+    """Time limit for the whole answer in seconds. 0: no limit. The configuration section `api` sets it per path."""
     argument: Argument | None = None
     auth: Auth = Auth.POLICY
     may_skip_auth: bool = False
-    """Whether `api.<path>.skip_auth` may be set."""
+    """Whether the configuration may set `api.<path>.skip_auth`."""
 
     @property
     def is_counted(self) -> bool:
-        """Whether requests count in the metrics: those to keys, policies and identities do."""
+        """Whether the metrics count the requests: those for keys, policies and identities."""
         return self.path.startswith(("/v1/key/", "/v1/policy/", "/v1/identity/"))
 
 
@@ -108,9 +107,9 @@ ROUTES: Final = (
     Route("/v1/log/error", "GET", "Stream of error events", timeout=0.0),
     Route("/v1/log/audit", "GET", "Stream of audit events", timeout=0.0),
 )
-"""Every route of the protocol, in the order in which the API listing shows them."""
+"""Every route of the protocol, in the order of the API listing."""
 
-# Exactly the Go server's (vectors/errors.json): clients compare status and text.
+# Status and text are those of the Go server (vectors/errors.json), because clients compare them.
 NOT_ALLOWED: Final = (403, "not authorized: insufficient permissions")
 KEY_NOT_FOUND: Final = (404, "key does not exist")
 KEY_EXISTS: Final = (400, "key already exists")
@@ -127,4 +126,4 @@ TIMED_OUT: Final = (504, "request timed out")
 INTERNAL: Final = (500, "internal server error")
 
 NO_ROUTE: Final = b"404 page not found\n"
-"""The plain-text body of the answer to a path that no route has."""
+"""The plain-text body of the answer to a path without a route."""

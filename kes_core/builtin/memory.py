@@ -1,4 +1,4 @@
-"""The in-memory key store: for development and tests. Keys are gone when the process ends."""
+"""The in-memory key store, for development and tests. Its keys are lost when the process exits."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MemoryKeyStore(KeyStore):
 
 
 class MemoryConfig(Section):
-    """The section `keystore.memory`. It takes no fields."""
+    """The section `keystore.memory`. It has no fields."""
 
 
 async def _connect(_config: MemoryConfig) -> MemoryKeyStore:
