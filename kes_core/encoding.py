@@ -39,8 +39,8 @@ def _small_integer(text: str) -> float:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object with lower-case names. The last of several members of one name wins.
 
-    Go's encoding/json fills a struct this way (protocol section 4), and clients rely on it. Like Go, it takes two letters
-    outside ASCII for `k` and `s`: the Kelvin sign, which `lower` converts, and the long s.
+    Go's encoding/json fills a struct this way (protocol section 4), and clients rely on it. Like Go, this function
+    takes two letters outside ASCII for `k` and `s`: the Kelvin sign, which `lower` converts, and the long s.
     """
     return {name.lower().replace("\u017f", "s"): value for name, value in pairs}
 

@@ -1,4 +1,4 @@
-"""The virtual environment that the project's own commands work in: made when it is missing, kept up to date."""
+"""Creates and updates the virtual environment of the project's own commands."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("", "plugins/cedar", "plugins/fs", "plugins/vault")
-"""The folders of the project's packages, from the root."""
+"""The folders of the project's packages, relative to the root."""
 
 
 def prepare(*, dev: bool) -> Path:
-    """Make the environment and install the project's packages into it, editable; return its `bin` folder.
+    """Create the environment and install the project's packages as editable; return its `bin` folder.
 
-    It is `.venv` in the project's root, or what the environment variable KES_VENV names. Everything else that it holds
-    comes from the lock files in requirements/, with the hashes that stand there. Nothing is installed again unless a
-    lock file or a pyproject.toml has changed.
+    The folder is `.venv` in the project's root, or that of the environment variable KES_VENV. All other packages come
+    from the lock files in requirements/, with their hashes. The packages are installed again only if a lock file or a
+    pyproject.toml has changed.
     """
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
@@ -45,10 +45,10 @@ def prepare(*, dev: bool) -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make an empty virtual environment, or leave nothing behind."""
-    print(f"Making the virtual environment {folder} ...", file=sys.stderr)
+    """Create an empty virtual environment. Leave nothing behind on failure."""
+    print(f"Creating the virtual environment {folder} ...", file=sys.stderr)
     try:
         venv.create(folder, with_pip=True, clear=True)
     except subprocess.CalledProcessError:
         shutil.rmtree(folder)
-        sys.exit("The virtual environment can't be made. On Debian and Ubuntu: apt install python3-venv")
+        sys.exit("The virtual environment can't be created. On Debian and Ubuntu: apt install python3-venv")

@@ -1,7 +1,8 @@
-"""Look for inputs that break a parser, led by coverage: `python3 scripts/fuzz.py TARGET --seconds N`.
+"""Search for inputs that break a parser, guided by coverage: `python3 scripts/fuzz.py TARGET --seconds N`.
 
-The targets are those of `tests/security/fuzz_targets.py`; the fuzzer is atheris, which is installed if it is missing.
-An input that breaks the target ends the run, is shown, and is written to the file `crash-...` in the current directory.
+The targets are those of `tests/security/fuzz_targets.py`. The fuzzer is atheris, which the script installs if needed.
+An input that breaks the target ends the run; the fuzzer shows it and writes it to the file `crash-...` in the current
+directory.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ _INSIDE = "KES_FUZZ"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Look for inputs that break a parser.")
-    parser.add_argument("target", help="its name in tests/security/fuzz_targets.py")
-    parser.add_argument("--seconds", type=int, default=60, help="for how long (default: 60)")
+    parser = argparse.ArgumentParser(description="Search for inputs that break a parser.")
+    parser.add_argument("target", help="a name in tests/security/fuzz_targets.py")
+    parser.add_argument("--seconds", type=int, default=60, help="the length of the run (default: 60)")
     arguments = parser.parse_args()
     if os.environ.get(_INSIDE):
         fuzz(arguments.target, arguments.seconds)
@@ -35,17 +36,17 @@ def main() -> None:
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Run atheris in this process, which it ends."""
+    """Run atheris in this process. atheris exits the process."""
     if importlib.util.find_spec("atheris") is None:
-        sys.exit("there is no atheris for this Python and processor")
-    import atheris  # only there in the project's environment
+        sys.exit("atheris does not support this Python or processor")
+    import atheris  # only installed in the project's environment
 
     sys.path.insert(0, str(ROOT))
     with atheris.instrument_imports(include=["kes_core", "h2", "h11", "hpack", "hyperframe", "msgpack"]):
         from tests.security.fuzz_targets import TARGETS
 
     if name not in TARGETS:
-        sys.exit(f"there is no target {name}; known are {', '.join(TARGETS)}")
+        sys.exit(f"unknown target {name}; expected one of {', '.join(TARGETS)}")
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(TARGETS[name].seeds()):
             (Path(corpus) / str(number)).write_bytes(seed)

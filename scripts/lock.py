@@ -1,8 +1,8 @@
 """Write the lock files in requirements/: every package with its version and hashes, for all supported Pythons.
 
-`python3 scripts/lock.py` changes what the pyproject.toml files have made necessary; `--upgrade` takes the newest
-version of everything, and `--upgrade-package NAME` of one package. `--lowest FILE` writes the lowest versions that the
-pyproject.toml files allow to FILE instead, for a test run with them.
+`python3 scripts/lock.py` changes only what the pyproject.toml files require. `--upgrade` upgrades all packages, and
+`--upgrade-package NAME` one package. `--lowest FILE` instead writes the lowest versions that the pyproject.toml files
+allow to FILE, to run the tests with them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from environment import PACKAGES, ROOT, prepare
 COMMAND = "python3 scripts/lock.py"
 OUR_OWN = {"kes-core", "kes-cedar", "kes-fs", "kes-vault"}
 OPTIONS = ("--universal", "--python-version", "3.11", "--no-annotate", "--quiet")
-# The files hold no address and no path of the machine that they are written on.
+# Keep addresses and paths of this machine out of the files.
 NO_TRACE = ("--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", COMMAND)
 
 
 def requirements() -> dict[str, list[str]]:
-    """Return what each lock file has to hold, as the pyproject.toml files say it."""
+    """Return the requirements of each lock file, from the pyproject.toml files."""
     projects = [tomllib.loads((ROOT / package / "pyproject.toml").read_text()) for package in PACKAGES]
     run = [line for project in projects for line in project["project"]["dependencies"] if not is_our_own(line)]
     build = [line for project in projects for line in project["build-system"]["requires"]]
@@ -40,12 +40,12 @@ def requirements() -> dict[str, list[str]]:
 
 
 def is_our_own(requirement: str) -> bool:
-    """Tell whether a requirement is one of this repository's packages."""
+    """Return whether a requirement is one of this repository's packages."""
     return re.split(r"[^a-z-]", requirement, maxsplit=1)[0] in OUR_OWN
 
 
 def compile_lock(lines: list[str], output: Path, options: list[str]) -> None:
-    """Have uv write the lock file `output` for the requirements `lines`."""
+    """Write the lock file `output` for the requirements `lines`, with uv."""
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists():
         uv = prepare(dev=True) / "uv"
@@ -61,14 +61,14 @@ def compile_lock(lines: list[str], output: Path, options: list[str]) -> None:
 
 
 def main() -> None:
-    """Write the files that the arguments ask for."""
+    """Write the lock files."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--lowest"]:
         (output,) = arguments[1:]
         compile_lock(requirements()["dev"], Path(output), ["--resolution", "lowest-direct"])
         return
     for name, lines in requirements().items():
-        # The versions of all files agree.
+        # All files have the same versions.
         same = [] if name == "dev" else ["--constraint", "requirements/dev.txt"]
         compile_lock(lines, ROOT / "requirements" / f"{name}.txt", ["--generate-hashes", *same, *arguments])
 

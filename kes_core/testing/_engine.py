@@ -1,4 +1,4 @@
-"""The test class that all clauses of policy engines share, and the engine and requests that a clause gets."""
+"""The base class of the clauses of policy engines, and the engine and the requests of one clause."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TIMES", "EngineSuite", "EngineTrial", "odd", "odd_identities", "samp
 CLOSE_TIME: Final = 5.0
 """Seconds that an engine has to close after its clause."""
 TIMES: Final = 20
-"""How often a question is asked again, or at once."""
+"""The number of repeated or concurrent requests."""
 LONG: Final = 100_000
 """Characters of a name that is far too long."""
 _API: Final = "/v1/key/generate/"
@@ -35,10 +35,10 @@ _REQUEST: Final = PolicyRequest(
 
 
 def sample_request(**fields: Any) -> PolicyRequest:
-    """Return a request to generate a data key with the key `my-key`, of a client without a certificate.
+    """Return a request to generate a data encryption key with the key `my-key`, without facts about the certificate.
 
     Args:
-        fields: What is to be different: `identity`, `path`, ... If `api` and `resource` change, `path` follows them.
+        fields: Fields with other values: `identity`, `path`, ... If `api` or `resource` changes, so does `path`.
     """
     if fields.keys() & {"api", "resource"} and "path" not in fields:
         fields["path"] = fields.get("api", _REQUEST.api) + fields.get("resource", _REQUEST.resource)
@@ -46,24 +46,24 @@ def sample_request(**fields: Any) -> PolicyRequest:
 
 
 class EngineSuite(Suite):
-    """What the author of a policy engine defines."""
+    """The methods that the author of a policy engine defines."""
 
     async def make_engine(self) -> PolicyEngine:
-        """Return a new engine. Called once per clause; the kit closes the engine."""
+        """Return a new engine. The kit calls this once per clause, and closes the engine."""
         raise NotImplementedError("define make_engine() in the test class: it returns an engine")
 
     @optional
     def allowed(self) -> PolicyRequest:
-        """Return a request that the engine allows. Optional: for engines that allow anything."""
+        """Return a request that the engine allows. Optional: for engines that allow some requests."""
         raise NotImplementedError
 
     @optional
     def denied(self) -> PolicyRequest:
-        """Return a request that the engine denies. Optional: for engines that can deny, and not only abstain."""
+        """Return a request that the engine denies. Optional: for engines that deny some requests."""
         raise NotImplementedError
 
     def unknown(self) -> PolicyRequest:
-        """Return a request that the engine knows nothing of. The default is one of an identity that nobody has."""
+        """Return a request that no rule of the engine covers. The default is a request of an unused identity."""
         return sample_request(identity=hashlib.sha256(b"nobody").hexdigest())
 
     def _make_trial(self) -> EngineTrial:
@@ -71,7 +71,7 @@ class EngineSuite(Suite):
 
 
 class EngineTrial:
-    """An engine to be tried, and requests to ask."""
+    """The engine that one clause tests, and its requests."""
 
     def __init__(self, suite: EngineSuite) -> None:
         self._suite = suite
@@ -82,7 +82,7 @@ class EngineTrial:
         """The author's requests, by the method that returns them."""
 
     async def begin(self) -> None:
-        """Make the engine and the requests."""
+        """Create the engine and the requests."""
         try:
             engine = await self._suite.make_engine()
         except Exception as error:
@@ -99,14 +99,14 @@ class EngineTrial:
                     raise HookError(f"{name}() failed") from error
 
     async def end(self) -> None:
-        """Close the engine. Whether that works is the business of one clause only."""
+        """Close the engine. Ignore errors: only one clause tests `close`."""
         if hasattr(self, "engine"):
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_TIME):
                     await self.engine.close()
 
     async def decide(self, request: PolicyRequest) -> Decision:
-        """Ask, and return the decision."""
+        """Return the engine's decision."""
         return (await self.engine.authorize(request)).decision
 
     def credentials(self) -> list[bytes]:
@@ -115,7 +115,7 @@ class EngineTrial:
 
 
 def odd(request: PolicyRequest) -> Iterator[tuple[str, PolicyRequest]]:
-    """Yield requests as no good client makes them, each with what is odd."""
+    """Yield requests that no proper client makes, each with a description."""
     resources = {
         "no resource": "",
         "a very long resource": "a" * LONG,
@@ -142,7 +142,7 @@ def odd(request: PolicyRequest) -> Iterator[tuple[str, PolicyRequest]]:
 
 
 def odd_identities(request: PolicyRequest) -> Iterator[tuple[str, PolicyRequest]]:
-    """Yield requests of identities that no client has, each with what is odd."""
+    """Yield requests of identities that no client has, each with a description."""
     identities = {"no identity": "", "an identity of spaces": "  ", "a wildcard": "*", "a long identity": "f" * LONG}
     for what, identity in identities.items():
         yield what, dataclasses.replace(request, identity=identity)

@@ -20,7 +20,7 @@ __all__ = ["ConductClauses"]
 DELAYS: Final = (0.0, 0.0005, 0.002, 0.005)
 """Seconds after which calls are cancelled."""
 TRIES: Final = 2
-"""How often a call has to block the event loop: once, something else on the machine may have."""
+"""How often a call has to block the event loop to break the clause: one block may have another cause."""
 
 
 def _differ(field: str, one: PolicyRequest, other: PolicyRequest) -> bool:
@@ -28,13 +28,13 @@ def _differ(field: str, one: PolicyRequest, other: PolicyRequest) -> bool:
 
 
 class _Traced(PolicyRequest):
-    """A request of which can be told whether somebody keeps it."""
+    """A request that allows weak references, to notice whether the engine keeps it."""
 
     __slots__ = ("__weakref__",)
 
 
 class ConductClauses(EngineSuite):
-    """How an engine treats requests, the event loop and secrets."""
+    """The engine's handling of requests, the event loop and secrets."""
 
     @clause()
     async def test_request_is_not_changed(self, trial: EngineTrial) -> None:
@@ -59,7 +59,7 @@ class ConductClauses(EngineSuite):
             await asyncio.sleep(0)
             gc.collect()
             kept = sum(reference() is not None for reference in references)
-            check(kept == 0, f"of {TIMES} answered requests of {name}() it keeps {kept}")
+            check(kept == 0, f"it keeps {kept} of {TIMES} answered requests of {name}()")
 
     @clause()
     async def test_engine_works_after_cancelled_calls(self, trial: EngineTrial) -> None:
@@ -87,7 +87,7 @@ class ConductClauses(EngineSuite):
             for name, sample in trial.samples.items():
                 for what, request in [("nothing odd", sample), *odd(sample)]:
                     gap = min([await measure(trial.engine.authorize(request)) for _ in range(TRIES)])
-                    check(gap < trial.longest_block, f"the request of {name}() with {what} held it up for {gap:.2f} s")
+                    check(gap < trial.longest_block, f"the request of {name}() with {what} blocked it for {gap:.2f} s")
 
     @clause()
     async def test_repr_is_one_line(self, trial: EngineTrial) -> None:
@@ -97,7 +97,7 @@ class ConductClauses(EngineSuite):
 
     @clause(needs="secrets", debug_log=True)
     async def test_engine_shows_no_credential(self, trial: EngineTrial) -> None:
-        """Neither a reason, nor the engine's `repr()`, nor its log shows a credential."""
+        """The reasons, the engine's `repr()` and its log show no credential."""
         secrets = Secrets(trial.credentials())
         for name, sample in trial.samples.items():
             for what, request in [("nothing odd", sample), *odd(sample)]:

@@ -14,7 +14,7 @@ __all__ = ["VerdictClauses"]
 
 
 async def _never_allowed(trial: EngineTrial, what: str, request: PolicyRequest) -> None:
-    verdict = await settled(trial.engine.authorize(request))  # what is raised refuses it
+    verdict = await settled(trial.engine.authorize(request))  # an exception refuses the request
     check(getattr(verdict, "decision", None) is not Decision.ALLOW, f"one with {what} is allowed: {shown(verdict)}")
 
 
@@ -23,12 +23,12 @@ async def _answered(trial: EngineTrial, what: str, request: PolicyRequest) -> Ve
         verdict = await trial.engine.authorize(request)
     except Exception as error:
         raise BrokenError(f"with {what} it raised {described(error)}") from None
-    check(isinstance(verdict, Verdict), f"with {what} it returned {shown(verdict)}, which is no Verdict")
+    check(isinstance(verdict, Verdict), f"with {what} it returned {shown(verdict)}, which is not a Verdict")
     return verdict
 
 
 class VerdictClauses(EngineSuite):
-    """What an engine decides, and how it says so."""
+    """The decisions of an engine, and their form."""
 
     @clause()
     async def test_authorize_returns_verdict(self, trial: EngineTrial) -> None:
@@ -37,19 +37,19 @@ class VerdictClauses(EngineSuite):
             verdict: object = await trial.engine.authorize(request)
             check(
                 isinstance(verdict, Verdict),
-                f"the request of {name}() is answered with {shown(verdict)}, which is no Verdict",
+                f"the request of {name}() is answered with {shown(verdict)}, which is not a Verdict",
             )
             decision: object = getattr(verdict, "decision", None)
             check(isinstance(decision, Decision), f"the decision on the request of {name}() is {shown(decision)}")
 
     @clause()
     async def test_reason_is_one_line(self, trial: EngineTrial) -> None:
-        """The reason is one line of printable text, whatever the request holds."""
+        """The reason is one line of printable text, whatever the request contains."""
         for name, sample in trial.samples.items():
             for what, request in [("nothing odd", sample), *odd(sample)]:
                 verdict = await settled(trial.engine.authorize(request))
                 if isinstance(verdict, Exception):
-                    continue  # that is the business of odd_requests_are_answered
+                    continue  # the clause odd_requests_are_answered covers this
                 reason: object = getattr(verdict, "reason", None)
                 kept = isinstance(reason, str) and bool(reason.strip()) and reason.isprintable()
                 check(kept, f"on the request of {name}() with {what} it is {shown(reason)}")
@@ -77,7 +77,7 @@ class VerdictClauses(EngineSuite):
 
     @clause()
     async def test_same_decision_again(self, trial: EngineTrial) -> None:
-        """Asked again, the engine decides the same."""
+        """The engine decides the same when it is asked again."""
         for name, request in trial.samples.items():
             first = await trial.decide(request)
             for time in range(2, TIMES + 2):

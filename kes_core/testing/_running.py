@@ -1,4 +1,4 @@
-"""How a clause is run and what is said if it is broken."""
+"""Runs a clause and describes why it is broken."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 E = TypeVar("E", bound=Exception)
 
 SHOWN: Final = 120
-"""How many characters of something unexpected a message shows."""
+"""The largest number of characters of an unexpected value in a message."""
 BEAT: Final = 0.005
 
 _HERE: Final = str(Path(__file__).parent)
@@ -38,23 +38,23 @@ _LIBRARY: Final = sysconfig.get_path("stdlib")
 
 
 class BrokenError(Exception):
-    """A clause is broken; the message says what was found."""
+    """A clause is broken; the message says what the kit found."""
 
 
 class HungError(BrokenError):
-    """A call did not end, not even when it was cancelled."""
+    """A call did not return, not even after it was cancelled."""
 
 
 class HookError(Exception):
-    """A method that the author of the test wrote failed, with `__cause__`: the clause can't be checked."""
+    """A method of the author's test class failed with `__cause__`, so the clause can't be checked."""
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
-    """Run a coroutine in an event loop and a thread of its own, so that whatever it does ends for the caller.
+    """Run a coroutine in a new thread with its own event loop, so that the caller always continues.
 
     Raises:
-        BrokenError: It took longer than `limit` seconds.
-        HungError: It took as long again after it was cancelled, and was left alone.
+        BrokenError: The coroutine took longer than `limit` seconds.
+        HungError: The coroutine ignored its cancellation for another `limit` seconds, and was abandoned.
     """
     raised: list[BaseException] = []
 
@@ -62,7 +62,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
         try:
             with asyncio.Runner() as runner:
                 runner.run(_limited(main, limit))
-        except BaseException as error:  # whatever it is, it is the caller's
+        except BaseException as error:  # any exception belongs to the caller
             raised.append(error)
 
     thread = threading.Thread(target=work, name="kes-contract", daemon=True)
@@ -87,7 +87,7 @@ async def _limited(main: Callable[[], Coroutine[Any, Any, None]], limit: float) 
 
 
 def check(kept: bool, otherwise: str) -> None:
-    """Raise what was found `otherwise` if the clause is not kept."""
+    """Raise `BrokenError` with the text `otherwise` unless the clause is kept."""
     if not kept:
         raise BrokenError(otherwise)
 
@@ -96,7 +96,7 @@ async def refused(kind: type[E], call: Awaitable[object], what: str) -> E:
     """Return the error of a call that has to raise `kind`.
 
     Raises:
-        BrokenError: It returned, or raised something else.
+        BrokenError: The call returned, or raised another exception.
     """
     try:
         result = await call
@@ -113,11 +113,15 @@ async def settled(call: Awaitable[object]) -> object:
 
 
 def same_bytes(found: bytes, stored: bytes, what: str) -> None:
-    """See to it that a value came back as it was stored; say where it differs otherwise."""
+    """Check that a value is the stored one.
+
+    Raises:
+        BrokenError: It differs; the message says where.
+    """
     if found == stored:
         return
     if not isinstance(found, bytes | bytearray | memoryview):
-        raise BrokenError(f"{what} returned {shown(found)}, which are no bytes")
+        raise BrokenError(f"{what} returned {shown(found)}, which is not bytes")
     if len(stored) <= SHOWN // 4:
         raise BrokenError(f"{what} returned {shown(bytes(found))}, {shown(stored)} was stored")
     same = [one == other for one, other in zip(found, stored, strict=False)]
@@ -128,20 +132,20 @@ def same_bytes(found: bytes, stored: bytes, what: str) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value as it can stand in one line."""
+    """Return a value as one line of limited length."""
     text = ascii(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def described(error: BaseException) -> str:
-    """Return what an exception is, what it says and where it was raised, in one line."""
+    """Return the type, the text and the place of an exception as one line."""
     message = " ".join(str(error).split())
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return f"{text[:SHOWN]}...{_place(error)}" if len(text) > SHOWN else f"{text}{_place(error)}"
 
 
 def _place(error: BaseException) -> str:
-    """Return where in the tested plugin an exception passed last: neither here nor in Python's own library."""
+    """Return the innermost place of an exception in the tested plugin: not in the kit or the standard library."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         own = frame.filename.startswith(_HERE)
         library = frame.filename.startswith((_LIBRARY, "<")) and "site-packages" not in frame.filename
@@ -151,7 +155,7 @@ def _place(error: BaseException) -> str:
 
 
 def fail_hook(what: str) -> NoReturn:
-    """Say that a method of the test class gave something that is of no use."""
+    """Report that a method of the test class returned a value of the wrong type."""
     raise HookError(what) from TypeError(what)
 
 
@@ -166,14 +170,14 @@ class _Pulse:
             await asyncio.sleep(BEAT)
 
     def take(self) -> float:
-        """Return the longest gap so far and begin anew."""
+        """Return the longest gap so far, and start the next one."""
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last)
         self._last = now
         return self._longest
 
     async def longest(self, call: Awaitable[object]) -> float:
-        """Return the longest time for which a call kept the event loop from everybody else."""
+        """Return the longest time in seconds that a call blocked the event loop."""
         self._last, self._longest = time.monotonic(), 0.0
         await asyncio.gather(call, return_exceptions=True)
         return self.take()
@@ -181,7 +185,7 @@ class _Pulse:
 
 @contextlib.asynccontextmanager
 async def heartbeat() -> AsyncIterator[Callable[[Awaitable[object]], Awaitable[float]]]:
-    """Run a task that notices when the loop is held up; yield what measures it for one call."""
+    """Run a task that notices a blocked event loop; yield a function that measures one call."""
     pulse = _Pulse()
     task = asyncio.create_task(pulse.beat())
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Looking for secrets where none may be: as they are, in hexadecimal and in base64."""
+"""Searches texts for secrets: in plain text, hexadecimal and base64."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kes_core.testing._running import BrokenError
 __all__ = ["Secrets", "marker", "texts_of_error", "texts_of_records"]
 
 MIN_LENGTH: Final = 8
-"""A shorter secret could be found by chance."""
+"""A shorter secret could occur by chance."""
 
 
 def marker() -> bytes:
-    """Return bytes that stand nowhere else, and that are found in a part of a value that repeats them too."""
+    """Return unique bytes. A value that repeats them can be recognized by a part of it."""
     return secrets.token_hex(12).encode()
 
 
 class Secrets:
-    """A set of secrets to look for."""
+    """A set of secrets to search for."""
 
     def __init__(self, values: Iterable[bytes]) -> None:
         self._needles: dict[str, str] = {}
@@ -38,16 +38,16 @@ class Secrets:
         self._needles[value.decode("utf-8", "backslashreplace")] = "as it is"
         self._needles[repr(value)[2:-1]] = "as it is"
         self._hexadecimal.append(value.hex())
-        for offset in range(3):  # how the secret may lie in the groups of three bytes
+        for offset in range(3):  # base64 encodes groups of three bytes; the secret may start anywhere in a group
             encoded = base64.b64encode(bytes(offset) + value).decode()
             whole = encoded[-(-offset * 8 // 6) : (offset + len(value)) * 8 // 6]
             self._needles[whole] = self._needles[whole.translate(_URL_SAFE)] = "in base64"
 
     def look_in(self, where: str, texts: Iterable[tuple[str, str]]) -> None:
-        """Look into texts with their names.
+        """Search texts, each with its name.
 
         Raises:
-            BrokenError: One of them holds a secret. The message does not show it.
+            BrokenError: A text contains a secret. The message does not show the secret.
         """
         for what, text in texts:
             for needle, form in self._needles.items():
@@ -62,7 +62,7 @@ _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
 def texts_of_error(error: BaseException) -> Iterator[tuple[str, str]]:
-    """Yield all that an error says, and all that the errors behind it say, each with what it is."""
+    """Yield all texts of an error and of the errors behind it, each with its name."""
     waiting, seen = [(error, "")], set[int]()
     while waiting:
         each, of = waiting.pop()
@@ -87,7 +87,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({})))
 
 
 def texts_of_records(records: Iterable[logging.LogRecord]) -> Iterator[tuple[str, str]]:
-    """Yield all that stands in log records, each with what it is."""
+    """Yield all texts of log records, each with its name."""
     for record in records:
         name = f"of a {record.levelname} record of {record.name!r}"
         yield f"the message {name}", record.getMessage()

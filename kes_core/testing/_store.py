@@ -1,4 +1,4 @@
-"""The test class that all clauses of key stores share, and the store that a clause gets."""
+"""The base class of the clauses of key stores, and the store of one clause."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CLOSE_TIME: Final = 5.0
 
 
 class StoreSuite(Suite):
-    """What the author of a key store defines."""
+    """The methods that the author of a key store defines."""
 
     async def make_store(self) -> KeyStore:
-        """Return a new, empty store. Called once per clause; the kit closes the store."""
+        """Return a new, empty store. The kit calls this once per clause, and closes the store."""
         raise NotImplementedError("define make_store() in the test class: it returns an empty store")
 
     @optional
@@ -32,7 +32,7 @@ class StoreSuite(Suite):
 
     @optional
     def make_unreachable(self, store: KeyStore) -> AbstractAsyncContextManager[object]:
-        """Return a context in which what `store` talks to does not answer, and after which it does again. Optional."""
+        """Return a context manager that makes the service behind `store` unreachable while it is active. Optional."""
         raise NotImplementedError
 
     def _make_trial(self) -> StoreTrial:
@@ -40,7 +40,7 @@ class StoreSuite(Suite):
 
 
 class StoreTrial:
-    """A store to be tried, empty at first."""
+    """The store that one clause tests. It is empty at first."""
 
     def __init__(self, suite: StoreSuite) -> None:
         self._suite = suite
@@ -50,7 +50,7 @@ class StoreTrial:
         self.longest_block = suite.longest_block
 
     async def begin(self) -> None:
-        """Make the store."""
+        """Create the store."""
         self.store = await self._make("make_store", self._suite.make_store)
 
     async def reopen(self) -> KeyStore:
@@ -69,7 +69,7 @@ class StoreTrial:
 
     @contextlib.asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:
-        """Be in the context in which the store does not answer."""
+        """Make the store unreachable while the context is active."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(self._suite.make_unreachable(self.store))
@@ -78,11 +78,11 @@ class StoreTrial:
             yield
 
     def credentials(self) -> list[bytes]:
-        """Return the credentials of the store, if the author named them."""
+        """Return the credentials of the store that the author named."""
         return credentials_of(self._suite)
 
     async def end(self) -> None:
-        """Close all stores. Whether that works is the business of one clause only."""
+        """Close all stores. Ignore errors: only one clause tests `close`."""
         for store in self._made:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_TIME):

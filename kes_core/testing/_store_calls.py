@@ -1,4 +1,4 @@
-"""What the clauses of several topics share: values, and checks of pages and races."""
+"""Values, and checks of pages and races, that clauses of several topics share."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kes_core.testing._running import BrokenError, check, described, shown
 __all__ = ["MAX_VALUE_SIZE", "RACERS", "all_calls", "check_page", "check_race", "difference", "fill", "large_value"]
 
 MAX_VALUE_SIZE: Final = 64 * 1024
-"""The size in bytes up to which a store has to take values."""
+"""The size in bytes up to which a store has to accept values."""
 RACERS: Final = 24
-"""How many calls race each other."""
+"""The number of calls that race each other."""
 AT_ONCE: Final = 32
-"""How many calls are under way at once where many keys are created."""
+"""The number of concurrent calls that create many keys."""
 
 
 def large_value(size: int = MAX_VALUE_SIZE) -> bytes:
-    """Return bytes in which every part differs from its neighbours."""
+    """Return bytes of which every part differs from its neighbours."""
     return b"".join(b"%08x" % number for number in range(size // 8 + 1))[:size]
 
 
 async def fill(store: KeyStore, names: Iterable[str], value: bytes = b"value") -> None:
-    """Create keys, many at once."""
+    """Create keys concurrently."""
     waiting = iter(names)
 
     async def create() -> None:
@@ -36,7 +36,7 @@ async def fill(store: KeyStore, names: Iterable[str], value: bytes = b"value") -
 
 
 def all_calls(store: KeyStore, value: bytes) -> Mapping[str, Callable[[], Awaitable[object]]]:
-    """Return a call of every method but close, on a key that is there if the method is for one."""
+    """Return a call of every method except `close`. The store must have a key named `key`."""
     return {
         "status()": store.status,
         "get('key')": lambda: store.get("key"),
@@ -48,25 +48,25 @@ def all_calls(store: KeyStore, value: bytes) -> Mapping[str, Callable[[], Awaita
 
 
 def check_page(page: object, names: Iterable[str], what: str) -> None:
-    """See to it that a page holds exactly these names, in their order."""
+    """Check that a page contains exactly these names, in this order."""
     if not (isinstance(page, tuple) and len(page) == len(Page._fields)):
-        raise BrokenError(f"{what} returned {shown(page)}, which is no Page")
+        raise BrokenError(f"{what} returned {shown(page)}, which is not a Page")
     wanted = list(names)
     if page[0] != wanted:
         raise BrokenError(f"{what} holds {shown(page[0])}, not {shown(wanted)}{difference(page[0], wanted)}")
 
 
 def difference(found: list[str], wanted: list[str]) -> str:
-    """Return what is missing and what is too much, where the lists are too long to be compared by eye."""
+    """Return the missing and the extra names, because long lists are hard to compare by eye."""
     parts = []
-    for word, names in (("missing", sorted(set(wanted) - set(found))), ("too much", sorted(set(found) - set(wanted)))):
+    for word, names in (("missing", sorted(set(wanted) - set(found))), ("extra", sorted(set(found) - set(wanted)))):
         if names:
             parts.append(f"{word}: {' '.join(names[:5])}{' ...' if len(names) > 5 else ''}")  # noqa: PLR2004 # enough
     return f" ({', '.join(parts)})" if parts else ""
 
 
 async def check_race(stores: list[KeyStore], name: str) -> None:
-    """Create one key many times at once, with different values and taking turns among `stores`."""
+    """Create one key many times concurrently, with different values, in turn through each of `stores`."""
     values = [b"of racer %d" % racer for racer in range(RACERS)]
     calls = [stores[racer % len(stores)].create(name, value) for racer, value in enumerate(values)]
     results = await asyncio.gather(*calls, return_exceptions=True)

@@ -16,13 +16,13 @@ __all__ = ["ConcurrencyClauses"]
 
 ROUNDS: Final = 3
 DELAYS: Final = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01)
-"""Seconds after which calls are cancelled: before they begin, at their beginning, and well under way."""
+"""Seconds after which calls are cancelled: before they start, at their start, and later."""
 TRIES: Final = 2
-"""How often a call has to hold up the event loop: once, something else on the machine may have."""
+"""How often a call has to block the event loop to break the clause: one block may have another cause."""
 
 
 async def _whole_or_absent(store: KeyStore, name: str, value: bytes, when: str) -> bool:
-    """Read a key that may be there; tell whether it is."""
+    """Check the value of a key that may exist; return whether it exists."""
     try:
         found = await store.get(name)
     except EntryNotFoundError:
@@ -32,7 +32,7 @@ async def _whole_or_absent(store: KeyStore, name: str, value: bytes, when: str) 
 
 
 async def _cancelled(call: Awaitable[object], delay: float) -> None:
-    """Make a call and cancel it after `delay` seconds; without a delay, once it has begun."""
+    """Start a call and cancel it after `delay` seconds, or right after its start without a delay."""
     task = asyncio.ensure_future(call)
     await asyncio.sleep(delay)
     task.cancel()
@@ -50,7 +50,7 @@ class ConcurrencyClauses(StoreSuite):
 
     @clause()
     async def test_get_during_create(self, trial: StoreTrial) -> None:
-        """A reader during a `create` sees the whole value or none."""
+        """A reader during a `create` sees the complete value or no key."""
         value = large_value()
 
         async def read(name: str, creating: asyncio.Task[None]) -> None:
@@ -78,7 +78,7 @@ class ConcurrencyClauses(StoreSuite):
 
     @clause()
     async def test_list_during_changes(self, trial: StoreTrial) -> None:
-        """A listing during creates and deletes holds every key that existed all the time, once."""
+        """A listing during creates and deletes contains each key that existed all the time exactly once."""
         store = trial.store
         steady = [f"steady{number:02}" for number in range(RACERS)]
         for name in steady:
@@ -99,7 +99,7 @@ class ConcurrencyClauses(StoreSuite):
 
     @clause()
     async def test_concurrent_deletes(self, trial: StoreTrial) -> None:
-        """Concurrent deletes of one key remove it and fail with nothing but `EntryNotFoundError`."""
+        """Concurrent deletes of one key remove it and raise no error but `EntryNotFoundError`."""
         await trial.store.create("key", b"value")
         for result in await asyncio.gather(*(trial.store.delete("key") for _ in range(RACERS)), return_exceptions=True):
             if result is not None and not isinstance(result, EntryNotFoundError):
@@ -115,7 +115,7 @@ class ConcurrencyClauses(StoreSuite):
             await _cancelled(trial.store.create(name, value), delay)
             await _whole_or_absent(trial.store, name, value, "after a cancelled create")
         for name in names:
-            # It may still be under way, in the store or on its worker thread; a second create settles it.
+            # The create may still run in the store or on a worker thread; a second create waits for its result.
             result = await settled(trial.store.create(name, value))
             if result is not None and not isinstance(result, EntryExistsError):
                 raise BrokenError(f"after a cancelled create, create({name!r}) ended with {shown(result)}")
@@ -154,7 +154,7 @@ class ConcurrencyClauses(StoreSuite):
             "get": lambda number: store.get(f"key{number}"),
             "list": lambda _: store.list(),
             "a get of an absent key": lambda _: store.get("absent"),
-            "a create of a key that is there": lambda number: store.create(f"key{number}", b"value"),
+            "a create of an existing key": lambda number: store.create(f"key{number}", b"value"),
             "creates at once": lambda number: asyncio.gather(
                 *(store.create(f"key{number}-{other}", b"value") for other in range(RACERS))
             ),
@@ -163,4 +163,4 @@ class ConcurrencyClauses(StoreSuite):
         async with heartbeat() as measure:
             for what, call in calls.items():
                 gap = min([await measure(call(number)) for number in range(TRIES)])
-                check(gap < trial.longest_block, f"{what} held it up for {gap:.2f} s")
+                check(gap < trial.longest_block, f"{what} blocked it for {gap:.2f} s")

@@ -32,10 +32,10 @@ class FailureClauses(StoreSuite):
 
     @clause()
     async def test_messages_of_errors(self, trial: StoreTrial) -> None:
-        """The message of an error is one line with text in it."""
+        """The message of an error is one line of text."""
         await trial.store.create("key", b"value")
         for call, what in (
-            (lambda: trial.store.create("key", b"value"), "a create of a key that is there"),
+            (lambda: trial.store.create("key", b"value"), "a create of an existing key"),
             (lambda: trial.store.get("absent"), "a get of an absent key"),
         ):
             error = await refused(KeyStoreError, call(), what)
@@ -55,7 +55,7 @@ class FailureClauses(StoreSuite):
 
     @clause(needs="reopen")
     async def test_reopened_store_has_its_keys(self, trial: StoreTrial) -> None:
-        """Keys exist after the store was closed and opened again."""
+        """Keys still exist after the store was closed and opened again."""
         values = {"key": b"value", "empty": b"", "large": large_value()}
         for name, value in values.items():
             await trial.store.create(name, value)
@@ -86,7 +86,7 @@ class FailureClauses(StoreSuite):
 
     @clause(needs="reopen")
     async def test_two_stores_see_each_other(self, trial: StoreTrial) -> None:
-        """If two stores are open on the same data, each sees at once what the other does."""
+        """If two stores are open on the same data, each sees the changes of the other at once."""
         one, other = trial.store, await trial.reopen()
         await refused(EntryNotFoundError, other.get("key"), "get('key') of the other store")
         await one.create("key", b"value")
@@ -114,7 +114,7 @@ class FailureClauses(StoreSuite):
 
     @clause(needs="make_unreachable")
     async def test_store_works_after_outage(self, trial: StoreTrial) -> None:
-        """The store works again once it answers, with the keys that it had."""
+        """The store works again after an outage, with the same keys."""
         store = trial.store
         await store.create("key", b"value")
         async with trial.unreachable():

@@ -12,15 +12,15 @@ from kes_core.testing._store_calls import check_page, difference, fill
 
 __all__ = ["ListingClauses"]
 
-# In this order by their bytes, and in another by alphabet, by length, by number and by time of creation.
+# In byte order, which differs from the order by alphabet, by length, by number and by time of creation.
 NAMES: Final = ("0", "10", "9", "B", "Z-a", "_b", "a", "a-1", "a-10", "a-2", "aC", "a_1", "ab", "abc", "d", "z")
 CREATED: Final = NAMES[::2] + NAMES[1::2][::-1]
 STARTS: Final = ("0", "1", "9", "C", "Z-a", "Z-aa", "_", "_b", "a", "a-", "a-1", "a-11", "aa", "ab", "abcd", "c", "z")
-"""Names that are there, and what lies between, before and after them."""
+"""Existing names, and names before, between and after them."""
 
 
 async def _walk(store: KeyStore, prefix: str, limit: int, enough: int) -> list[str]:
-    """Go from page to page, as a client does, and no further than to `enough` pages."""
+    """Read page after page, as a client does, but at most `enough` pages."""
     seen: list[str] = []
     start = ""
     for _page in range(enough):
@@ -28,7 +28,10 @@ async def _walk(store: KeyStore, prefix: str, limit: int, enough: int) -> list[s
         seen += page.names
         if not page.next:
             return seen
-        check(page.next > start, f"list({prefix!r}, start={start!r}, limit={limit}) has next {page.next!r}: no way on")
+        check(
+            page.next > start,
+            f"list({prefix!r}, start={start!r}, limit={limit}) has next {page.next!r}, which does not advance",
+        )
         start = page.next
     raise BrokenError(f"list({prefix!r}, limit={limit}) has a next page after {enough} pages")
 
@@ -38,7 +41,7 @@ class ListingClauses(StoreSuite):
 
     @clause()
     async def test_list_of_empty_store(self, trial: StoreTrial) -> None:
-        """The listing of an empty store is an empty page, with no next name."""
+        """The listing of an empty store is an empty page without a next name."""
         for page, what in (
             (await trial.store.list(), "list()"),
             (await trial.store.list("a"), "list('a')"),
@@ -49,12 +52,12 @@ class ListingClauses(StoreSuite):
 
     @clause()
     async def test_list_holds_every_name_once(self, trial: StoreTrial) -> None:
-        """A listing holds the name of every key once, and nothing else."""
+        """A listing contains the name of every key exactly once, and nothing else."""
         await fill(trial.store, CREATED)
         names = (await trial.store.list()).names
         check(sorted(names) == sorted(NAMES), f"list() holds {shown(names)}{difference(names, list(NAMES))}")
         wrong = [name for name in names if type(name) is not str]
-        check(not wrong, f"list() holds {shown(wrong)}, which are no strings")
+        check(not wrong, f"list() holds {shown(wrong)}, which are not strings")
 
     @clause()
     async def test_list_is_in_order(self, trial: StoreTrial) -> None:
@@ -65,7 +68,7 @@ class ListingClauses(StoreSuite):
 
     @clause()
     async def test_list_with_prefix(self, trial: StoreTrial) -> None:
-        """With a prefix, a listing holds exactly the names that begin with it."""
+        """With a prefix, a listing contains exactly the names that begin with it."""
         await fill(trial.store, CREATED)
         for prefix in ("", "a", "a-", "a-1", "aC", "abc", "A", "d", "_", "Z-", "abcd", "-", "%", "zz"):
             found = set((await trial.store.list(prefix)).names)
@@ -85,7 +88,7 @@ class ListingClauses(StoreSuite):
 
     @clause()
     async def test_list_with_limit(self, trial: StoreTrial) -> None:
-        """A page holds at most `limit` names, and fewer only if there are no more."""
+        """A page contains at most `limit` names, and fewer only if there are no more."""
         await fill(trial.store, CREATED)
         for prefix, count in (("", len(NAMES)), ("a", 8)):
             for limit in (1, 2, count - 1, count, count + 1, PAGE_SIZE, 10 * PAGE_SIZE):
@@ -116,7 +119,7 @@ class ListingClauses(StoreSuite):
 
     @clause()
     async def test_list_page_by_page(self, trial: StoreTrial) -> None:
-        """Going from page to page by `next` meets every name once, in order."""
+        """Following `next` from page to page returns every name once, in order."""
         await fill(trial.store, CREATED)
         for prefix in ("", "a", "a-"):
             wanted = [name for name in NAMES if name.startswith(prefix)]
@@ -127,7 +130,7 @@ class ListingClauses(StoreSuite):
 
     @clause(patience=6)
     async def test_list_of_more_than_a_page(self, trial: StoreTrial) -> None:
-        """If there are more than 1024 keys, a page without a limit holds the first 1024."""
+        """If there are more than 1024 keys, a page without a limit contains the first 1024."""
         names = [f"many-{number:04}" for number in range(PAGE_SIZE + 6)]
         await fill(trial.store, names)
         page = await trial.store.list()

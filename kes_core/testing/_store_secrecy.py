@@ -23,17 +23,17 @@ def _look_at_store(trial: StoreTrial, secrets: Secrets, when: str) -> None:
 
 
 async def _provoke(trial: StoreTrial, value: bytes) -> list[tuple[str, BaseException]]:
-    """Make calls that fail, with a value that is a secret; return their errors."""
+    """Make calls that fail, with a secret value; return their errors."""
     store = trial.store
     await store.create("key", value)
-    calls = [(f"{what} of a key that is there", call) for what, call in all_calls(store, value).items()]
+    calls = [(f"{what} of an existing key", call) for what, call in all_calls(store, value).items()]
     calls += [
         ("create('key') of a deleted key", lambda: store.create("key", value)),
         ("create('key') of the same value", lambda: store.create("key", value)),
         ("get('absent')", lambda: store.get("absent")),
         ("delete('absent')", lambda: store.delete("absent")),
         ("create of too large a value", lambda: store.create("large", value * (1 + MAX_VALUE_SIZE // len(value)))),
-        # Neither is valid, so what becomes of them is the store's business; what is said is not.
+        # The names are invalid, so the store may do anything, but must not show the value.
         ("create('')", lambda: store.create("", value)),
         ("create('not/valid')", lambda: store.create("../not/valid", value)),
     ]
@@ -74,13 +74,13 @@ class SecrecyClauses(StoreSuite):
 
     @clause(debug_log=True)
     async def test_errors_show_no_value(self, trial: StoreTrial) -> None:
-        """No error, nor its cause, shows a value."""
+        """Neither an error nor its cause shows a value."""
         value, secrets = _value()
         _look_at_errors(await _provoke(trial, value), secrets)
 
     @clause(debug_log=True)
     async def test_log_shows_no_value(self, trial: StoreTrial) -> None:
-        """Nothing that is logged, at any level, shows a value."""
+        """No log record, at any level, shows a value."""
         value, secrets = _value()
         await _provoke(trial, value)
         await trial.store.close()
@@ -88,7 +88,7 @@ class SecrecyClauses(StoreSuite):
 
     @clause(needs="secrets", debug_log=True)
     async def test_store_shows_no_credential(self, trial: StoreTrial) -> None:
-        """Neither the store's `repr()`, nor its errors, nor its log show a credential."""
+        """The store's `repr()`, its errors and its log show no credential."""
         value, _secrets = _value()
         secrets = Secrets(trial.credentials())
         _look_at_store(trial, secrets, "at first")
@@ -100,7 +100,7 @@ class SecrecyClauses(StoreSuite):
 
     @clause(needs="make_unreachable", debug_log=True)
     async def test_outage_shows_no_secret(self, trial: StoreTrial) -> None:
-        """While the store is unreachable neither its errors nor its log show a value or a credential."""
+        """While the store is unreachable, its errors and its log show neither values nor credentials."""
         secret = marker()
         await trial.store.create("key", secret * 8)
         secrets = Secrets([secret, *trial.credentials()])

@@ -17,7 +17,7 @@ __all__ = ["ValueClauses"]
 
 
 async def _round_trip(store: KeyStore, values: Iterable[bytes]) -> None:
-    """Store each value under a name of its own, and read all of them."""
+    """Store each value under its own name, and read all of them."""
     stored = {f"key{number}": value for number, value in enumerate(values)}
     for name, value in stored.items():
         await store.create(name, value)
@@ -26,7 +26,7 @@ async def _round_trip(store: KeyStore, values: Iterable[bytes]) -> None:
 
 
 async def _different_keys(store: KeyStore, names: Sequence[str]) -> None:
-    """Use every name for a key of its own."""
+    """Create a different key under each name."""
     invalid = [name for name in names if not is_valid_name(name)]
     check(not invalid, f"the kit is wrong: {invalid} are not valid names")
 
@@ -34,7 +34,7 @@ async def _different_keys(store: KeyStore, names: Sequence[str]) -> None:
         try:
             await store.create(name, name.encode())
         except EntryExistsError:
-            check(False, f"create({name!r}) raised EntryExistsError: it is taken for another name")
+            check(False, f"create({name!r}) raised EntryExistsError: the store confuses it with another name")
 
     for name in names:
         await create(name)
@@ -133,7 +133,7 @@ class ValueClauses(StoreSuite):
 
     @clause()
     async def test_names_with_a_meaning_elsewhere(self, trial: StoreTrial) -> None:
-        """Names that mean something elsewhere (data, nul, 007, __init__) are ordinary names."""
+        """Names with a meaning elsewhere (data, nul, 007, __init__) are ordinary names."""
         elsewhere = (
             "data metadata config list keys index tmp lock nul con aux null true None default version 0 00 7 007 1e5"
         )

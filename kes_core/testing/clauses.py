@@ -1,4 +1,4 @@
-"""The contract as data: its clauses, read from the test classes, and its table for the documentation."""
+"""The contract as data: the clauses of the test classes, and their table for the documentation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kes_core.testing.stores import KeyStoreContract
 __all__ = ["CONTRACT_VERSION", "Clause", "contract", "contract_table"]
 
 CONTRACT_VERSION: Final = HOOKSPEC_VERSION
-"""The contract belongs to the hook specifications of the same version. Within a version no clause changes its name or
-asks for more; a release may add clauses, which say since when they exist."""
+"""The version of the contract and of the hook specifications. Within a version, no clause changes its name or becomes
+stricter. A release may add clauses; each clause names the release that added it."""
 
 
 def _clauses_of(suite: type) -> tuple[Clause, ...]:
@@ -22,12 +22,12 @@ def _clauses_of(suite: type) -> tuple[Clause, ...]:
 
 
 def contract() -> tuple[Clause, ...]:
-    """Return all clauses, those of key stores first."""
+    """Return all clauses, first those of key stores."""
     return _clauses_of(KeyStoreContract) + _clauses_of(PolicyEngineContract)
 
 
 def contract_table() -> str:
-    """Return the contract as tables in Markdown, as they stand in the documentation."""
+    """Return the contract as the Markdown tables of the documentation."""
     tables = []
     for title, suite in (("Key stores", KeyStoreContract), ("Policy engines", PolicyEngineContract)):
         rows = [f"### {title}\n", "| clause | promise | needs | since |", "|---|---|---|---|"]

@@ -1,4 +1,4 @@
-"""The contract of policy engines, as a test class to inherit from."""
+"""The contract of policy engines, as a base class for tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from kes_core.testing._engine_verdicts import VerdictClauses
 __all__ = ["PolicyEngineContract", "sample_request"]
 
 
-# pytest runs the tests of the last base first.
+# pytest runs the tests of the last base class first.
 class PolicyEngineContract(ConductClauses, VerdictClauses):
-    """Inherit from it in a class named `Test...`; define `make_engine` and the requests whose answer you know.
+    """Inherit from this class in a class `Test...`; define `make_engine`, and requests whose answers you know.
 
-    Each clause has an instance of the class, a thread, an event loop and an engine of its own. To use a fixture of
-    pytest, request it in a fixture of the class: `@pytest.fixture(autouse=True)`.
+    Each clause gets its own instance of the class, thread, event loop and engine. To use a fixture of pytest, request
+    it in a fixture of the class: `@pytest.fixture(autouse=True)`.
     """

@@ -1,6 +1,6 @@
-"""The pytest plugin of the conformance kit: a line for each tested plugin at the end of a run.
+"""The pytest plugin of the conformance kit. It prints one line for each tested plugin at the end of a run.
 
-Loaded by pytest wherever kes-core is installed, so it imports nothing else.
+pytest loads it wherever kes-core is installed, so it imports no other module of kes-core.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import pytest
 __all__ = ["PROPERTY", "pytest_configure"]
 
 PROPERTY: Final = "kes_contract"
-"""The name of the property of a test report that says what became of its clause: `1 kept`."""
+"""The name of the property of a test report with the result of its clause: `1 kept`."""
 EXIT_TIME: Final = 3
-"""Seconds that threads have to end after a run in which a call never did."""
+"""Seconds that threads have to end after a run in which a call hung."""
 
 _HUNG: Final = "hung"
 _COLLECTED: Final = "not checked"
 
 
 class _Results:
-    """What became of each clause, by test class."""
+    """The result of each clause, by test class."""
 
     def __init__(self) -> None:
         self.version = ""
@@ -30,16 +30,16 @@ class _Results:
         self.hung = False
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Mark a clause in its report, also if a fixture fails before the clause is checked."""
+        """Mark each clause in its report, even if a fixture fails before the clause is checked."""
         if _clause_of(item) is not None:
             item.user_properties.append((PROPERTY, _COLLECTED))
 
-    @pytest.hookimpl(trylast=True)  # after what the user has not selected is gone
+    @pytest.hookimpl(trylast=True)  # after pytest has removed the tests that the user did not select
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out the clauses that are not applicable to their class.
+        """Deselect the clauses that are not applicable to their class.
 
-        In worker processes of pytest-xdist they are skipped instead: the main process does not hear what a worker
-        leaves out.
+        Worker processes of pytest-xdist skip them instead, because the main process does not learn what a worker
+        deselects.
         """
         if hasattr(config, "workerinput"):
             return
@@ -81,7 +81,7 @@ class _Results:
         return line
 
     def pytest_unconfigure(self) -> None:
-        if self.hung:  # Python waits for threads that never end, and the run would
+        if self.hung:  # otherwise Python would wait for the hung thread forever
             faulthandler.dump_traceback_later(EXIT_TIME, exit=True)
 
 
@@ -96,7 +96,7 @@ def _clause_of(item: pytest.Item) -> Any:
 
 
 def _is_not_applicable(item: pytest.Item) -> bool:
-    """Tell whether an item is a clause that needs a method which its class has not defined."""
+    """Return whether an item is a clause that needs a method that its class does not define."""
     clause, suite = _clause_of(item), getattr(item, "cls", None)
     if clause is None or suite is None or not clause.needs:
         return False
@@ -104,5 +104,5 @@ def _is_not_applicable(item: pytest.Item) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect what becomes of clauses in this run."""
+    """Collect the results of the clauses of this run."""
     config.pluginmanager.register(_Results(), "kes_conformance_results")

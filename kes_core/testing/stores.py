@@ -1,4 +1,4 @@
-"""The contract of key stores, as a test class to inherit from."""
+"""The contract of key stores, as a base class for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kes_core.testing._store_values import ValueClauses
 __all__ = ["KeyStoreContract"]
 
 
-# pytest runs the tests of the last base first.
+# pytest runs the tests of the last base class first.
 class KeyStoreContract(
     SecrecyClauses,
     FailureClauses,
@@ -21,8 +21,8 @@ class KeyStoreContract(
     ValueClauses,
     KeyClauses,
 ):
-    """Inherit from it in a class named `Test...`, and define `make_store`; every clause is then a test of the class.
+    """Inherit from this class in a class `Test...`, and define `make_store`. Every clause is then a test of your class.
 
-    Each clause has an instance of the class, a thread, an event loop and a store of its own. To use a fixture of
-    pytest, request it in a fixture of the class: `@pytest.fixture(autouse=True)`.
+    Each clause gets its own instance of the class, thread, event loop and store. To use a fixture of pytest, request it
+    in a fixture of the class: `@pytest.fixture(autouse=True)`.
     """

@@ -17,12 +17,12 @@ from tests.helpers.server import start_server
 from tests.unit.cli.test_main import kes
 
 STORE = """
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, config: Config) -> None:
         self._values: dict[str, bytes] = {}
 
     @classmethod
-    async def connect(cls, settings: Settings) -> AcmeStoreKeyStore:
-        return cls(settings)
+    async def connect(cls, config: Config) -> AcmeStoreKeyStore:
+        return cls(config)
 
     async def status(self) -> None:
         return
@@ -46,8 +46,8 @@ STORE = """
         return page_of(self._values, prefix, start=start, limit=limit)
 """
 ENGINE = """
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, config: Config) -> None:
+        self._config = config
 
     async def authorize(self, request: PolicyRequest) -> Verdict:
         return Verdict(Decision.ABSTAIN, "it has nothing to say")

@@ -25,7 +25,7 @@ def test_tutorial(tmp_path: Path) -> None:
     assert "write me" in output
     plugin = folder / "kes_shelf" / "__init__.py"
     text = plugin.read_text()
-    head, rest = text.split("class Settings(Section):")
+    head, rest = text.split("class Config(Section):")
     plugin.write_text(head + settings + "\n\n" + rest[rest.index("async def _connect") :])
     (folder / "kes_shelf" / "store.py").write_text(store)
     (folder / "tests" / "test_contract.py").write_text(contract)

@@ -41,14 +41,14 @@ class CedarConfig(Section):
     """The section `policy_engines.cedar`."""
 
     policies: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more), AfterValidator(_not_empty)]
-    """Files with policies, and directories: of these all files whose name ends in `.cedar`. One can stand alone."""
-    # Not `schema`: pydantic's models have a method of that name.
+    """Files with policies, and directories, of which all files `*.cedar` count. A single path may be a string."""
+    # Not `schema`: pydantic models have a method of that name.
     schema_file: Path | None = Field(default=None, alias="schema")
-    """What policies and entities are checked against, in Cedar's schema language; by default what the package ships."""
+    """The schema of policies and entities, in Cedar's schema language. The default is the schema in the package."""
     entities: Path | None = None
-    """Groups and tags of identities and keys, as Cedar's JSON."""
+    """A file with groups and tags of identities and keys, in Cedar's JSON format."""
     default: Literal["abstain", "deny"] = "abstain"
-    """What becomes of a request that no policy matches: left to the other engines, or refused."""
+    """The decision on a request that no policy matches: leave it to the other engines, or deny it."""
 
 
 async def _connect(config: CedarConfig) -> CedarPolicyEngine:

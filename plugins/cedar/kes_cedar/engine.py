@@ -1,4 +1,4 @@
-"""The engine: asks Cedar about each request, and translates its answer."""
+"""The engine: asks Cedar about each request and translates the answer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["CedarPolicyEngine"]
 
 
 class CedarPolicyEngine(PolicyEngine):
-    """Allows what a `permit` matches, denies what a `forbid` matches; where none does, what the configuration says.
+    """Allows what a `permit` matches and denies what a `forbid` matches. Otherwise `default` decides.
 
-    Everything that comes from files is parsed once; a request costs tens of microseconds, without waiting.
+    All files are parsed once. A request takes 100 microseconds or more and does not wait; see the README.
     """
 
     def __init__(self, rules: Rules, *, deny_by_default: bool) -> None:
@@ -33,9 +33,9 @@ class CedarPolicyEngine(PolicyEngine):
         """Read the files that `config` names.
 
         Raises:
-            BackendError: One can't be read, or Cedar refuses it; the message names the file, and the line if it can.
+            BackendError: A file can't be read, or Cedar refuses it. The message names the file, and the line if known.
         """
-        # In a thread: a server that reloads thousands of policies goes on answering.
+        # In a thread, so that a server that reloads thousands of policies still answers requests.
         rules = await asyncio.to_thread(load_rules, config)
         return cls(rules, deny_by_default=config.default == "deny")
 
@@ -43,13 +43,13 @@ class CedarPolicyEngine(PolicyEngine):
         rules = self._rules
         try:
             asked = cedar_request(request)
-            # Here and not in cedarpy, which has no answer to a path that is no UTF-8.
+            # Not in cedarpy, which fails on a path that is not UTF-8.
             asked["context"] = json.dumps(asked["context"], ensure_ascii=False)
             answer = cedarpy.is_authorized(asked, rules.policies, rules.entities, rules.schema)
         except ValueError as error:
             return Verdict(Decision.DENY, f"Cedar can't be asked: {_one_line(str(error))}")
         diagnostics = answer.diagnostics
-        # Cedar goes on without a policy that fails. A `forbid` that is left out would be a hole.
+        # Cedar skips a policy that fails. Skipping a `forbid` would grant what it forbids.
         if diagnostics.errors or answer.decision is cedarpy.Decision.NoDecision:
             return Verdict(Decision.DENY, f"Cedar failed: {_one_line('; '.join(diagnostics.errors))}")
         annotations = diagnostics.id_annotations_by_reason

@@ -1,4 +1,4 @@
-"""The files of the engine: policies, schema and entities. All are checked before any is used."""
+"""The files of the engine: policies, schema and entities. All are checked before the engine uses any."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["Rules", "load_rules"]
 
 _SCHEMA_NAME: Final = "kes.cedarschema"
 _SUFFIX: Final = ".cedar"
-# Strings and comments, in which nothing counts, the semicolons that end policies, and what nests.
+# Strings and comments, which are skipped; semicolons, which end policies; and what nests.
 _TOKEN: Final = re.compile(
     r'"(?:[^"\\]|\\.)*"|//[^\n]*|(?P<end>;)|(?P<open>[(\[{]|\bif\b)|(?P<close>[)\]}])', re.DOTALL
 )
-# Cedar's parser overflows its stack at some hundreds of brackets in each other, which would end the whole process.
+# A few hundred nested brackets overflow the stack of Cedar's parser, which would crash the process.
 _MAX_NESTING: Final = 100
-# In schemas these are brackets as well: Set<String>.
+# In a schema these are brackets too: Set<String>.
 _ANGLES: Final = str.maketrans("<>", "()")
 _BLANK: Final = re.compile(r"(?:\s|//[^\n]*)*")
 _POLICY_ID: Final = re.compile(r"policy([0-9]+)", re.ASCII)
 
 
 class _CedarPolicy(NamedTuple):
-    """One policy as it stands in a file."""
+    """One policy of a file."""
 
     file: Path
     line: int
@@ -49,7 +49,7 @@ class _CedarPolicy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What Cedar decides by, parsed."""
+    """Parsed policies, entities and schema."""
 
     policies: cedarpy.PolicySet
     entities: cedarpy.Entities
@@ -58,16 +58,16 @@ class Rules:
     """File and line of each policy, in the order in which Cedar numbers them."""
 
     def describe(self, policy_id: str, annotation: str | None) -> str:
-        """Return how the log calls a policy: by its `@id`, if it has one, and by where it stands."""
+        """Return the name of a policy for the log: its `@id`, if it has one, and its place."""
         place = _place(policy_id, self.places)
         return f"{annotation!r} ({place})" if annotation else f"policy at {place}"
 
 
 def load_rules(config: CedarConfig) -> Rules:
-    """Read and check the files that `config` names. Takes a while with many policies: not for the event loop.
+    """Read and check the files that `config` names. Slow with many policies: do not call it on the event loop.
 
     Raises:
-        BackendError: One can't be used. One line: which, where in it, and what is wrong.
+        BackendError: A file can't be used. The message names the file, the place and the problem in one line.
     """
     schema_file = config.schema_file or _SCHEMA_NAME
     if config.schema_file is None:
@@ -93,7 +93,7 @@ def _problem(place: str | Path, message: str) -> BackendError:
 
 def _read(file: Path) -> str:
     if file.exists() and not file.is_file():
-        # A pipe would keep the server waiting.
+        # Reading a pipe would block.
         raise _problem(file, "is not a file")
     try:
         data = file.read_bytes()
@@ -121,11 +121,11 @@ def _policy_files(paths: Sequence[str]) -> Iterator[Path]:
 
 
 def _policies(file: Path) -> Iterator[_CedarPolicy]:
-    """Take a file apart: what Cedar says of a policy has no line, so that each is shown to it alone."""
+    """Split a file into policies. Cedar's errors have no line, so each policy is parsed alone."""
     text = _read(file)
     begin = _end_of_blank(text, 0)
     if begin == len(text):
-        # A file that is just being written, more likely than one that is meant so.
+        # More likely a file that is being written than one that is meant to be empty.
         raise _problem(file, "has no policy")
     ends = [match.end() for match in _TOKEN.finditer(text) if match["end"]]
     for end in [*ends, len(text)]:
@@ -145,7 +145,7 @@ def _policies(file: Path) -> Iterator[_CedarPolicy]:
 
 
 def _nesting(text: str) -> int:
-    """Return how many brackets are open at the most, an `if` counted as one that is never closed."""
+    """Return the largest number of open brackets. An `if` counts as a bracket that is never closed."""
     depth = deepest = 0
     for match in _TOKEN.finditer(text):
         if match["open"]:
@@ -157,7 +157,7 @@ def _nesting(text: str) -> int:
 
 
 def _end_of_blank(text: str, begin: int) -> int:
-    """Return where the white space and the comments at `begin` end."""
+    """Return the end of the white space and comments at `begin`."""
     blank = _BLANK.match(text, begin)
     return blank.end() if blank is not None else begin
 
@@ -179,7 +179,7 @@ def _place(policy_id: str, places: Sequence[str]) -> str:
 
 
 def _entities(file: Path | None, schema: cedarpy.Schema) -> cedarpy.Entities:
-    # Even where there is no file there are entities: the actions and their groups, which the schema brings.
+    # Without a file the entities are the actions and their groups, which come from the schema.
     text = _read(file) if file is not None else "[]"
     try:
         json.loads(text)
@@ -196,14 +196,14 @@ def _entities(file: Path | None, schema: cedarpy.Schema) -> cedarpy.Entities:
 
 
 def _why_not(text: str, schema: cedarpy.Schema) -> str:
-    """Return what is wrong with entities: with a request Cedar says more than when it parses them alone."""
+    """Return the error in entities. Cedar gives more details for a request than when it only parses them."""
     asked = cedar_request(_example(next(iter(OPERATIONS)), None))
     errors = cedarpy.is_authorized(asked, "", text, schema).diagnostics.errors
     return next((error.rpartition(f"{text}: ")[2] for error in errors if text in error), "")
 
 
 def _check_schema(file: str, rules: Rules) -> None:
-    """Ask about every action once: a schema that does not fit would refuse every request."""
+    """Ask about every action once: with a schema that does not fit, Cedar would refuse every request."""
     now = datetime.now(UTC)
     certificate = CertificateFacts("CN=x", "CN=x", 1, now, now, ("x",), ("192.0.2.1",))
     for api, operation in OPERATIONS.items():

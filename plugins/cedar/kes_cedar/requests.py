@@ -1,4 +1,4 @@
-"""From a request to the key server to a request to Cedar: the names and values that policies speak of."""
+"""Translates a request to the key server into a request to Cedar: the names and values for policies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SERVER_ID: Final = "server"
 
 
 class Operation(NamedTuple):
-    """What a route is called in policies."""
+    """The action and the type of the resource of a route."""
 
     action: str
     resource: str
-    """The type of the resource. The server is one; of the others the request has the name."""
+    """The type of the resource: the one server, or a type whose name is in the request."""
 
 
 OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
@@ -50,14 +50,14 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "/v1/log/audit": Operation("ReadAuditLog", _SERVER),
     }
 )
-"""Every route that policy engines are asked about, by its path."""
+"""Every route that needs a policy, by its path."""
 
 
 def cedar_request(request: PolicyRequest) -> dict[str, Any]:
-    """Return what Cedar is asked. Names go in as values and never as text of Cedar's language.
+    """Return the request to Cedar. It passes names as values and never as text in Cedar's language.
 
     Raises:
-        ValueError: There is no name for the route, or the client's address is none.
+        ValueError: The route has no action, or the client's address is not an IP address.
     """
     operation = OPERATIONS.get(request.api)
     if operation is None:
@@ -104,7 +104,7 @@ def _addresses(texts: Iterable[str]) -> list[Any]:
 
 def _address(text: str) -> dict[str, Any]:
     address = ipaddress.ip_address(text.partition("%")[0])
-    # A server on all addresses sees IPv4 clients as ::ffff:10.0.0.1: a rule for 10.0.0.0/8 means them too.
+    # A server on all addresses sees IPv4 clients as ::ffff:10.0.0.1. A rule for 10.0.0.0/8 applies to them too.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return _extension("ip", (mapped or address).compressed)
 
@@ -115,5 +115,5 @@ def _time(moment: datetime) -> dict[str, Any]:
 
 
 def _extension(function: str, argument: str) -> dict[str, Any]:
-    """Return a value of one of Cedar's own types."""
+    """Return a value of one of Cedar's extension types."""
     return {"__extn": {"fn": function, "arg": argument}}

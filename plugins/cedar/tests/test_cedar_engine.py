@@ -1,4 +1,4 @@
-"""What the Cedar engine answers: real policies, the real engine of Cedar."""
+"""Decisions of the Cedar engine on real policies."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_rule_on_the_time(open_engine: OpenEngine, ask: Ask) -> None:
     assert allowed("2026-03-01T00:00:00+00:00")
     assert allowed("2026-03-01T17:59:59.999+00:00")
     assert not allowed("2026-03-01T18:00:00+00:00")
-    assert allowed("2026-03-01T18:00:00+02:00")  # which is 16:00
+    assert allowed("2026-03-01T18:00:00+02:00")  # 16:00 in UTC
 
 
 def test_rule_on_the_certificate(open_engine: OpenEngine, ask: Ask) -> None:
@@ -169,7 +169,7 @@ def test_rule_on_the_certificate(open_engine: OpenEngine, ask: Ask) -> None:
 
 
 def test_policy_that_fails_refuses_even_what_another_permits(open_engine: OpenEngine, ask: Ask, tmp_path: Path) -> None:
-    """Cedar leaves out a policy that fails; a `forbid` that is left out would be a hole."""
+    """Cedar skips a policy that fails. Skipping a `forbid` would grant what it forbids."""
     schema = (resources.files("kes_cedar") / "kes.cedarschema").read_text()
     own = tmp_path / "own.cedarschema"
     own.write_text(schema.replace("entity Key in [KeyGroup]", "entity Key in [KeyGroup] { level: Long }"))

@@ -1,4 +1,4 @@
-"""How long a decision takes: the server does nothing else meanwhile. `-s` shows the numbers of the README."""
+"""The time of a decision, which blocks the server. `-s` shows the numbers of the README."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_decision_time(open_engine: OpenEngine, count: int) -> None:
 
     seconds = asyncio.run(measure())
     p50, p99 = seconds[REQUESTS // 2], seconds[REQUESTS * 99 // 100]
-    print(f"| {count} | {p50 * 1e6:.0f} us | {p99 * 1e6:.0f} us |")  # noqa: T201 # what the README shows
-    # Generous: a busy machine is no failure, parsing policies or schema at each request is one.
+    print(f"| {count} | {p50 * 1e6:.0f} us | {p99 * 1e6:.0f} us |")  # noqa: T201 # for the README
+    # Generous, so that only parsing policies or schema at each request fails, and not a busy machine.
     assert p50 < 0.001 + count * 0.00001
