@@ -30,9 +30,7 @@ def main() -> None:
     arguments.remove("--all")
     codes = [
         subprocess.run([*parallel, "-m", "not measured", *arguments], check=False).returncode,
-        subprocess.run(
-            [*pytest, "-m", "measured", *arguments], check=False
-        ).returncode,  # one at a time
+        subprocess.run([*pytest, "-m", "measured", *arguments], check=False).returncode,  # one at a time
     ]
     sys.exit(max(code for code in codes if code != NO_TESTS) if set(codes) != {NO_TESTS} else NO_TESTS)
 

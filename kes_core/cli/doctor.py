@@ -159,7 +159,7 @@ def store_policy(config_file: Path) -> None:
     if choice.backend.access_policy is None:
         raise CLIError(f"the key store {choice.backend.name!r} has no access control of its own that needs a policy")
     try:
-        text = access_policy(choice.backend, choice.settings)
+        text = access_policy(choice.backend, choice.config)
     except KeyStoreError as error:
         raise CLIError(str(error)) from error
     click.echo(text.rstrip("\n"))

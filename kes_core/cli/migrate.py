@@ -77,7 +77,7 @@ async def _migrate(
         try:
             opened = []
             for choice in (source, target):
-                store = await connect_store(choice.backend, choice.settings)
+                store = await connect_store(choice.backend, choice.config)
                 stores.push_async_callback(store.close)
                 opened.append(store)
             migration = Migration(*opened, on_conflict=existing, dry_run=dry_run)

@@ -63,18 +63,18 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyStoreChoice:
-    """The key store of a configuration with its settings."""
+    """The key store that a configuration selects, with its section."""
 
     backend: KeyStoreBackend
-    settings: BaseModel
+    config: BaseModel
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyEngineChoice:
-    """A policy engine of a configuration with its settings."""
+    """A policy engine that a configuration selects, with its section."""
 
     type: PolicyEngineType
-    settings: BaseModel
+    config: BaseModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ class ConfigReader:
             self._report(path, reason)
             return None
         valid = self._validate(backend.config, _without_nulls({} if settings is None else settings), path)
-        return None if valid is None else KeyStoreChoice(backend=backend, settings=valid)
+        return None if valid is None else KeyStoreChoice(backend=backend, config=valid)
 
     def _policy_engines(self, section: object) -> tuple[PolicyEngineChoice, ...]:
         choices = []
@@ -228,7 +228,7 @@ class ConfigReader:
                 continue
             valid = self._validate(engine.config, _without_nulls({} if settings is None else settings), path)
             if valid is not None:
-                choices.append(PolicyEngineChoice(type=engine, settings=valid))
+                choices.append(PolicyEngineChoice(type=engine, config=valid))
         return tuple(choices)
 
     # What the fields have to do with each other

@@ -32,8 +32,8 @@ def effective(config: Config) -> dict[str, Any]:
     for name in ("api", "policy"):
         shown[name] = {key: _dump(settings) for key, settings in getattr(config, name).items()}
     shown["keys"] = [{"name": name} for name in config.keys]
-    shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.settings)}
-    shown["policy_engines"] = {choice.type.name: _dump(choice.settings) for choice in config.policy_engines}
+    shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.config)}
+    shown["policy_engines"] = {choice.type.name: _dump(choice.config) for choice in config.policy_engines}
     shown["plugins"] = {"block": list(config.blocked_plugins)}
     return {name: value for name, value in shown.items() if value not in ({}, [])}
 

@@ -279,7 +279,7 @@ async def _verdicts(config: Config, plugins: Plugins, request: PolicyRequest) ->
     for choice in config.policy_engines:
         name = choice.type.name
         try:
-            engine = await connect_engine(choice.type, choice.settings)
+            engine = await connect_engine(choice.type, choice.config)
         except BackendError as error:
             raise _RefusedError("policy", f"the server does not start: {error}") from None
         try:

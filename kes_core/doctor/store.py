@@ -34,7 +34,7 @@ async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIM
         )
     try:
         if backend.diagnose is not None:
-            findings += await diagnose(backend, choice.settings, seconds=time_limit)
+            findings += await diagnose(backend, choice.config, seconds=time_limit)
         else:
             async with asyncio.timeout(time_limit):
                 findings.append(await _check_connection(choice))
@@ -49,7 +49,7 @@ async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIM
 
 async def _check_connection(choice: KeyStoreChoice) -> Finding:
     try:
-        store = await connect_store(choice.backend, choice.settings)
+        store = await connect_store(choice.backend, choice.config)
         try:
             await store.status()
         finally:
@@ -63,7 +63,7 @@ async def examine_engines(config: Config) -> AsyncIterator[Finding]:
     """Check that the policy engines of plugins can be used."""
     for choice in config.policy_engines:
         try:
-            engine = await connect_engine(choice.type, choice.settings)
+            engine = await connect_engine(choice.type, choice.config)
         except BackendError as error:
             yield Finding.error("policy engine", str(error))
             continue

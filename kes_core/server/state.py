@@ -87,7 +87,7 @@ async def connect(
     """
     authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None) if config.tls.auth else None
     backend = config.keystore.backend
-    store = await connect_store(backend, config.keystore.settings)
+    store = await connect_store(backend, config.keystore.config)
     expiry = config.cache.expiry
     cache = KeyCache(
         store,
@@ -102,7 +102,7 @@ async def connect(
         static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
         engines.append((ENGINE_NAME, static))
         for choice in config.policy_engines:
-            engine = await connect_engine(choice.type, choice.settings)
+            engine = await connect_engine(choice.type, choice.config)
             engines.append((choice.type.name, engine))
     except BaseException:
         await cache.close()

@@ -169,7 +169,7 @@ def test_plugin_of_the_plugin_page(tmp_path: Path) -> None:
         "text = 'admin: {identity: x}\\ntls: {key: k, cert: c}\\n' + " + repr(section) + "\n"
         "config = parse_config(text, filename='config.yml', plugins=load_plugins(), environ={})\n"
         "async def main():\n"
-        "    store = await config.keystore.backend.connect(config.keystore.settings)\n"
+        "    store = await config.keystore.backend.connect(config.keystore.config)\n"
         "    await store.create('a', b'value')\n"
         "    assert await store.get('a') == b'value'\n"
         "    assert (await store.list()).names == ['a']\n"

@@ -131,8 +131,8 @@ def test_valid_files_of_the_vectors(case: dict[str, Any], plugins: Plugins) -> N
     assert found == expected
     assert config.keystore.backend.name == keystore["type"].split(".")[0]
     if keystore["type"] == "fs":
-        assert isinstance(config.keystore.settings, DirectorySection)
-        assert config.keystore.settings.path == keystore["path"]
+        assert isinstance(config.keystore.config, DirectorySection)
+        assert config.keystore.config.path == keystore["path"]
 
 
 @pytest.mark.parametrize("case", BAD, ids=[case["name"] for case in BAD])
@@ -359,7 +359,7 @@ def test_flags_win_and_are_named_in_messages(plugins: Plugins) -> None:
 def test_plugins_sections_have_typed_values(plugins: Plugins) -> None:
     section = "{endpoint: 0123, token: '${TOKEN}', wait: 1m, fast: yes, retries: 7, tags: [a, '1']}"
     text = START.partition("keystore:")[0] + f"keystore: {{demo: {section}}}"
-    settings = read(text, plugins, {"TOKEN": "s3cret"}).keystore.settings
+    settings = read(text, plugins, {"TOKEN": "s3cret"}).keystore.config
     assert isinstance(settings, DemoSection)
     assert settings.token is not None
     assert settings.token.get() == "s3cret"
