@@ -39,7 +39,7 @@ def open_engine(tmp_path: Path) -> OpenEngine:
 
 @pytest.fixture(scope="session")
 def ask() -> Ask:
-    """Ask an engine about `api` (`/v1/key/generate/`) and `resource` as somebody; other facts as keywords."""
+    """Ask an engine about a request for `api` and `resource`; keywords replace other fields of the request."""
 
     def ask(
         engine: CedarPolicyEngine, api: str = "/v1/key/generate/", resource: str = "my-key", **facts: Any
