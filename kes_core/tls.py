@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,23 +18,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from OpenSSL import SSL, crypto
 
 from kes_core.certificates import MAX_CHAIN, limit_problem, purpose_problem
-from kes_core.units import format_date
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-    from kes_core.config import Config
 
 __all__ = [
     "ClientCertificate",
     "TLSError",
     "TLSSettings",
-    "check_files",
-    "expiry_problem",
     "load_certificates",
     "load_client_cas",
     "make_context",
-    "tls_settings",
     "verify_problem",
 ]
 
@@ -278,48 +271,3 @@ def make_context(settings: TLSSettings) -> SSL.Context:
         context.set_verify_depth(_NO_CHAIN)
         context.set_verify(mode, _accept)
     return context
-
-
-def tls_settings(config: Config) -> TLSSettings:
-    """Return the TLS settings of a configuration."""
-    skips = any(api.skip_auth for api in config.api.values())
-    if config.tls.auth:
-        wanted = ClientCertificate.VERIFY_IF_GIVEN if skips else ClientCertificate.REQUIRE_AND_VERIFY
-    else:
-        wanted = ClientCertificate.REQUEST if skips else ClientCertificate.REQUIRE
-    password = config.tls.password
-    return TLSSettings(
-        key=Path(config.tls.key),
-        cert=Path(config.tls.cert),
-        password=password.get if password is not None else None,
-        client_certificate=wanted,
-        ca=Path(config.tls.ca) if config.tls.ca else None,
-    )
-
-
-def expiry_problem(file: str, now: datetime | None = None) -> str:
-    """Return the problem if clients refuse the server certificate in `file` because of its dates, or an empty string.
-
-    Raises:
-        TLSError: The certificate can't be read.
-    """
-    now = now or datetime.now(UTC)
-    leaf = load_certificates(Path(file))[0]
-    if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
-        return ""
-    verb, date = "has expired", leaf.not_valid_after_utc
-    if now < leaf.not_valid_before_utc:
-        verb, date = "is not valid yet", leaf.not_valid_before_utc
-    return f"the certificate {file!r} {verb} ({format_date(date)}): put one that is valid in its place"
-
-
-def check_files(config: Config) -> None:
-    """Check that the server can use the certificates that `config` names.
-
-    Raises:
-        TLSError: It can't; the message says why.
-    """
-    make_context(tls_settings(config))
-    problem = expiry_problem(config.tls.cert)
-    if problem:
-        raise TLSError(problem)

@@ -40,7 +40,8 @@ def check(file: Path) -> None:
 
     The key store is not contacted.
     """
-    from kes_core.tls import TLSError, check_files
+    from kes_core.config.files import check_files
+    from kes_core.tls import TLSError
 
     config = _load(file)
     try:

@@ -17,8 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from kes_core.access.sender import Authorities
+from kes_core.config.files import check_files
 from kes_core.findings import Finding
-from kes_core.tls import TLSError, check_files, load_certificates
+from kes_core.tls import TLSError, load_certificates
 from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kes_core.tls import expiry_problem, load_certificates
+from kes_core.config.files import expiry_problem
+from kes_core.tls import load_certificates
 from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ExpiryWatch:
         leaf = load_certificates(Path(config.tls.cert))[0]
         self._metrics.certificate_expiry = leaf.not_valid_after_utc.timestamp()
         self.horizon = (now + NOTICE).timestamp()
-        problem = expiry_problem(config.tls.cert, now)
+        problem = expiry_problem(config, now)
         if problem:
             self._warn("server", now, "%s; until then clients refuse this server", problem)
         elif leaf.not_valid_after_utc - now < NOTICE:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.audit.log import AuditError, AuditLog, open_sinks
 from kes_core.audit.stdout import OwnSink
 from kes_core.boundary import open_plugin_sinks
+from kes_core.config.files import tls_settings
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
 from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.state import State, connect
 from kes_core.server.wire.listener import HypercornRuntime, Runtime
-from kes_core.tls import TLSError, tls_settings
+from kes_core.tls import TLSError
 
 if TYPE_CHECKING:
     from kes_core.config import Config

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from kes_core.cli.config import command
 from kes_core.config import load_config
+from kes_core.config.files import check_files
 from kes_core.plugins import load_plugins
-from kes_core.tls import check_files
 from tests.helpers.server import make_server_certificate
 
 FILES = sorted((Path(__file__).parent / "config").iterdir())
