@@ -392,8 +392,7 @@ class _EventHandler(logging.Handler):
 
     def __init__(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
-        self._supervisor = supervisor
-        self._loop = loop
+        self._supervisor, self._loop = supervisor, loop
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._supervisor.has_error_readers and not self._loop.is_closed():
