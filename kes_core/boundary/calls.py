@@ -155,7 +155,9 @@ def text_of(error: BaseException) -> str | None:
         return None
     try:
         return one_line(str(error))
-    except Exception:  # the plugin's own class of exceptions may have a faulty `__str__`
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the plugin's own class of exceptions may have a faulty `__str__`
         return None
 
 
@@ -168,7 +170,9 @@ def translated(origin: Origin, operation: str, error: BaseException) -> BackendE
         return origin.error(text)
     try:
         reason = error.reason
-    except Exception as fault:  # the plugin's own class of exceptions may have a faulty property
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:  # the plugin's own class of exceptions may have a faulty property
         return origin.error(origin.fault(operation, fault))
     kinds: tuple[type[KeyStoreError], ...] = (EntryExistsError, EntryNotFoundError, KeyStoreUnreachableError)
     kind = next((kind for kind in kinds if isinstance(error, kind)), KeyStoreError)

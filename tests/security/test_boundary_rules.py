@@ -309,10 +309,11 @@ def test_store_that_raises_the_base_error_fails_as_a_store() -> None:
         asyncio.run(status())
 
 
-def test_error_that_can_not_be_shown_is_a_fault() -> None:
+@pytest.mark.parametrize("fault", [ValueError, SystemExit])
+def test_error_that_can_not_be_shown_is_a_fault(fault: type[BaseException]) -> None:
     class OddError(BackendError):
         def __str__(self) -> str:
-            raise ValueError("secret")
+            raise fault("secret")
 
     async def authorize(_request: PolicyRequest) -> Verdict:
         raise OddError
