@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Sequence
 from os import urandom
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -39,6 +40,7 @@ __all__ = [
     "identity_of_certificate",
     "identity_of_chain",
     "identity_of_public_key",
+    "is_identity",
     "load_certificates",
     "make_certificate",
     "private_key_pem",
@@ -50,13 +52,17 @@ _SEED_SIZE: Final = 32
 _VALIDITY: Final = dt.timedelta(days=90)
 _CLOCK_SKEW: Final = dt.timedelta(minutes=5)
 """New certificates are valid from this time before now, for servers whose clock is slow."""
-
-
 _INVALID: Final = "tls: invalid client certificate"
+_IDENTITY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class IdentityError(ValueError):
     """A client has no valid identity. The message is the server's answer to it (vectors/errors.json)."""
+
+
+def is_identity(text: str) -> bool:
+    """Tell whether `text` can be the identity of a client: 64 hex digits in lower case."""
+    return _IDENTITY.fullmatch(text) is not None
 
 
 def identity_of_public_key(key: PublicKeyTypes) -> str:

@@ -3,10 +3,12 @@
 import re
 from typing import Final
 
-__all__ = ["MAX_NAME_LENGTH", "is_valid_name", "is_valid_pattern"]
+__all__ = ["MAX_NAME_LENGTH", "NAME_RULE", "is_valid_name", "is_valid_pattern"]
 
 MAX_NAME_LENGTH: Final = 80
 """The longest name, in characters. All of them are ASCII, so in bytes too."""
+NAME_RULE: Final = f"1 to {MAX_NAME_LENGTH} of A-Z a-z 0-9 - _, no - at either end"
+"""What makes a name valid, for messages."""
 
 _NAME: Final = re.compile(r"(?!_\Z)(?!-)[A-Za-z0-9_-]{1,80}(?<!-)", re.ASCII)
 # A pattern's prefix is a name that may end early, but not with a hyphen unless a `*` says that more follows.

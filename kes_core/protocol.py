@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 __all__ = [
+    "EXPIRY_NOTICE",
     "HMAC_UNSUPPORTED",
     "IDENTITY_NOT_FOUND",
     "INTERNAL",
@@ -33,7 +35,9 @@ __all__ = [
 ]
 
 MAX_BODY: Final = 1_000_000
-"""The longest request body, in bytes, of a route that takes a body."""
+"""The longest request body, in bytes, of the routes that take one."""
+EXPIRY_NOTICE: Final = timedelta(days=14)
+"""How long before a certificate expires `/v1/status`, the log and the tools warn about it."""
 
 
 class Auth(enum.Enum):

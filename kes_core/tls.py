@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientCertificate",
+    "ServerTLS",
     "TLSError",
     "TLSSettings",
     "load_certificates",
@@ -98,6 +99,14 @@ class TLSSettings:
     client_certificate: ClientCertificate = ClientCertificate.REQUIRE
     ca: Path | None = None
     """A PEM file, or a directory of PEM files; None for the system's CAs."""
+
+
+class ServerTLS(NamedTuple):
+    """What the server uses for new connections."""
+
+    context: SSL.Context
+    verifies_clients: bool
+    """Whether the context verifies clients' certificates against CAs."""
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -83,12 +83,13 @@ class AuditLog:
         """
         self._own = tuple(own)
         self._sinks: tuple[OwnSink | GuardedSink, ...] = (*own, *plugins)
-        self._readers = readers
+        self.readers = readers
+        """The clients that read the log."""
 
     @property
     def enabled(self) -> bool:
         """Whether there is a sink or a reader. If not, the server makes no records."""
-        return bool(self._sinks) or (self._readers is not None and self._readers.has_readers)
+        return bool(self._sinks) or (self.readers is not None and self.readers.has_readers)
 
     def record(self, *, ip: str, path: str, identity: str, code: int, seconds: float) -> None:
         """Record a request and its response.
@@ -106,8 +107,8 @@ class AuditLog:
             "request": {"ip": ip, "path": text, "identity": identity},
             "response": {"code": code, "time": int(seconds * 1e9)},
         }
-        if self._readers is not None:
-            self._readers.publish(event)
+        if self.readers is not None:
+            self.readers.publish(event)
         for sink in self._sinks:
             try:
                 sink.audit(event)

@@ -11,7 +11,7 @@ import click
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
-    from kes_core.config import Config
+    from kes_core.config import LoadedConfig
 
 __all__ = ["command"]
 
@@ -23,12 +23,11 @@ def command() -> None:
     """Check and show configurations."""
 
 
-def _load(file: Path) -> Config:
-    from kes_core.config import ConfigError, blocked_plugins, load_config
-    from kes_core.plugins import load_plugins
+def _load(file: Path) -> LoadedConfig:
+    from kes_core.config import ConfigError, load
 
     try:
-        return load_config(file, plugins=load_plugins(block=blocked_plugins(file)))
+        return load(file)
     except ConfigError as error:
         raise CLIError(str(error)) from error
 
@@ -36,30 +35,32 @@ def _load(file: Path) -> Config:
 @command.command("check")
 @_FILE
 def check(file: Path) -> None:
-    """Check the configuration FILE completely, without starting a server: every problem, with line and field.
+    """Check the configuration FILE without starting a server: every problem and warning, with line and field.
 
-    The key store is not contacted.
+    The server reports the same when it starts. The key store is not contacted.
     """
     from kes_core.config.files import check_files
     from kes_core.tls import TLSError
 
-    config = _load(file)
+    loaded = _load(file)
     try:
-        check_files(config)
+        about_files = check_files(loaded.config)
     except TLSError as error:
         raise CLIError(f"{file}: tls: {error}") from error
+    for warning in (*loaded.warnings, *(f"{file}: tls: {text}" for text in about_files)):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"{file}: ok")
 
 
 @command.command("show")
 @_FILE
 def show(file: Path) -> None:
-    """Show what is in force with the configuration FILE: defaults filled in, variables resolved, secrets masked."""
+    """Show what is in force with the configuration FILE: with defaults and variables filled in and secrets masked."""
     import yaml
 
     from kes_core.config.views import effective
 
-    click.echo(yaml.safe_dump(effective(_load(file)), sort_keys=False, allow_unicode=True), nl=False)
+    click.echo(yaml.safe_dump(effective(_load(file).config), sort_keys=False, allow_unicode=True), nl=False)
 
 
 @command.command("schema")

@@ -73,11 +73,10 @@ def command(
 
 
 def _load(file: Path) -> tuple[Config, Plugins]:
-    from kes_core.config import blocked_plugins, load_config
-    from kes_core.plugins import load_plugins
+    from kes_core.config import load
 
-    plugins = load_plugins(block=blocked_plugins(file))
-    return load_config(file, plugins=plugins), plugins
+    loaded = load(file)
+    return loaded.config, loaded.plugins
 
 
 def _findings(
@@ -102,7 +101,7 @@ def _findings(
 
 def _asker(client: Path | None, identity: str | None) -> Requester:
     from kes_core.doctor.decision import Requester
-    from kes_core.doctor.settings import is_identity
+    from kes_core.identity import is_identity
 
     if identity is not None:
         if not is_identity(identity):
@@ -148,12 +147,11 @@ def _print(findings: Sequence[Finding]) -> None:
 def store_policy(config_file: Path) -> None:
     """Print the least that the key store's own access control has to grant the server: for Vault, its policy."""
     from kes_core.boundary import access_policy
-    from kes_core.config import ConfigError, blocked_plugins, load_keystore
+    from kes_core.config import ConfigError, load_keystores
     from kes_core.keystore import KeyStoreError
-    from kes_core.plugins import load_plugins
 
     try:
-        choice = load_keystore(config_file, plugins=load_plugins(block=blocked_plugins(config_file)))
+        (choice,) = load_keystores(config_file)
     except ConfigError as error:
         raise CLIError(str(error)) from error
     if choice.backend.access_policy is None:
@@ -177,7 +175,7 @@ def client_policy(client: str, key: str, name: str, identities: tuple[str, ...])
     """
     from kes_core.doctor.clients import CLIENTS
     from kes_core.doctor.clients import client_policy as policy_of
-    from kes_core.names import is_valid_name, is_valid_pattern
+    from kes_core.names import NAME_RULE, is_valid_name, is_valid_pattern
 
     if client not in CLIENTS:
         raise click.UsageError(f"{client!r} is not known; known are {', '.join(CLIENTS)}.")
@@ -185,5 +183,5 @@ def client_policy(client: str, key: str, name: str, identities: tuple[str, ...])
         raise click.UsageError(f"--key {key!r} is no name of a key, and not the beginning of one and a *.")
     for what, text in (("--name", name or client), *(("--identity", identity) for identity in identities)):
         if not is_valid_name(text):
-            raise click.UsageError(f"{what} {text!r} is not valid: 1 to 80 of A-Z a-z 0-9 - _, no - at either end.")
+            raise click.UsageError(f"{what} {text!r} is not valid: {NAME_RULE}.")
     click.echo(policy_of(client, name=name, key=key, identities=identities), nl=False)

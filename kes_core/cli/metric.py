@@ -12,6 +12,7 @@ import click
 from kes_core.cli._common import for_people, print_json, server_options
 from kes_core.cli.log import INTERRUPTED
 from kes_core.cli.main import CLIError
+from kes_core.protocol import EXPIRY_NOTICE
 from kes_core.units import format_latency, format_uptime, humanize
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ __all__ = ["command"]
 
 _COLOURS: Final = {"success": "green", "error": "yellow", "failure": "red"}
 _SHORTEST: Final = 0.1
-_NOTICE: Final = 14 * 86400
-"""How long before a certificate expires, in seconds, that is worth a colour."""
 
 
 def _rate(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
@@ -156,7 +155,7 @@ def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, 
         left = numbers["certificate_expires"] - time.time()
         distance = humanize(timedelta(seconds=abs(left)))
         told = f"expires in {distance}" if left > 0 else f"expired {distance} ago"
-        yield "Certificate", Text(told, style="yellow" if left < _NOTICE else "")
+        yield "Certificate", Text(told, style="yellow" if left < EXPIRY_NOTICE.total_seconds() else "")
 
 
 def _below(seconds: float) -> str:

@@ -50,19 +50,17 @@ def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, a
 
 
 def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice]:
-    from kes_core.config import ConfigError, blocked_plugins, load_keystore
-    from kes_core.plugins import load_plugins
+    from kes_core.config import ConfigError, load_keystores
 
-    plugins = load_plugins(block=blocked_plugins(source) + blocked_plugins(target))
     try:
-        choices = load_keystore(source, plugins=plugins), load_keystore(target, plugins=plugins)
+        from_store, to_store = load_keystores(source, target)
     except ConfigError as error:
         raise CLIError(str(error)) from error
-    if choices[0] == choices[1]:
+    if from_store == to_store:
         raise CLIError(f"{source} and {target} name the same key store: there is nothing to copy")
-    if not choices[1].backend.persistent:
-        raise CLIError(f"{target}: keys in the key store {choices[1].backend.name!r} would be gone at the end")
-    return choices
+    if not to_store.backend.persistent:
+        raise CLIError(f"{target}: keys in the key store {to_store.backend.name!r} would be gone at the end")
+    return from_store, to_store
 
 
 async def _migrate(

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,9 @@ import click
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
-    from kes_core.config import Config
+    from kes_core.config import Config, LoadedConfig
     from kes_core.hookspecs import ServerInfo
     from kes_core.identity import APIKey
-    from kes_core.plugins import Plugins
 
 __all__ = ["command"]
 
@@ -33,7 +33,7 @@ __all__ = ["command"]
 @click.option("--auth", type=click.Choice(["on", "off"]), help="Whether clients' certificates are verified.")
 @click.option("--workers", metavar="N", help="How many processes serve.  [default: 1]")
 @click.option("--mlock", is_flag=True, help="Keep all memory out of the swap.")
-@click.option("--dev", is_flag=True, help="Keys in memory, a self-made certificate and a fresh admin API key.")
+@click.option("--dev", is_flag=True, help="Keys in memory, a self-made certificate and a new API key for the admin.")
 def command(
     addr: str | None,
     config_file: Path | None,
@@ -44,14 +44,15 @@ def command(
     mlock: bool,
     dev: bool,
 ) -> None:
-    """Start a server. What is given here wins over the configuration file."""
+    """Start a server. Options win over the configuration file."""
     given = {"address": addr, "tls.key": key, "tls.cert": cert, "tls.auth": auth, "workers": workers}
     overrides = {field: value for field, value in given.items() if value is not None}
     if dev:
         if config_file is not None:
             raise click.UsageError("--dev and --config exclude each other.")
         if auth == "on":
-            raise click.UsageError("--dev and --auth on exclude each other: no CA vouches for the API key it makes.")
+            message = "--dev and --auth on exclude each other: no CA signs the certificate of the new API key."
+            raise click.UsageError(message)
         _serve_for_development(overrides, mlock=mlock)
     elif config_file is None:
         raise click.UsageError("Missing option '--config', or '--dev' for a server to try things out.")
@@ -60,21 +61,19 @@ def command(
 
 
 def _serve(config_file: Path, overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import ConfigSource  # only a server needs it
-    from kes_core.plugins import load_plugins
+    from kes_core.config import load
 
-    source = ConfigSource(config_file, overrides)
     with _errors_of_configuration():
-        text = source.read()
-        plugins = load_plugins(block=source.blocked(text))
-        config = source.parse(text, plugins)
-    _run(config, plugins, mlock=mlock, source=source, on_started=lambda info: _announce(info, config))
+        loaded = load(config_file, overrides=overrides)
+    reload = partial(load, config_file, plugins=loaded.plugins, overrides=overrides)
+    config = loaded.config
+    _run(loaded, mlock=mlock, reload=reload, on_started=lambda info: _announce(info, config))
 
 
 @contextlib.contextmanager
 def _errors_of_configuration() -> Iterator[None]:
-    """End the command if the configuration can't be used. It was called wrongly if its options alone are to blame."""
-    from kes_core.config import COMMAND_LINE, ConfigError  # only a server needs it
+    """End the command if the configuration can't be used: with a usage error if only options are wrong."""
+    from kes_core.config import COMMAND_LINE, ConfigError
 
     try:
         yield
@@ -84,17 +83,17 @@ def _errors_of_configuration() -> Iterator[None]:
         raise CLIError(str(error)) from error
 
 
-def _run(config: Config, plugins: Plugins, **options: object) -> None:
+def _run(loaded: LoadedConfig, **options: object) -> None:
     from kes_core.server.main import ServerError, run
 
     try:
-        run(config, plugins=plugins, **options)  # type: ignore[arg-type] # those of `run`, from the two functions here
+        run(loaded, **options)  # type: ignore[arg-type] # those of `run`, from the two functions here
     except ServerError as error:
         raise CLIError(str(error)) from error
 
 
 def _announce(info: ServerInfo, config: Config) -> None:
-    """Tell a person what has started. Programs read the log."""
+    """Show a person what has started. Programs read the log."""
     if not sys.stderr.isatty():
         return
     lines = [
@@ -133,7 +132,7 @@ Paste this into another terminal:
 
 
 def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
-    from kes_core.config import parse_config
+    from kes_core.config import LoadedConfig, parse_config
     from kes_core.identity import APIKey
     from kes_core.plugins import load_plugins
 
@@ -146,7 +145,7 @@ def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
         certificate = {"tls.key": str(folder / "server.key"), "tls.cert": str(folder / "server.crt")}
         with _errors_of_configuration():
             config = parse_config(text, filename="--dev", plugins=plugins, overrides=certificate | overrides)
-        _run(config, plugins, mlock=mlock, on_started=lambda info: _announce_development(info, admin))
+        _run(LoadedConfig(config, plugins), mlock=mlock, on_started=lambda info: _announce_development(info, admin))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import click
 
 from kes_core.cli._common import for_people, print_json, print_table, server_options
 from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
+from kes_core.protocol import EXPIRY_NOTICE
 from kes_core.units import format_latency, format_time, format_uptime
 
 if TYPE_CHECKING:
@@ -100,5 +101,5 @@ def _warnings(status: ServerStatus) -> list[str]:
     count = status.client_certificates_expiring
     if count:
         clients = "the certificate of 1 client expires" if count == 1 else f"the certificates of {count} clients expire"
-        found.append(f"{clients} within 14 days")
+        found.append(f"{clients} within {EXPIRY_NOTICE.days} days")
     return found

@@ -1,11 +1,11 @@
 """The configuration file (protocol section 8).
 
-`Section` and the types of values are public: plugins make the models of their sections of them.
+`Section` and the types of values are public: plugins build the models of their sections with them.
 """
 
 from __future__ import annotations
 
-from kes_core.config.load import ConfigSource, blocked_plugins, load_config, load_keystore, parse_config
+from kes_core.config.load import LoadedConfig, blocked_plugins, load, load_keystores, parse_config
 from kes_core.config.model import (
     COMMAND_LINE,
     Config,
@@ -14,19 +14,20 @@ from kes_core.config.model import (
     KeyStoreChoice,
     PolicyEngineChoice,
 )
-from kes_core.config.sections import APISettings, PolicySettings, Required, Section
+from kes_core.config.sections import APISettings, CacheExpiry, PolicySettings, Required, Section
 from kes_core.config.types import LOG_OFF, Duration, LogLevel, Secret, Switch
 
 __all__ = [
     "COMMAND_LINE",
     "LOG_OFF",
     "APISettings",
+    "CacheExpiry",
     "Config",
     "ConfigError",
     "ConfigProblem",
-    "ConfigSource",
     "Duration",
     "KeyStoreChoice",
+    "LoadedConfig",
     "LogLevel",
     "PolicyEngineChoice",
     "PolicySettings",
@@ -35,7 +36,7 @@ __all__ = [
     "Section",
     "Switch",
     "blocked_plugins",
-    "load_config",
-    "load_keystore",
+    "load",
+    "load_keystores",
     "parse_config",
 ]

@@ -1,4 +1,4 @@
-"""YAML with the place of every value, so that an error can say where it is. Private.
+"""YAML with the place of every value, so that an error can say where it is. Internal.
 
 PyYAML parses, with libyaml (`yaml.CParser`) where it has it: that is many times faster, and it takes tabs wherever YAML
 allows them. The pure parser refuses some. Only their events are used here. PyYAML's own composer is recursive and
@@ -23,12 +23,15 @@ MAX_SIZE: Final = 2 << 20
 """Bytes of a file at the most."""
 _MAX_VALUES: Final = 200_000
 """Values at the most, each counted once for every alias that stands for it."""
+_MAX_CHARACTERS: Final = 4 * MAX_SIZE
+"""Characters of all names and values at the most, counted likewise."""
 _MAX_DEPTH: Final = 32
 _MAX_NAME: Final = 1024
 """Characters of a member's name. YAML has this limit for names without a question mark."""
 _MAX_DIRECTIVES: Final = 16
 _ENVIRONMENT: Final = re.compile(r"\$\{([^}]*)\}")
 _HOME: Final = re.compile(r"~[\w.-]*/", re.ASCII)
+_VARIABLE: Final = re.compile(r"\$\{[A-Za-z_]\w*\}", re.ASCII)
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _NULL: Final = "tag:yaml.org,2002:null"
 _MERGE: Final = "tag:yaml.org,2002:merge"
@@ -56,7 +59,9 @@ class Document:
     from_environment: dict[Path, str] = field(default_factory=dict)
     """The name of the environment variable of every value that comes from one."""
     unexpanded: dict[Path, str] = field(default_factory=dict)
-    """The beginning of every value that a shell would replace by a home directory, as `~/`."""
+    """The beginning of each value that a shell would replace by a home directory, such as `~/`."""
+    embedded: dict[Path, str] = field(default_factory=dict)
+    """The first `${NAME}` in each longer value, which stays as it is."""
     problems: list[YAMLError] = field(default_factory=list)
     """What is wrong with the document itself."""
 
@@ -160,6 +165,7 @@ class _DocumentReader:
         self._environ = environ
         self._literal = literal
         self._count = 0
+        self._characters = 0
         self.document = Document(None)
 
     def read(self, node: _Node, path: Path, depth: int) -> Any:
@@ -180,6 +186,7 @@ class _DocumentReader:
                 merged |= self._merge(value_node, path, depth + 1)
                 continue
             name = _name(name_node, path)
+            self._count_characters(name_node, path, name)
             here = (*path, name)
             if name in members:
                 message = f"given twice, first in line {self.document.lines[here]}; keep one"
@@ -202,6 +209,17 @@ class _DocumentReader:
         return merged
 
     def _text(self, node: _Node, path: Path) -> str | None:
+        text = self._expand(node, path)
+        self._count_characters(node, path, text or "")
+        return text
+
+    def _count_characters(self, node: _Node, path: Path, text: str) -> None:
+        self._characters += len(text)
+        if self._characters > _MAX_CHARACTERS:
+            message = f"more than {_MAX_CHARACTERS} characters, with what aliases and merge keys repeat"
+            raise YAMLError(node.line, path[:4], message)
+
+    def _expand(self, node: _Node, path: Path) -> str | None:
         text = str(node.content)
         if self._literal(path):
             return text
@@ -209,6 +227,8 @@ class _DocumentReader:
         if match is None:
             if (home := _HOME.match(text)) is not None:
                 self.document.unexpanded[path] = home.group()
+            if (variable := _VARIABLE.search(text)) is not None:
+                self.document.embedded[path] = variable.group()
             return text
         name = match.group(1).strip()
         if name not in self._environ:

@@ -6,17 +6,89 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kes_core.tls import ClientCertificate, TLSError, TLSSettings, load_certificates, make_context
+from cryptography import x509
+from OpenSSL import SSL
+
+from kes_core.tls import (
+    ClientCertificate,
+    ServerTLS,
+    TLSError,
+    TLSSettings,
+    load_certificates,
+    load_client_cas,
+    make_context,
+)
 from kes_core.units import format_date
 
 if TYPE_CHECKING:
     from kes_core.config.model import Config
 
-__all__ = ["check_files", "expiry_problem", "tls_settings"]
+__all__ = ["certificate_warnings", "check_files", "expiry_problem", "make_server_tls"]
 
 
-def tls_settings(config: Config) -> TLSSettings:
-    """Return the TLS settings of a configuration."""
+def check_files(config: Config) -> tuple[str, ...]:
+    """Check the certificates that `config` names, as the server does when it starts; return its warnings.
+
+    Raises:
+        TLSError: They can't be used, or clients refuse them.
+    """
+    make_server_tls(config)
+    problem = expiry_problem(config)
+    if problem:
+        raise TLSError(problem)
+    return certificate_warnings(config)
+
+
+def make_server_tls(config: Config) -> ServerTLS:
+    """Return what new connections use with `config`.
+
+    Raises:
+        TLSError: A file can't be used. That includes `tls.ca` while `tls.auth` is off: otherwise a wrong path would
+            come to light only when somebody switches `tls.auth` on.
+    """
+    settings = _tls_settings(config)
+    if settings.ca is not None and not settings.client_certificate.verified:
+        load_client_cas(SSL.Context(SSL.TLS_SERVER_METHOD), settings.ca)
+    return ServerTLS(make_context(settings), settings.client_certificate.verified)
+
+
+def expiry_problem(config: Config, now: datetime | None = None) -> str:
+    """Return why clients refuse the server's certificate because of its dates; empty if they do not.
+
+    Raises:
+        TLSError: It can't be read.
+    """
+    now = now or datetime.now(UTC)
+    leaf = load_certificates(Path(config.tls.cert))[0]
+    if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+        return ""
+    verb, date = "has expired", leaf.not_valid_after_utc
+    if now < leaf.not_valid_before_utc:
+        verb, date = "is not valid yet", leaf.not_valid_before_utc
+    return f"the certificate {config.tls.cert!r} {verb} ({format_date(date)}): put one that is valid in its place"
+
+
+def certificate_warnings(config: Config) -> tuple[str, ...]:
+    """Return why clients that verify the server's certificate refuse it, apart from its dates and its issuer.
+
+    Raises:
+        TLSError: It can't be read.
+    """
+    leaf = load_certificates(Path(config.tls.cert))[0]
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        has_names = bool(names.get_values_for_type(x509.DNSName) or names.get_values_for_type(x509.IPAddress))
+    except x509.ExtensionNotFound:
+        has_names = False
+    except Exception:  # malformed certificates raise many kinds of error, not all of them ValueErrors
+        return ()
+    if has_names:
+        return ()
+    why = "has no names (subject alternative names): clients that verify it refuse this server"
+    return (f"the certificate {config.tls.cert!r} {why}; `kes identity new` makes one with names",)
+
+
+def _tls_settings(config: Config) -> TLSSettings:
     skips = any(api.skip_auth for api in config.api.values())
     if config.tls.auth:
         wanted = ClientCertificate.VERIFY_IF_GIVEN if skips else ClientCertificate.REQUIRE_AND_VERIFY
@@ -30,31 +102,3 @@ def tls_settings(config: Config) -> TLSSettings:
         client_certificate=wanted,
         ca=Path(config.tls.ca) if config.tls.ca else None,
     )
-
-
-def expiry_problem(config: Config, now: datetime | None = None) -> str:
-    """Return why clients refuse the server's certificate because of its dates; empty if they do not.
-
-    Raises:
-        TLSError: The certificate can't be read.
-    """
-    now = now or datetime.now(UTC)
-    leaf = load_certificates(Path(config.tls.cert))[0]
-    if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
-        return ""
-    verb, date = "has expired", leaf.not_valid_after_utc
-    if now < leaf.not_valid_before_utc:
-        verb, date = "is not valid yet", leaf.not_valid_before_utc
-    return f"the certificate {config.tls.cert!r} {verb} ({format_date(date)}): put one that is valid in its place"
-
-
-def check_files(config: Config) -> None:
-    """Check that the server can use the certificates that `config` names.
-
-    Raises:
-        TLSError: It can't; the message says why.
-    """
-    make_context(tls_settings(config))
-    problem = expiry_problem(config)
-    if problem:
-        raise TLSError(problem)

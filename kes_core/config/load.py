@@ -1,111 +1,82 @@
-"""Reading a configuration file: `load_config` and what belongs to it.
+"""`load`: from a configuration file to a configuration that is valid as a whole, and the plugins for it. Internal.
 
-Everything is checked before anything is used: the result is a configuration that is valid as a whole, or one
-`ConfigError` that lists every problem with file, line and field.
+The file is read and parsed once. Everything is checked before anything is used: the result is a valid configuration, or
+one `ConfigError` that lists every problem with file, line and field.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kes_core.config.model import Config, ConfigError, ConfigProblem, KeyStoreChoice
 
 if TYPE_CHECKING:
+    from kes_core.config.document import Document
     from kes_core.plugins import Plugins
 
-__all__ = ["ConfigSource", "blocked_plugins", "load_config", "load_keystore", "parse_config"]
+__all__ = ["LoadedConfig", "blocked_plugins", "load", "load_keystores", "load_values", "parse_config"]
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigSource:
-    """Where a server's configuration comes from, to be read again."""
+class LoadedConfig:
+    """A valid configuration with all that belongs to it."""
 
-    path: Path
-    overrides: Mapping[str, str] = field(default_factory=dict)
-    """Fields that are given elsewhere and win, as for `parse_config`."""
-
-    def read(self) -> str:
-        """Return the text of the file.
-
-        Raises:
-            ConfigError: It can't be read.
-        """
-        return _read(self.path)
-
-    def parse(self, text: str, plugins: Plugins) -> Config:
-        """Return the configuration that `text`, which the file held, stands for; errors are those of `parse_config`."""
-        return parse_config(text, filename=str(self.path), plugins=plugins, overrides=self.overrides)
-
-    def blocked(self, text: str) -> tuple[str, ...]:
-        """Return the plugins that `text` blocks, before any is loaded. What is wrong with it `parse` tells."""
-        return _blocked(text, os.environ)
+    config: Config
+    plugins: Plugins
+    """The plugins that its key store and policy engines come from, loaded without those that it blocks."""
+    warnings: tuple[ConfigProblem, ...] = ()
+    """What is valid but hardly meant, such as a rule that matches nothing."""
+    filename: str = ""
+    """What messages call the file."""
+    values: str = field(default="", repr=False)
+    """What the file and the overrides say, as JSON for `load_values`. It may hold secrets."""
 
 
-def load_config(
+def load(
     path: Path,
     *,
-    plugins: Plugins,
+    plugins: Plugins | None = None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, str] = MappingProxyType({}),
-) -> Config:
-    """Read the configuration file at `path`; arguments and errors are those of `parse_config`."""
-    return parse_config(_read(path), filename=str(path), plugins=plugins, environ=environ, overrides=overrides)
+) -> LoadedConfig:
+    """Read the configuration file at `path`.
 
-
-def load_keystore(path: Path, *, plugins: Plugins, environ: Mapping[str, str] = os.environ) -> KeyStoreChoice:
-    """Read the key store of the configuration file at `path`, which may have other sections or not.
+    Args:
+        path: The file.
+        plugins: Where key stores and policy engines come from: the installed plugins, without those that the file
+            blocks, unless given.
+        environ: The environment variables that `${NAME}` refers to.
+        overrides: Values that win over the file, by their path: `{"tls.key": "server.key"}`.
 
     Raises:
-        ConfigError: It names none that can be used.
+        ConfigError: The configuration can't be used.
     """
+    document = _read_document(path, environ)
+    if plugins is None:
+        plugins = _load_plugins(document.value)
+    return _check(document, str(path), plugins, overrides)
+
+
+def load_values(values: str, *, filename: str, plugins: Plugins | None = None) -> LoadedConfig:
+    """Make the configuration of `values`, which another process has loaded as `LoadedConfig.values`.
+
+    It has no warnings: that process has them. The other arguments and the errors are those of `load`.
+    """
+    from kes_core.config.document import Document
     from kes_core.config.reader import ConfigReader
 
-    return ConfigReader(str(path), plugins).read_keystore(_read(path), environ)
-
-
-def blocked_plugins(path: Path, *, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the plugins that the configuration file at `path` blocks, before any is loaded.
-
-    What is wrong in the file is not told here: `load_config` does.
-    """
-    try:
-        return _blocked(_read(path), environ)
-    except ConfigError:
-        return ()
-
-
-def _blocked(text: str, environ: Mapping[str, str]) -> tuple[str, ...]:
-    from kes_core.config.document import YAMLError, parse  # only who reads configurations needs it
-
-    try:
-        value = parse(text, environ=environ, literal=lambda _path: False).value
-    except YAMLError:
-        return ()
-    section = value.get("plugins") if isinstance(value, dict) else None
-    names = section.get("block") if isinstance(section, dict) else None
-    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
-
-
-def _read(path: Path) -> str:
-    from kes_core.config.document import MAX_SIZE  # only who reads configurations needs it
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SIZE + 1)
-    except OSError as error:
-        raise ConfigError(ConfigProblem(str(path), 0, "", f"can't be read: {error.strerror}")) from None
-    if len(data) > MAX_SIZE:
-        raise ConfigError(ConfigProblem(str(path), 1, "", f"larger than {MAX_SIZE} bytes"))
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(ConfigProblem(str(path), line, "", "no valid YAML: not UTF-8")) from None
+    document = Document(json.loads(values), lines={(): 0})  # that process knows the lines
+    if plugins is None:
+        plugins = _load_plugins(document.value)
+    config = ConfigReader(filename, plugins, document).read({})
+    return LoadedConfig(config, plugins, filename=filename, values=values)
 
 
 def parse_config(
@@ -116,18 +87,91 @@ def parse_config(
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
-    """Read a configuration.
+    """Return the configuration in `text`, which is YAML and which messages call `filename`.
 
-    Args:
-        text: The YAML.
-        filename: What messages call the file.
-        plugins: Where key stores and policy engines come from.
-        environ: The environment variables that `${NAME}` refers to.
-        overrides: Fields that are given elsewhere and win, by their path: `{"tls.key": "server.key"}`.
+    The other arguments and the errors are those of `load`.
+    """
+    with _yaml_errors(filename):
+        document = _parse(text, environ)
+    return _check(document, filename, plugins, overrides).config
+
+
+def load_keystores(*paths: Path, environ: Mapping[str, str] = os.environ) -> tuple[KeyStoreChoice, ...]:
+    """Return the key store of each of the configuration files at `paths`, whose other sections are not checked.
 
     Raises:
-        ConfigError: It can't be used.
+        ConfigError: A file does not name a key store that can be used.
     """
     from kes_core.config.reader import ConfigReader
+    from kes_core.plugins import load_plugins
 
-    return ConfigReader(filename, plugins).read(text, environ, overrides)
+    documents = [_read_document(path, environ) for path in paths]
+    plugins = load_plugins(block=[name for document in documents for name in _blocked(document.value)])
+    readers = (ConfigReader(str(path), plugins, found) for path, found in zip(paths, documents, strict=True))
+    return tuple(reader.read_keystore() for reader in readers)
+
+
+def blocked_plugins(path: Path, *, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the plugins that the configuration file at `path` blocks; none if it can't be read."""
+    try:
+        return _blocked(_read_document(path, environ).value)
+    except ConfigError:
+        return ()
+
+
+def _check(document: Document, filename: str, plugins: Plugins, overrides: Mapping[str, str]) -> LoadedConfig:
+    from kes_core.config.reader import ConfigReader
+
+    reader = ConfigReader(filename, plugins, document)
+    config = reader.read(overrides)
+    return LoadedConfig(config, plugins, reader.warnings(config), filename, json.dumps(document.value))
+
+
+def _load_plugins(values: Any) -> Plugins:
+    from kes_core.plugins import load_plugins
+
+    return load_plugins(block=_blocked(values))
+
+
+def _blocked(values: Any) -> tuple[str, ...]:
+    """Return the plugins that a file blocks, before any is loaded. `ConfigReader` reports what is wrong with them."""
+    section = values.get("plugins") if isinstance(values, dict) else None
+    names = section.get("block") if isinstance(section, dict) else None
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+
+def _read_document(path: Path, environ: Mapping[str, str]) -> Document:
+    from kes_core.config.document import MAX_SIZE
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise ConfigError(ConfigProblem(str(path), 0, "", f"can't be read: {error.strerror}")) from None
+    if len(data) > MAX_SIZE:
+        raise ConfigError(ConfigProblem(str(path), 1, "", f"larger than {MAX_SIZE} bytes"))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(ConfigProblem(str(path), line, "", "no valid YAML: not UTF-8")) from None
+    with _yaml_errors(str(path)):
+        return _parse(text, environ)
+
+
+def _parse(text: str, environ: Mapping[str, str]) -> Document:
+    from kes_core.config.document import parse
+    from kes_core.config.reader import is_literal
+
+    return parse(text, environ=environ, literal=is_literal)
+
+
+@contextmanager
+def _yaml_errors(filename: str) -> Iterator[None]:
+    from kes_core.config.document import YAMLError
+    from kes_core.config.fields import dotted
+
+    try:
+        yield
+    except YAMLError as error:
+        raise ConfigError(ConfigProblem(filename, error.line, dotted(error.path), str(error))) from None

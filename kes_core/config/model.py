@@ -1,25 +1,14 @@
-"""A configuration that is valid as a whole, and the errors of one that is not."""
+"""A configuration that is valid as a whole, and the errors of one that is not. Internal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, GetPydanticSchema
+from pydantic_core import core_schema
 
-from kes_core.config.sections import (
-    AdminSettings,
-    APISettings,
-    AuditSettings,
-    CacheSettings,
-    FileSettings,
-    LogSettings,
-    PolicySettings,
-    ProbeSettings,
-    TLSSection,
-)
+from kes_core.config.sections import CheckedSettings, FileSettings
 from kes_core.hookspecs import KeyStoreBackend, PolicyEngineType
 from kes_core.protocol import ROUTES
 
@@ -34,16 +23,16 @@ __all__ = [
 ]
 
 COMMAND_LINE: Final = "command line"
-"""What problems have for a file that come from fields given elsewhere, as by options."""
+"""What stands for the file in problems of values that options give."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing that is wrong in a configuration file."""
+    """One thing that is wrong, or that hardly anybody means, in a configuration file."""
 
     file: str
     line: int
-    """Counted from 1; 0 for what does not come from the file."""
+    """Counted from 1; 0 if the value does not come from the file."""
     path: str
     """The field, as in `policy.my-app.identities[1]`; empty for the file as a whole."""
     message: str
@@ -54,7 +43,7 @@ class ConfigProblem:
 
 
 class ConfigError(Exception):
-    """A configuration can't be used. As text: one line a problem."""
+    """A configuration can't be used. Its text has one line for each problem."""
 
     def __init__(self, *problems: ConfigProblem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -77,24 +66,15 @@ class PolicyEngineChoice:
     config: BaseModel
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """A valid configuration."""
+_CHECKED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
+"""Plugins' sections have been checked with the plugins' own models."""
 
-    address: str
-    admin: AdminSettings
-    tls: TLSSection
-    api: Mapping[str, APISettings]
-    policy: Mapping[str, PolicySettings]
-    cache: CacheSettings
-    log: LogSettings
-    keys: tuple[str, ...]
-    keystore: KeyStoreChoice
-    audit: AuditSettings
-    probe: ProbeSettings | None
-    workers: int
-    policy_engines: tuple[PolicyEngineChoice, ...] = ()
-    blocked_plugins: tuple[str, ...] = ()
+
+class Config(CheckedSettings):
+    """A valid configuration: the sections of the core as the file has them, and the plugins that it chooses."""
+
+    keystore: Annotated[KeyStoreChoice, _CHECKED]
+    policy_engines: Annotated[tuple[PolicyEngineChoice, ...], _CHECKED] = ()
 
     @property
     def host(self) -> str:
@@ -107,25 +87,13 @@ class Config:
         return int(self.address.rpartition(":")[2])
 
     @classmethod
-    def of(
+    def from_file(
         cls, file: FileSettings, keystore: KeyStoreChoice, policy_engines: tuple[PolicyEngineChoice, ...] = ()
     ) -> Self:
-        """Put together what a file and its plugins' sections say."""
-        return cls(
-            address=file.address,
-            admin=file.admin,
-            tls=file.tls,
-            api=MappingProxyType(file.api),
-            policy=MappingProxyType(file.policy),
-            cache=file.cache,
-            log=file.log,
-            keys=tuple(key.name for key in file.keys),
-            keystore=keystore,
-            policy_engines=policy_engines,
-            blocked_plugins=file.plugins.block,
-            audit=file.audit,
-            probe=file.probe,
-            workers=file.workers,
+        """Combine the checked sections of a file with the plugins that it chooses."""
+        sections = {name: getattr(file, name) for name in CheckedSettings.model_fields}
+        return cls.model_construct(
+            _fields_set=file.model_fields_set, **sections, keystore=keystore, policy_engines=policy_engines
         )
 
 

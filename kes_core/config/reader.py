@@ -1,16 +1,18 @@
-"""From the text of a configuration file to a `Config`, or to everything that is wrong with it. Private."""
+"""From the values in a configuration file to a `Config`, or to everything that is wrong with it. Internal."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
+import pathlib
 import re
-import typing
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from kes_core.config.document import Document, Path, YAMLError, parse
+from kes_core.config.document import Document, Path
+from kes_core.config.fields import dotted, field_names, is_secret, wrong_kind
 from kes_core.config.model import (
     API_PATHS,
     COMMAND_LINE,
@@ -20,15 +22,17 @@ from kes_core.config.model import (
     KeyStoreChoice,
     PolicyEngineChoice,
 )
+from kes_core.config.patterns import problem_of
 from kes_core.config.sections import FileSettings
-from kes_core.names import is_valid_name
+from kes_core.identity import is_identity
+from kes_core.names import NAME_RULE, is_valid_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from kes_core.plugins import Plugins
 
-__all__ = ["ConfigReader"]
+__all__ = ["ConfigReader", "is_literal"]
 
 _RENAMED: Final = {
     "root": "admin.identity",
@@ -36,35 +40,47 @@ _RENAMED: Final = {
     "tls.auth_ca": "tls.ca",
     "policy.*.paths": "policy.*.allow",
 }
-"""Old spellings that are still found, with the new ones. A mapping under `keys` is another: it was the key store."""
+"""Old names of fields, with the new ones. A mapping under `keys` is old too: it was the key store."""
+_STORE_PACKAGES: Final = {"fs": "kes-fs", "vault": "kes-vault"}
+_ENGINE_PACKAGES: Final = {"cedar": "kes-cedar"}
+"""The packages that are known to provide key stores and policy engines."""
 _MAX_SHOWN: Final = 60
 _MAX_PROBLEMS: Final = 100
-"""Problems of a file that are reported: a person reads them, and finding the right spelling takes time for each."""
+"""The most problems of one file: a person reads them, and finding the likely spelling takes time for each."""
 
 
 class ConfigReader:
-    """Reads one file and collects its problems."""
+    """Checks the values of one file and collects its problems."""
 
-    def __init__(self, filename: str, plugins: Plugins) -> None:
+    def __init__(self, filename: str, plugins: Plugins, document: Document) -> None:
+        """Set up.
+
+        Args:
+            filename: What messages call the file.
+            plugins: Where key stores and policy engines come from.
+            document: What the file holds.
+        """
         self._filename = filename
         self._plugins = plugins
-        self._document = Document(None)
+        self._document = document
         self._overridden: set[Path] = set()
         self._problems: list[tuple[int, str, str, str]] = []
         self._reported: set[str] = set()
 
-    def read(self, text: str, environ: Mapping[str, str], overrides: Mapping[str, str]) -> Config:
-        """Return the configuration. Arguments and errors are those of `kes_core.config.parse_config`."""
-        try:
-            self._document = parse(text, environ=environ, literal=_is_literal)
-        except YAMLError as error:
-            self._report(error.path, str(error), error.line)
-            raise self._error() from None
+    def read(self, overrides: Mapping[str, str]) -> Config:
+        """Return the configuration.
+
+        Args:
+            overrides: Values that win over the file, by their path.
+
+        Raises:
+            ConfigError: It can't be used.
+        """
         for problem in self._document.problems:
             self._report(problem.path, str(problem), problem.line)
         value = self._document.value
         if value is None:
-            value = {}
+            self._document.value = value = {}
             if not overrides:
                 self._report((), "the file is empty; the least it needs: admin.identity, tls.key, tls.cert, keystore")
                 raise self._error()
@@ -82,15 +98,14 @@ class ConfigReader:
             self._report(("workers",), f"{reason}; use a key store that they share, or workers: 1")
         if self._problems or file is None or keystore is None:
             raise self._error()
-        return Config.of(file, keystore, engines)
+        return Config.from_file(file, keystore, engines)
 
-    def read_keystore(self, text: str, environ: Mapping[str, str]) -> KeyStoreChoice:
-        """Return the key store alone. Arguments and errors are those of `kes_core.config.load_keystore`."""
-        try:
-            self._document = parse(text, environ=environ, literal=_is_literal)
-        except YAMLError as error:
-            self._report(error.path, str(error), error.line)
-            raise self._error() from None
+    def read_keystore(self) -> KeyStoreChoice:
+        """Return the key store alone; the other sections are not checked.
+
+        Raises:
+            ConfigError: It can't be used.
+        """
         for problem in self._document.problems:
             if problem.path[:1] == ("keystore",):
                 self._report(problem.path, str(problem), problem.line)
@@ -103,19 +118,39 @@ class ConfigReader:
             raise self._error()
         return choice
 
+    def warnings(self, config: Config) -> tuple[ConfigProblem, ...]:
+        """Return what is valid in `config`, which `read` has returned, but hardly meant."""
+        found = itertools.islice(itertools.chain(self._embedded(config), _warnings(config)), _MAX_PROBLEMS)
+        return tuple(
+            ConfigProblem(COMMAND_LINE, 0, dotted(path), text)
+            if path in self._overridden
+            else ConfigProblem(self._filename, self._document.line(path), dotted(path), text)
+            for path, text in found
+        )
+
+    def _embedded(self, config: Config) -> Iterator[tuple[Path, str]]:
+        sections: dict[Path, type[BaseModel]] = {
+            ("keystore", config.keystore.backend.name): config.keystore.backend.config,
+            **{("policy_engines", choice.type.name): choice.type.config for choice in config.policy_engines},
+        }
+        for path, found in self._document.embedded.items():
+            model, loc = (sections[path[:2]], path[2:]) if path[:2] in sections else (FileSettings, path)
+            if path not in self._overridden and not is_secret(model, loc):
+                yield path, f"{found!r} stays as it is in a longer text: only a whole value can name a variable"
+
     # Problems
 
     def _report(self, path: Path, message: str, line: int | None = None) -> None:
         if len(self._problems) >= _MAX_PROBLEMS:
             return
-        dotted = _dotted(path)
+        field = dotted(path)
         if path in self._overridden:
-            self._problems.append((0, COMMAND_LINE, dotted, message))
+            self._problems.append((0, COMMAND_LINE, field, message))
             return
         # One problem a field is enough: a missing variable leaves an empty value behind, which may be another.
-        if not dotted or dotted not in self._reported:
-            self._reported.add(dotted)
-            self._problems.append((line or self._document.line(path), self._filename, dotted, message))
+        if not field or field not in self._reported:
+            self._reported.add(field)
+            self._problems.append((line or self._document.line(path), self._filename, field, message))
 
     def _error(self) -> ConfigError:
         problems = sorted(dict.fromkeys(self._problems), key=lambda problem: problem[0])
@@ -133,19 +168,19 @@ class ConfigReader:
     # Sections
 
     def _override(self, value: dict[str, Any], overrides: Mapping[str, str]) -> None:
-        for dotted, text in overrides.items():
-            *sections, last = dotted.split(".")
+        for field, text in overrides.items():
+            *sections, last = field.split(".")
             target = value
             for section in sections:
                 inner = target.get(section)
                 target[section] = target = inner if isinstance(inner, dict) else {}
             target[last] = text
-            self._overridden.add(tuple(dotted.split(".")))
+            self._overridden.add(tuple(field.split(".")))
 
     def _validate(self, model: type[Any], value: object, base: Path) -> Any:
         for path, found in self._document.unexpanded.items():
             within = path[: len(base)] == base and (base or path[0] not in {"keystore", "policy_engines"})
-            if within and path not in self._overridden and not _is_secret(model, path[len(base) :]):
+            if within and path not in self._overridden and not is_secret(model, path[len(base) :]):
                 self._report(path, f"{found!r} is not replaced here, as a shell would do it: write the value itself")
         try:
             return model.model_validate(value)
@@ -169,23 +204,23 @@ class ConfigReader:
         elif kind == "missing":
             if path == ("keystore",):
                 return  # said with the names of what is installed
-            if not any(_dotted(path) == new or new.startswith(_dotted(path) + ".") for new in self._renamed):
+            if not any(dotted(path) == new or new.startswith(dotted(path) + ".") for new in self._renamed):
                 self._report(path, "required, but missing")
         elif kind == "value_error":
             reason = str(detail["ctx"]["error"])
-            shown = "" if _is_secret(model, loc) else self._shown(path, value) + " "
+            shown = "" if is_secret(model, loc) else self._shown(path, value) + " "
             self._report(path, shown + reason if reason.startswith(("is ", "has ")) else reason)
         elif path == ("keys",) and isinstance(value, dict):
             self._report(path, "this is the old name of the key-store section: call it 'keystore'")
         else:
-            self._report(path, _wrong_kind(model, loc, kind, detail["msg"]))
+            self._report(path, wrong_kind(model, loc, kind, detail["msg"]))
 
     def _unknown_field(self, model: type[BaseModel], loc: Path, path: Path) -> None:
         new = _renamed(path, "extra_forbidden")
         if new:
             self._report(path, f"this is the old name of '{new}': use that")
             return
-        allowed = _fields(model, loc[:-1])
+        allowed = field_names(model, loc[:-1])
         close = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else "."
         self._report(path, f"unknown field{hint} Allowed: {', '.join(allowed) or 'none'}")
@@ -199,8 +234,8 @@ class ConfigReader:
             return None
         if not isinstance(section, dict):
             return None  # reported with the rest of the file
-        given = {name: settings for name, settings in section.items() if settings is not None}
-        if len(given) == 1:  # the others are named, but have nothing
+        given = {name: settings for name, settings in section.items() if settings not in (None, "")}
+        if len(given) == 1:  # the others are empty
             section = given
         if len(section) > 1:
             self._report(("keystore",), f"more than one key store ({', '.join(section)}); keep one")
@@ -210,10 +245,9 @@ class ConfigReader:
         backend = self._plugins.backends.get(name)
         if backend is None:
             why = self._plugins.why_not(name)
-            reason = why or f"no installed plugin provides it; installed: {known}{_close(name, self._plugins.backends)}"
-            self._report(path, reason)
+            self._report(path, why or _not_installed(name, self._plugins.backends, _STORE_PACKAGES))
             return None
-        valid = self._validate(backend.config, _without_nulls({} if settings is None else settings), path)
+        valid = self._validate(backend.config, _without_nulls({} if settings in (None, "") else settings), path)
         return None if valid is None else KeyStoreChoice(backend=backend, config=valid)
 
     def _policy_engines(self, section: object) -> tuple[PolicyEngineChoice, ...]:
@@ -222,11 +256,11 @@ class ConfigReader:
             path: Path = ("policy_engines", name)
             engine = self._plugins.engines.get(name)
             if engine is None or name == "static":
-                known = ", ".join(sorted(set(self._plugins.engines) - {"static"})) or "none"
                 why = "its policies stand under 'policy'" if engine else self._plugins.why_not(name)
-                self._report(path, why or f"no installed plugin provides it; installed: {known}")
+                installed = set(self._plugins.engines) - {"static"}
+                self._report(path, why or _not_installed(name, installed, _ENGINE_PACKAGES))
                 continue
-            valid = self._validate(engine.config, _without_nulls({} if settings is None else settings), path)
+            valid = self._validate(engine.config, _without_nulls({} if settings in (None, "") else settings), path)
             if valid is not None:
                 choices.append(PolicyEngineChoice(type=engine, config=valid))
         return tuple(choices)
@@ -265,8 +299,7 @@ class ConfigReader:
             self._claim(owners, identity, "a TLS proxy", ("tls", "proxy", "identities", index))
         for name, policy in file.policy.items():
             if not is_valid_name(name):
-                rule = "1 to 80 of A-Z a-z 0-9 - _, no - at either end"
-                self._report(("policy", name), f"is not a valid name for a policy: {rule}")
+                self._report(("policy", name), f"is not a valid name for a policy: {NAME_RULE}")
             for index, identity in enumerate(policy.identities):
                 self._claim(owners, identity, f"in policy {name!r}", ("policy", name, "identities", index))
 
@@ -274,6 +307,30 @@ class ConfigReader:
         if identity in owners:
             self._report(path, f"this identity is already {owners[identity]}; an identity can be only one thing, once")
         owners.setdefault(identity, role)
+
+
+def _warnings(config: Config) -> Iterator[tuple[Path, str]]:
+    yield from _unknown_identities(config.tls.proxy.identities, ("tls", "proxy", "identities"))
+    for name, policy in config.policy.items():
+        for kind, patterns in (("allow", policy.allow), ("deny", policy.deny)):
+            for index, pattern in enumerate(patterns):
+                problem, cure = problem_of(pattern)
+                if problem:
+                    yield ("policy", name, kind, index), f"{pattern!r} {problem}; {cure}"
+        yield from _unknown_identities(policy.identities, ("policy", name, "identities"))
+    files: dict[Path, str] = {("tls", name): getattr(config.tls, name) for name in ("key", "cert", "ca")}
+    if config.audit.file is not None:
+        files["audit", "file", "path"] = config.audit.file.path
+    for path, file in files.items():
+        if file and not file.startswith("/"):
+            base = pathlib.Path.cwd()
+            yield path, f"{file!r} is a path from where the server is started, here {base}; write the whole path"
+
+
+def _unknown_identities(identities: tuple[str, ...], base: Path) -> Iterator[tuple[Path, str]]:
+    for index, identity in enumerate(identities):
+        if not is_identity(identity):
+            yield (*base, index), f"{identity!r} is not 64 hex digits: no client has this identity"
 
 
 def _collide(address: str, other: str) -> bool:
@@ -290,16 +347,9 @@ def _loc(detail: ErrorDetails) -> Path:
     return tuple(part for part in detail["loc"] if part != "[key]")
 
 
-def _is_literal(path: Path) -> bool:
+def is_literal(path: Path) -> bool:
     """Tell where `${NAME}` is ordinary text: in policies' patterns and in the version (vectors/config.json)."""
     return path == ("version",) or (len(path) > 2 and path[0] == "policy" and path[2] in {"allow", "deny"})  # noqa: PLR2004 # policy, name, list
-
-
-def _dotted(path: Path) -> str:
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".")
 
 
 def _without_nulls(value: Any) -> Any:
@@ -315,67 +365,21 @@ def _renamed(path: Path, kind: str) -> str:
     """Return the new name of an old field; empty if it is none."""
     if kind != "extra_forbidden":
         return "keystore" if path == ("keys",) and kind != "missing" else ""
-    dotted = _dotted(path)
+    field = dotted(path)
     for old, new in _RENAMED.items():
         pattern = re.escape(old).replace(r"\*", "([^.]+)")
-        if match := re.fullmatch(pattern, dotted):
+        if match := re.fullmatch(pattern, field):
             return new.replace("*", match.group(1)) if match.groups() else new
     return ""
 
 
-def _annotation(model: Any, loc: Path) -> Any:
-    """Return the type of the value at `loc` in `model`."""
-    found: Any = model
-    for part in loc:
-        found = _inner(found, part)
-    return _plain(found)
-
-
-def _plain(annotation: Any) -> Any:
-    """Take off `Annotated` and `| None`."""
-    while True:
-        arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
-        optional = len(arguments) == 1 and type(None) in get_args(annotation)
-        if optional or get_origin(annotation) is typing.Annotated:
-            annotation = arguments[0]
-        else:
-            return annotation
-
-
-def _inner(annotation: Any, part: str | int) -> Any:
-    annotation = _plain(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, field in annotation.model_fields.items():
-            if part in {name, field.alias}:
-                return field.annotation
-        return None
-    arguments = get_args(annotation)
-    if get_origin(annotation) is dict:
-        return arguments[1]
-    return arguments[0] if arguments else None
-
-
-def _fields(model: type[BaseModel], loc: Path) -> list[str]:
-    found = _annotation(model, loc)
-    if isinstance(found, type) and issubclass(found, BaseModel):
-        return [field.alias or name for name, field in found.model_fields.items()]
-    return []
-
-
-def _is_secret(model: type[BaseModel], loc: Path) -> bool:
-    found = _annotation(model, loc)
-    return isinstance(found, type) and issubclass(found, SecretStr)
-
-
-def _wrong_kind(model: type[BaseModel], loc: Path, kind: str, message: str) -> str:
-    if kind in {"model_type", "dict_type", "model_attributes_type"}:
-        fields = _fields(model, loc)
-        return "must be a mapping" + (f" with the fields {', '.join(fields)}" if fields else "")
-    if kind in {"tuple_type", "list_type"}:
-        return "must be a list"
-    if kind in {"string_type", "bool_type", "float_type", "int_type"}:
-        return "must be a plain value"
-    return message[:1].lower() + message[1:]
+def _not_installed(name: str, installed: Collection[str], packages: Mapping[str, str]) -> str:
+    """Return what to do about a key store or a policy engine that no installed plugin provides."""
+    known = ", ".join(sorted(installed)) or "none"
+    if name in packages:
+        return f"no installed plugin provides it: install the package {packages[name]}; installed: {known}"
+    close = _close(name, {*installed, *packages})
+    return f"no installed plugin provides it, and no known package does; installed: {known}{close}"
 
 
 def _close(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""The sections of the configuration file as models. Private: `kes_core.config` has what is public of them."""
+"""The sections of the configuration file as models: each field once, with its default. Internal.
+
+`kes_core.config` has the public ones.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,17 @@ from pydantic import (
 )
 
 from kes_core.config.types import LOG_OFF, Duration, LogLevel, OnOff, Secret, Switch
-from kes_core.names import is_valid_name
+from kes_core.identity import APIKey, is_identity
+from kes_core.names import NAME_RULE, is_valid_name
 
 __all__ = [
     "STATIC_ENGINE",
     "APISettings",
     "AdminSettings",
     "AuditSettings",
+    "CacheExpiry",
     "CacheSettings",
+    "CheckedSettings",
     "FileSettings",
     "LogSettings",
     "PolicySettings",
@@ -43,11 +49,10 @@ _MAX_PORT: Final = 65535
 _SYSLOG_PORT: Final = 514
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%\w+)?\]|", re.ASCII)
 _IDENTITY_LENGTH: Final = 64
-_IDENTITY: Final = re.compile(rf"[0-9a-f]{{{_IDENTITY_LENGTH}}}", re.ASCII)
 _ALMOST: Final = re.compile(r"[0-9A-Fa-f]{32,}", re.ASCII)
-"""What is meant to be an identity: no word that switches something off has that many hex digits."""
+"""What must be meant as an identity: no word that disables the admin has that many hex digits."""
 _SMALL: Final = re.compile(r"\d{1,5}", re.ASCII)
-"""A number of few digits: Python refuses to make a number of very many."""
+"""A number of few digits: Python refuses to convert very long ones."""
 _FACILITIES: Final = ("auth", "authpriv", "daemon", "user", *(f"local{number}" for number in range(8)))
 
 
@@ -59,9 +64,9 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_is_not_given(cls, value: Any) -> Any:
-        """Leave out what is empty and has a default: the Go server's files write every field, many of them empty.
+        """Use the default of a field that is empty: files for the Go server often list every field, many of them empty.
 
-        An empty duration is an error there, and here (vectors/config.json).
+        An empty duration is an error in both servers (vectors/config.json).
         """
         if not isinstance(value, dict) or "" not in value.values():
             return value
@@ -73,34 +78,49 @@ class Section(BaseModel):
         return {name: item for name, item in value.items() if item != "" or name not in optional}
 
 
-def _check_hex(value: str) -> None:
-    """Refuse many hex digits that are not an identity: a typing error that would lock somebody out without a word.
+def _check_identity(value: str) -> None:
+    """Refuse what is meant as an identity and is not one: a mistake that would lock somebody out silently.
 
     Raises:
-        ValueError: `value` has 32 hex digits or more, but not 64 in lower case.
+        ValueError: `value` is an API key, or it has 32 hex digits or more, but not 64 in lower case. The message does
+            not repeat an API key.
     """
-    if not _ALMOST.fullmatch(value) or _IDENTITY.fullmatch(value):
+    if is_identity(value):
+        return
+    _refuse_api_key(value)
+    if not _ALMOST.fullmatch(value):
         return
     if len(value) != _IDENTITY_LENGTH:
         raise ValueError(f"is not an identity: it has {len(value)} hex digits, an identity has 64")
     raise ValueError("is not an identity: write its hex digits in lower case")
 
 
+def _refuse_api_key(value: str) -> None:
+    try:
+        identity = APIKey.parse(value).identity
+    except ValueError:
+        if value.startswith("kes:"):
+            message = "an API key is a secret: write the identity that `kes identity of` prints for it"
+            raise ValueError(message) from None
+        return
+    raise ValueError(f"an API key is a secret: write its identity instead, {identity}")
+
+
 def _identity(value: str) -> str:
-    _check_hex(value)
+    _check_identity(value)
     if not is_valid_name(value):
         raise ValueError("is not an identity; `kes identity of FILE` prints that of a certificate")
     return value
 
 
 def _admin(value: str) -> str:
-    _check_hex(value)
+    _check_identity(value)
     return value
 
 
 def _name(value: str) -> str:
     if not is_valid_name(value):
-        raise ValueError("is not a valid name: 1 to 80 of A-Z a-z 0-9 - _, no - at either end")
+        raise ValueError(f"is not a valid name: {NAME_RULE}")
     return value
 
 
@@ -135,10 +155,10 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_list)]
 
 
 class AdminSettings(Section):
-    """`admin`: who may do everything."""
+    """`admin`: the identity that may do everything."""
 
     identity: Annotated[Required, AfterValidator(_admin)]
-    """The admin's identity, or a word that is not hex, such as `disabled`, for none."""
+    """The admin's identity, or a word that is not hex, such as `disabled`, for no admin."""
 
 
 class ProxyHeaderSettings(Section):
@@ -173,25 +193,33 @@ class APISettings(Section):
 
 
 class PolicySettings(Section):
-    """`policy.<name>`: what some identities may do."""
+    """`policy.<name>`: what its identities may do."""
 
     allow: Patterns = ()
     deny: Patterns = ()
     identities: Identities = ()
 
 
-class ExpirySettings(Section):
-    """`cache.expiry`: how long keys stay in memory, in seconds; 0 is off."""
+class CacheExpiry(Section):
+    """`cache.expiry`: how long the server uses keys without asking the store again, in seconds; 0 disables a rule.
+
+    Each key has its own time, counted from when it was read. So no key is used longer than if the cache were emptied
+    at that interval, and the keys are not all read again at the same moment.
+    """
 
     any: Duration = 300.0
+    """However often they are used."""
     unused: Duration = 30.0
+    """After their last use."""
     offline: Duration = 0.0
+    """Instead of both, while the store is unreachable. If this is set, a key whose time is up stays in memory until the
+    store has answered once more: an outage is noticed only some seconds after it began."""
 
 
 class CacheSettings(Section):
     """`cache`."""
 
-    expiry: ExpirySettings = ExpirySettings()
+    expiry: CacheExpiry = CacheExpiry()
 
 
 class LogSettings(Section):
@@ -206,9 +234,9 @@ class AuditFileSettings(Section):
 
     path: Required
     chain: Switch = False
-    """Whether each record carries a hash over all before it."""
+    """Whether each record carries a hash over all records before it."""
     key: Secret | None = None
-    """Of the chain."""
+    """The key of that hash."""
 
     @model_validator(mode="after")
     def _key_is_of_a_chain(self) -> AuditFileSettings:
@@ -227,15 +255,15 @@ def _syslog_address(value: str) -> str:
         url = urlsplit(value)
         host, _port = url.hostname, url.port
     except ValueError:
-        raise ValueError(f"is no address of a log; {expected}") from None
+        raise ValueError(f"is not the address of a log; {expected}") from None
     if url.scheme not in {"udp", "tcp"} or not host or url.path or url.query or url.username is not None:
-        raise ValueError(f"is no address of a log; {expected}")
+        raise ValueError(f"is not the address of a log; {expected}")
     return value
 
 
 def _facility(value: str) -> str:
     if value not in _FACILITIES:
-        raise ValueError(f"is no facility; allowed: {', '.join(_FACILITIES)}")
+        raise ValueError(f"is not a syslog facility; allowed: {', '.join(_FACILITIES)}")
     return value
 
 
@@ -271,7 +299,7 @@ def _loopback(value: str) -> str:
 
 
 class ProbeSettings(Section):
-    """`probe`: the listener for probes. It asks for no certificate, so others reach it only where that is said."""
+    """`probe`: the listener for probes. It asks for no certificate, so by default only this machine reaches it."""
 
     address: Annotated[Address, AfterValidator(_loopback)] = "127.0.0.1:7374"
 
@@ -279,7 +307,7 @@ class ProbeSettings(Section):
 def _workers(value: Any) -> Any:
     if isinstance(value, str):
         if not (_SMALL.fullmatch(value) and 1 <= int(value) <= MAX_WORKERS):
-            raise ValueError(f"is no number of processes; expected 1 to {MAX_WORKERS}")
+            raise ValueError(f"is not a number of processes; expected 1 to {MAX_WORKERS}")
         return int(value)
     return value
 
@@ -290,10 +318,10 @@ Workers = Annotated[
 
 
 class PluginSettings(Section):
-    """`plugins`: which of the installed plugins to leave alone."""
+    """`plugins`: the installed plugins that the server must not use."""
 
     block: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
-    """Names of plugins or of their distributions. They are not even imported."""
+    """Names of plugins or of their distributions. The server does not even import them."""
 
     @field_validator("block")
     @classmethod
@@ -305,13 +333,13 @@ class PluginSettings(Section):
 
 
 class KeySettings(Section):
-    """One of `keys`: a key that is made when the server starts, if it is missing."""
+    """One of `keys`: a key that the server creates when it starts, if it is missing."""
 
     name: Name
 
 
-class FileSettings(Section):
-    """The whole file. The sections of plugins are theirs: here they are mappings with any content."""
+class CheckedSettings(Section):
+    """The sections that the core knows: what a file and a valid configuration have in common."""
 
     version: str = ""
     address: Address = DEFAULT_ADDRESS
@@ -325,6 +353,11 @@ class FileSettings(Section):
     audit: AuditSettings = AuditSettings()
     probe: ProbeSettings | None = None
     keys: Annotated[tuple[KeySettings, ...], BeforeValidator(_list)] = ()
+    plugins: PluginSettings = PluginSettings()
+
+
+class FileSettings(CheckedSettings):
+    """The whole file. Plugins check their own sections: here these are mappings with any content."""
+
     keystore: dict[str, Any]
     policy_engines: dict[str, Any] = Field(default_factory=dict)
-    plugins: PluginSettings = PluginSettings()

@@ -1,4 +1,4 @@
-"""Configurations as others see them: the effective one with its secrets masked, and the format as a JSON Schema."""
+"""Views of configurations: the effective one with its secrets masked, and the format as a JSON Schema. Internal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from kes_core.config.model import Config
-from kes_core.config.sections import STATIC_ENGINE, FileSettings
+from kes_core.config.sections import STATIC_ENGINE, CheckedSettings, FileSettings
 
 if TYPE_CHECKING:
     from kes_core.plugins import Plugins
@@ -20,33 +20,26 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _EMPTY: Final = {"type": "null"}
 _NUMBERS: Final = frozenset({"number", "integer", "boolean"})
 _REFERENCE: Final = {"type": "string", "pattern": r"^\s*\$\{[^}]*\}\s*$"}
-"""`${NAME}`: the value of an environment variable, which may stand for any scalar."""
+"""`${NAME}`: the value of an environment variable, which may replace any scalar."""
 
 
 def effective(config: Config) -> dict[str, Any]:
     """Return what is in force, in the shape of the file. Values of secret fields are masked."""
-    shown: dict[str, Any] = {"address": config.address, "workers": config.workers}
-    for name in ("admin", "tls", "cache", "log", "audit", "probe"):
-        settings = getattr(config, name)
-        shown[name] = _dump(settings) if settings is not None else {}
-    for name in ("api", "policy"):
-        shown[name] = {key: _dump(settings) for key, settings in getattr(config, name).items()}
-    shown["keys"] = [{"name": name} for name in config.keys]
+    # In JSON's mode pydantic masks secrets, and our own types write themselves as the file does.
+    shown = config.model_dump(mode="json", exclude_none=True, include=set(CheckedSettings.model_fields))
     shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.config)}
     shown["policy_engines"] = {choice.type.name: _dump(choice.config) for choice in config.policy_engines}
-    shown["plugins"] = {"block": list(config.blocked_plugins)}
-    return {name: value for name, value in shown.items() if value not in ({}, [])}
+    return {name: value for name, value in shown.items() if value not in ("", {}, [])}
 
 
 def _dump(settings: BaseModel) -> Any:
-    # In JSON's mode pydantic masks secrets, and our own types write themselves as they stand in the file.
     return settings.model_dump(mode="json", exclude_none=True)
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration file with the sections of `plugins`.
 
-    A file that is valid by it may still be refused: what fields have to do with each other is not in it.
+    The server may still refuse a file that this schema accepts: rules between fields are not in it.
     """
     backends = {name: backend.config for name, backend in plugins.backends.items()}
     engines = {name: engine.config for name, engine in plugins.engines.items() if name != STATIC_ENGINE}
@@ -71,7 +64,7 @@ def _sections(models: Mapping[str, type[BaseModel]], places: Mapping[Any, Any]) 
 
 
 def _as_text(schema: Any) -> Any:
-    """Widen a schema to what may stand in the file: every scalar is text there, a reference, or left empty."""
+    """Widen a schema to what the file may hold: there each scalar is text, a reference, or empty."""
     if isinstance(schema, list):
         return [_as_text(item) for item in schema]
     if not isinstance(schema, dict):
@@ -88,7 +81,7 @@ def _as_text(schema: Any) -> Any:
 
 
 def _optional(schema: dict[str, Any]) -> dict[str, Any]:
-    """Allow for a value to be left empty, and for a scalar to be a reference or any plain text."""
+    """Also allow an empty value, and a reference or any plain text for a scalar."""
     about: dict[str, Any] = {key: schema[key] for key in ("description", "default", "examples") if key in schema}
     bare = {key: value for key, value in schema.items() if key not in {*about, "title"}}
     if not bare:
@@ -100,7 +93,7 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what may stand where a value of `schema` is expected."""
+    """Return the schemas of what may replace a value of `schema`."""
     if "enum" in schema or "pattern" in schema:
         return [schema, _REFERENCE]
     if schema.get("type") == "string":

@@ -17,8 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
 from kes_core.access.sender import Authorities
-from kes_core.config.files import check_files
+from kes_core.config.files import make_server_tls
 from kes_core.findings import Finding
+from kes_core.protocol import EXPIRY_NOTICE
 from kes_core.tls import TLSError, load_certificates
 from kes_core.units import format_date, humanize
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["examine_certificate", "examine_client_cas", "examine_clock"]
 
-_SOON: Final = dt.timedelta(days=14)
 _CLOCK_TOLERANCE: Final = dt.timedelta(minutes=1)
 
 
@@ -40,20 +40,18 @@ def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> It
         yield Finding.error("certificate", str(error), _certificate_cure(config, str(error)))
         return
     leaf = chain[0]
-    dates = list(_check_dates(leaf, config.tls.cert, now))
-    yield from dates
-    if not any(finding.cure for finding in dates):  # otherwise `check_files` would report the dates again
-        try:
-            check_files(config)
-        except TLSError as error:
-            yield Finding.error("certificate", str(error), _key_pair_cure(config, chain, str(error)))
-        except SSL.Error as error:
-            reason = "; ".join(str(part[-1]) for part in error.args[0]) if error.args else ""
-            yield Finding.error(
-                "certificate",
-                f"OpenSSL rejects the certificate {config.tls.cert!r}: {reason}",
-                "make a new one with a key that is strong enough",
-            )
+    yield from _check_dates(leaf, config.tls.cert, now)
+    try:
+        make_server_tls(config)
+    except TLSError as error:
+        yield Finding.error("certificate", str(error), _key_pair_cure(config, chain, str(error)))
+    except SSL.Error as error:
+        reason = "; ".join(str(part[-1]) for part in error.args[0]) if error.args else ""
+        yield Finding.error(
+            "certificate",
+            f"OpenSSL rejects the certificate {config.tls.cert!r}: {reason}",
+            "make a new one with a key that is strong enough",
+        )
     yield from _check_names(leaf, config)
     yield from _check_usages(leaf, config)
     yield from _check_chain(chain, config)
@@ -108,7 +106,7 @@ def _check_dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterato
             f"{file!r} has expired on {format_date(end)}: clients refuse it",
             "put a new one in its place; the server reads it within 15 minutes, or at once with kill -HUP",
         )
-    elif end - now < _SOON:
+    elif end - now < EXPIRY_NOTICE:
         yield Finding.warning(
             "certificate",
             f"{file!r} expires on {format_date(end)}, in {humanize(end - now)}",
@@ -316,7 +314,7 @@ def _check_ca(certificate: x509.Certificate, file: Path, now: dt.datetime) -> Fi
             f"{what} is not a CA certificate: it verifies only itself",
             "use the certificate of the CA that issues your clients' certificates",
         )
-    if end - now < _SOON:
+    if end - now < EXPIRY_NOTICE:
         return Finding.warning(
             "client CA", f"{what} expires on {format_date(end)}, in {humanize(end - now)}", "renew it"
         )

@@ -14,11 +14,18 @@ from cryptography import x509
 from kes_core.access.sender import Authorities
 from kes_core.boundary import PluginError, connect_engine
 from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig, matching_pattern
-from kes_core.doctor.settings import allowing_policies, is_identity
+from kes_core.doctor.settings import allowing_policies
 from kes_core.errors import BackendError
 from kes_core.findings import Finding
-from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
-from kes_core.names import is_valid_name, is_valid_pattern
+from kes_core.identity import (
+    APIKey,
+    IdentityError,
+    certificate_facts,
+    identity_of_chain,
+    is_identity,
+    load_certificates,
+)
+from kes_core.names import NAME_RULE, is_valid_name, is_valid_pattern
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 from kes_core.protocol import ROUTES, Argument, Auth, Route
 from kes_core.tls import TLSError
@@ -328,9 +335,8 @@ def _cure_of_silence(config: Config, request: PolicyRequest) -> str:
 
 
 def _name(route: Route, argument: str) -> None:
-    rule = "1 to 80 of A-Z a-z 0-9 - _, no - at either end"
     if route.argument is Argument.NAME and not is_valid_name(argument):
-        raise _RefusedError("name", f"denied: {argument!r} is not a valid name (400)", f"use {rule}")
+        raise _RefusedError("name", f"denied: {argument!r} is not a valid name (400)", f"use {NAME_RULE}")
     if route.argument is Argument.PATTERN:
         pattern, separator, place = argument.partition("~")
         if not is_valid_pattern(pattern + "*" if separator else pattern) or (separator and not is_valid_name(place)):

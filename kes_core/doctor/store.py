@@ -76,7 +76,7 @@ def examine_plugins(config: Config, plugins: Plugins) -> Sequence[Finding]:
     known = {name for info in plugins.infos for name in (info.name, info.distribution)}
     return [
         Finding.warning("plugin", f"plugins.block names {name!r}, and no plugin of that name is installed", "remove it")
-        for name in config.blocked_plugins
+        for name in config.plugins.block
         if name not in known
     ] + [
         Finding.warning("plugin", info.error, "uninstall it, or name it in plugins.block")

@@ -7,9 +7,9 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
 from kes_core.keys.stored import KeyVersion, StoredKeyError
 from kes_core.keystore import (
@@ -23,7 +23,7 @@ from kes_core.keystore import (
     Page,
 )
 
-__all__ = ["CacheExpiry", "KeyCache"]
+__all__ = ["KeyCache"]
 
 T = TypeVar("T")
 
@@ -31,24 +31,6 @@ logger = logging.getLogger("kes.keystore")
 
 HEALTH_TIMEOUT: Final = 10.0
 """The shortest time limit of a health check, in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheExpiry:
-    """How long the cache keeps keys, in seconds; 0 disables a rule.
-
-    Each key expires on its own, counted from when it was read. So the keys are not all read again at the same moment.
-    """
-
-    any: float = 300.0
-    """Since the key was read."""
-    unused: float = 30.0
-    """Since the key was last used."""
-    offline: float = 0.0
-    """Since the key was read, while the store is unreachable; replaces the other two rules then.
-
-    If this is set, an expired key stays in memory until the store has answered after the key expired: the server
-    detects an outage only some seconds after it began, and may need the key until it is over."""
 
 
 class _Entry:
@@ -162,6 +144,9 @@ class KeyCache:
 
     async def create(self, name: str, key: KeyVersion) -> None:
         """Store a new key, and verify that the store returns it. The first use of the key reads it once more.
+
+        Only this method verifies a created key, for every store. A store may read an entry for another reason: on K/V
+        v1, which has no check-and-set, two servers that create one key at once find out that way whose key stayed.
 
         Raises:
             EntryExistsError: A key of this name exists.

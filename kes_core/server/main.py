@@ -1,6 +1,6 @@
 """Running the server: start, reload on SIGHUP, stop on SIGTERM and SIGINT.
 
-One process serves on its own (`_Single`). Several are looked after by one that serves nothing itself (`supervisor`).
+One process serves on its own (`SingleProcess`). Several have a supervisor, which serves nothing itself (`supervisor`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import gc
 import logging
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from kes_core.boundary import notify
-from kes_core.config import Config, ConfigError, ConfigSource
+from kes_core.config import Config, ConfigError, LoadedConfig
+from kes_core.config.files import certificate_warnings
 from kes_core.faults import log_fault
 from kes_core.hookspecs import ServerInfo
 from kes_core.server import log, systemd
@@ -23,15 +24,13 @@ from kes_core.server.events import ErrorLogHandler
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
-from kes_core.server.server import ConfigRejectedError, Serving
+from kes_core.server.server import ConfigRejectedError, ServerProcess
 from kes_core.server.wire.sockets import ListenError, Sockets, address_of
 from kes_core.server.workers.peers import LocalPeers
 from kes_core.server.workers.supervisor import Supervisor, WorkerError
+from kes_core.tls import TLSError
 
-if TYPE_CHECKING:
-    from kes_core.plugins import Plugins
-
-__all__ = ["ServerError", "run"]
+__all__ = ["ServerError", "SingleProcess", "reload_when_wanted", "run"]
 
 logger = logging.getLogger("kes.server")
 
@@ -41,20 +40,17 @@ class ServerError(Exception):
 
 
 def run(
-    config: Config,
+    loaded: LoadedConfig,
     *,
-    plugins: Plugins,
-    source: ConfigSource | None = None,
+    reload: Callable[[], LoadedConfig] | None = None,
     mlock: bool = False,
     on_started: Callable[[ServerInfo], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first.
 
     Args:
-        config: What to serve.
-        plugins: From where the configuration's back ends come.
-        source: Where to read the configuration again, for SIGHUP; without it SIGHUP only reads the certificate again.
-            Several workers need it.
+        loaded: The configuration, with its plugins.
+        reload: Loads it again, with the same plugins, for SIGHUP. Without it SIGHUP only reads the certificate again.
         mlock: Keep all memory out of the swap.
         on_started: Called once, when the server answers.
 
@@ -63,49 +59,46 @@ def run(
     """
     try:
         harden(mlock=mlock)
-        log.set_up(config.log.error)
-        run_loop(_serve(config, plugins, source, mlock, on_started))
+        log.set_up(loaded.config.log.error)
+        run_loop(_serve(loaded, reload or (lambda: loaded), mlock, on_started))
     except (ListenError, MemoryLockError, ConfigRejectedError, WorkerError) as error:
         raise ServerError(str(error)) from error
 
 
 class _Process(Protocol):
-    """What runs between start and stop: the process that serves, or the one that looks after those that do."""
+    """What runs between start and stop: the one process that serves, or the supervisor of several."""
 
     async def start(self, sockets: Sockets) -> None:
         """Serve on `sockets`."""
 
-    async def reload(self, config: Config, text: str) -> None:
-        """Serve by `config`, read from `text`, from now on.
+    async def reload(self, loaded: LoadedConfig) -> None:
+        """Serve with `loaded` from now on.
 
         Raises:
-            ConfigRejectedError: It can't be used, and everything is as it was.
+            ConfigRejectedError: It can't be used. Nothing has changed.
         """
 
     async def stop(self) -> None:
-        """Finish what is under way and let go of everything."""
+        """Finish the requests under way and close everything."""
 
 
 async def _serve(
-    config: Config,
-    plugins: Plugins,
-    source: ConfigSource | None,
+    loaded: LoadedConfig,
+    reload: Callable[[], LoadedConfig],
     mlock: bool,
     on_started: Callable[[ServerInfo], None] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop, reload = asyncio.Event(), asyncio.Event()
+    stop, reload_wanted = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
-    process: _Process
-    if config.workers > 1 and source is not None:
-        process = Supervisor(config, source, mlock=mlock)
-    else:
-        process = _Single(config, plugins)
-    sockets = Sockets(config)
+    loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
+    plugins = loaded.plugins
+    process: _Process = Supervisor(loaded, mlock=mlock) if loaded.config.workers > 1 else SingleProcess(loaded)
+    sockets = Sockets(loaded.config)
     with contextlib.closing(sockets):
         info = ServerInfo(version(), sockets.addresses)
+        _log_warnings(loaded)
         if not await _started(process, sockets, stop):
             return
         if on_started is not None:
@@ -115,7 +108,7 @@ async def _serve(
             logger.info("probes are answered on http://%s", address_of(sock))
         systemd.notify_ready("serving")
         await notify(plugins, "kes_server_started", info)
-        reloading = asyncio.create_task(_reload_on(reload, process, config, plugins, source))
+        reloading = asyncio.create_task(reload_when_wanted(reload_wanted, process, loaded.config, reload))
         try:
             await stop.wait()
         finally:
@@ -127,7 +120,7 @@ async def _serve(
 
 
 async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> bool:
-    """Start, or give up if the server is told to stop while it still waits for its key store."""
+    """Start, unless a signal ends the server while it still waits for its key store; tell whether it started."""
     starting, stopping = asyncio.ensure_future(process.start(sockets)), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,57 +135,73 @@ async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> 
         await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
-async def _reload_on(
-    wanted: asyncio.Event, process: _Process, config: Config, plugins: Plugins, source: ConfigSource | None
+async def reload_when_wanted(
+    wanted: asyncio.Event, process: _Process, config: Config, load: Callable[[], LoadedConfig]
 ) -> None:
-    """Take over the configuration file as it is, or leave everything as it was and say why, whenever it is wanted."""
+    """Whenever `wanted` is set, use what `load` returns, or log why it can't be used. Runs until cancelled.
+
+    Args:
+        wanted: Set when somebody wants a reload; cleared here.
+        process: Reloads.
+        config: What the server was started with: some of its fields change only with a restart.
+        load: Loads the configuration.
+    """
     while True:
         await wanted.wait()
         wanted.clear()
         systemd.notify_reloading()
         try:
-            new, text = config, ""
-            if source is not None:
-                # Beside the loop, which goes on serving: a large file takes a second or more.
-                text = await asyncio.to_thread(source.read)
-                new = await asyncio.to_thread(source.parse, text, plugins)
-            await process.reload(new, text)
+            await _reload(process, config, load)
         except (ConfigError, ConfigRejectedError) as error:
             logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
-            systemd.notify_ready("serving; the last configuration could not be used, see the log")
-            continue
-        except Exception as error:  # or nothing would ever be reloaded again
+        except Exception as error:  # without this there would never be another reload
             message = "internal error: the configuration is not reloaded, the old one stays in force"
             log_fault(logger, message, error=error)
-            systemd.notify_ready("serving; the last configuration could not be used, see the log")
+        else:
+            systemd.notify_ready("serving")
             continue
-        for field in ("address", "probe", "workers", "blocked_plugins"):
-            if getattr(new, field) != getattr(config, field):
-                name = {"blocked_plugins": "plugins.block"}.get(field, field)
-                logger.warning("%s changes only with a restart", name)
-        log.set_level(new.log.error)
-        logger.info("the configuration is reloaded")
-        systemd.notify_ready("serving")
+        systemd.notify_ready("serving; the last configuration could not be used, see the log")
 
 
-class _Single:
+async def _reload(process: _Process, config: Config, load: Callable[[], LoadedConfig]) -> None:
+    # Beside the loop, which goes on serving: a large file takes a second or more.
+    loaded = await asyncio.to_thread(load)
+    await process.reload(loaded)
+    _log_warnings(loaded)
+    for field in ("address", "probe", "workers", "plugins"):
+        if getattr(loaded.config, field) != getattr(config, field):
+            logger.warning("%s changes only with a restart", "plugins.block" if field == "plugins" else field)
+    log.set_level(loaded.config.log.error)
+    logger.info("the configuration is reloaded")
+
+
+def _log_warnings(loaded: LoadedConfig) -> None:
+    """Log what `kes config check` warns of, too."""
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    with contextlib.suppress(TLSError):  # the process reports it
+        for text in certificate_warnings(loaded.config):
+            logger.warning("%s", text)
+
+
+class SingleProcess:
     """The server in one process."""
 
-    def __init__(self, config: Config, plugins: Plugins) -> None:
+    def __init__(self, loaded: LoadedConfig) -> None:
         metrics = Metrics()
-        self._config = config
-        self._serving = Serving(plugins, metrics, LocalPeers(metrics))
+        self._config = loaded.config
+        self.server = ServerProcess(loaded.plugins, metrics, LocalPeers(metrics))
 
     async def start(self, sockets: Sockets) -> None:
-        await self._serving.connect(self._config)
-        log.publish(ErrorLogHandler(self._serving.app.error_log, asyncio.get_running_loop()))
-        await self._serving.start(sockets.api, sockets.probes)
-        # What is loaded by now stays: the garbage collector need not look at it again and again.
+        await self.server.connect(self._config)
+        log.publish(ErrorLogHandler(self.server.app.error_log, asyncio.get_running_loop()))
+        await self.server.start(sockets.api, sockets.probes)
+        # What is loaded by now stays: the garbage collector need not visit it again and again.
         gc.collect()
         gc.freeze()
 
-    async def reload(self, config: Config, _text: str) -> None:
-        self._serving.apply(await self._serving.prepare(config))
+    async def reload(self, loaded: LoadedConfig) -> None:
+        self.server.apply(await self.server.prepare(loaded.config))
 
     async def stop(self) -> None:
-        await self._serving.stop()
+        await self.server.stop()

@@ -1,19 +1,18 @@
-"""What one process of the server serves with: the application on its sockets, its state, and their replacement."""
+"""One process that serves: the application on its sockets, its state, and how a reload replaces the state. Internal."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.audit.log import AuditError, AuditLog, open_sinks
-from kes_core.audit.stdout import OwnSink
 from kes_core.boundary import open_plugin_sinks
-from kes_core.config.files import tls_settings
+from kes_core.config.files import make_server_tls
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
 from kes_core.server.api.dispatch import KESApp
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
     from kes_core.server.workers.peers import Peers
 
-__all__ = ["GRACE", "ConfigRejectedError", "PreparedConfig", "Serving"]
+__all__ = ["GRACE", "ConfigRejectedError", "ServerProcess"]
 
 logger = logging.getLogger("kes.server")
 
@@ -39,27 +38,17 @@ CERTIFICATE_INTERVAL: Final = 15 * 60.0
 
 
 class ConfigRejectedError(Exception):
-    """A configuration can't be put into force. The message says why, in one line, and what to do."""
+    """A configuration can't be used. The message says why, in one line, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedConfig:
-    """A configuration that is ready to come into force: it can no longer fail."""
-
-    config: Config
-    state: State
-    sinks: list[OwnSink]
-    use_tls: Callable[[], None]
-
-
-class Serving:
+class ServerProcess:
     """Serves from `start` to `stop`. Belongs to one event loop."""
 
     def __init__(self, plugins: Plugins, metrics: Metrics, peers: Peers, *, output_lock: int | None = None) -> None:
         """Set up; nothing is connected yet.
 
         Args:
-            plugins: From where back ends come.
+            plugins: Where key stores and policy engines come from.
             metrics: Where to count.
             peers: The other processes of the server.
             output_lock: The file descriptor whose lock keeps them from writing to standard output at the same time.
@@ -71,7 +60,6 @@ class Serving:
         self._plugin_sinks = open_plugin_sinks(plugins)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._config: Config
         self._cache_task: asyncio.Task[None]
         self._runtime: Runtime
         self.app: KESApp
@@ -82,20 +70,14 @@ class Serving:
         Raises:
             ConfigRejectedError: It can't be used.
         """
-        state, sinks = await self._open(config)
-        try:
-            self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
-            self._runtime = HypercornRuntime(self.app, tls_settings(config), self._metrics)
-            self.app.expiry.look(config)
-        except TLSError as error:
-            await _close(state, sinks)
-            raise ConfigRejectedError(str(error)) from error
-        self._config = config
-        self.app.audit = AuditLog(sinks, self._plugin_sinks, self.app.audit_log)
+        state = await self.prepare(config)
+        self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
+        self._runtime = HypercornRuntime(self.app, lambda: self.app.server_state.tls, self._metrics)
+        self._check_expiry()
 
     async def start(self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket]) -> None:
         """Serve on `sockets`, and probes on `probes`; other processes may do the same."""
-        # A worker that takes another's place was told of nothing until now.
+        # A worker that replaces another one has missed which keys were created and deleted until now.
         self.app.server_state.cache.forget_all()
         self._cache_task = self._spawn(self.app.server_state.cache.run())
         await self._runtime.start(sockets)
@@ -104,74 +86,71 @@ class Serving:
             from kes_core.server.wire.probe import serve_probes
 
             self._spawn(serve_probes(partial(answer_probe, self.app), probes, self._until_stopping))
-        self._spawn(self._look_at_certificate())
+        self._spawn(self._reload_certificate_regularly())
 
-    async def prepare(self, config: Config) -> PreparedConfig:
-        """Get ready to serve by another configuration.
+    async def prepare(self, config: Config) -> State:
+        """Connect to what another configuration names; return the state for `apply`, which can no longer fail.
 
         Raises:
             ConfigRejectedError: It can't be used. Nothing has changed.
         """
         try:
-            # Beside the loop: deriving the key of an encrypted private key takes long on purpose.
-            use_tls = await asyncio.to_thread(self._runtime.prepare, tls_settings(config))
-        except TLSError as error:
+            # Beside the loop: a log host that does not answer must not hold up requests.
+            sinks = await asyncio.to_thread(open_sinks, config, lock=self._output_lock)
+        except AuditError as error:
             raise ConfigRejectedError(str(error)) from error
-        state, sinks = await self._open(config)
-        return PreparedConfig(config, state, sinks, use_tls)
+        audit = AuditLog(sinks, self._plugin_sinks)
+        try:
+            return await connect(
+                config,
+                self._plugins,
+                counters=self._metrics.store,
+                on_key_change=self._invalidate_key,
+                audit=audit,
+            )
+        except BaseException as error:
+            audit.close()
+            if isinstance(error, BackendError | TLSError):
+                raise ConfigRejectedError(str(error)) from error
+            raise
 
-    def apply(self, change: PreparedConfig) -> None:
-        """Serve by `change` from now on; requests under way go on with what they began with."""
-        old, old_audit, old_cache_task = self.app.server_state, self.app.audit, self._cache_task
-        self._config = change.config
-        change.use_tls()
-        self.app.audit = AuditLog(change.sinks, self._plugin_sinks, self.app.audit_log)
-        self.app.audit.replace(old_audit)
-        # It was told of no key that was created or deleted while it was prepared.
-        change.state.cache.forget_all()
-        self.app.server_state = change.state
-        self._cache_task = self._spawn(change.state.cache.run())
+    def apply(self, state: State) -> None:
+        """Serve with `state` from now on; requests under way go on with the state they began with.
+
+        One assignment replaces everything: TLS, policies, key store, cache and audit log.
+        """
+        old, old_cache_task = self.app.server_state, self._cache_task
+        # Nobody has told it which keys were created and deleted since it was prepared.
+        state.cache.forget_all()
+        self.app.use(state)
+        self._cache_task = self._spawn(state.cache.run())
         old_cache_task.cancel()
-        self._spawn(_close_later(old))
-        self._look(change.config)
+        state.audit.replace(old.audit)
+        self._spawn(_retire([old]))
+        self._check_expiry()
 
-    async def discard(self, change: PreparedConfig) -> None:
-        """Let go of a change that is not to come into force."""
-        await _close(change.state, change.sinks)
+    async def discard(self, state: State) -> None:
+        """Close a state that was prepared and is not used."""
+        state.audit.close()
+        await state.close()
 
     def forget(self, name: str) -> None:
-        """Drop what is known of a key that another process has created or deleted."""
+        """Remove a key from memory that another process has created or deleted."""
         self.app.server_state.cache.forget(name)
 
     async def stop(self) -> None:
-        """Take no more connections, finish the requests under way, and let go of everything."""
+        """Accept no more connections, finish the requests under way, and close everything."""
         self._stopping.set()
         self.app.close_streams()
         await self._runtime.stop(grace=GRACE)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.app.audit.close()
+        self.app.server_state.audit.close()
         await self.app.server_state.close()
 
-    async def _open(self, config: Config) -> tuple[State, list[OwnSink]]:
-        try:
-            # A log host that does not answer holds up nobody.
-            sinks = await asyncio.to_thread(open_sinks, config, lock=self._output_lock)
-        except AuditError as error:
-            raise ConfigRejectedError(str(error)) from error
-        try:
-            state = await connect(config, self._plugins, counters=self._metrics.store, on_key_change=self._key_changed)
-        except BaseException as error:
-            for sink in sinks:
-                sink.close()
-            if isinstance(error, BackendError | TLSError):
-                raise ConfigRejectedError(str(error)) from error
-            raise
-        return state, sinks
-
-    async def _key_changed(self, name: str) -> None:
-        """Let nobody go by what was known of a key: no other process, nor the state that is in force by now."""
+    async def _invalidate_key(self, name: str) -> None:
+        """Remove a key from the memory of all processes, and from the state in use, which may be newer than its own."""
         if hasattr(self, "app"):
             self.forget(name)
         await self._peers.forget(name)
@@ -179,25 +158,27 @@ class Serving:
     async def _until_stopping(self) -> None:
         await self._stopping.wait()
 
-    async def _look_at_certificate(self) -> None:
+    async def _reload_certificate_regularly(self) -> None:
         while True:
             await asyncio.sleep(CERTIFICATE_INTERVAL)
+            config = self.app.server_state.config
             try:
-                use_tls = await asyncio.to_thread(self._runtime.prepare, tls_settings(self._config))
-                use_tls()
+                tls = await asyncio.to_thread(make_server_tls, config)
             except TLSError as error:
                 logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
-            except Exception as error:  # or it would never be looked at again
+            except Exception as error:  # without this the certificate would never be read again
                 message = "internal error: the certificate is not reloaded, the old one stays in use"
                 log_fault(logger, message, error=error)
             else:
-                self._look(self._config)
+                if self.app.server_state.config is config:  # else a reload was faster, and has read it
+                    self.app.use(dataclasses.replace(self.app.server_state, tls=tls))
+                    self._check_expiry()
 
-    def _look(self, config: Config) -> None:
+    def _check_expiry(self) -> None:
         try:
-            self.app.expiry.look(config)
+            self.app.expiry.check_server(self.app.server_state.config)
         except TLSError as error:  # replaced at this very moment
-            logger.error("the certificate can't be looked at: %s", error)
+            logger.error("the certificate can't be checked for its expiry: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -206,13 +187,12 @@ class Serving:
         return task
 
 
-async def _close(state: State, sinks: Sequence[OwnSink]) -> None:
-    for sink in sinks:
-        sink.close()
-    await state.close()
+async def _retire(states: list[State]) -> None:
+    """Let requests that still work with the one state in `states` finish, then close and free it.
 
-
-async def _close_later(state: State) -> None:
-    """Let requests that still work with `state` finish, then close it."""
+    The caller must not keep the state: this frees it beside the event loop, as one with thousands of policies takes
+    some milliseconds.
+    """
     await asyncio.sleep(GRACE)
-    await state.close()
+    await states[0].close()
+    await asyncio.to_thread(states.clear)

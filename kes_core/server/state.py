@@ -1,18 +1,21 @@
-"""What the server works with: one snapshot, replaced whole when the configuration is read again."""
+"""What the server works with: one snapshot, which a reload replaces as a whole."""
 
 from __future__ import annotations
 
-import re
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kes_core.access.sender import Authorities, Sender, client_of
+from kes_core.audit.log import AuditLog
 from kes_core.boundary import connect_engine, connect_store
 from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig
-from kes_core.keys.cache import CacheExpiry, KeyCache
+from kes_core.config.files import make_server_tls
+from kes_core.identity import is_identity
+from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError
 from kes_core.protocol import ROUTES
@@ -22,10 +25,9 @@ if TYPE_CHECKING:
     from kes_core.counters import StoreCounters
     from kes_core.plugins import Plugins
     from kes_core.policy import PolicyEngine
+    from kes_core.tls import ServerTLS
 
 __all__ = ["State", "connect"]
-
-_IDENTITY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +50,9 @@ class State:
     """The time for a request by route, in seconds."""
     unauthenticated: frozenset[str]
     """Paths of the routes with `skip_auth`."""
+    tls: ServerTLS
+    """What new connections use."""
+    audit: AuditLog
     started_at: Timestamp
     """When this configuration came into force."""
 
@@ -60,7 +65,7 @@ class State:
         return client_of(scope, proxies=self.proxies, proxy_header=self.proxy_header, authorities=self.authorities)
 
     async def close(self) -> None:
-        """Let go of the key store and the policy engines."""
+        """Close the key store and the policy engines. The audit log stays open: another state may go on with it."""
         await self.cache.close()
         for _name, engine in self.engines:
             await engine.close()
@@ -72,6 +77,7 @@ async def connect(
     *,
     counters: StoreCounters,
     on_key_change: Callable[[str], Awaitable[None]],
+    audit: AuditLog | None = None,
 ) -> State:
     """Connect to the key store and the policy engines that `config` names, and make the keys that it asks for.
 
@@ -79,26 +85,30 @@ async def connect(
         config: The configuration.
         plugins: From where its back ends come.
         counters: Where to count what the cache and the store do.
-        on_key_change: Tells the server's other processes of a key that was created or deleted.
+        on_key_change: Tells the server's other processes that a key was created or deleted.
+        audit: Where audit records go; nowhere unless given.
 
     Raises:
         BackendError: The key store or a policy engine can't be used, or a key can't be created.
-        TLSError: The CAs for clients can't be read.
+        TLSError: The certificate or the CAs for clients can't be used.
     """
-    authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None) if config.tls.auth else None
+    # Beside the event loop: it takes long on purpose to decrypt a private key, and long to read all CAs of the system.
+    tls = await asyncio.to_thread(make_server_tls, config)
+    authorities = None
+    if config.tls.auth:
+        authorities = await asyncio.to_thread(Authorities, Path(config.tls.ca) if config.tls.ca else None)
     backend = config.keystore.backend
     store = await connect_store(backend, config.keystore.config)
-    expiry = config.cache.expiry
     cache = KeyCache(
         store,
-        CacheExpiry(any=expiry.any, unused=expiry.unused, offline=expiry.offline),
+        config.cache.expiry,
         counters=counters,
         on_change=on_key_change,
     )
     engines: list[tuple[str, PolicyEngine]] = []
     try:
-        admin = config.admin.identity if _IDENTITY.fullmatch(config.admin.identity) else ""
-        await _create_missing_keys(cache, config.keys, created_by=admin)
+        admin = config.admin.identity if is_identity(config.admin.identity) else ""
+        await _create_missing_keys(cache, tuple(key.name for key in config.keys), created_by=admin)
         static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
         engines.append((ENGINE_NAME, static))
         for choice in config.policy_engines:
@@ -122,6 +132,8 @@ async def connect(
         authorities=authorities,
         timeouts=MappingProxyType(_timeouts(config)),
         unauthenticated=frozenset(path for path, api in config.api.items() if api.skip_auth),
+        tls=tls,
+        audit=audit if audit is not None else AuditLog(),
         started_at=Timestamp.now(),
     )
 

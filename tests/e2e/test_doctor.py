@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from kes_core.config import Config, load_config
+from kes_core.config import Config, load
 from kes_core.doctor.decision import Requester, explain
 from kes_core.plugins import Plugins, load_plugins
 from kes_core.protocol import ROUTES
@@ -196,7 +196,7 @@ LAYERS = {"route": {307, 404}, "method": {405}, "certificate": {400, 404}, "poli
 def test_explanations_are_what_the_server_does(site: Site) -> None:
     """Every kind of client with every kind of request: who is refused is refused, by the check that is named."""
     plugins = load_plugins()
-    config = load_config(site.server.config_path, plugins=plugins)
+    config = load(site.server.config_path, plugins=plugins).config
     wrong = []
     for name, (credentials, _arguments) in site.clients.items():
         asker = Requester.nobody() if credentials is None else Requester.from_file(credentials.cert)

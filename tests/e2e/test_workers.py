@@ -255,7 +255,7 @@ def test_refused_with_a_store_that_is_not_shared(run_server: Run) -> None:
 def test_number_that_makes_no_sense(number: str) -> None:
     done = kes("server", "--config", "/dev/null", "--workers", number)
     assert done.returncode == 1
-    assert f"workers: {number!r} is no number of processes; expected 1 to 256" in done.stderr
+    assert f"workers: {number!r} is not a number of processes; expected 1 to 256" in done.stderr
 
 
 def test_start_fails_as_one(run_server: Run, tmp_path: Path) -> None:

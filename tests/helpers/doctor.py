@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kes_core.config import Config, load_config
+from kes_core.config import Config, load
 from kes_core.findings import Finding
 from kes_core.plugins import load_plugins
 from tests.helpers.server import write_config
@@ -33,7 +33,7 @@ Pair = tuple[Ed25519PrivateKey | rsa.RSAPrivateKey, x509.Certificate]
 
 def config(directory: Path, **overrides: Any) -> Config:
     """Return a valid configuration."""
-    return load_config(write_config(directory, ADMIN, overrides), plugins=PLUGINS)
+    return load(write_config(directory, ADMIN, overrides), plugins=PLUGINS).config
 
 
 def levels(findings: Iterable[Finding]) -> set[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import ipaddress
 import json
 import os
 import queue
@@ -22,8 +24,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from kes_core.identity import APIKey
+from kes_core.identity import APIKey, make_certificate
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 START_TIMEOUT = 30.0
@@ -152,6 +155,14 @@ def free_port() -> int:
 def make_server_certificate(directory: Path) -> tuple[Path, Path]:
     """Write a self-signed certificate for the server into `directory`; return the paths of key and certificate."""
     credentials = make_credentials(directory, "server")
+    certificate = make_certificate(
+        credentials.api_key.private_key(),
+        subject="localhost",
+        valid_for=dt.timedelta(days=90),
+        dns=["localhost"],
+        ips=[ipaddress.ip_address("127.0.0.1")],
+    )
+    credentials.cert.write_bytes(certificate.public_bytes(Encoding.PEM))
     return credentials.key, credentials.cert
 
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from kes_core.cli.config import command
-from kes_core.config import load_config
+from kes_core.config import load
 from kes_core.config.files import check_files
 from kes_core.plugins import load_plugins
 from tests.helpers.server import make_server_certificate
@@ -24,13 +24,13 @@ def test_file_can_be_used(file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     copy = Path(shutil.copy(file, tmp_path))
     done = CliRunner().invoke(command, ["check", str(copy)])
     assert done.exit_code == 0, done.output
-    config = load_config(copy, plugins=load_plugins())
+    config = load(copy, plugins=load_plugins()).config
     check_files(config)
     assert config.keystore.backend.name == "fs"
 
 
 def test_what_is_empty_has_its_default() -> None:
-    config = load_config(Path(__file__).parent / "config" / "every-field.yml", plugins=load_plugins())
+    config = load(Path(__file__).parent / "config" / "every-field.yml", plugins=load_plugins()).config
     tls = config.tls
     assert (config.port, tls.auth, tls.ca, tls.password) == (7373, False, "", None)
     assert config.tls.proxy.header.cert == "X-Tls-Client-Cert"

@@ -17,7 +17,8 @@ from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import ConnectionState
 
 from kes_core.access.sender import ProvenClient
-from kes_core.config import load_config
+from kes_core.audit.log import AuditLog
+from kes_core.config import load
 from kes_core.counters import StoreCounters
 from kes_core.plugins import load_plugins
 from kes_core.server.api.dispatch import KESApp
@@ -71,13 +72,14 @@ def _server() -> _Server:
         admin = make_credentials(Path(directory), "admin")
         path = write_config(Path(directory), admin.identity, {"keys": [{"name": "my-key"}]})
         plugins = load_plugins()
-        config = load_config(path, plugins=plugins)
-    metrics = Metrics()
-    peers = LocalPeers(metrics)
-    state = asyncio.run(connect(config, plugins, counters=StoreCounters(), on_key_change=peers.forget))
+        config = load(path, plugins=plugins).config
+        metrics = Metrics()
+        peers = LocalPeers(metrics)
+        sink = Sink()
+        audit = AuditLog([cast("Any", sink)])
+        opening = connect(config, plugins, counters=StoreCounters(), on_key_change=peers.forget, audit=audit)
+        state = asyncio.run(opening)
     app = KESApp(state, metrics, peers, ExpiryWatch(metrics))
-    sink = Sink()
-    app.audit = type(app.audit)([cast("Any", sink)])
     return _Server(app, ProvenClient(admin.identity, "", None, verified=False, presented=True), sink)
 
 

@@ -29,18 +29,18 @@ class Faulty:
 
     def __init__(self, **faults: Any) -> None:
         metrics = Metrics()
+        self.records: list[Any] = []
         state: Any = SimpleNamespace(
             client_of=lambda _scope: SimpleNamespace(identity=IDENTITY, error="", address="192.0.2.1", expires=1e18),
             timeouts={route.path: 5.0 for route in ROUTES},
             unauthenticated=frozenset(),
             admin=IDENTITY,
             engines=(),
+            audit=AuditLog(plugins=[SimpleNamespace(audit=self.records.append)]),  # type: ignore[list-item] # all of a sink that is used
         )
         state.__dict__.update(faults)
         self.app = KESApp(state, metrics, LocalPeers(metrics), ExpiryWatch(metrics))
-        self.records: list[Any] = []
         self.sent: list[Message] = []
-        self.app.audit = AuditLog(plugins=[SimpleNamespace(audit=self.records.append)])  # type: ignore[list-item] # all of a sink that is used
 
     async def ask(self, method: str, path: str, receive: Any = None) -> None:
         scope = {

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.config import ConfigError, load_config, parse_config
+from kes_core.config import ConfigError, load, parse_config
 from kes_core.config.document import Document, YAMLError, parse
 from kes_core.plugins import Plugins, load_plugins
 from tests.helpers.server import vectors
@@ -101,7 +101,7 @@ HUGE = {
     "address: :" + "1" * 60_000: "has no valid port",
     "workers: " + "1" * 60_000: "expected 1 to 256",
     "log: {error: info+" + "1" * 60_000 + "}": "is not a log level",
-    "audit: {syslog: {address: 'udp://h:" + "1" * 60_000 + "'}}": "is no address of a log",
+    "audit: {syslog: {address: 'udp://h:" + "1" * 60_000 + "'}}": "is not the address of a log",
 }
 
 
@@ -118,7 +118,7 @@ def test_number_of_very_many_digits(text: str, plugins: Plugins) -> None:
 
 def test_file_without_an_end(plugins: Plugins) -> None:
     with pytest.raises(ConfigError, match="larger than"):
-        load_config(Path("/dev/zero"), plugins=plugins)
+        load(Path("/dev/zero"), plugins=plugins)
 
 
 MEANT = {

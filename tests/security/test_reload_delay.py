@@ -1,30 +1,34 @@
-"""A reload does not stop the server: neither a large configuration nor a worker that hangs while it starts."""
+"""A reload does not hold up the server: neither a large configuration nor a worker that hangs while it starts."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import signal
+import threading
 import time
+import weakref
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from kes_core.config import Config, ConfigSource, load_config
-from kes_core.plugins import load_plugins
-from kes_core.server import main
-from kes_core.server.metrics import Metrics
-from kes_core.server.server import Serving
-from kes_core.server.workers.peers import LocalPeers
+from kes_core.config import load
+from kes_core.server.main import SingleProcess, reload_when_wanted
+from kes_core.server.wire.sockets import Sockets
 from tests.helpers.server import make_credentials, start_server, write_config
 
 POLICIES = 2_000
 IDENTITIES = 10_000
 LIMIT = 0.050
 """Seconds for which a reload may hold up requests."""
+INTERVAL = 0.001
+"""Seconds between two looks at the event loop."""
 
 
 def policies() -> dict[str, Any]:
@@ -39,65 +43,74 @@ def policies() -> dict[str, Any]:
     }
 
 
-class _Process:
-    """What `kes server` runs in one process, without its listeners."""
+async def watch(until: asyncio.Event) -> tuple[float, float]:
+    """Return the longest time for which the event loop worked on one thing, and for which it was late, in seconds.
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-        self.reloaded = asyncio.Event()
-
-    async def start(self, _sockets: Any) -> None:
-        await self._serving.start([], [])
-
-    async def reload(self, config: Config, _text: str) -> None:
-        self._serving.apply(await self._serving.prepare(config))
-        self.reloaded.set()
-
-    async def stop(self) -> None:
-        await self._serving.stop()
-
-
-async def longest_turn(until: asyncio.Event) -> float:
-    """Return the longest time for which the event loop worked on one thing.
-
-    Counted is the processor time of the loop's own thread: other processes take the processor away for longer. Another
-    thread of this process takes Python's lock away for 5 ms at a time (`sys.getswitchinterval`).
+    The first is processor time of the loop's own thread. The second is time by the clock: it counts the waits for
+    Python's lock, which another thread may hold, and also what other processes take of the machine.
     """
-    longest, last = 0.0, time.thread_time()
+    turn = lag = 0.0
+    worked, woke = time.thread_time(), time.monotonic()
     while not until.is_set():
-        await asyncio.sleep(0.001)
-        now = time.thread_time()
-        longest, last = max(longest, now - last), now
-    return longest
+        await asyncio.sleep(INTERVAL)
+        now, clock = time.thread_time(), time.monotonic()
+        turn, lag = max(turn, now - worked), max(lag, clock - woke - INTERVAL)
+        worked, woke = now, clock
+    return turn, lag
+
+
+async def reload_once(process: SingleProcess, wanted: asyncio.Event) -> int:
+    """Reload, and wait until the state that is replaced is freed; return the thread that freed it."""
+    loop = asyncio.get_running_loop()
+    freed_by: asyncio.Future[int] = loop.create_future()
+
+    def on_freed() -> None:
+        loop.call_soon_threadsafe(freed_by.set_result, threading.get_ident())
+
+    weakref.finalize(process.server.app.server_state.config, on_freed)
+    wanted.set()
+    return await freed_by
+
+
+async def while_watching(work: Coroutine[Any, Any, Any]) -> tuple[float, float, Any]:
+    """Return what `watch` saw while `work` ran, and what `work` returned."""
+    done = asyncio.Event()
+    watching = asyncio.create_task(watch(done))
+    result = await work
+    done.set()
+    return *await watching, result
 
 
 def test_reload_of_a_large_configuration_holds_up_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does the end of the state that the reload replaces."""
     monkeypatch.setattr("kes_core.server.log.set_level", lambda _level: None)
-    longest = asyncio.run(_reload_large_configuration(tmp_path))
-    assert longest < LIMIT
+    monkeypatch.setattr("kes_core.server.server.GRACE", 0.1)
+    asyncio.run(_reload_large_configuration(tmp_path))
 
 
-async def _reload_large_configuration(tmp_path: Path) -> float:
-    """Reload once; return the longest turn of the loop meanwhile."""
+async def _reload_large_configuration(tmp_path: Path) -> None:
     path = write_config(tmp_path, make_credentials(tmp_path).identity, {"policy": policies()})
-    plugins, metrics = load_plugins(), Metrics()
-    config = load_config(path, plugins=plugins)
-    serving = Serving(plugins, metrics, LocalPeers(metrics))
-    await serving.connect(config)
-    process, wanted = _Process(serving), asyncio.Event()
-    await process.start(None)
-    before = serving.app.server_state
-    wanted.set()
-    reloading = asyncio.create_task(main._reload_on(wanted, process, config, plugins, ConfigSource(path)))
-    try:
-        longest = await longest_turn(process.reloaded)
-        assert serving.app.server_state is not before
-        assert len(serving.app.server_state.policy_of) == IDENTITIES
-        return longest
-    finally:
-        reloading.cancel()
-        await asyncio.gather(reloading, return_exceptions=True)
-        await process.stop()
+    loaded = load(path)
+    process, wanted = SingleProcess(loaded), asyncio.Event()
+    load_again = partial(load, path, plugins=loaded.plugins)
+    with contextlib.closing(Sockets(loaded.config)) as sockets:
+        await process.start(sockets)
+        await process.reload(load_again())  # the first state stays in memory: `loaded` has its configuration
+        reloading = asyncio.create_task(reload_when_wanted(wanted, process, loaded.config, load_again))
+        try:
+            assert len(process.server.app.server_state.policy_of) == IDENTITIES
+            for attempts_left in (2, 1, 0):  # other processes may take the machine away at any time
+                _turn, quiet, _result = await while_watching(asyncio.sleep(1))
+                turn, lag, freed_by = await while_watching(reload_once(process, wanted))
+                assert turn < LIMIT
+                assert freed_by != threading.get_ident()
+                if lag < quiet + LIMIT or not attempts_left:
+                    break
+            assert lag < quiet + LIMIT
+        finally:
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
+            await process.stop()
 
 
 def test_worker_that_hangs_while_it_starts_does_not_block_reloads(tmp_path: Path) -> None:
@@ -105,7 +118,7 @@ def test_worker_that_hangs_while_it_starts_does_not_block_reloads(tmp_path: Path
     try:
         key, moved = tmp_path / "server.key", tmp_path / "moved.key"
         key.rename(moved)
-        os.mkfifo(key)  # who opens it waits for a writer, and there is none
+        os.mkfifo(key)  # opening it waits for a writer, and there is none
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
         server.wait_for_log("has died")

@@ -26,7 +26,6 @@ from starlette.requests import ClientDisconnect
 from kes_core import protocol
 from kes_core.access.errors import RequestError, error_body
 from kes_core.access.sender import Sender
-from kes_core.audit.log import AuditLog
 from kes_core.boundary import PluginError
 from kes_core.faults import log_fault
 from kes_core.names import is_valid_name, is_valid_pattern
@@ -68,7 +67,7 @@ _SUBJECTS: Final = {"key": "key name", "policy": "policy name", "identity": "ide
 
 
 class KESApp(FastAPI):
-    """The API of the server. `state` is what it works with; assign another to swap everything at once."""
+    """The API of the server. It works with `server_state`: `use` replaces everything at once."""
 
     def __init__(self, state: State, metrics: Metrics, peers: Peers, expiry: ExpiryWatch) -> None:
         super().__init__(title="kes-core", version=system.version(), openapi_url=None, redirect_slashes=False)
@@ -78,13 +77,18 @@ class KESApp(FastAPI):
         self.expiry = expiry
         self.error_log = Hub(self._count_error_events)
         self.audit_log = Hub(self._count_audit_events)
-        self.audit = AuditLog(readers=self.audit_log)
+        state.audit.readers = self.audit_log
         self._handlers: dict[str, tuple[Route, Handler]] = {}
         streams = logs.handlers(metrics, peers, self.error_log, self.audit_log)
         own = {system.API_PATH: self._list_api, system.STATUS_PATH: self._status}
         handlers = {**system.HANDLERS, **own, **streams, **keys.HANDLERS, **policies.HANDLERS}
         for route in ROUTES:
             self._add(route, handlers[route.path])
+
+    def use(self, state: State) -> None:
+        """Work with `state` from now on; requests under way go on with the state they began with."""
+        state.audit.readers = self.audit_log
+        self.server_state = state
 
     def close_streams(self) -> None:
         """End the answers that would go on for ever."""
@@ -193,10 +197,11 @@ class _Dispatcher:
         call, status = exchange.call, exchange.status
         if call is not None and call.is_authorized and call.kes_route.is_counted and status != _UNANSWERED:
             self._app.metrics.answered(status, seconds)
-        if self._app.audit.enabled:
+        audit = self._app.server_state.audit
+        if audit.enabled:
             sender = call.sender if call is not None else self._sender_of(scope)
             address = sender.address or (scope["client"] or ("",))[0]
-            self._app.audit.record(ip=address, path=path, identity=sender.identity, code=status, seconds=seconds)
+            audit.record(ip=address, path=path, identity=sender.identity, code=status, seconds=seconds)
 
     def _begin(self, scope: Message, receive: Receive, path: str) -> Call:
         """Find out what a request asks for, and who sent it."""

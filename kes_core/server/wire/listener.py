@@ -27,7 +27,7 @@ from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.sockets import BACKLOG
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.wire.tls_connection import TLSConnection
-from kes_core.tls import TLSError, TLSSettings, make_context
+from kes_core.tls import ServerTLS, TLSError
 
 if TYPE_CHECKING:
     from hypercorn.typing import TaskGroup
@@ -65,13 +65,6 @@ class Runtime(Protocol):
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on `sockets`, which are bound, until `stop`. Other processes may serve on them too."""
 
-    def prepare(self, tls: TLSSettings) -> Callable[[], None]:
-        """Return a function that makes new connections use `tls`. Open connections continue.
-
-        Raises:
-            TLSError: The settings can't be used.
-        """
-
     async def stop(self, *, grace: float) -> None:
         """Accept no more connections, give running requests `grace` seconds to finish, and close."""
 
@@ -79,12 +72,19 @@ class Runtime(Protocol):
 class HypercornRuntime:
     """The `Runtime` on Hypercorn, on the running event loop."""
 
-    def __init__(self, app: App, tls: TLSSettings, metrics: Metrics) -> None:
+    def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
+        """Set up.
+
+        Args:
+            app: Answers the requests.
+            tls: Returns what a new connection uses. Connections that are open keep what they began with.
+            metrics: Counts handshakes.
+        """
         self.app = app
         self._metrics = metrics
         self.context = WorkerContext(None)
         self.config = _hypercorn_config()
-        self._tls = (make_context(tls), tls.client_certificate.verified)
+        self._tls = tls
         self._acceptors: list[Acceptor] = []
         self._connections: dict[TLSConnection, _ClientConnection] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -98,14 +98,6 @@ class HypercornRuntime:
             sock.listen(BACKLOG)
             self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.accept_failed))
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-
-    def prepare(self, tls: TLSSettings) -> Callable[[], None]:
-        prepared = (make_context(tls), tls.client_certificate.verified)
-
-        def use() -> None:
-            self._tls = prepared
-
-        return use
 
     async def stop(self, *, grace: float) -> None:
         for acceptor in self._acceptors:
@@ -143,7 +135,7 @@ class HypercornRuntime:
     # Connections
 
     def _new_connection(self) -> TLSConnection:
-        context, verifies_clients = self._tls
+        context, verifies_clients = self._tls()
         return TLSConnection(
             context,
             verifies_clients=verifies_clients,

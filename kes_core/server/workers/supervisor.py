@@ -1,7 +1,7 @@
-"""Several processes that serve on the same sockets, and the one that looks after them and serves nothing itself.
+"""The supervisor of several processes that serve on the same sockets. It serves nothing itself. Internal.
 
 It starts workers and replaces those that die; gives all of them a new configuration, or none; adds up their numbers;
-and passes on what they have to tell one another: keys that were created or deleted, events for the readers of the logs.
+and passes on the messages between them: keys that were created or deleted, and events for the readers of the logs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kes_core.server.server import GRACE, ConfigRejectedError
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
 if TYPE_CHECKING:
-    from kes_core.config import Config, ConfigSource
+    from kes_core.config import LoadedConfig
     from kes_core.server.wire.sockets import Sockets
 
 __all__ = ["Supervisor", "WorkerError"]
@@ -31,20 +31,20 @@ __all__ = ["Supervisor", "WorkerError"]
 logger = logging.getLogger("kes.server")
 
 _SNAPSHOT_INTERVAL: Final = 1.0
-"""Seconds between two looks at the workers' numbers: so much of them is lost when one dies."""
+"""Seconds after which the workers' numbers are read again: those of the last interval are lost when a worker dies."""
 _ANSWER_TIMEOUT: Final = 2.0
-"""Seconds that a worker gets for numbers."""
+"""Seconds that a worker has to send its numbers."""
 _OBEY_TIMEOUT: Final = 5.0
-"""Seconds that a worker gets for what it must not fail to do: one that does not is killed, and replaced."""
+"""Seconds that a worker has to carry out a command before it is killed and replaced."""
 _PREPARE_TIMEOUT: Final = 60.0
-"""Seconds that a worker gets to connect to what a configuration names, once the server has started."""
+"""Seconds that a worker has to connect to what a configuration names, once the server has started."""
 _MAX_PAUSE: Final = 30.0
-"""Seconds at the most before a worker that dies again and again is replaced."""
+"""The longest pause, in seconds, before a worker that dies again and again is replaced."""
 _LASTING: Final = 60.0
-"""Seconds after which a worker that dies had not died at once."""
+"""Seconds after which the death of a worker no longer lengthens that pause."""
 _KILL_AFTER: Final = GRACE + 5
 GAUGES: Final = frozenset({"active", "workers", "threads", "heap", "blocks", "stack", "expiring"})
-"""Numbers that end with their process; the others only grow."""
+"""Numbers that end with their process. All others only grow."""
 
 
 class WorkerError(Exception):
@@ -58,12 +58,12 @@ class _WorkerHandle:
         self.number = number
         self.process: asyncio.subprocess.Process
         self.numbers: dict[str, Any] = {}
-        """What it has counted, as of late."""
+        """What it had counted when it was last asked."""
         self.reads: set[str] = set()
-        """The logs that clients read from it."""
+        """The logs that its clients read."""
         self.serves = False
-        self.text = ""
-        """The configuration that it has started with."""
+        self.loaded = supervisor.loaded
+        """The configuration that it starts with."""
         self.channel = Channel(
             asked={
                 "snapshot": supervisor.snapshot,
@@ -82,7 +82,7 @@ class _WorkerHandle:
 
         Args:
             supervisor: With the sockets and the configuration.
-            within: Seconds that it gets; a worker that takes longer is killed.
+            within: Seconds after which a worker that has not started is killed.
 
         Raises:
             WorkerError: The worker can't start.
@@ -104,15 +104,14 @@ class _WorkerHandle:
         await self.channel.open(ours)
         receiving = asyncio.create_task(self.channel.run())
         self._tasks.add(receiving)
-        self.text = supervisor.text
+        self.loaded = supervisor.loaded
         try:
             async with asyncio.timeout(within):
                 await self.channel.ask(
                     "start",
                     number=self.number,
-                    path=str(supervisor.source.path),
-                    overrides=dict(supervisor.source.overrides),
-                    text=self.text,
+                    filename=self.loaded.filename,
+                    values=self.loaded.values,
                     mlock=supervisor.mlock,
                     sockets=api,
                     probes=probes,
@@ -142,7 +141,7 @@ class _WorkerHandle:
         self.serves = True
 
     async def kill(self) -> None:
-        """End a worker that may not listen any more."""
+        """Kill the process, which may no longer respond, and wait until it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.end()
@@ -159,7 +158,7 @@ class _WorkerHandle:
         return f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
 
     async def end(self) -> None:
-        """Let it finish what is under way, and wait until it has ended."""
+        """Let it finish the requests under way, and wait until it has ended."""
         self.serves = False
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
@@ -174,7 +173,7 @@ class _WorkerHandle:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def snapshot(self) -> dict[str, Any] | None:
-        """Return what it has counted; nothing if it does not answer in time."""
+        """Return what it has counted; `None` if it does not answer in time."""
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 found: dict[str, Any] = await self.channel.ask("snapshot")
@@ -183,11 +182,11 @@ class _WorkerHandle:
         return found
 
     async def order(self, what: str, *, within: float = _OBEY_TIMEOUT, **arguments: Any) -> None:
-        """Have it do something. If it does not answer `within` so many seconds it is killed, and so replaced.
+        """Send a command; kill and replace the worker if it does not answer within `within` seconds.
 
         Raises:
-            ChannelClosedError: It has ended, or is killed.
-            PeerError: It can't do it.
+            ChannelClosedError: The worker has ended, or is killed.
+            PeerError: It can't carry out the command.
         """
         try:
             async with asyncio.timeout(within):
@@ -200,22 +199,21 @@ class _WorkerHandle:
 
 
 class Supervisor:
-    """Looks after the workers."""
+    """Starts, replaces, reloads and stops the workers."""
 
-    def __init__(self, config: Config, source: ConfigSource, *, mlock: bool) -> None:
+    def __init__(self, loaded: LoadedConfig, *, mlock: bool) -> None:
         """Set up; nothing is started yet. The arguments are those of `kes_core.server.main.run`."""
-        self.source = source
+        self.loaded = loaded
         self.mlock = mlock
-        self.text = source.read()
         self.sockets: Sockets
         self.output_lock = os.memfd_create("kes-output-lock")
-        self._count = config.workers
+        self._count = loaded.config.workers
         self._workers: list[_WorkerHandle] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
         self._restarts = 0
         self._past: list[dict[str, Any]] = []
-        """What workers that have died had counted."""
+        """What dead workers had counted."""
         self._reloading = asyncio.Lock()
         self._stopping = False
 
@@ -237,38 +235,38 @@ class Supervisor:
             await asyncio.gather(*(worker.end() for worker in workers if worker.serves))
             raise failures[0]
         self._workers = workers
-        for name in ("error", "audit"):  # clients may have begun to read while the last workers started
+        for name in ("error", "audit"):  # clients may have begun to read before the last worker started
             self._tell_wanted(name)
         log.publish(_EventHandler(self, asyncio.get_running_loop()))
-        self._tasks = [asyncio.create_task(self._look_after(index)) for index in range(len(workers))]
+        self._tasks = [asyncio.create_task(self._keep_running(index)) for index in range(len(workers))]
         self._tasks.append(asyncio.create_task(self._collect()))
 
     async def _start(self, worker: _WorkerHandle) -> None:
         await worker.start(self)
         await worker.serve()
 
-    async def reload(self, _config: Config, text: str) -> None:
-        """Give all workers the configuration in `text`, or none.
+    async def reload(self, loaded: LoadedConfig) -> None:
+        """Have all workers serve with `loaded`, or none.
 
         Raises:
-            ConfigRejectedError: It can't be used, and everything is as it was.
+            ConfigRejectedError: It can't be used. Nothing has changed.
         """
         async with self._reloading:
             workers = [worker for worker in self._workers if worker.serves]
             results = await asyncio.gather(
-                *(worker.order("prepare", within=_PREPARE_TIMEOUT, text=text) for worker in workers),
+                *(worker.order("prepare", within=_PREPARE_TIMEOUT, values=loaded.values) for worker in workers),
                 return_exceptions=True,
             )
-            # One that died meanwhile is replaced by one that starts with what is in force then.
+            # A worker that died meanwhile is replaced, and starts with the configuration of that time.
             failures = [result for result in results if isinstance(result, PeerError)]
             done = "discard" if failures else "apply"
             await asyncio.gather(*(worker.order(done) for worker in workers), return_exceptions=True)
             if failures:
                 raise ConfigRejectedError(str(failures[0]))
-            self.text = text
+            self.loaded = loaded
 
     async def stop(self) -> None:
-        """Let all workers finish what is under way, and end them."""
+        """Let all workers finish the requests under way, and end them."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -278,8 +276,8 @@ class Supervisor:
         if any(worker.process.returncode == UNAUDITED for worker in self._workers):
             raise WorkerError("the audit log on standard output can't be written")
 
-    async def _look_after(self, index: int) -> None:
-        """Replace the worker of one place whenever it dies."""
+    async def _keep_running(self, index: int) -> None:
+        """Replace the worker at `index` whenever it dies."""
         loop = asyncio.get_running_loop()
         pause, started = 0.0, loop.time()
         while True:
@@ -305,7 +303,7 @@ class Supervisor:
                 # Reloads go on meanwhile: a worker may take long to connect, or hang.
                 await worker.start(self, within=_PREPARE_TIMEOUT)
                 async with self._reloading:
-                    if worker.text != self.text:  # it has missed a reload, and must not serve what is not in force
+                    if worker.loaded is not self.loaded:  # it has missed a reload, and must not serve with the old one
                         await worker.kill()
                         pause = 0.0
                         continue
@@ -323,7 +321,7 @@ class Supervisor:
                 self._tell_wanted(name)
             return started
 
-    # What workers ask for
+    # Requests of the workers
 
     async def snapshot(self) -> dict[str, Any]:
         """Return the numbers of all workers."""
@@ -331,18 +329,18 @@ class Supervisor:
         answers = await asyncio.gather(*(worker.snapshot() for worker in workers))
         for worker, answer in zip(workers, answers, strict=True):
             worker.numbers = answer or worker.numbers
-        # What one has counted that has died meanwhile is among the past already.
+        # A worker that has died meanwhile is already in `_past`.
         found = [worker.numbers for worker in workers if worker.numbers and worker.serves]
         total: dict[str, Any] = merge([*found, *self._past])
         return total | {"worker_restarts": self._restarts, "started": self._started}
 
     async def forget(self, asking: _WorkerHandle, name: str) -> None:
-        """Let all workers but the one that asks forget a key."""
+        """Remove a key from the memory of all workers but the one that asks."""
         others = [worker for worker in self._workers if worker is not asking and worker.serves]
         await asyncio.gather(*(worker.order("forget", name=name) for worker in others), return_exceptions=True)
 
     def on_readers(self, worker: _WorkerHandle, log: str, there_are: bool) -> None:
-        """Take note of a worker from which clients read a log, or do no longer."""
+        """Note whether clients of a worker read a log."""
         if there_are:
             worker.reads.add(log)
         else:
@@ -350,7 +348,7 @@ class Supervisor:
         self._tell_wanted(log)
 
     def pass_on(self, origin: _WorkerHandle | None, log: str, line: str) -> None:
-        """Hand an event to the workers from which clients read the log."""
+        """Send an event to the workers whose clients read the log."""
         for worker in self._workers:
             if (
                 worker is not origin
@@ -360,7 +358,7 @@ class Supervisor:
                 worker.channel.tell("cut", log=log)
 
     def cut(self, log: str) -> None:
-        """End all streams of a log: some of its events are lost."""
+        """End all streams of a log, because some of its events are lost."""
         for worker in self._workers:
             worker.channel.tell("cut", log=log)
 
@@ -375,20 +373,20 @@ class Supervisor:
             worker.channel.tell("wanted", log=log, elsewhere=elsewhere)
 
     async def _collect(self) -> None:
-        """Keep what the workers have counted, for when one dies."""
+        """Keep what the workers have counted, in case one dies."""
         while True:
             await asyncio.sleep(_SNAPSHOT_INTERVAL)
             await self.snapshot()
 
 
 def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return what a worker has counted without what ends with it."""
+    """Return what a worker has counted, without the numbers that end with it."""
     empty: dict[type, Any] = {int: 0, float: 0.0, dict: {}}
     return {name: empty[type(value)] if name in GAUGES else value for name, value in numbers.items()}
 
 
 class _EventHandler(logging.Handler):
-    """Hands what the supervisor itself logs to the clients that read the error log."""
+    """Sends what the supervisor itself logs to the clients that read the error log."""
 
     def __init__(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

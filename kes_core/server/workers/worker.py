@@ -1,4 +1,4 @@
-"""A process that serves, one of several (`workers`): `supervisor` starts it, tells it what to do, looks after it."""
+"""A process that serves, one of several (`workers`): `supervisor` starts it, sends it commands, and replaces it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ import logging
 import signal
 import socket
 import sys
-from pathlib import Path
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.config import ConfigError, ConfigSource
-from kes_core.plugins import load_plugins
+from kes_core.config import ConfigError
+from kes_core.config.load import load_values
 from kes_core.server import log
 from kes_core.server.events import ErrorLogHandler, Hub
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
-from kes_core.server.server import ConfigRejectedError, PreparedConfig, Serving
+from kes_core.server.server import ConfigRejectedError, ServerProcess
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kes_core.config import LoadedConfig
+    from kes_core.server.state import State
 
 __all__ = ["main"]
 
 logger = logging.getLogger("kes.server")
 
 _PEERS_TIMEOUT: Final = 8.0
-"""Seconds that the other processes get to answer: more than the supervisor gives them before it kills them."""
+"""Seconds that the other processes have to answer: more than the supervisor gives them before it kills them."""
 
 
 class RemotePeers:
-    """The other processes, by way of the supervisor. What they can't be asked for is left out."""
+    """The other processes, through the supervisor. If it does not answer, their numbers are left out."""
 
     def __init__(self, channel: Channel, metrics: Metrics) -> None:
         self._channel = channel
@@ -49,17 +55,16 @@ class RemotePeers:
             async with asyncio.timeout(_PEERS_TIMEOUT):
                 await self._channel.ask("forget", name=name)
         except (ChannelClosedError, PeerError, TimeoutError):
-            logger.warning("the other workers could not be told that the key %r has changed", name)
+            logger.warning("the other workers did not confirm that the key %r has changed", name)
 
 
 class _Worker:
     def __init__(self) -> None:
         self._stop = asyncio.Event()
         self._metrics = Metrics()
-        self._change: PreparedConfig | None = None
-        self._serving: Serving
-        self._source: ConfigSource
-        self._plugins: Any
+        self._prepared: State | None = None
+        self._server: ServerProcess
+        self._load: Callable[[str], LoadedConfig]
         self._sockets: tuple[list[int], list[int]]
         self._channel = Channel(
             asked={
@@ -83,75 +88,74 @@ class _Worker:
         receiving = asyncio.create_task(self._channel.run())
         receiving.add_done_callback(lambda _task: self._stop.set())  # the supervisor is gone
         await self._stop.wait()
-        if hasattr(self, "_serving"):
-            await self._serving.stop()
+        if hasattr(self, "_server"):
+            await self._server.stop()
         receiving.cancel()
         await asyncio.gather(receiving, return_exceptions=True)
 
-    # What the supervisor asks for
+    # Commands of the supervisor
 
     async def _start(
         self,
         *,
         number: int,
-        path: str,
-        overrides: dict[str, str],
-        text: str,
+        filename: str,
+        values: str,
         mlock: bool,
         sockets: list[int],
         probes: list[int],
         lock: int,
     ) -> None:
-        self._source = ConfigSource(Path(path), overrides)
         try:
             harden(mlock=mlock)
-            self._plugins = load_plugins(block=self._source.blocked(text))
-            config = self._source.parse(text, self._plugins)
-            log.set_up(config.log.error, worker=number)
-            serving = Serving(self._plugins, self._metrics, RemotePeers(self._channel, self._metrics), output_lock=lock)
-            await serving.connect(config)
+            loaded = load_values(values, filename=filename)
+            log.set_up(loaded.config.log.error, worker=number)
+            peers = RemotePeers(self._channel, self._metrics)
+            server = ServerProcess(loaded.plugins, self._metrics, peers, output_lock=lock)
+            await server.connect(loaded.config)
         except (ConfigError, MemoryLockError, ConfigRejectedError) as error:
             raise PeerError(str(error)) from error
-        self._serving = serving
+        self._server = server
+        self._load = partial(load_values, filename=filename, plugins=loaded.plugins)
         for name, hub in self._hubs().items():
             hub.on_readers = lambda there_are, name=name: self._on_readers(name, there_are)  # type: ignore[misc] # mypy knows no default of a lambda
-        log.publish(ErrorLogHandler(serving.app.error_log, asyncio.get_running_loop()))
+        log.publish(ErrorLogHandler(server.app.error_log, asyncio.get_running_loop()))
         self._sockets = sockets, probes
 
     async def _serve(self) -> None:
         api, listeners = ([socket.socket(fileno=fileno) for fileno in found] for found in self._sockets)
-        await self._serving.start(api, listeners)
+        await self._server.start(api, listeners)
         gc.collect()
         gc.freeze()
 
-    async def _prepare(self, *, text: str) -> None:
+    async def _prepare(self, *, values: str) -> None:
         try:
-            config = await asyncio.to_thread(self._source.parse, text, self._plugins)
-            self._change = await self._serving.prepare(config)
+            loaded = await asyncio.to_thread(self._load, values)
+            self._prepared = await self._server.prepare(loaded.config)
         except (ConfigError, ConfigRejectedError) as error:
             raise PeerError(str(error)) from error
 
     async def _apply(self) -> None:
-        change, self._change = self._change, None
-        if change is not None:
-            self._serving.apply(change)
-            log.set_level(change.config.log.error)
+        state, self._prepared = self._prepared, None
+        if state is not None:
+            self._server.apply(state)
+            log.set_level(state.config.log.error)
 
     async def _discard(self) -> None:
-        change, self._change = self._change, None
-        if change is not None:
-            await self._serving.discard(change)
+        state, self._prepared = self._prepared, None
+        if state is not None:
+            await self._server.discard(state)
 
     async def _snapshot(self) -> dict[str, Any]:
         return self._metrics.snapshot()
 
     async def _forget(self, *, name: str) -> None:
-        self._serving.forget(name)
+        self._server.forget(name)
 
     # Events for the readers of the logs, in this process and in the others
 
     def _hubs(self) -> dict[str, Hub]:
-        return {"error": self._serving.app.error_log, "audit": self._serving.app.audit_log}
+        return {"error": self._server.app.error_log, "audit": self._server.app.audit_log}
 
     def _on_readers(self, log_name: str, there_are: bool) -> None:
         self._channel.tell("readers", log=log_name, there_are=there_are)
@@ -161,7 +165,7 @@ class _Worker:
 
     def _send_event(self, log_name: str, line: str) -> None:
         if not self._channel.tell("event", urgent=False, log=log_name, line=line):
-            # Rather no stream than one with gaps.
+            # No stream is better than one with gaps.
             self._channel.tell("cut", log=log_name)
 
     def _event(self, *, log: str, line: str) -> None:

@@ -157,7 +157,7 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) ->
         (["server", "--dev", "--auth", "on"], 2, "--dev and --auth on exclude each other"),
         (["server", "--dev", "--addr", "127.0.0.1"], 2, "command line: address: '127.0.0.1' has no port"),
         (["server", "--dev", "--addr", "127.0.0.1:99999"], 2, "has no valid port"),
-        (["server", "--dev", "--workers", "0"], 2, "workers: '0' is no number of processes"),
+        (["server", "--dev", "--workers", "0"], 2, "workers: '0' is not a number of processes"),
         (["key", "create"], 2, "Missing argument 'NAME...'"),
         (["key", "import", "x", "AA", "--cipher", "DES"], 2, "'DES' is not one of 'AES256', 'ChaCha20'"),
         (["ls", "-i", "-p"], 2, "-i and -p exclude each other"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from kes_core.builtin.memory import MemoryKeyStore
-from kes_core.config import Config, ConfigError, Duration, Required, Secret, Section, Switch, load_config, parse_config
+from kes_core.config import Config, ConfigError, Duration, Required, Secret, Section, Switch, load, parse_config
 from kes_core.hookspecs import KeyStoreBackend
 from kes_core.keystore import KeyStore
 from kes_core.plugins import PluginInfo, Plugins, load_plugins
@@ -91,7 +91,7 @@ def as_in_vectors(config: Config, expected: Mapping[str, Any]) -> dict[str, Any]
             else value
             for rule, default in cache.items()
         },
-        "keys": list(config.keys),
+        "keys": [key.name for key in config.keys],
         "log": {"error_level": config.log.error, "audit_level": config.log.audit},
         "policy": {
             name: {"allow": list(p.allow), "deny": list(p.deny), "identities": list(p.identities)}
@@ -178,9 +178,9 @@ NAME_RULE = "1 to 80 of A-Z a-z 0-9 - _, no - at either end"
 # What follows the valid start above, from line 9 on, and the whole message.
 BROKEN = {
     "colour: blue": "config.yml:9: colour: unknown field. Allowed: version, address, workers, admin, tls, api, "
-    "policy, cache, log, audit, probe, keys, keystore, policy_engines, plugins",
+    "policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines",
     "adress: a:1": "config.yml:9: adress: unknown field; did you mean 'address'? Allowed: version, address, "
-    "workers, admin, tls, api, policy, cache, log, audit, probe, keys, keystore, policy_engines, plugins",
+    "workers, admin, tls, api, policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines",
     "policy:\n  p:\n    alow: []": "config.yml:11: policy.p.alow: unknown field; did you mean 'allow'? "
     "Allowed: allow, deny, identities",
     "policy:\n  p:\n    paths: []": "config.yml:11: policy.p.paths: this is the old name of 'policy.p.allow': use that",
@@ -256,8 +256,8 @@ BROKEN = {
     "log: *unknown": "config.yml:9: no valid YAML: found undefined alias 'unknown'",
     "? [a, b]\n: c": "config.yml:9: the name of a field must be plain text",
     "a: &a [*a]": "config.yml:9: the alias 'a' stands inside the value that it names",
-    "policy_engines:\n  cedar: {}": "config.yml:10: policy_engines.cedar: no installed plugin provides it; "
-    "installed: none",
+    "policy_engines:\n  cedar: {}": "config.yml:10: policy_engines.cedar: no installed plugin provides it: install "
+    "the package kes-cedar; installed: none",
 }
 
 
@@ -273,8 +273,9 @@ KEYSTORES = {
     "keystore: {}": f"config.yml:6: keystore: required: name the one key store to use; installed: {INSTALLED}",
     "keystore: fs": "config.yml:6: keystore: must be a mapping",
     "keystore: {fs: {path: a}, demo: {}}": "config.yml:6: keystore: more than one key store (fs, demo); keep one",
-    "keystore: {mysql: }": f"config.yml:6: keystore.mysql: no installed plugin provides it; installed: {INSTALLED}",
-    "keystore: {vualt: }": "config.yml:6: keystore.vualt: no installed plugin provides it; "
+    "keystore: {mysql: }": f"config.yml:6: keystore.mysql: no installed plugin provides it, and no known package does; "
+    f"installed: {INSTALLED}",
+    "keystore: {vualt: }": "config.yml:6: keystore.vualt: no installed plugin provides it, and no known package does; "
     f"installed: {INSTALLED}; did you mean 'vault'?",
     "keystore: {cloud: }": "config.yml:6: keystore.cloud: the plugin that should provide it was skipped: "
     "plugin 'cloud' of kes-cloud 1.0: can't be imported: boom",
@@ -304,7 +305,7 @@ def test_message_for_a_broken_key_store(text: str, plugins: Plugins) -> None:
 MISSING = {
     "": "config.yml:1: the file is empty; the least it needs: admin.identity, tls.key, tls.cert, keystore",
     "- a": "config.yml:1: must be a mapping of fields; allowed: version, address, workers, admin, tls, api, policy, "
-    "cache, log, audit, probe, keys, keystore, policy_engines, plugins",
+    "cache, log, audit, probe, keys, plugins, keystore, policy_engines",
     "tls: {key: k, cert: c}\nkeystore: {memory: }": "config.yml:1: admin: required, but missing",
     "admin: x\ntls: {key: k, cert: c}\nkeystore: {memory: }": "config.yml:1: admin: must be a mapping with the fields "
     "identity",
@@ -388,10 +389,10 @@ def test_alias_bomb_is_refused(plugins: Plugins) -> None:
 
 def test_file_that_can_not_be_read(plugins: Plugins, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing.yml: can't be read: No such file or directory"):
-        load_config(tmp_path / "missing.yml", plugins=plugins)
+        load(tmp_path / "missing.yml", plugins=plugins)
     (tmp_path / "latin.yml").write_bytes(b"a: b\nc: \xe9\n")
     with pytest.raises(ConfigError, match=r"latin.yml:2: no valid YAML: not UTF-8"):
-        load_config(tmp_path / "latin.yml", plugins=plugins)
+        load(tmp_path / "latin.yml", plugins=plugins)
 
 
 @given(st.text(max_size=300))

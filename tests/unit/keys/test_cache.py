@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kes_core.builtin.memory import MemoryKeyStore
-from kes_core.keys.cache import CacheExpiry, KeyCache
+from kes_core.config import CacheExpiry
+from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
 

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
-from kes_core.keys.cache import CacheExpiry, KeyCache
+from kes_core.keys.cache import KeyCache
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
 from tests.unit.keys.test_cache import Setup, Store, cut_off, run
 

@@ -1,0 +1,78 @@
+"""What the models of sections say about a field, found by its path. Internal."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+from kes_core.config.document import Path
+
+__all__ = ["dotted", "field_names", "is_secret", "wrong_kind"]
+
+
+def dotted(path: Path) -> str:
+    """Return a path as messages write it: `policy.my-app.identities[1]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def _annotation(model: Any, loc: Path) -> Any:
+    """Return the type of the value at `loc` in `model`."""
+    found: Any = model
+    for part in loc:
+        found = _inner(found, part)
+    return _plain(found)
+
+
+def _plain(annotation: Any) -> Any:
+    """Take off `Annotated` and `| None`."""
+    while True:
+        arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+        optional = len(arguments) == 1 and type(None) in get_args(annotation)
+        if optional or get_origin(annotation) is typing.Annotated:
+            annotation = arguments[0]
+        else:
+            return annotation
+
+
+def _inner(annotation: Any, part: str | int) -> Any:
+    annotation = _plain(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            if part in {name, field.alias}:
+                return field.annotation
+        return None
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return arguments[1]
+    return arguments[0] if arguments else None
+
+
+def field_names(model: type[BaseModel], loc: Path) -> list[str]:
+    """Return the names of the fields of the section at `loc`; none if there is no section."""
+    found = _annotation(model, loc)
+    if isinstance(found, type) and issubclass(found, BaseModel):
+        return [field.alias or name for name, field in found.model_fields.items()]
+    return []
+
+
+def is_secret(model: type[BaseModel], loc: Path) -> bool:
+    """Tell whether the value at `loc` is a secret."""
+    found = _annotation(model, loc)
+    return isinstance(found, type) and issubclass(found, SecretStr)
+
+
+def wrong_kind(model: type[BaseModel], loc: Path, kind: str, message: str) -> str:
+    """Return what the value at `loc` must be, after pydantic's error of this `kind` with this `message`."""
+    if kind in {"model_type", "dict_type", "model_attributes_type"}:
+        fields = field_names(model, loc)
+        return "must be a mapping" + (f" with the fields {', '.join(fields)}" if fields else "")
+    if kind in {"tuple_type", "list_type"}:
+        return "must be a list"
+    if kind in {"string_type", "bool_type", "float_type", "int_type"}:
+        return "must be a plain value"
+    return message[:1].lower() + message[1:]
