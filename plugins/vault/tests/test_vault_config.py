@@ -71,3 +71,4 @@ def test_defaults_are_those_of_the_guide() -> None:
     assert (config.endpoint, config.engine, config.version, config.prefix) == ("https://v", "kv", "v1", "")
     assert (config.status.ping, config.timeout, config.start_timeout) == (10, 5, 30)
     assert repr(config.token) == "Secret('**********')"
+    assert VaultConfig.model_validate({"endpoint": "https://v/", "token": "t", "version": ""}).version == "v1"

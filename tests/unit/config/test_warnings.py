@@ -72,7 +72,11 @@ def test_variable_inside_a_longer_text(tmp_path: Path) -> None:
     assert found.startswith("audit.file.path: '${HOST}' stays as it is in a longer text")
 
 
-@pytest.mark.parametrize("text", [str(ADMIN), str(ADMIN).removeprefix("kes:v1:"), "kes:v1:damaged"])
+@pytest.mark.parametrize(
+    "text",
+    [str(ADMIN), str(ADMIN).removeprefix("kes:v1:"), "kes:v1:damaged"],
+    ids=["with prefix", "without prefix", "damaged"],
+)
 @pytest.mark.parametrize("place", ["admin", "policy", "proxy"])
 def test_api_key_in_place_of_an_identity(tmp_path: Path, text: str, place: str) -> None:
     """The message names the identity, and never repeats the secret."""
