@@ -5,16 +5,28 @@ The routes themselves read and write plain JSON: making a model for each request
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, Field
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field, TypeAdapter
 
-__all__ = ["ANSWERS", "BODIES", "Error"]
+from kes_core.protocol import ROUTES, Route
+
+__all__ = ["ANSWERS", "BODIES", "TITLE", "Error", "add_route", "document"]
+
+TITLE: Final = "kes-core"
 
 Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Patterns = dict[str, dict[str, Any]]
+
+
+_ABOUT: Final = (
+    "The API of a KES server. Clients show who they are with a certificate in the TLS handshake. "
+    "POST may be used wherever the method is PUT."
+)
 
 
 class Error(BaseModel):
@@ -149,6 +161,13 @@ ANSWERS: Final[Mapping[str, Any]] = {
 }
 """What a route answers, by its path; nothing where it is missing."""
 
+TEXTS: Final[Mapping[str, str]] = {
+    "/v1/metrics": "text/plain",
+    "/v1/log/error": "application/x-ndjson",
+    "/v1/log/audit": "application/x-ndjson",
+}
+"""The media types of answers that are not one JSON value, by the path of the route."""
+
 BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/import/": ImportKey,
     "/v1/key/generate/": Context,
@@ -158,3 +177,52 @@ BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/bulk/decrypt/": list[CiphertextInContext],
 }
 """What a route takes as its body, by its path."""
+
+
+def add_route(app: FastAPI, route: Route, handler: Callable[..., Awaitable[Any]]) -> None:
+    """Add a route of the table to an application, with its documentation."""
+    argument = f"{{{route.argument.value}}}" if route.argument is not None else ""
+    body = BODIES.get(route.path)
+    extra: dict[str, Any] = {}
+    if route.argument is not None:
+        extra["parameters"] = [
+            {"name": route.argument.value, "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
+    if body is not None:
+        extra["requestBody"] = {"content": {"application/json": {"schema": _schema(body)}}}
+    responses: dict[int | str, dict[str, Any]] = {"default": {"model": Error, "description": "Refused, or failed"}}
+    if route.path in TEXTS:
+        responses[200] = {"content": {TEXTS[route.path]: {"schema": {"type": "string"}}}}
+    app.add_api_route(
+        route.path + argument,
+        handler,
+        methods=[route.method],  # and POST for PUT, which is an older spelling and not documented
+        summary=route.summary,
+        operation_id="_".join(part for part in route.path.split("/") if part not in {"", "v1"}),
+        response_model=ANSWERS.get(route.path),
+        response_description="Success",
+        response_class=JSONResponse if route.path in ANSWERS else Response,
+        responses=responses,
+        openapi_extra=extra,
+    )
+
+
+def document(version: str) -> dict[str, Any]:
+    """Return the OpenAPI document of the API, for this version of the server."""
+    app = FastAPI(title=TITLE, version=version, description=_ABOUT)
+    for route in ROUTES:
+        add_route(app, route, _no_handler)
+    return app.openapi()
+
+
+async def _no_handler() -> None:
+    # Without a docstring: FastAPI would make it the description of every route.
+    return
+
+
+def _schema(body: Any) -> dict[str, Any]:
+    """Return the JSON schema of a body, complete in itself: FastAPI collects only the models of answers."""
+    schema = TypeAdapter(body).json_schema()
+    for model in schema.pop("$defs", {}).values():  # the one that a list consists of
+        schema["items"] = model
+    return schema
