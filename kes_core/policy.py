@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-__all__ = ["CertificateFacts", "Decision", "PolicyEngine", "PolicyRequest", "Verdict"]
+__all__ = ["CertificateFacts", "Decision", "PolicyEngine", "PolicyRequest", "Verdict", "combine"]
 
 
 class Decision(enum.Enum):
@@ -20,6 +21,20 @@ class Decision(enum.Enum):
     """The engine denies the request. The server refuses it, whatever the other engines answer."""
     ABSTAIN = "abstain"
     """No rule of the engine covers the request. The server refuses it if all engines abstain."""
+
+
+def combine(decisions: Iterable[Decision]) -> Decision:
+    """Return the decision of several engines together: deny if one denies, else allow if one allows, else abstain.
+
+    The server refuses a request unless the result is `ALLOW`: if all engines abstain, and if there are none.
+    """
+    combined = Decision.ABSTAIN
+    for decision in decisions:
+        if decision is Decision.DENY:
+            return decision
+        if decision is Decision.ALLOW:
+            combined = decision
+    return combined
 
 
 class Verdict(NamedTuple):

@@ -1,10 +1,10 @@
-"""Answers to requests that the server refuses or can't serve."""
+"""Refusals of requests, with their answers."""
 
 from __future__ import annotations
 
 import json
 
-__all__ = ["RequestError", "error_body"]
+__all__ = ["NotRoutedError", "RequestError", "UnidentifiedSenderError", "error_body"]
 
 
 def error_body(message: str, reason: str | None = None) -> bytes:
@@ -16,10 +16,48 @@ def error_body(message: str, reason: str | None = None) -> bytes:
 
 
 class RequestError(Exception):
-    """A request is answered with an error. The message goes to the client and must hold nothing secret."""
+    """The server answers a request with an error. The client receives the message: it must hold no secret."""
 
     def __init__(self, status: int, message: str, reason: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.reason = reason
+
+
+class UnidentifiedSenderError(RequestError):
+    """A TLS proxy forwards no certificate of a client, or not a valid one (protocol section 1)."""
+
+    def __init__(self, status: int, message: str, why: str = "") -> None:
+        """Refuse the request.
+
+        Args:
+            status: The status of the answer.
+            message: What the client reads; may be empty.
+            why: What the operator reads in the log; the message unless given.
+        """
+        super().__init__(status, message)
+        self.why = why or message
+
+
+class NotRoutedError(Exception):
+    """A request reaches no handler. Its answer is a redirect, an error, or for `OPTIONS *` empty."""
+
+    def __init__(
+        self, layer: str, reason: str, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b""
+    ) -> None:
+        """Answer a request without a handler.
+
+        Args:
+            layer: The check that stopped the request: "route" or "method".
+            reason: Why, for `kes doctor`.
+            status: The status of the answer.
+            headers: The headers of the answer.
+            body: The body of the answer.
+        """
+        super().__init__(reason)
+        self.layer = layer
+        self.reason = reason
+        self.status = status
+        self.headers = headers
+        self.body = body

@@ -15,7 +15,7 @@ from kes_core.config.sections import STATIC_ENGINE
 from kes_core.hookspecs import PolicyEngineType, hookimpl
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 
-__all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "allows", "matching_pattern"]
+__all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "matching_pattern"]
 
 kes_hookspec_version = 1
 
@@ -71,12 +71,6 @@ class _Policy:
         closest = self.allow.closest(request)
         hint = f"; the closest is {closest!r}" if closest else ""
         return Verdict(Decision.ABSTAIN, f"no allow rule of policy {self.name!r} matches{hint}")
-
-
-def allows(settings: PolicySettings, path: str) -> bool:
-    """Tell whether a policy alone allows the decoded request path `path`."""
-    policy = _Policy("", settings)
-    return not policy.deny.match(path) and policy.allow.match(path)
 
 
 def matching_pattern(patterns: Iterable[str], path: str) -> str | None:

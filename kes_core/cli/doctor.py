@@ -85,7 +85,7 @@ def _findings(
     from kes_core.config import ConfigError
     from kes_core.findings import Finding
 
-    asker = _asker(client, identity)
+    requester = _requester(client, identity)
     try:
         config, plugins = _load(file)
     except ConfigError as error:
@@ -94,12 +94,12 @@ def _findings(
     from kes_core.doctor.examination import examine
 
     if path is not None:
-        return asyncio.run(explain(config, plugins, asker, path, method=method, address=address))
+        return asyncio.run(explain(config, plugins, requester, path, method=method, address=address))
     valid = Finding.ok("configuration", f"{file} is valid")
     return [valid, *asyncio.run(examine(config, plugins, file))]
 
 
-def _asker(client: Path | None, identity: str | None) -> Requester:
+def _requester(client: Path | None, identity: str | None) -> Requester:
     from kes_core.doctor.decision import Requester
     from kes_core.identity import is_identity
 
@@ -108,7 +108,7 @@ def _asker(client: Path | None, identity: str | None) -> Requester:
             raise CLIError(f"{identity!r} is no identity: 64 hex digits in lower case; --client takes a file")
         return Requester(identity)
     if client is None:
-        return Requester.nobody()
+        return Requester.anonymous()
     try:
         return Requester.from_file(client)
     except ValueError as error:

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 
-from kes_core.access.sender import Authorities
+from kes_core.access.authorities import Authorities
 from kes_core.config.files import make_server_tls
 from kes_core.findings import Finding
 from kes_core.protocol import EXPIRY_NOTICE

@@ -35,7 +35,7 @@ CLIENTS: Final[Mapping[str, _Client]] = {
         ),
     ),
     "sdk": _Client(
-        "an application that uses keys which somebody else makes",
+        "an application that uses keys but does not create them",
         (
             _Rule("/v1/key/generate/{key}", "a data key, with its ciphertext"),
             _Rule("/v1/key/encrypt/{key}", "encrypts a small text itself"),

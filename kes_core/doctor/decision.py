@@ -1,39 +1,37 @@
-"""What becomes of one client's request: each check in the order of the server, up to the one that refuses it."""
+"""Why the server allows or refuses a client's request: its checks in their order, up to the one that refuses.
+
+The checks are the server's own, from `kes_core.access`. What is added here is what to do about a refusal.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from kes_core.access.sender import Authorities
-from kes_core.boundary import PluginError, connect_engine
-from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig, matching_pattern
+from kes_core.access.decide import AccessDecision, EngineAnswer, decide
+from kes_core.access.errors import NotRoutedError, RequestError, UnidentifiedSenderError
+from kes_core.access.routing import check_argument, decode_path, find_route
+from kes_core.access.rules import AccessRules, connect_rules
+from kes_core.access.sender import ProvenClient, Sender, identify
+from kes_core.builtin.static_policy import ENGINE_NAME, matching_pattern
 from kes_core.doctor.settings import allowing_policies
 from kes_core.errors import BackendError
 from kes_core.findings import Finding
-from kes_core.identity import (
-    APIKey,
-    IdentityError,
-    certificate_facts,
-    identity_of_chain,
-    is_identity,
-    load_certificates,
-)
-from kes_core.names import NAME_RULE, is_valid_name, is_valid_pattern
-from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
+from kes_core.identity import APIKey, IdentityError, identity_of_chain, load_certificates
+from kes_core.names import NAME_RULE
+from kes_core.policy import Decision
 from kes_core.protocol import ROUTES, Argument, Auth, Route
 from kes_core.tls import TLSError
 
 if TYPE_CHECKING:
     from kes_core.config import Config
     from kes_core.plugins import Plugins
-    from kes_core.policy import CertificateFacts
 
 __all__ = ["Requester", "explain"]
 
@@ -48,16 +46,16 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The client of a request, as far as it is known."""
+    """The client of a request: its certificates, or only its identity."""
 
     identity: str
     """Empty for a client without a certificate."""
     chain: tuple[x509.Certificate, ...] = field(default=(), repr=False)
-    """Its certificates, if they are known."""
+    """Its certificates; empty if only the identity is known."""
 
     @classmethod
-    def nobody(cls) -> Requester:
-        """Return a client that shows no certificate."""
+    def anonymous(cls) -> Requester:
+        """Return a client without a certificate."""
         return cls("")
 
     @classmethod
@@ -88,257 +86,234 @@ class Requester:
         except IdentityError:
             return cls("", chain)  # what is wrong with it is a finding
 
+    def client(self, address: str, *, verified: bool) -> ProvenClient:
+        """Return the client of a connection that this requester opened.
+
+        Args:
+            address: Its IP address.
+            verified: Whether the handshake verified the certificate.
+        """
+        if self.chain or not self.identity:
+            return ProvenClient.from_chain(self.chain, verified=verified, address=address)
+        return ProvenClient(self.identity, "", None, verified, presented=True, address=address)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request as the server receives it."""
+
+    method: str
+    raw_path: bytes
+    path: str
+    """The decoded path."""
+    client: ProvenClient
+
 
 async def explain(
-    config: Config, plugins: Plugins, asker: Requester, path: str, *, method: str = "", address: str = "127.0.0.1"
+    config: Config, plugins: Plugins, requester: Requester, path: str, *, method: str = "", address: str = "127.0.0.1"
 ) -> Sequence[Finding]:
-    """Tell what the server does with a request, and why.
+    """Explain what the server does with a request.
 
     Args:
-        config: That of the server.
+        config: The configuration of the server.
         plugins: Where policy engines come from.
-        asker: Who asks.
-        path: What is asked for, as in `/v1/key/generate/my-key`, or a URL.
-        method: How; that of the API unless another is given.
-        address: From which IP address.
+        requester: The client.
+        path: The path as the client sends it, such as `/v1/key/generate/my-key`, or a URL.
+        method: The method; the one that the API takes unless given.
+        address: The client's IP address.
 
     Returns:
         A finding for each check, in their order. The last is an error if the request is refused.
     """
+    try:
+        rules = await connect_rules(config, plugins)
+    except TLSError as error:
+        return [Finding.error("tls", f"the server does not start: tls.ca can't be used: {error}")]
+    except BackendError as error:
+        return [Finding.error("policy", f"the server does not start: {error}")]
     findings: list[Finding] = []
     try:
-        async for finding in _checks(config, plugins, asker, path, method, address):
-            findings.append(finding)  # noqa: PERF401 # those before a refusal are kept
+        findings.append(_check_handshake(config, rules, requester))
+        request = _request(requester, path, method, address, verified=config.tls.auth)
+        await _check(config, rules, request, findings)
     except _RefusedError as refused:
         findings.append(refused.finding)
+    finally:
+        await rules.close()
     return findings
 
 
-async def _checks(
-    config: Config, plugins: Plugins, asker: Requester, path: str, method: str, address: str
-) -> AsyncIterator[Finding]:
-    for finding in _tls(config, asker):
-        yield finding
-    raw_path = urlsplit(path).path if "://" in path else path.partition("?")[0]
-    decoded = unquote_to_bytes(raw_path).decode("utf-8", "surrogateescape")
-    route, argument = _route(raw_path, decoded)
-    yield Finding.ok("route", f"{route.method} {route.path}: {route.summary}")
-    method = (method or route.method).upper()
-    if method != route.method and not (method == "POST" and route.method == "PUT"):
-        raise _RefusedError("method", f"denied: {route.path} takes {route.method}, not {method}", "send another method")
-    yield _certificate(config, asker, route)
-    request = PolicyRequest(
-        identity=asker.identity,
-        method=method,
-        path=decoded,
-        api=route.path,
-        resource=argument,
-        remote_address=address,
-        time=dt.datetime.now(dt.UTC),
-        certificate=_facts(asker, verified=config.tls.auth),
-    )
-    async for finding in _policy(config, plugins, route, request):
-        yield finding
-    _name(route, argument)
-    yield Finding.ok("decision", "allowed: what comes next is the body of the request, and the key store")
+def _request(requester: Requester, path: str, method: str, address: str, *, verified: bool) -> _Request:
+    target = urlsplit(path).path if "://" in path else path.partition("?")[0]
+    if not target.startswith("/"):
+        raise _RefusedError("route", f"{target!r} is not a path", f"write /{target}")
+    raw_path = target.encode("utf-8", "surrogateescape")
+    decoded = decode_path(raw_path)
+    method = (method or _usual_method(raw_path, decoded)).upper()
+    return _Request(method, raw_path, decoded, requester.client(address, verified=verified))
 
 
-# TLS and route
+def _usual_method(raw_path: bytes, path: str) -> str:
+    """Return the method that the API of a path takes; GET if there is no such API."""
+    for method in dict.fromkeys(route.method for route in ROUTES):
+        try:
+            find_route(method, raw_path, path)
+        except NotRoutedError as error:
+            if error.layer == "route":
+                break
+        else:
+            return method
+    return "GET"
 
 
-def _tls(config: Config, asker: Requester) -> list[Finding]:
-    if not asker.chain and not asker.identity:
-        open_paths = [path for path, settings in config.api.items() if settings.skip_auth]
-        if open_paths:
-            return [Finding.ok("tls", f"a connection without a certificate is accepted, for {', '.join(open_paths)}")]
+async def _check(config: Config, rules: AccessRules, request: _Request, findings: list[Finding]) -> None:
+    """Make the checks that follow the handshake, and add a finding for each that passes."""
+    try:
+        route, argument = find_route(request.method, request.raw_path, request.path)
+    except NotRoutedError as error:
+        cure = _CURES_OF_ROUTES.get(error.status, "send another request")
+        raise _RefusedError(error.layer, f"denied: {error.reason} ({error.status})", cure) from None
+    findings.append(Finding.ok("route", f"{route.method} {route.path}: {route.summary}"))
+    sender = _identify(config, rules, request.client)
+    decision = await decide(rules, route, sender, method=request.method, path=request.path, argument=argument)
+    if decision.layer == "certificate":
+        raise _RefusedError(
+            "certificate",
+            f"denied: {decision.reason} ({decision.status})",
+            "show one certificate, which is not that of a CA: `kes identity new` makes one",
+        )
+    needs_identity = route.auth is not Auth.NONE and route.path not in rules.open_routes
+    text = f"the identity is {sender.identity}" if needs_identity else "none is needed"
+    findings.append(Finding.ok("certificate", text))
+    _check_decision(config, sender, request.path, decision, findings)
+    _check_name(route, argument)
+    findings.append(Finding.ok("decision", "allowed: what comes next is the body of the request, and the key store"))
+
+
+_CURES_OF_ROUTES: Mapping[int, str] = {
+    307: "send the request there",
+    404: "`kes status --api` lists the APIs",
+    405: "send another method",
+}
+
+
+# The handshake
+
+
+def _check_handshake(config: Config, rules: AccessRules, requester: Requester) -> Finding:
+    """Return what the TLS handshake makes of the client, or refuse the client."""
+    if not requester.chain and not requester.identity:
+        if rules.open_routes:
+            paths = ", ".join(path for path in config.api if path in rules.open_routes)
+            return Finding.ok("tls", f"a connection without a certificate is accepted, for {paths}")
         raise _RefusedError(
             "tls",
-            "denied: the handshake fails, since the client shows no certificate",
-            "give the client an API key or a certificate (`kes identity`), or set skip_auth where anybody may ask",
+            "denied: the handshake fails, since the client presents no certificate",
+            "give the client an API key or a certificate (`kes identity`), or set skip_auth for the route",
         )
-    if not config.tls.auth:
-        return [Finding.ok("tls", "any certificate is accepted (tls.auth is off)")]
-    if not asker.chain:
-        text = "tls.auth is on: a CA of tls.ca has to vouch for the client's certificate, which is not known here"
-        return [Finding.note("tls", text, "give the certificate itself, with --client")]
-    if _proxies(config, asker.identity):
-        return [Finding.ok("tls", "the proxy's certificate is verified as any other")]
-    problem = _unverified(config, asker.chain)
+    if rules.authorities is None:
+        return Finding.ok("tls", "any certificate is accepted (tls.auth is off)")
+    if not requester.chain:
+        text = "tls.auth is on: a CA of tls.ca has to issue the client's certificate, which is not known here"
+        return Finding.note("tls", text, "give the certificate itself, with --client")
+    leaf, now = requester.chain[0], dt.datetime.now(dt.UTC)
+    problem = ""
+    if now > leaf.not_valid_after_utc:
+        problem = f"the client's certificate has expired on {leaf.not_valid_after_utc:%Y-%m-%d}"
+    elif reason := rules.authorities.problem(requester.chain):
+        issuer = leaf.issuer.rfc4514_string()
+        problem = f"the client's certificate, issued by {issuer!r}, is refused: {reason}"
     if problem:
         raise _RefusedError(
             "tls",
             f"denied: the handshake fails, since {problem} (tls.auth is on)",
             "have the CA of tls.ca issue a certificate for the client, or set tls.auth: off",
         )
-    return [Finding.ok("tls", "a CA of tls.ca vouches for the client's certificate")]
+    return Finding.ok("tls", "a CA of tls.ca issued the client's certificate")
 
 
-def _proxies(config: Config, identity: str) -> bool:
-    return identity in config.tls.proxy.identities
+# The identity
 
 
-def _unverified(config: Config, chain: Sequence[x509.Certificate]) -> str:
-    """Return why OpenSSL would not accept a client's certificates; empty if it would."""
+def _identify(config: Config, rules: AccessRules, client: ProvenClient) -> Sender:
+    """Return the sender of the request. One from a TLS proxy has no header here, so the server would refuse it."""
     try:
-        authorities = Authorities(Path(config.tls.ca) if config.tls.ca else None)
-    except (TLSError, OSError) as error:
-        return f"tls.ca can't be used: {error}"
-    leaf, now = chain[0], dt.datetime.now(dt.UTC)
-    if now > leaf.not_valid_after_utc:
-        return f"the client's certificate has expired on {leaf.not_valid_after_utc:%Y-%m-%d}"
-    if problem := authorities.problem(chain):
-        return f"the client's certificate, issued by {leaf.issuer.rfc4514_string()!r}, is refused: {problem}"
-    return ""
-
-
-def _route(raw_path: str, path: str) -> tuple[Route, str]:
-    """Return the route for a path and its argument."""
-    if not raw_path.startswith("/"):
-        raise _RefusedError("route", f"{raw_path!r} is no path", f"write /{raw_path}")
-    if "//" in raw_path or "/." in raw_path:
-        raise _RefusedError(
-            "route",
-            "denied: the path has empty parts or dots; the client is sent elsewhere (307)",
-            "leave them out",
-        )
-    exact = next((route for route in ROUTES if route.path == path), None)
-    if exact is not None:
-        return exact, ""
-    matching = [route for route in ROUTES if route.argument is not None and path.startswith(route.path)]
-    if matching:
-        route = max(matching, key=lambda route: len(route.path))
-        return route, path.removeprefix(route.path)
-    if any(route.path == path + "/" for route in ROUTES):
-        raise _RefusedError("route", f"denied: a name is missing; the client is sent to {path}/ (307)", "add a name")
-    raise _RefusedError("route", f"denied: there is no API {path!r} (404)", "`kes status --api` lists the APIs")
-
-
-# Who it is
-
-
-def _certificate(config: Config, asker: Requester, route: Route) -> Finding:
-    try:
-        identity = identity_of_chain(asker.chain)[0] if asker.chain else asker.identity
-        problem = "" if identity else "tls: client certificate is required"
-    except IdentityError as error:
-        identity, problem = "", str(error)
-    if identity and _proxies(config, identity):
+        return identify(client, [], rules)
+    except UnidentifiedSenderError as error:
         header = config.tls.proxy.header.cert
         raise _RefusedError(
             "certificate",
             f"denied: this is the identity of a TLS proxy, whose requests need the header {header} "
-            "with the certificate of the client it speaks for (400)",
+            f"with the certificate of the client it speaks for ({error.status})",
             "ask about that client; or remove the identity from tls.proxy.identities",
-        )
-    if route.auth is Auth.NONE or _is_open(config, route):
-        return Finding.ok("certificate", "none is needed")
-    if problem:
-        raise _RefusedError(
-            "certificate",
-            f"denied: {problem} ({400 if route.auth is Auth.POLICY else 404})",
-            "show one certificate, which is not that of a CA: `kes identity new` makes one",
-        )
-    return Finding.ok("certificate", f"the identity is {identity}")
+        ) from None
 
 
-def _is_open(config: Config, route: Route) -> bool:
-    settings = config.api.get(route.path)
-    return settings is not None and settings.skip_auth
+# The policies
 
 
-def _facts(asker: Requester, *, verified: bool) -> CertificateFacts | None:
-    try:
-        return certificate_facts(identity_of_chain(asker.chain)[1], verified=verified) if asker.chain else None
-    except IdentityError:
-        return None
-
-
-# What it may do
-
-
-async def _policy(config: Config, plugins: Plugins, route: Route, request: PolicyRequest) -> AsyncIterator[Finding]:
-    """Ask the policy engines as the server does: one that denies refuses, and one at least has to allow."""
-    if route.auth is not Auth.POLICY or _is_open(config, route):
-        yield Finding.ok("policy", "none is needed for this API")
+def _check_decision(
+    config: Config, sender: Sender, path: str, decision: AccessDecision, findings: list[Finding]
+) -> None:
+    """Explain what the policy engines answered, or why they were not asked."""
+    if not decision.answers and decision.allowed:
+        findings.append(Finding.ok("policy", f"allowed: {decision.rule}"))
         return
-    if request.identity == config.admin.identity and is_identity(request.identity):
-        yield Finding.ok("policy", "allowed: this is the admin, who may do everything")
+    policy = next((name for name, policy in config.policy.items() if sender.identity in policy.identities), "")
+    findings += [
+        Finding.ok("policy", f"allowed: {_rule(config, policy, path, answer)}")
+        for answer in decision.answers
+        if answer.verdict.decision is Decision.ALLOW
+    ]
+    if decision.allowed:
         return
-    allowed = False
-    reasons = []
-    async for name, verdict in _verdicts(config, plugins, request):
-        if verdict.decision is Decision.DENY:
-            cure = _cure_of_denial(config, request, name)
-            raise _RefusedError("policy", f"{_told(name, verdict)} (403)", cure)
-        allowed = allowed or verdict.decision is Decision.ALLOW
-        reasons.append(verdict.reason if name == ENGINE_NAME else f"{name}: {verdict.reason}")
-        if verdict.decision is Decision.ALLOW:
-            rule = _rule(config, request) if name == ENGINE_NAME else f"{name}: {verdict.reason}"
-            yield Finding.ok("policy", f"allowed: {rule}")
-    if not allowed:
-        raise _RefusedError("policy", f"denied: {'; '.join(reasons)} (403)", _cure_of_silence(config, request))
+    last = decision.answers[-1]
+    if last.verdict.decision is Decision.DENY:
+        text = _reason(last)
+        if last.engine != ENGINE_NAME:
+            text = f"denied by the policy engine {last.engine!r}: {last.failure or last.verdict.reason}"
+        raise _RefusedError("policy", f"{text} ({decision.status})", _cure_of_denial(policy, last.engine))
+    reasons = "; ".join(_reason(answer) for answer in decision.answers)
+    raise _RefusedError("policy", f"denied: {reasons} ({decision.status})", _cure_of_missing_rule(config, policy, path))
 
 
-async def _verdicts(config: Config, plugins: Plugins, request: PolicyRequest) -> AsyncIterator[tuple[str, Verdict]]:
-    """Ask each engine in the order of the server, up to the first that denies."""
-    static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
-    yield ENGINE_NAME, await _ask(static, request)
-    for choice in config.policy_engines:
-        name = choice.type.name
-        try:
-            engine = await connect_engine(choice.type, choice.config)
-        except BackendError as error:
-            raise _RefusedError("policy", f"the server does not start: {error}") from None
-        try:
-            yield name, await _ask(engine, request)
-        finally:
-            await engine.close()
+def _reason(answer: EngineAnswer) -> str:
+    return answer.verdict.reason if answer.engine == ENGINE_NAME else f"{answer.engine}: {answer.verdict.reason}"
 
 
-async def _ask(engine: PolicyEngine, request: PolicyRequest) -> Verdict:
-    try:
-        return await engine.authorize(request)
-    except PluginError as error:  # as in the server, which logs it: an engine that fails refuses
-        return Verdict(Decision.DENY, str(error))
+def _rule(config: Config, policy: str, path: str, answer: EngineAnswer) -> str:
+    """Return the rule by which an engine allows a path. The static engine names only the policy, to be quick."""
+    if answer.engine != ENGINE_NAME:
+        return _reason(answer)
+    return f"rule {matching_pattern(config.policy[policy].allow, path)!r} of policy {policy!r}"
 
 
-def _policy_of(config: Config, identity: str) -> str:
-    return next((name for name, policy in config.policy.items() if identity in policy.identities), "")
-
-
-def _told(engine: str, verdict: Verdict) -> str:
-    return verdict.reason if engine == ENGINE_NAME else f"denied by the policy engine {engine!r}: {verdict.reason}"
-
-
-def _rule(config: Config, request: PolicyRequest) -> str:
-    name = _policy_of(config, request.identity)
-    return f"rule {matching_pattern(config.policy[name].allow, request.path)!r} of policy {name!r}"
-
-
-def _cure_of_denial(config: Config, request: PolicyRequest, engine: str) -> str:
+def _cure_of_denial(policy: str, engine: str) -> str:
     if engine != ENGINE_NAME:
         return f"change the policies of the engine {engine!r}"
-    name = _policy_of(config, request.identity)
-    return f"make the rule in policy.{name}.deny narrower: it wins over every allow rule"
+    return f"make the rule in policy.{policy}.deny narrower: it wins over every allow rule"
 
 
-def _cure_of_silence(config: Config, request: PolicyRequest) -> str:
-    name = _policy_of(config, request.identity)
-    if name:
-        return f"add {request.path!r}, or a rule like it that ends in *, to policy.{name}.allow, and reload (kill -HUP)"
+def _cure_of_missing_rule(config: Config, policy: str, path: str) -> str:
+    if policy:
+        return f"add {path!r}, or a rule like it that ends in *, to policy.{policy}.allow, and reload (kill -HUP)"
     if not config.policy:
         return "write a policy: `kes doctor client-policy sdk` prints one to start from"
-    able = [f"policy.{other}.identities" for other in allowing_policies(config.policy, request.path)]
-    where = " or ".join(able) or "policy.<name>.identities"
-    rest = "" if able else "; no policy allows this path yet"
+    allowing = [f"policy.{other}.identities" for other in allowing_policies(config.policy, path)]
+    where = " or ".join(allowing) or "policy.<name>.identities"
+    rest = "" if allowing else "; no policy allows this path yet"
     return f"add the identity to {where}, and reload (kill -HUP){rest}"
 
 
-def _name(route: Route, argument: str) -> None:
-    if route.argument is Argument.NAME and not is_valid_name(argument):
-        raise _RefusedError("name", f"denied: {argument!r} is not a valid name (400)", f"use {NAME_RULE}")
-    if route.argument is Argument.PATTERN:
-        pattern, separator, place = argument.partition("~")
-        if not is_valid_pattern(pattern + "*" if separator else pattern) or (separator and not is_valid_name(place)):
-            text = f"denied: {argument!r} is not a valid pattern for a listing (400)"
-            raise _RefusedError("name", text, "use a name, or the beginning of names and a *")
+# The name
+
+
+def _check_name(route: Route, argument: str) -> None:
+    try:
+        check_argument(route, argument)
+    except RequestError as error:
+        if route.argument is Argument.NAME:
+            cure = f"use {NAME_RULE}"
+        else:
+            cure = "use a name, or the beginning of names and a *"
+        raise _RefusedError("name", f"denied: {error.message} ({error.status})", cure) from None

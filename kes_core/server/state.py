@@ -1,20 +1,17 @@
-"""What the server works with: one snapshot, which a reload replaces as a whole."""
+"""The state of the server: one snapshot, which a reload replaces as a whole."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kes_core.access.sender import Authorities, Sender, client_of
+from kes_core.access.rules import AccessRules, connect_rules
 from kes_core.audit.log import AuditLog
-from kes_core.boundary import connect_engine, connect_store
-from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig
+from kes_core.boundary import connect_store
 from kes_core.config.files import make_server_tls
-from kes_core.identity import is_identity
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from kes_core.config import Config
     from kes_core.counters import StoreCounters
     from kes_core.plugins import Plugins
-    from kes_core.policy import PolicyEngine
     from kes_core.tls import ServerTLS
 
 __all__ = ["State", "connect"]
@@ -36,39 +32,22 @@ class State:
 
     config: Config
     cache: KeyCache
-    engines: tuple[tuple[str, PolicyEngine], ...]
-    """The policy engines by name, in the order in which they are asked."""
-    admin: str
-    """The admin's identity; empty when it is switched off."""
+    access: AccessRules
+    """The rules of access, with the policy engines."""
     policy_of: Mapping[str, str]
     """The name of the policy of each identity that has one."""
-    proxies: frozenset[str]
-    proxy_header: bytes
-    authorities: Authorities | None
-    """Who has to vouch for clients (`tls.auth: on`)."""
     timeouts: Mapping[str, float | None]
     """The time for a request by route, in seconds."""
-    unauthenticated: frozenset[str]
-    """Paths of the routes with `skip_auth`."""
     tls: ServerTLS
     """What new connections use."""
     audit: AuditLog
     started_at: Timestamp
-    """When this configuration came into force."""
-
-    def client_of(self, scope: Mapping[str, Any]) -> Sender:
-        """Return who sent the request of an ASGI `scope`.
-
-        Raises:
-            RequestError: A TLS proxy's request does not say properly for whom it speaks.
-        """
-        return client_of(scope, proxies=self.proxies, proxy_header=self.proxy_header, authorities=self.authorities)
+    """When the server began to use this configuration."""
 
     async def close(self) -> None:
-        """Close the key store and the policy engines. The audit log stays open: another state may go on with it."""
+        """Close the key store and the policy engines. The audit log stays open: another state may use it."""
         await self.cache.close()
-        for _name, engine in self.engines:
-            await engine.close()
+        await self.access.close()
 
 
 async def connect(
@@ -92,50 +71,38 @@ async def connect(
         BackendError: The key store or a policy engine can't be used, or a key can't be created.
         TLSError: The certificate or the CAs for clients can't be used.
     """
-    # Beside the event loop: it takes long on purpose to decrypt a private key, and long to read all CAs of the system.
+    # Off the event loop: decrypting a private key takes long on purpose.
     tls = await asyncio.to_thread(make_server_tls, config)
-    authorities = None
-    if config.tls.auth:
-        authorities = await asyncio.to_thread(Authorities, Path(config.tls.ca) if config.tls.ca else None)
-    backend = config.keystore.backend
-    store = await connect_store(backend, config.keystore.config)
-    cache = KeyCache(
-        store,
-        config.cache.expiry,
-        counters=counters,
-        on_change=on_key_change,
-    )
-    engines: list[tuple[str, PolicyEngine]] = []
+    access = await connect_rules(config, plugins)
     try:
-        admin = config.admin.identity if is_identity(config.admin.identity) else ""
-        await _create_missing_keys(cache, tuple(key.name for key in config.keys), created_by=admin)
-        static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
-        engines.append((ENGINE_NAME, static))
-        for choice in config.policy_engines:
-            engine = await connect_engine(choice.type, choice.config)
-            engines.append((choice.type.name, engine))
+        cache = await _connect_cache(config, counters=counters, on_key_change=on_key_change)
+        try:
+            await _create_missing_keys(cache, tuple(key.name for key in config.keys), created_by=access.admin)
+        except BaseException:
+            await cache.close()
+            raise
     except BaseException:
-        await cache.close()
-        for _name, engine in engines:
-            await engine.close()
+        await access.close()
         raise
     return State(
         config=config,
         cache=cache,
-        engines=tuple(engines),
-        admin=admin,
+        access=access,
         policy_of=MappingProxyType(
             {identity: name for name, policy in config.policy.items() for identity in policy.identities}
         ),
-        proxies=frozenset(config.tls.proxy.identities),
-        proxy_header=config.tls.proxy.header.cert.lower().encode("ascii"),
-        authorities=authorities,
         timeouts=MappingProxyType(_timeouts(config)),
-        unauthenticated=frozenset(path for path, api in config.api.items() if api.skip_auth),
         tls=tls,
         audit=audit if audit is not None else AuditLog(),
         started_at=Timestamp.now(),
     )
+
+
+async def _connect_cache(
+    config: Config, *, counters: StoreCounters, on_key_change: Callable[[str], Awaitable[None]]
+) -> KeyCache:
+    store = await connect_store(config.keystore.backend, config.keystore.config)
+    return KeyCache(store, config.cache.expiry, counters=counters, on_change=on_key_change)
 
 
 async def _create_missing_keys(cache: KeyCache, names: tuple[str, ...], *, created_by: str) -> None:

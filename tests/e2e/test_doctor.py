@@ -199,7 +199,7 @@ def test_explanations_are_what_the_server_does(site: Site) -> None:
     config = load(site.server.config_path, plugins=plugins).config
     wrong = []
     for name, (credentials, _arguments) in site.clients.items():
-        asker = Requester.nobody() if credentials is None else Requester.from_file(credentials.cert)
+        asker = Requester.anonymous() if credentials is None else Requester.from_file(credentials.cert)
         with client_of(site.server, credentials) as http:
             for method, path in requests():
                 status = send_raw(http, method, path, follow_redirects=False).status_code

@@ -165,7 +165,10 @@ def test_refusal_names_the_layer_and_the_rule(run_server: Run, tmp_path: Path) -
     assert "no allow rule of policy 'p' matches" in line
     answer, line = refused(None, "/v1/key/create/a")
     assert answer == {"message": "tls: client certificate is required"}
-    assert line == f"refused '/v1/key/create/a' to somebody {place}certificate: tls: client certificate is required"
+    assert (
+        line
+        == f"refused '/v1/key/create/a' to an unknown client {place}certificate: tls: client certificate is required"
+    )
     _answer, line = refused(stranger, "/v1/key/create/" + "%0A" * 3000)
     assert "\\n" in line
     assert len(line) < 2000

@@ -21,13 +21,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from kes_core.access.errors import RequestError
-from kes_core.access.sender import ProvenClient, client_of
+from kes_core.access.routing import decode_path
+from kes_core.access.rules import AccessRules
+from kes_core.access.sender import ProvenClient, identify
 from kes_core.identity import APIKey, IdentityError, certificate_facts, identity_of_chain, load_certificates
 from kes_core.keys.secret import CiphertextError, HMACKey, KeyType, SecretKey
 from kes_core.keys.stored import KeyVersion, StoredKeyError, Timestamp
 from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.protocol import ROUTES, Argument
-from kes_core.server.wire.stream import decode_path
 from tests.helpers.server import vectors
 from tests.security.in_process import ask, talk
 
@@ -83,16 +84,10 @@ def _check_chain(pem: bytes) -> None:
 def _forwarded(data: bytes) -> None:
     """Read what a TLS proxy forwards: the certificate, a line end, and the addresses."""
     header, _, addresses = data.partition(b"\n")
-    proxy = ProvenClient("0" * 64, "", None, verified=False, presented=True)
-    scope = {
-        "extensions": {"kes.client": proxy},
-        "client": ("192.0.2.1", 50000),
-        "headers": [(b"x-tls-client-cert", header), (b"x-forwarded-for", addresses)],
-    }
+    proxy = ProvenClient("0" * 64, "", None, verified=False, presented=True, address="192.0.2.1")
+    rules = AccessRules(proxies=frozenset([proxy.identity]), proxy_header=b"x-tls-client-cert")
     try:
-        client = client_of(
-            scope, proxies=frozenset([proxy.identity]), proxy_header=b"x-tls-client-cert", authorities=None
-        )
+        client = identify(proxy, [(rules.proxy_header, header), (b"x-forwarded-for", addresses)], rules)
     except RequestError as error:
         assert error.status == 400, error  # noqa: PT017 # as above
         return

@@ -16,6 +16,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import ConnectionState
 
+from kes_core.access.routing import decode_path
 from kes_core.access.sender import ProvenClient
 from kes_core.audit.log import AuditLog
 from kes_core.config import load
@@ -106,7 +107,7 @@ def ask(method: str, raw_path: bytes, body: bytes = b"", headers: Sequence[tuple
         **_scope_base(),
         "http_version": "1.1",
         "method": method,
-        "path": "",  # the application decodes the raw path itself
+        "path": decode_path(raw_path),
         "raw_path": raw_path,
         "query_string": query,
         "headers": list(headers),

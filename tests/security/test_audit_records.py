@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import h2.errors
 import pytest
 
+from kes_core.access.rules import AccessRules
 from kes_core.access.sender import ProvenClient
 from kes_core.audit.log import AuditLog
+from kes_core.identity import APIKey
 from kes_core.protocol import ROUTES
 from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
@@ -24,34 +28,36 @@ from tests.helpers.server import Server
 IDENTITY = "3ecf" * 16
 
 
+CLIENT = ProvenClient(IDENTITY, "", None, verified=False, presented=True, address="192.0.2.1")
+
+
 class Faulty:
     """An application whose state fails in one place, and what its requests leave behind."""
 
-    def __init__(self, **faults: Any) -> None:
+    def __init__(self, rules: Any = None, **faults: Any) -> None:
         metrics = Metrics()
         self.records: list[Any] = []
         state: Any = SimpleNamespace(
-            client_of=lambda _scope: SimpleNamespace(identity=IDENTITY, error="", address="192.0.2.1", expires=1e18),
+            access=AccessRules(admin=IDENTITY) if rules is None else rules,
             timeouts={route.path: 5.0 for route in ROUTES},
-            unauthenticated=frozenset(),
-            admin=IDENTITY,
-            engines=(),
             audit=AuditLog(plugins=[SimpleNamespace(audit=self.records.append)]),  # type: ignore[list-item] # all of a sink that is used
         )
         state.__dict__.update(faults)
         self.app = KESApp(state, metrics, LocalPeers(metrics), ExpiryWatch(metrics))
         self.sent: list[Message] = []
 
-    async def ask(self, method: str, path: str, receive: Any = None) -> None:
+    async def ask(
+        self, method: str, path: str, receive: Any = None, *, headers: Any = (), client: Any = CLIENT
+    ) -> None:
         scope = {
             "type": "http",
             "method": method,
             "raw_path": path.encode(),
             "path": path,
             "query_string": b"",
-            "headers": [],
+            "headers": list(headers),
             "client": ("192.0.2.1", 1),
-            "extensions": {"kes.client": ProvenClient("", "", None, verified=False, presented=True)},
+            "extensions": {"kes.client": client},
         }
 
         async def send(message: Message) -> None:
@@ -70,20 +76,22 @@ def fail(*_arguments: object) -> Any:
 
 def test_forwarded_certificate_that_breaks_a_library(caplog: pytest.LogCaptureFixture) -> None:
     """It is the client's fault, and nothing of it reaches the log but that it was refused."""
-    faulty = Faulty(client_of=fail)
-    asyncio.run(faulty.ask("GET", "/v1/status"))
+    authorities: Any = SimpleNamespace(verify=fail)
+    proxy = replace(CLIENT, verified=True)
+    rules = AccessRules(proxies=frozenset([IDENTITY]), proxy_header=b"cert", authorities=authorities)
+    pem = quote(APIKey.generate().certificate()[1]).encode()
+    faulty = Faulty(rules)
+    asyncio.run(faulty.ask("GET", "/v1/status", headers=[(b"cert", pem)], client=proxy))
     assert faulty.sent[0]["status"] == 400
     assert faulty.sent[1]["body"] == b'{"message":"invalid client certificate"}'
     assert faulty.codes == [400]
     assert "ASN.1" not in caplog.text
 
 
-@pytest.mark.parametrize("fault", ["timeouts", "admin", "engines"])
-def test_failure_in_any_place(fault: str) -> None:
+@pytest.mark.parametrize("faults", [{"timeouts": None}, {"rules": AccessRules(engines=("no pair",))}])  # type: ignore[arg-type] # that is the fault
+def test_failure_in_any_place(faults: dict[str, Any]) -> None:
     """What nobody has foreseen is a 500, in the record too."""
-    faulty = Faulty(**({"admin": ""} if fault == "engines" else {}), **{fault: None})
-    if fault == "admin":
-        faulty.app.server_state.unauthenticated = None  # type: ignore[misc,assignment] # that is the fault
+    faulty = Faulty(**faults)
     asyncio.run(faulty.ask("GET", "/v1/status"))
     assert faulty.sent[0]["status"] == 500
     assert faulty.codes == [500]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
-from kes_core.access.sender import Authorities
+from kes_core.access.authorities import Authorities
 from kes_core.identity import APIKey, identity_of_public_key
 from kes_core.tls import ClientCertificate, TLSSettings, make_context
 from tests.security.handshakes import (

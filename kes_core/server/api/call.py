@@ -1,4 +1,4 @@
-"""One request on its way through the server, and what handlers need of it."""
+"""A request as its handler sees it, and how handlers read its body."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Call(Request):
         self.argument = argument
         """What follows the route's path: a name or a listing pattern, valid once a handler sees it."""
         self.sender = sender
-        """Who sent the request."""
+        """The sender of the request."""
         self.is_authorized = False
 
     async def limited_body(self) -> bytes:
@@ -56,7 +56,7 @@ def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:
     Names of members are in lower case, however the client wrote them.
 
     Raises:
-        RequestError: With `error`, if there is none.
+        RequestError: With `error`, if the body holds no JSON value.
     """
     try:
         return decode_json(body.decode("utf-8", "replace"))
@@ -68,7 +68,7 @@ def binary_member(members: Any, name: str, error: tuple[int, str] = INVALID_BODY
     """Return the bytes of the member `name`, which is standard base64; missing and null are empty.
 
     Raises:
-        RequestError: With `error`, if `members` is not an object or null, or the member not base64.
+        RequestError: With `error`, if `members` is not an object or null, or the member is not base64.
     """
     if members is None:
         return b""

@@ -113,7 +113,7 @@ async def _list(call: Call) -> dict[str, Any]:
     prefix = pattern.removesuffix("*")
     with _store_errors("list keys", call.argument):
         page = await call.server_state.cache.list(prefix, start=start)
-    # Only names that the other routes take: a store may hold what somebody else put there.
+    # Only names that the other routes accept: a store may hold entries of other programs.
     answer: dict[str, Any] = {"names": [name for name in page.names if is_valid_name(name)]}
     if page.next:
         answer["continue_at"] = f"{prefix}{_PLACE}{page.next}"

@@ -22,8 +22,8 @@ _PLACE: Final = "~"
 def _origin(state: State) -> dict[str, str]:
     """When and by whom policies were made: they come with the configuration, which is the admin's."""
     origin = {"created_at": state.started_at.rfc3339()}
-    if state.admin:
-        origin["created_by"] = state.admin
+    if state.access.admin:
+        origin["created_by"] = state.access.admin
     return origin
 
 
@@ -55,7 +55,7 @@ async def _list_policies(call: Call) -> dict[str, Any]:
 
 
 def _identity(state: State, identity: str) -> dict[str, Any]:
-    if identity and identity == state.admin:
+    if identity and identity == state.access.admin:
         return {"admin": True, "created_at": state.started_at.rfc3339()}
     policy = state.policy_of.get(identity)
     if policy is None:
@@ -76,7 +76,7 @@ async def _describe_self(call: Call) -> dict[str, Any]:
 
 async def _list_identities(call: Call) -> dict[str, Any]:
     state = call.server_state
-    known = [*state.policy_of, state.admin] if state.admin else state.policy_of
+    known = [*state.policy_of, state.access.admin] if state.access.admin else state.policy_of
     return _page(known, call.argument, "identities")
 
 

@@ -14,7 +14,7 @@ __all__ = ["readiness"]
 
 
 async def readiness(cache: KeyCache) -> RequestError | None:
-    """Ask the key store for a sign of life; return what to answer if it gives none."""
+    """Ask the key store for its status; return the error to answer with if it fails."""
     try:
         await cache.status()
     except KeyStoreUnreachableError as error:

@@ -154,7 +154,9 @@ class HypercornRuntime:
     def _serve(self, tls: TLSConnection) -> None:
         self._gate.established(tls)
         try:
-            client = ProvenClient.from_chain(tls.client_certificates(), verified=tls.verifies_clients)
+            chain = tls.client_certificates()
+            address = tls.client[0] if tls.client else ""
+            client = ProvenClient.from_chain(chain, verified=tls.verifies_clients, address=address)
         except TLSError as error:  # a client can present any certificate, also a malformed one
             self._handshake_failed(tls, str(error))
             tls.abort()
@@ -170,7 +172,7 @@ class HypercornRuntime:
             return
         self._logged_failures += 1
         address = tls.client[0] if tls.client else "an unknown address"
-        logger.info("refused a connection from %s: tls: %s", address.removeprefix("::ffff:"), reason)
+        logger.info("refused a connection from %s: tls: %s", address, reason)
 
     def _remove(self, tls: TLSConnection) -> None:
         connection = self._connections.pop(tls, None)

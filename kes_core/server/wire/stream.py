@@ -19,11 +19,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import format_date_time
 
 from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 
+from kes_core.access.routing import decode_path
 from kes_core.protocol import INVALID_BODY, TOO_MANY_BODIES
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ __all__ = [
     "RequestRefusedError",
     "RequestStream",
     "Responder",
-    "decode_path",
     "request_scope",
     "send_parts",
 ]
@@ -111,13 +110,6 @@ class ConnectionLink(Protocol):
 
     def write(self, data: bytes, /) -> None:
         """Send bytes to the client."""
-
-
-def decode_path(raw_path: bytes) -> str:
-    """Return the decoded path of a request target. Bytes that are not UTF-8 become lone surrogates."""
-    if b"%" not in raw_path:
-        return raw_path.decode("utf-8", "surrogateescape")
-    return unquote_to_bytes(raw_path).decode("utf-8", "surrogateescape")
 
 
 class _Date:

@@ -311,6 +311,8 @@ def _reason(error: SSL.Error) -> str:
 
 
 def _address(name: object) -> tuple[str, int] | None:
+    """Return host and port of a socket's name, with an IPv4 address as such."""
     if isinstance(name, tuple) and len(name) >= 2:  # noqa: PLR2004 # host and port; IPv6 has more
-        return str(name[0]), int(name[1])
+        # A listener for both gets IPv4 addresses as IPv6 ones. Logs and rules are meant for either form.
+        return str(name[0]).removeprefix("::ffff:"), int(name[1])
     return None

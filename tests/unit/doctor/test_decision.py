@@ -78,11 +78,21 @@ def test_identity_in_no_policy(tmp_path: Path) -> None:
     [
         ("/v1/key/generat/my-key", "", "route", "there is no API '/v1/key/generat/my-key' (404)"),
         ("/v1/key/generate", "", "route", "a name is missing; the client is sent to /v1/key/generate/ (307)"),
-        ("/v1//key/generate/my-key", "", "route", "empty parts or dots"),
-        ("v1/key/generate/my-key", "", "route", "is no path"),
+        (
+            "/v1//key/generate/my-key",
+            "",
+            "route",
+            "empty parts or dots; the client is sent to /v1/key/generate/my-key (307)",
+        ),
+        ("v1/key/generate/my-key", "", "route", "is not a path"),
         (PATH, "GET", "method", "/v1/key/generate/ takes PUT, not GET"),
-        ("/v1/key/generate/my-.", "", "name", "'my-.' is not a valid name (400)"),
-        ("/v1/key/list/a*b", "", "name", "'a*b' is not a valid pattern for a listing (400)"),
+        (
+            "/v1/key/generate/my-.",
+            "",
+            "name",
+            "key name 'my-.' is empty, too long or contains",
+        ),
+        ("/v1/key/list/a*b", "", "name", "listing pattern 'a*b' is empty, too long or is invalid (400)"),
     ],
 )
 def test_requests_that_nobody_may_make(tmp_path: Path, path: str, method: str, layer: str, reason: str) -> None:
@@ -100,12 +110,16 @@ def test_spellings_of_the_same_request(tmp_path: Path) -> None:
 
 
 def test_without_certificate(tmp_path: Path) -> None:
-    layer, reason, _cure = refusal(tmp_path, Requester.nobody())
-    assert (layer, reason) == ("tls", "denied: the handshake fails, since the client shows no certificate")
+    layer, reason, _cure = refusal(tmp_path, Requester.anonymous())
+    assert (layer, reason) == ("tls", "denied: the handshake fails, since the client presents no certificate")
     api = {"/v1/ready": {"skip_auth": True}}
-    assert allowance(tmp_path, Requester.nobody(), "/v1/ready", api=api) == "none is needed for this API"
-    assert allowance(tmp_path, Requester.nobody(), "/version", api=api) == "none is needed for this API"
-    layer, reason, _cure = refusal(tmp_path, Requester.nobody(), api=api)
+    assert (
+        allowance(tmp_path, Requester.anonymous(), "/v1/ready", api=api) == "allowed: no policy is needed for this API"
+    )
+    assert (
+        allowance(tmp_path, Requester.anonymous(), "/version", api=api) == "allowed: no policy is needed for this API"
+    )
+    layer, reason, _cure = refusal(tmp_path, Requester.anonymous(), api=api)
     assert (layer, reason) == ("certificate", "denied: tls: client certificate is required (400)")
 
 

@@ -1,0 +1,107 @@
+"""Whether a sender may make a request, with the reasons (protocol section 2)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from kes_core.boundary import PluginError
+from kes_core.policy import Decision, PolicyRequest, Verdict, combine
+from kes_core.protocol import IDENTITY_NOT_FOUND, NOT_ALLOWED, Auth
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kes_core.access.rules import AccessRules
+    from kes_core.access.sender import Sender
+    from kes_core.protocol import Route
+
+__all__ = ["AccessDecision", "EngineAnswer", "decide"]
+
+
+class EngineAnswer(NamedTuple):
+    """What one policy engine said of a request."""
+
+    engine: str
+    verdict: Verdict
+    failure: PluginError | None = None
+    """Why it gave no verdict. Its answer then counts as a denial."""
+
+
+class AccessDecision(NamedTuple):
+    """Whether a request is allowed, and by which check."""
+
+    allowed: bool
+    layer: str
+    """The check that decided: "certificate" or "policy"."""
+    rule: str = ""
+    """The rule of that check in a few words. Empty where the policy engines decided: see `reason`."""
+    status: int = 200
+    """The status of the answer to a refused request."""
+    message: str = ""
+    """The answer to a refused request."""
+    answers: Sequence[EngineAnswer] = ()
+    """What the policy engines said, in the order in which they were asked, up to the first that denied."""
+
+    @property
+    def reason(self) -> str:
+        """Why, for the operator: the rule, or what the engines said; after a denial only the engine that denied."""
+        if not self.answers:
+            return self.rule
+        last = self.answers[-1]
+        deciding = [last] if last.verdict.decision is Decision.DENY else self.answers
+        return "; ".join(f"{answer.engine}: {answer.verdict.reason}" for answer in deciding)
+
+
+_OPEN: Final = AccessDecision(True, "policy", "no policy is needed for this API")
+_ADMIN: Final = AccessDecision(True, "policy", "this is the admin, who may do everything")
+
+
+async def decide(
+    rules: AccessRules, route: Route, sender: Sender, *, method: str, path: str, argument: str
+) -> AccessDecision:
+    """Decide whether `sender` may make a request.
+
+    One engine that denies refuses the request, and one at least has to allow it: `policy.combine`.
+
+    Args:
+        rules: The rules of access.
+        route: The route of the request.
+        sender: Who sent it.
+        method: Its method.
+        path: Its decoded path, exactly as it will be executed.
+        argument: What follows the route's path in it, not yet checked.
+    """
+    if route.auth is Auth.NONE or route.path in rules.open_routes:
+        return _OPEN
+    if sender.error:
+        status, message = IDENTITY_NOT_FOUND if route.auth is Auth.CERTIFICATE else (400, sender.error)
+        return AccessDecision(False, "certificate", sender.error, status, message)
+    if route.auth is Auth.CERTIFICATE:
+        return _OPEN
+    if sender.is_admin:
+        return _ADMIN
+    request = PolicyRequest(
+        identity=sender.identity,
+        method=method,
+        path=path,
+        api=route.path,
+        resource=argument,
+        remote_address=sender.address,
+        time=datetime.now(UTC),
+        certificate=sender.certificate,
+    )
+    answers = []
+    decisions = []
+    for name, engine in rules.engines:
+        try:
+            verdict, failure = await engine.authorize(request), None
+        except PluginError as error:
+            verdict, failure = Verdict(Decision.DENY, "failed"), error
+        answers.append(EngineAnswer(name, verdict, failure))
+        decisions.append(verdict.decision)
+        if verdict.decision is Decision.DENY:  # it refuses, whatever the others would say
+            break
+    if combine(decisions) is Decision.ALLOW:
+        return AccessDecision(True, "policy", "", 200, "", answers)
+    return AccessDecision(False, "policy", "", *NOT_ALLOWED, answers)

@@ -1,0 +1,78 @@
+"""What one configuration says about access: replaced as a whole when the configuration is read again."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kes_core.access.authorities import Authorities
+from kes_core.boundary import connect_engine
+from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig
+from kes_core.identity import is_identity
+
+if TYPE_CHECKING:
+    from kes_core.config import Config
+    from kes_core.plugins import Plugins
+    from kes_core.policy import PolicyEngine
+
+__all__ = ["AccessRules", "connect_rules"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AccessRules:
+    """The admin, the trusted TLS proxies, the CAs of clients, the open routes and the policy engines."""
+
+    admin: str = ""
+    """The admin's identity; empty without an admin."""
+    proxies: frozenset[str] = frozenset()
+    """Identities of TLS proxies. Only they may forward the certificates of other clients."""
+    proxy_header: bytes = b""
+    """The header in which they do, in lower case."""
+    authorities: Authorities | None = None
+    """The CAs that verify clients (`tls.auth: on`)."""
+    open_routes: frozenset[str] = frozenset()
+    """Paths of the routes with `skip_auth`."""
+    engines: tuple[tuple[str, PolicyEngine], ...] = ()
+    """The policy engines by name, in the order in which they are asked."""
+    mark: object = field(default_factory=object)
+    """Identifies these rules. A connection remembers this and not the rules, which it would keep in memory."""
+
+    async def close(self) -> None:
+        """Close the policy engines."""
+        for _name, engine in self.engines:
+            await engine.close()
+
+
+async def connect_rules(config: Config, plugins: Plugins) -> AccessRules:
+    """Connect to the policy engines that `config` names, the static one first; return the rules of access.
+
+    Raises:
+        BackendError: An engine can't be connected to.
+        TLSError: The CAs for clients can't be read.
+    """
+    admin = config.admin.identity
+    engines: list[tuple[str, PolicyEngine]] = []
+    authorities = None
+    if config.tls.auth:
+        # Off the event loop: reading all CAs of the system takes long.
+        authorities = await asyncio.to_thread(Authorities, Path(config.tls.ca) if config.tls.ca else None)
+    try:
+        static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
+        engines.append((ENGINE_NAME, static))
+        for choice in config.policy_engines:
+            engine = await connect_engine(choice.type, choice.config)
+            engines.append((choice.type.name, engine))
+    except BaseException:
+        for _name, engine in engines:
+            await engine.close()
+        raise
+    return AccessRules(
+        admin=admin if is_identity(admin) else "",
+        proxies=frozenset(config.tls.proxy.identities),
+        proxy_header=config.tls.proxy.header.cert.lower().encode("ascii"),
+        authorities=authorities,
+        open_routes=frozenset(path for path, api in config.api.items() if api.skip_auth),
+        engines=tuple(engines),
+    )
