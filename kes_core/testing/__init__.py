@@ -1,4 +1,6 @@
-"""The conformance kit: tests whether a key store or a policy engine keeps its contract, clause by clause.
+"""For tests: a server for applications (`FakeServer`), and the conformance kit for authors of plugins.
+
+The kit tests whether a key store or a policy engine keeps its contract, clause by clause.
 
     from kes_core.testing import KeyStoreContract
 
@@ -18,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from kes_core.testing.clauses import CONTRACT_VERSION, Clause, contract, contract_table
     from kes_core.testing.engines import PolicyEngineContract, sample_request
+    from kes_core.testing.server import FakeServer
     from kes_core.testing.stores import KeyStoreContract
 
 __all__ = [
     "CONTRACT_VERSION",
     "Clause",
+    "FakeServer",
     "KeyStoreContract",
     "PolicyEngineContract",
     "contract",
@@ -33,6 +37,7 @@ __all__ = [
 _MODULES: Final = {
     "CONTRACT_VERSION": "clauses",
     "Clause": "_clause",
+    "FakeServer": "server",
     "KeyStoreContract": "stores",
     "PolicyEngineContract": "engines",
     "contract": "clauses",
