@@ -19,7 +19,7 @@ from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.state import State, connect
 from kes_core.server.wire.listener import HypercornRuntime, Runtime
-from kes_core.tls import TLSError
+from kes_core.tls import ServerTLS, TLSError
 
 if TYPE_CHECKING:
     from kes_core.config import Config
@@ -72,8 +72,14 @@ class ServerProcess:
         """
         state = await self.prepare(config)
         self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
-        self._runtime = HypercornRuntime(self.app, lambda: self.app.server_state.tls, self._metrics)
+        self.app.use(state)
+        self._runtime = HypercornRuntime(self.app, self._current_tls, self._metrics)
         self._check_expiry()
+
+    def _current_tls(self) -> ServerTLS:
+        tls = self.app.server_state.tls
+        assert tls is not None, "a server with a network has TLS"
+        return tls
 
     async def start(self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket]) -> None:
         """Serve on `sockets`, and probes on `probes`; other processes may do the same."""
@@ -101,11 +107,14 @@ class ServerProcess:
             raise ConfigRejectedError(str(error)) from error
         audit = AuditLog(sinks, self._plugin_sinks)
         try:
+            # Off the event loop: decrypting a private key takes long on purpose.
+            tls = await asyncio.to_thread(make_server_tls, config)
             return await connect(
                 config,
                 self._plugins,
                 counters=self._metrics.store,
                 on_key_change=self._invalidate_key,
+                tls=tls,
                 audit=audit,
             )
         except BaseException as error:

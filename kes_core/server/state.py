@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 from kes_core.access.rules import AccessRules, connect_rules
 from kes_core.audit.log import AuditLog
 from kes_core.boundary import connect_store
-from kes_core.config.files import make_server_tls
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError
@@ -38,8 +36,8 @@ class State:
     """The name of the policy of each identity that has one."""
     timeouts: Mapping[str, float | None]
     """The time for a request by route, in seconds."""
-    tls: ServerTLS
-    """What new connections use."""
+    tls: ServerTLS | None
+    """What new connections use; nothing without a network."""
     audit: AuditLog
     started_at: Timestamp
     """When the server began to use this configuration."""
@@ -56,6 +54,7 @@ async def connect(
     *,
     counters: StoreCounters,
     on_key_change: Callable[[str], Awaitable[None]],
+    tls: ServerTLS | None = None,
     audit: AuditLog | None = None,
 ) -> State:
     """Connect to the key store and the policy engines that `config` names, and make the keys that it asks for.
@@ -65,14 +64,13 @@ async def connect(
         plugins: From where its back ends come.
         counters: Where to count what the cache and the store do.
         on_key_change: Tells the server's other processes that a key was created or deleted.
+        tls: What new connections use. A server without a network has none.
         audit: Where audit records go; nowhere unless given.
 
     Raises:
         BackendError: The key store or a policy engine can't be used, or a key can't be created.
-        TLSError: The certificate or the CAs for clients can't be used.
+        TLSError: The CAs for clients can't be used.
     """
-    # Off the event loop: decrypting a private key takes long on purpose.
-    tls = await asyncio.to_thread(make_server_tls, config)
     access = await connect_rules(config, plugins)
     try:
         cache = await _connect_cache(config, counters=counters, on_key_change=on_key_change)

@@ -143,13 +143,13 @@ class _ServerThread:
         work.close()
         raise httpx.ConnectError("the fake server is not running")
 
-    async def begin(self, request: httpx.Request, body: bytes, identity: str) -> _Exchange:
+    async def begin(self, request: httpx.Request, body: bytes, identity: str) -> _FakeExchange:
         """Begin to serve a request; return once the status of its response is known."""
         client = ProvenClient(identity, "", None, verified=False, presented=True, address=_ADDRESS)
         link = cast("ConnectionLink", _Connection(client))
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         scope = request_scope(link, request.method.encode("ascii"), request.url.raw_path, headers, "2")
-        exchange = _Exchange(body)
+        exchange = _FakeExchange(body)
         exchange.serve(self._app, scope)
         await exchange.read_status()
         return exchange
@@ -159,6 +159,7 @@ class _ServerThread:
         peers = LocalPeers(metrics)
         state = await connect(self._config, self._plugins, counters=StoreCounters(), on_key_change=peers.forget)
         self._app = KESApp(state, metrics, peers, ExpiryWatch(metrics))
+        self._app.use(state)
         self._cache_task = asyncio.create_task(state.cache.run())
 
     async def _disconnect(self) -> None:
@@ -191,7 +192,7 @@ class _Connection:
         }
 
 
-class _Exchange:
+class _FakeExchange:
     """One request and its response, on the loop of the server."""
 
     def __init__(self, body: bytes) -> None:
@@ -247,7 +248,7 @@ class _Transport(httpx.BaseTransport):
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, server: _ServerThread, exchange: _Exchange) -> None:
+    def __init__(self, server: _ServerThread, exchange: _FakeExchange) -> None:
         self._server = server
         self._exchange = exchange
 
@@ -272,7 +273,7 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    def __init__(self, server: _ServerThread, exchange: _Exchange) -> None:
+    def __init__(self, server: _ServerThread, exchange: _FakeExchange) -> None:
         self._server = server
         self._exchange = exchange
 

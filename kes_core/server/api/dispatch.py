@@ -56,7 +56,7 @@ _MAX_LOGGED_PATH: Final = 500
 
 
 class KESApp(FastAPI):
-    """The API of the server. It works with `server_state`: `use` replaces everything at once."""
+    """The API of the server. `use` gives it the state that it works with, and replaces everything at once."""
 
     def __init__(self, state: State, metrics: Metrics, peers: Peers, expiry: ExpiryWatch) -> None:
         super().__init__(title=openapi.TITLE, version=system.version(), openapi_url=None, redirect_slashes=False)
@@ -66,7 +66,6 @@ class KESApp(FastAPI):
         self.expiry = expiry
         self.error_log = Hub(self._count_error_events)
         self.audit_log = Hub(self._count_audit_events)
-        state.audit.readers = self.audit_log
         streams = logs.handlers(metrics, peers, self.error_log, self.audit_log)
         own = {system.API_PATH: self._list_api, system.STATUS_PATH: self._status}
         self.handlers: Mapping[str, Handler] = {

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -186,11 +185,12 @@ def test_doctor_says_what_the_server_does(
 ) -> None:
     requester, app = site.requesters[name], site.requesters["app"].identity
     policy = PolicySettings(allow=tuple(allow), deny=tuple(deny), identities=(app,))
-    config = replace(
-        site.verifying if verifying else site.config,
-        policy={"p": policy},
-        api={route: APISettings(skip_auth=True) for route in open_routes},
-        policy_engines=(PolicyEngineChoice(OTHER, OtherEngineSettings(answer=other)),) if other else (),
+    config = (site.verifying if verifying else site.config).model_copy(
+        update={
+            "policy": {"p": policy},
+            "api": {route: APISettings(skip_auth=True) for route in open_routes},
+            "policy_engines": (PolicyEngineChoice(OTHER, OtherEngineSettings(answer=other)),) if other else (),
+        }
     )
     last = asyncio.run(explain(config, PLUGINS, requester, path, method=method, address="10.1.2.3"))[-1]
     if last.subject == "tls":  # no request is ever made
