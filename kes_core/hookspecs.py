@@ -76,10 +76,11 @@ class KeyStoreBackend:
     connected store within 60 seconds, or raises `KeyStoreError` with a message that tells the operator what to do."""
     persistent: bool = True
     """Whether keys outlive the process. A store that is not persistent is for development and tests."""
-    diagnose: Callable[[Any], Awaitable[Sequence[Finding]]] | None = None
+    diagnose: Callable[..., Awaitable[Sequence[Finding]]] | None = None
     """`kes doctor` calls it with an instance of `config`. It returns all findings about the store: what works, what
     fails, and how to fix that. It changes nothing in the store and does not raise. Without it, the doctor connects,
-    asks for the status, and reports the first error."""
+    asks for the status, and reports the first error. If the function has a parameter `login`, it gets whether it may use
+    up credentials that work a limited number of times (`kes doctor --login`)."""
     access_policy: Callable[[Any], str] | None = None
     """`kes doctor store-policy` calls it with an instance of `config`. It returns the least privileges that the store
     must grant to the server, in the store's own policy language."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Awaitable, Callable
@@ -116,8 +117,16 @@ def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit:
     return "" if advances else "has a 'next' that does not advance"
 
 
-async def diagnose(backend: KeyStoreBackend, config: BaseModel, *, seconds: float = CONNECT_TIMEOUT) -> list[Finding]:
+async def diagnose(
+    backend: KeyStoreBackend, config: BaseModel, *, login: bool = False, seconds: float = CONNECT_TIMEOUT
+) -> list[Finding]:
     """Return the findings of a key store's own `diagnose`, or an empty list if it has none.
+
+    Args:
+        backend: The kind of the key store.
+        config: Its section of the configuration.
+        login: Whether it may use up credentials that work a limited number of times.
+        seconds: How long it may take.
 
     Raises:
         KeyStoreError: The plugin failed, or took longer than `seconds`.
@@ -126,7 +135,9 @@ async def diagnose(backend: KeyStoreBackend, config: BaseModel, *, seconds: floa
         return []
     origin = origin_of_store(backend)
     try:
-        findings: Any = await within(backend.diagnose(config), seconds)
+        takes_login = "login" in inspect.signature(backend.diagnose).parameters
+        options = {"login": login} if takes_login else {}
+        findings: Any = await within(backend.diagnose(config, **options), seconds)
     except TooSlowError:
         failure: BackendError = KeyStoreError(f"{origin.what} has not answered within {seconds:g} s")
     except BaseException as error:

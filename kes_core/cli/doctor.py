@@ -44,6 +44,7 @@ _CONFIG = click.option(
 )
 @click.option("--identity", metavar="ID", help="Who makes it: an identity.")
 @click.option("--from", "address", metavar="IP", default="127.0.0.1", help="From where.  [default: 127.0.0.1]")
+@click.option("--login", is_flag=True, help="Log in to the key store even if that uses up a login (Vault's AppRole).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
 @click.pass_context
 def command(
@@ -54,6 +55,7 @@ def command(
     client: Path | None,
     identity: str | None,
     address: str,
+    login: bool,
     as_json: bool,
 ) -> int:
     """Find out what is wrong with a server, before its clients do.
@@ -69,7 +71,8 @@ def command(
     if client is not None and identity is not None:
         raise click.UsageError("--client and --identity exclude each other.")
     logging.getLogger("kes").addHandler(logging.NullHandler())  # what a store would log is among its findings
-    return _report(_findings(config_file, path, method, client, identity, address), show=for_people(as_json))
+    findings = _findings(config_file, path, method, client, identity, address, login=login)
+    return _report(findings, show=for_people(as_json))
 
 
 def _load(file: Path) -> tuple[Config, Plugins]:
@@ -80,7 +83,14 @@ def _load(file: Path) -> tuple[Config, Plugins]:
 
 
 def _findings(
-    file: Path, path: str | None, method: str, client: Path | None, identity: str | None, address: str
+    file: Path,
+    path: str | None,
+    method: str,
+    client: Path | None,
+    identity: str | None,
+    address: str,
+    *,
+    login: bool,
 ) -> Sequence[Finding]:
     from kes_core.config import ConfigError
     from kes_core.findings import Finding
@@ -96,7 +106,7 @@ def _findings(
     if path is not None:
         return asyncio.run(explain(config, plugins, requester, path, method=method, address=address))
     valid = Finding.ok("configuration", f"{file} is valid")
-    return [valid, *asyncio.run(examine(config, plugins, file))]
+    return [valid, *asyncio.run(examine(config, plugins, file, login=login))]
 
 
 def _requester(client: Path | None, identity: str | None) -> Requester:

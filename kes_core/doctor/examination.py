@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["examine"]
 
 
-async def examine(config: Config, plugins: Plugins, file: Path) -> Sequence[Finding]:
+async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool = False) -> Sequence[Finding]:
     """Check everything that a valid configuration refers to.
 
     Args:
         config: The configuration.
         plugins: The installed plugins.
         file: The file of the configuration.
+        login: Whether the key store may use up credentials that work a limited number of times.
     """
     return [
         *examine_plugins(config, plugins),
@@ -38,5 +39,5 @@ async def examine(config: Config, plugins: Plugins, file: Path) -> Sequence[Find
         *examine_api(config),
         *examine_cache(config),
         *examine_audit(config),
-        *await examine_store(config.keystore),
+        *await examine_store(config.keystore, login=login),
     ]

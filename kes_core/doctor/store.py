@@ -20,8 +20,16 @@ __all__ = ["examine_engines", "examine_plugins", "examine_store"]
 _TIME_LIMIT: Final = 60.0
 
 
-async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIMIT) -> Sequence[Finding]:
-    """Check a key store: with the checks of its plugin, or else by connecting to it."""
+async def examine_store(
+    choice: KeyStoreChoice, *, login: bool = False, time_limit: float = _TIME_LIMIT
+) -> Sequence[Finding]:
+    """Check a key store: with the checks of its plugin, or else by connecting to it.
+
+    Args:
+        choice: The key store and its section of the configuration.
+        login: Whether the plugin may use up credentials that work a limited number of times.
+        time_limit: Seconds that it may take.
+    """
     backend = choice.backend
     findings: list[Finding] = []
     if not backend.persistent:
@@ -34,7 +42,7 @@ async def examine_store(choice: KeyStoreChoice, *, time_limit: float = _TIME_LIM
         )
     try:
         if backend.diagnose is not None:
-            findings += await diagnose(backend, choice.config, seconds=time_limit)
+            findings += await diagnose(backend, choice.config, login=login, seconds=time_limit)
         else:
             async with asyncio.timeout(time_limit):
                 findings.append(await _check_connection(choice))

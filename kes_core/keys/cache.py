@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kes.keystore")
 
+_TASKS: Final = {"create": "create a key", "get": "read a key", "delete": "delete a key", "list": "list keys"}
+"""How the log names the operation that failed. The store may still serve the others."""
 HEALTH_TIMEOUT: Final = 10.0
 """The shortest time limit of a health check, in seconds."""
 
@@ -259,10 +261,13 @@ class KeyCache:
             problem = f"the back end is faulty: {type(error).__name__}"
         self._log_once(problem)
 
-    def _log_once(self, problem: str) -> None:
-        """Log why the store answers but can't serve, unless that was logged last."""
+    def _log_once(self, problem: str, operation: str = "status") -> None:
+        """Log why an operation failed although the store answers, unless that was logged last."""
         if problem and problem != self._logged_problem:
-            logger.warning("the key store is unavailable: %s", problem)
+            if operation in _TASKS:
+                logger.warning("the key store can't %s: %s", _TASKS[operation], problem)
+            else:
+                logger.warning("the key store is unavailable: %s", problem)
         self._logged_problem = problem
 
     def _start(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -340,7 +345,7 @@ class KeyCache:
         except KeyStoreError as error:
             self._count_error(operation, error)
             if error.reason is not None:
-                self._log_once(str(error))
+                self._log_once(str(error), operation)
             raise
         except Exception:  # a fault of the plugin, which does not show whether the store is reachable
             self._count_error(operation, None)

@@ -22,10 +22,10 @@ async def _connect(config: VaultConfig) -> VaultKeyStore:
     return await connect(config)
 
 
-async def _diagnose(config: VaultConfig) -> Sequence[Finding]:
+async def _diagnose(config: VaultConfig, *, login: bool = False) -> Sequence[Finding]:
     from kes_vault.doctor import diagnose
 
-    return await diagnose(config)
+    return await diagnose(config, login=login)
 
 
 def _access_policy(config: VaultConfig) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kes_vault.config import AppRoleConfig, VaultConfig
 
-__all__ = ["Login", "Token", "login_of", "namespace_of", "retry_of", "token_of"]
+__all__ = ["Login", "Token", "login_of", "namespace_of", "path_prefix_of", "retry_of", "token_of"]
 
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
@@ -165,6 +165,15 @@ def namespace_of(config: VaultConfig) -> str:
     method = config.approle or config.kubernetes or config.jwt or config.certificate
     namespace = config.namespace if method is None or method.namespace in {None, ""} else method.namespace
     return "" if namespace == "/" else namespace or ""
+
+
+def path_prefix_of(config: VaultConfig) -> str:
+    """Return what policies write in front of the paths of the keys: "team/", or nothing.
+
+    A policy belongs to the namespace of the login, and names what is in a namespace below by its path from there.
+    """
+    login, keys = namespace_of(config).strip("/"), config.namespace.strip("/")
+    return "" if keys == login else keys.removeprefix(f"{login}/") + "/"
 
 
 def retry_of(config: VaultConfig) -> float:

@@ -30,7 +30,8 @@ def _endpoint(value: str) -> str:
     parts = urlsplit(value)
     if parts.username or parts.password:  # said without the value
         raise ValueError("must not hold a user or a password; expected a URL like https://127.0.0.1:8200")
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.path not in {"", "/"}:
+    is_server = parts.scheme in {"https", "http"} and bool(parts.hostname)
+    if not is_server or parts.query or parts.fragment or (parts.path.strip("/") and not _is_path(parts.path)):
         raise ValueError("is not the URL of a Vault server; expected one like https://127.0.0.1:8200")
     return value.rstrip("/")
 
@@ -43,7 +44,7 @@ def _ping(value: float) -> float:
 
 def _file(value: str) -> str:
     if value and not os.access(value, os.R_OK):
-        raise ValueError("is no file that can be read")
+        raise ValueError("is not a file that can be read")
     return value
 
 
@@ -53,13 +54,17 @@ def _required_secret(value: Secret) -> Secret:
     return value
 
 
+def _is_path(value: str) -> bool:
+    """Tell whether a path, without the slashes at its ends, arrives at the server as it is written."""
+    parts = value.strip("/").split("/")
+    return not any(part in {"", ".", ".."} for part in parts) and value.isprintable() and not set(value) & set("%?#+*")
+
+
 def _path(value: str) -> str:
-    """A path in Vault: what would make another one of it on the way there is refused."""
-    path = value.strip("/")
-    parts = path.split("/") if path else []
-    if any(part in {"", ".", ".."} for part in parts) or not path.isprintable() or set(path) & set("%?#+*"):
+    """Return a path in Vault without the slashes at its ends."""
+    if value.strip("/") and not _is_path(value):
         raise ValueError("is not a path in Vault; expected one like kv or team/kv")
-    return path
+    return value.strip("/")
 
 
 def _default(name: str) -> AfterValidator:

@@ -1,6 +1,7 @@
-"""What `kes doctor` finds in Vault: from the connection to each capability of the token. Nothing is written.
+"""What `kes doctor` finds in Vault: from the connection to each capability of the token. It writes nothing.
 
-A login makes a token, which is revoked at the end; the one use of a wrapped secret is left to the server.
+It revokes the token of its login at the end. It logs in with a secret ID of AppRole only when the operator asks for it,
+because Vault may accept the secret ID only a few times. It leaves a wrapped secret, which works once, to the server.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from hvac.exceptions import InvalidPath
 from kes_core import Finding, KeyStoreError, KeyStoreReason
 from kes_vault.auth import Token
 from kes_vault.engine import Engine
-from kes_vault.errors import TokenRefusedError
+from kes_vault.errors import CapabilitiesUnknownError, TokenRefusedError
 from kes_vault.session import Session
 from kes_vault.store import VaultKeyStore
+from kes_vault.transit import is_rotated
 
 if TYPE_CHECKING:
     import hvac
@@ -34,24 +36,30 @@ _SHORT: Final = 60.0
 """Seconds. A token that lives shorter is renewed all the time."""
 _MANY: Final = 1000
 """Entries that are looked at, one request each."""
+_ROTATED: Final = "nothing to do, unless you go back to the Go server: it reads only values that begin with vault:v1:"
 _POLICY: Final = "kes doctor store-policy | vault policy write <policy of the role> -"
 _MATTERS: Final = {
-    "read": "no key can be used",
-    "create": "no key can be made",
-    "delete": "no key can be deleted",
+    "read": "no key can be used, unless the policy grants it for certain names",
+    "create": "no key can be created, unless the policy grants it for certain names",
+    "delete": "no key can be deleted, unless the policy grants it for certain names",
     "list": "keys can't be listed",
 }
 
 
-async def diagnose(config: VaultConfig) -> Sequence[Finding]:
-    """Look at everything that the server needs of Vault, up to what keeps the rest from being seen."""
+async def diagnose(config: VaultConfig, *, login: bool) -> Sequence[Finding]:
+    """Examine everything that the server needs of Vault, up to the first failure that hides the rest.
+
+    Args:
+        config: The section of the configuration.
+        login: Whether to log in with a secret ID of AppRole, which may work only a limited number of times.
+    """
     try:
         session = Session(config)
     except KeyStoreError as error:
         return [Finding.error("Vault", str(error))]
     findings: list[Finding] = []
     try:
-        async for finding in _examine(config, session):
+        async for finding in _examine(config, session, login=login):
             findings.append(finding)  # noqa: PERF401 # those before an error are kept
     except KeyStoreError as error:
         findings.append(Finding.error("Vault", str(error), _cure(config, error)))
@@ -60,7 +68,7 @@ async def diagnose(config: VaultConfig) -> Sequence[Finding]:
     return findings
 
 
-async def _examine(config: VaultConfig, session: Session) -> AsyncIterator[Finding]:
+async def _examine(config: VaultConfig, session: Session, *, login: bool) -> AsyncIterator[Finding]:
     answer = await session.look()
     await session.check_health()
     tls = "its certificate is trusted" if config.endpoint.startswith("https:") else "without TLS"
@@ -70,9 +78,15 @@ async def _examine(config: VaultConfig, session: Session) -> AsyncIterator[Findi
     if config.approle is not None and config.approle.secret_wrapped:
         yield Finding.note(
             "Vault login",
-            "the secret is wrapped and can be unwrapped once, which is left to the server: nothing behind the login is "
-            "looked at",
+            "not examined: the secret is wrapped and can be unwrapped once, which is left to the server",
             "vault write sys/wrapping/lookup token=<wrapping token>  # is it still good?",
+        )
+        return
+    if config.approle is not None and not login:
+        yield Finding.note(
+            "Vault login",
+            "not examined: each login counts if the secret ID works a limited number of times (secret_id_num_uses)",
+            "kes doctor --login logs in once, and examines the engine, the policy and the keys too",
         )
         return
     try:
@@ -99,14 +113,19 @@ async def _as_logged_in(config: VaultConfig, session: Session, token: Token) -> 
         yield Finding.error("Vault engine", str(error))
         return
     yield Finding.ok("Vault engine", f"a K/V engine of version {config.version} is mounted at {config.engine!r}")
-    for finding in await _capabilities(config, engine):
-        yield finding
-    if config.transit is not None:
-        for finding in await _transit(config, session, engine):
+    try:
+        for finding in await _capabilities(config, engine):
             yield finding
+        if config.transit is not None:
+            for finding in await _transit(config, session, engine):
+                yield finding
+    except CapabilitiesUnknownError as error:
+        yield Finding.warning("Vault policy", str(error), _POLICY)
     if config.version == "v2":
-        for finding in (*await _deletion(config, session), *await _entries(store)):
+        for finding in await _deletion(config, session):
             yield finding
+    for finding in await _entries(store):
+        yield finding
 
 
 def _cure(config: VaultConfig, error: KeyStoreError) -> str:
@@ -177,7 +196,7 @@ async def _token(config: VaultConfig, session: Session, token: Token) -> Sequenc
         findings.append(
             Finding.warning(
                 "Vault login",
-                "the token may not look itself up, and so hardly renew itself: Vault's policy 'default' is missing",
+                "the token may not look itself up, and probably not renew itself: Vault's policy 'default' is missing",
                 "give the role the policy 'default' too: token_no_default_policy=false",
             )
         )
@@ -233,9 +252,8 @@ async def _capabilities(config: VaultConfig, engine: Engine) -> Sequence[Finding
         if granted[path] & {capability, "root"}:
             findings.append(Finding.ok("Vault policy", f"{capability} on {shown}"))
             continue
-        make = Finding.error if capability == "read" else Finding.warning
         findings.append(
-            make("Vault policy", f"{capability} on {shown} is not granted: {_MATTERS[capability]}", _POLICY)
+            Finding.warning("Vault policy", f"{capability} on {shown} is not granted: {_MATTERS[capability]}", _POLICY)
         )
     if "update" in granted[needed["read"]]:
         findings.append(_too_much(config, engine.shown("*")))
@@ -246,9 +264,9 @@ def _too_much(config: VaultConfig, shown: str) -> Finding:
     text = f"update on {shown} is granted, which the server does not need"
     if config.version == "v1":
         return Finding.warning(
-            "Vault policy", f"{text}: of two servers that make one key at once, one may overwrite the other's", _POLICY
+            "Vault policy", f"{text}: if two servers create one key at once, one may overwrite the other's", _POLICY
         )
-    return Finding.note("Vault policy", f"{text}: whoever has its token can overwrite keys", _POLICY)
+    return Finding.note("Vault policy", f"{text}: anyone who has its token can overwrite keys", _POLICY)
 
 
 async def _transit(config: VaultConfig, session: Session, mount: Engine) -> Sequence[Finding]:
@@ -261,22 +279,23 @@ async def _transit(config: VaultConfig, session: Session, mount: Engine) -> Sequ
         if granted[path] & {"update", "root"}:
             findings.append(Finding.ok("Vault transit", f"update on {path}"))
         else:
-            matter = "no key can be made" if operation == "encrypt" else "no key can be used"
+            matter = "no key can be created" if operation == "encrypt" else "no key can be used"
             findings.append(Finding.error("Vault transit", f"update on {path} is not granted: {matter}", _POLICY))
-    # Who may also create would make the key by trying.
+    # With the capability "create" the trial itself would create the key.
     if granted[paths["encrypt"]] & {"update"} and not granted[paths["encrypt"]] & {"create", "root"}:
         findings += await _trial(session, engine, key)
     return findings
 
 
 async def _trial(session: Session, engine: str, key: str) -> Sequence[Finding]:
-    """Encrypt something, to see whether the key is there; nothing is stored."""
+    """Encrypt a text, to see whether the key exists. Vault stores nothing."""
 
-    def encrypt(client: hvac.Client) -> Any:
-        return client.secrets.transit.encrypt_data(key, plaintext="a2Vz", mount_point=engine)
+    def encrypt(client: hvac.Client) -> str:
+        answer: Any = client.secrets.transit.encrypt_data(key, plaintext="a2Vz", mount_point=engine)
+        return str(answer["data"]["ciphertext"])
 
     try:
-        await session.call(f"encrypt with the key {key!r} of {engine!r}", encrypt)
+        ciphertext = await session.call(f"encrypt with the key {key!r} of {engine!r}", encrypt)
     except (KeyStoreError, InvalidPath) as error:
         reason = str(error) if isinstance(error, KeyStoreError) else "there is no engine"
         return [
@@ -286,7 +305,16 @@ async def _trial(session: Session, engine: str, key: str) -> Sequence[Finding]:
                 f"vault secrets enable -path={engine} transit; vault write -f {engine}/keys/{key}",
             )
         ]
-    return [Finding.ok("Vault transit", f"the key {key!r} of {engine!r} encrypts")]
+    findings = [Finding.ok("Vault transit", f"the key {key!r} of {engine!r} encrypts")]
+    if is_rotated(ciphertext):
+        findings.append(
+            Finding.note(
+                "Vault transit",
+                f"the key {key!r} of {engine!r} was rotated: the Go server can't read keys that this server creates",
+                _ROTATED,
+            )
+        )
+    return findings
 
 
 # What is stored
@@ -312,18 +340,28 @@ async def _deletion(config: VaultConfig, session: Session) -> Sequence[Finding]:
 
 
 async def _entries(store: VaultKeyStore) -> Sequence[Finding]:
-    """Look at the entries for those that are listed as keys and can't be used."""
+    """Find the entries that Vault lists and this server, or the Go server, can't use."""
     try:
         page = await store.list(limit=_MANY)
     except KeyStoreError as error:
         if error.reason is KeyStoreReason.FORBIDDEN:
             return []  # which is found already
         raise
-    findings = []
+    findings, rotated = [], 0
     for name in page.names:
-        problem = await store.problem(name)
+        problem, is_later = await store.examine(name)
+        rotated += is_later
         if problem:
             findings.append(Finding.error("Vault entries", problem))
+    if rotated:
+        findings.append(
+            Finding.note(
+                "Vault entries",
+                f"{rotated} of {len(page.names)} keys are encrypted under a later version of the transit key than 1: "
+                "the Go server can't read them",
+                _ROTATED,
+            )
+        )
     if page.next:
         findings.append(Finding.note("Vault entries", f"only the first {_MANY} entries were looked at"))
     return findings

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from hvac.exceptions import InvalidPath
 
-from kes_core import KeyStoreError, KeyStoreReason
-from kes_vault.errors import TokenRefusedError
+from kes_core import KeyStoreError
+from kes_vault.auth import path_prefix_of
+from kes_vault.errors import CapabilitiesUnknownError, CapabilityLackingError, TokenRefusedError
 
 if TYPE_CHECKING:
     import hvac
@@ -20,7 +21,13 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("kes.vault")
 
-_VERBS: Final = {"create": "create", "delete": "delete", "list": "liste"}
+_MATTERS: Final = {
+    "read": "keys can't be used, unless the policy grants it for their names",
+    "create": "keys can't be created, unless the policy grants it for their names",
+    "delete": "keys can't be deleted, unless the policy grants it for their names",
+    "list": "keys can't be listed",
+}
+_CAPABILITIES: Final = "sys/capabilities-self"
 
 
 class Engine:
@@ -49,16 +56,19 @@ class Engine:
             raise KeyStoreError(self.not_mounted()) from None
 
     async def check(self) -> None:
-        """See to it that the engine is there, is of the configured version, and may be used.
+        """Check that the engine is mounted with the configured version, and log what the token may not do there.
 
         Raises:
-            KeyStoreError: It can't be used.
+            KeyStoreError: The engine is not mounted, or has another version.
         """
         await self.check_mount()
-        await self._check_capabilities()
+        try:
+            await self._check_capabilities()
+        except CapabilitiesUnknownError as error:
+            logger.warning("%s", error)
 
     async def check_mount(self) -> None:
-        """See to it that the engine is there, and of the configured version.
+        """Check that the engine is mounted with the configured version.
 
         Raises:
             KeyStoreError: It is not.
@@ -73,7 +83,7 @@ class Engine:
             raise KeyStoreError(self.not_mounted()) from None
         found = f"v{(data.get('options') or {}).get('version', '1')}"
         if data.get("type") not in {"kv", "generic"}:
-            raise KeyStoreError(f"the engine at {engine!r} is {data.get('type')!r} and no K/V engine: set engine")
+            raise KeyStoreError(f"the engine at {engine!r} is {data.get('type')!r}, not a K/V engine: set engine")
         if found != self._config.version:
             raise KeyStoreError(
                 f"the K/V engine at {engine!r} is {found}, but version: {self._config.version} is configured: "
@@ -85,21 +95,18 @@ class Engine:
             raise KeyStoreError(f"the K/V engine is mounted at {mount!r}: set engine: {mount}, prefix: {prefix}")
 
     async def _check_capabilities(self) -> None:
-        """Look at what the token's policy allows: nothing works without *read*, and what else is missing is told."""
+        """Log what the policy of the token does not grant. It may still grant it for the names that are in use."""
         needed = self.needed_capabilities()
-        data = needed["read"]
         granted = await self.capabilities(*needed.values())
 
         def lacks(capability: str, path: str) -> bool:
             return not granted[path] & {capability, "root"}
 
-        if lacks("read", data):
-            raise self.lacking("read", self.shown("*"))
         for capability in [capability for capability, path in needed.items() if lacks(capability, path)]:
-            kind = "data" if capability == "create" else "metadata"
+            kind = "data" if capability in {"read", "create"} else "metadata"
             shown = self.shown("*" if capability != "list" else "", kind)
-            logger.warning("%s; without it keys can't be %sd", self.lacking(capability, shown), _VERBS[capability])
-        if not self._is_v2 and not lacks("update", data):
+            logger.warning("%s; without it %s", self.lacking(capability, shown), _MATTERS[capability])
+        if not self._is_v2 and not lacks("update", needed["read"]):
             logger.warning(
                 "the policy of the token grants 'update' on %s: take it away; over K/V v1 that makes it less likely "
                 "that servers which create one key at the same moment overwrite it; only K/V v2 rules it out",
@@ -113,19 +120,51 @@ class Engine:
         return {"read": data, "create": data, "delete": metadata, "list": self.shown(kind="metadata") + "/"}
 
     async def capabilities(self, *paths: str) -> dict[str, set[str]]:
-        """Return what the token may do at each of the paths."""
+        """Return what the token may do at each of the paths.
+
+        Raises:
+            CapabilitiesUnknownError: The token may not ask.
+            KeyStoreError: Vault does not answer.
+        """
 
         def ask(client: hvac.Client) -> dict[str, set[str]]:
-            answer = client.adapter.post("/v1/sys/capabilities-self", json={"paths": paths})
+            answer = client.adapter.post(f"/v1/{_CAPABILITIES}", json={"paths": paths})
             return {path: set(answer.get(path, ())) for path in paths}
 
-        return await self._session.call("look at its capabilities", ask)
+        try:
+            return await self._session.call("look at its capabilities", ask)
+        except TokenRefusedError:
+            path = path_prefix_of(self._config) + _CAPABILITIES
+            raise CapabilitiesUnknownError(
+                "the token for Vault may not look up its own capabilities, so the server can't check its policy: "
+                f"grant 'update' on {path!r}"
+            ) from None
 
-    def lacking(self, capability: str, path: str) -> KeyStoreError:
-        return KeyStoreError(
-            f"the policy of Vault's token lacks the capability '{capability}' on {path!r}: grant it",
-            reason=KeyStoreReason.FORBIDDEN,
+    def lacking(self, capability: str, path: str) -> CapabilityLackingError:
+        """Return the error for a capability that the policy of the token does not grant."""
+        path = path_prefix_of(self._config) + path
+        return CapabilityLackingError(
+            f"the policy of Vault's token lacks the capability '{capability}' on {path!r}: grant it"
         )
+
+    async def refused(self, capability: str, path: str, other: str = "") -> TokenRefusedError:
+        """Return the error for a call that Vault refused with status 403.
+
+        Args:
+            capability: What the call needs: "read", "create", "list" or "delete".
+            path: Where, as `shown` returns it, with a slash at its end for "list".
+            other: Another reason that is possible, as the end of a sentence.
+        """
+        try:
+            granted = (await self.capabilities(path))[path]
+        except CapabilitiesUnknownError:
+            cause = f"the policy lacks '{capability}' there, or has a rule for parameters or wrapping"
+        else:
+            if not granted & {capability, "root"}:
+                return self.lacking(capability, path)
+            cause = f"the policy grants '{capability}', so the reason may be its rules for parameters or wrapping"
+        path = path_prefix_of(self._config) + path
+        return TokenRefusedError(f"Vault refuses to {capability} {path!r}: {cause}{other}")
 
     def not_mounted(self) -> str:
         return (

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import hvac.exceptions as vault
 import requests
@@ -10,12 +14,24 @@ import requests
 from kes_core import KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
 from kes_vault.transport import ForeignAnswerError, GatewayError, RedirectError
 
-__all__ = ["TokenRefusedError", "not_initialized", "reason_of", "sealed", "standby", "translate"]
+__all__ = [
+    "CapabilitiesUnknownError",
+    "CapabilityLackingError",
+    "TokenRefusedError",
+    "not_initialized",
+    "reason_of",
+    "sealed",
+    "standby",
+    "translate",
+]
 
-_MAX_REASON = 200
-_MAX_CHAIN = 50
-_EXPIRED = 10
-_MISMATCHES = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
+_MAX_REASON: Final = 200
+_EXPIRED: Final = 10
+_MISMATCHES: Final = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
+_NEEDS_TLS: Final = b"Client sent an HTTP request to an HTTPS server"
+"""What a server in Go answers on its TLS port (net/http), with status 400."""
+_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+"""OpenSSL's reasons for an answer that does not begin with a TLS record."""
 
 
 class TokenRefusedError(KeyStoreError):
@@ -24,6 +40,14 @@ class TokenRefusedError(KeyStoreError):
     default_reason = KeyStoreReason.FORBIDDEN
     is_token_invalid = False
     """Whether Vault says that it is the token. Older ones say the same of both."""
+
+
+class CapabilityLackingError(TokenRefusedError):
+    """The policy of the token is known not to grant what a request needs."""
+
+
+class CapabilitiesUnknownError(TokenRefusedError):
+    """The token may not ask Vault what its policy grants."""
 
 
 def sealed(endpoint: str) -> KeyStoreUnreachableError:
@@ -62,7 +86,9 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     if isinstance(error, requests.exceptions.RequestException):
         return _of_connection(error, what, endpoint)
     if not isinstance(error, vault.VaultError) or (isinstance(error, vault.InvalidPath) and error.errors is None):
-        return KeyStoreError(f"what answers at {endpoint} is no Vault (tried to {what}): set endpoint to its address")
+        return KeyStoreError(
+            f"the server at {endpoint} does not answer like Vault (tried to {what}): set endpoint to Vault's address"
+        )
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
         refusal = TokenRefusedError(f"Vault refuses to {what}: the policy of the token does not allow it")
         refusal.is_token_invalid = "invalid token" in reason_of(error)
@@ -91,23 +117,45 @@ def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachable
 
 
 def _of_connection(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:
-    untrusted = _verification_error(error)
+    causes = list(_causes(error))
+    untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         return KeyStoreError(f"the certificate of Vault at {endpoint} {_what_is_wrong_with(untrusted)}")
     if isinstance(error, RedirectError | requests.exceptions.TooManyRedirects):
         return KeyStoreError(
             f"Vault at {endpoint} sends requests elsewhere: set endpoint to the address of Vault itself"
         )
-    if isinstance(error, GatewayError):
-        return KeyStoreUnreachableError(f"what is in front of Vault at {endpoint} gets no answer (tried to {what})")
-    if isinstance(error, ForeignAnswerError) and error.response is not None:
-        return KeyStoreUnreachableError(
-            f"what answers at {endpoint} is no Vault (status {error.response.status_code}, tried to {what}): look at "
-            "what is in front of Vault, or set endpoint to its address"
-        )
+    if isinstance(error, GatewayError | ForeignAnswerError):
+        return _of_foreign_answer(error, what, endpoint)
     if isinstance(error, requests.exceptions.Timeout):
         return KeyStoreUnreachableError(f"Vault at {endpoint} does not answer in time (tried to {what})")
-    return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached (tried to {what})")
+    return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached: {_cause_of(causes)} (tried to {what})")
+
+
+def _of_foreign_answer(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:
+    if isinstance(error, GatewayError):
+        return KeyStoreUnreachableError(f"the proxy in front of Vault at {endpoint} gets no answer (tried to {what})")
+    assert error.response is not None
+    if _NEEDS_TLS in error.response.content:
+        return KeyStoreError(f"Vault at {endpoint} expects TLS: let endpoint begin with https://")
+    return KeyStoreUnreachableError(
+        f"the server at {endpoint} does not answer like Vault (status {error.response.status_code}, tried to {what}): "
+        "look at the proxy in front of Vault, or set endpoint to Vault's address"
+    )
+
+
+def _cause_of(causes: Sequence[BaseException]) -> str:
+    """Return why there is no connection, from all that was raised."""
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "its host name can't be resolved"
+    failure = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if failure is not None and failure.reason in _NOT_TLS:
+        return "it answers without TLS"
+    if failure is not None:
+        reason = (failure.reason or "the connection was closed").replace("_", " ").lower()
+        return f"the TLS handshake failed: {reason}"
+    number = next((cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno), 0)
+    return os.strerror(number).lower() if number else "the connection was closed"
 
 
 def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
@@ -118,16 +166,13 @@ def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
     return "is not trusted: set tls.ca to its CA"
 
 
-def _verification_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """Return what TLS says of Vault's certificate. Other failures of a handshake are those of the network."""
-    seen = 0
-    pending = [error]
-    while pending and seen < _MAX_CHAIN:
-        current = pending.pop()
-        seen += 1
-        if isinstance(current, ssl.SSLCertVerificationError):
-            return current
-        if current is not None:
-            wrapped = [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
-            pending += [item for item in wrapped if isinstance(item, BaseException)]
-    return None
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and all that it wraps: the libraries keep the cause in several places."""
+    seen: dict[int, BaseException] = {}
+    waiting: list[Any] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if isinstance(current, BaseException) and id(current) not in seen:
+            seen[id(current)] = current
+            yield current
+            waiting += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kes_vault.auth import namespace_of
+from kes_vault.auth import namespace_of, path_prefix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +26,7 @@ def access_policy(config: VaultConfig) -> str:
 
     `+` is one part of a path: keys are entries of one folder, and what is deeper below may be another tenant's.
     """
-    login, keys = namespace_of(config), config.namespace.strip("/")
-    login = login.strip("/")
-    # A policy belongs to the namespace of the login, and names what is in others by their paths from there.
-    below = "" if keys == login else keys.removeprefix(f"{login}/") + "/"
+    login, below = namespace_of(config).strip("/"), path_prefix_of(config)
     where = f" -namespace={login}" if login else ""
     lines = [
         f"# What kes needs in Vault: keys in the K/V engine {config.engine!r} ({config.version}).",

@@ -87,6 +87,7 @@ class Session:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.start_timeout
+        reason = ""
         while True:
             try:
                 await self.health()
@@ -96,7 +97,9 @@ class Session:
                 pause = min(1.0, deadline - loop.time())
                 if pause <= 0:
                     raise
-                logger.warning("waiting for Vault: %s", error)
+                if str(error) != reason:
+                    reason = str(error)
+                    logger.warning("waiting for Vault: %s", reason)
                 await asyncio.sleep(pause)
         self._task = loop.create_task(self._keep_alive())
 
@@ -132,24 +135,43 @@ class Session:
             KeyStoreError: It fails otherwise.
         """
         logins, kind = self._logins, what.partition(" ")[0]
+        refusal: TokenRefusedError | None = None
         if self._token is not None:
             try:
                 return await self._call(what, function)
             except TokenRefusedError as error:
-                # Somebody may have logged in meanwhile; then it was the old token that was refused.
+                # Another call may have logged in meanwhile: then Vault refused the old token.
                 if self._logins == logins and await self._is_valid() and self._logins == logins:
-                    raise  # the token is good: it is the policy
+                    raise  # the token is good, so it is the policy
                 if kind in self._denied and not error.is_token_invalid:
                     raise  # as with a new token
-                if self._logins == logins:
+                if self._logins == logins and error.is_token_invalid:
                     self._token = None
-        await self._log_in(logins)
+                refusal = error
+        await self._log_in_after(refusal, logins, kind)
         try:
             return await self._call(what, function)
         except TokenRefusedError:
             if not await self._is_valid():
                 self._denied.add(kind)  # a login for each refusal would use up what logins there are
             raise
+
+    async def _log_in_after(self, refusal: TokenRefusedError | None, logins: int, kind: str) -> None:
+        """Log in because Vault refused a call of this kind, or because there is no token.
+
+        Raises:
+            TokenRefusedError: Vault refuses the login too, but the token may be good: keep it.
+            KeyStoreError: There is no login, and no token.
+        """
+        try:
+            await self._log_in(logins)
+        except KeyStoreUnreachableError:
+            raise
+        except KeyStoreError:
+            if refusal is None or self._token is None:
+                raise
+            self._denied.add(kind)  # more logins would not help
+            raise refusal from None
 
     async def _call(self, what: str, function: Callable[[hvac.Client], T]) -> T:
         try:
@@ -267,6 +289,12 @@ class Session:
             return translated
         if isinstance(error, InvalidPath | Forbidden) and "no handler" in reason_of(error):
             text = "login to Vault failed: the authentication method is not enabled at its engine path"
+        elif self._config.approle is not None and "invalid role or secret ID" in reason_of(error):
+            path = f"auth/{self._config.approle.engine}/role/ROLE/secret-id/lookup"
+            text = (
+                "login to Vault failed: invalid role or secret ID: the secret ID has expired, is used up, or belongs "
+                f"to another role or namespace; see 'vault write {path} secret_id=...'"
+            )
         else:
             text = f"login to Vault failed: {reason_of(error)}; check role, credentials and namespace"
         return KeyStoreError(text, reason=KeyStoreReason.FORBIDDEN)

@@ -24,9 +24,9 @@ from kes_core import (
 )
 from kes_core.keystore import PAGE_SIZE
 from kes_vault.engine import Engine
-from kes_vault.errors import TokenRefusedError
+from kes_vault.errors import CapabilityLackingError, TokenRefusedError
 from kes_vault.session import Session
-from kes_vault.transit import MARK, Transit
+from kes_vault.transit import MARK, Transit, is_rotated
 
 if TYPE_CHECKING:
     import hvac
@@ -114,22 +114,21 @@ class VaultKeyStore(KeyStore):
             await self._settle(name, text)
 
     async def _refused_create(self, name: str) -> KeyStoreError:
-        """Return what it means that Vault has refused a create with status 403.
+        """Return the error for a create that Vault refused with status 403.
 
-        Without the capability *update*, which no policy need grant, that is how it refuses to write an entry that is
-        there. But there may be an entry without a key, and policies may have rules for parameters.
+        Without the capability *update*, which no policy needs to grant, Vault refuses in this way to write an entry
+        that exists. But the entry may hold no key, and policies may have rules for parameters.
         """
         path = self._engine.shown(name)
-        if not await self._exists(name):
-            if not (await self._engine.capabilities(path))[path] & {"create", "root"}:
-                return self._engine.lacking("create", path)
-            if not await self._appears(name):
-                cause = "metadata without a version, which has to be removed, or " if self._is_v2 else ""
-                return KeyStoreError(
-                    f"Vault refuses to create the entry {path!r}, which holds no key, though the policy of the token "
-                    f"grants 'create': there is {cause}a rule for parameters in the policy"
-                )
-        return EntryExistsError(f"key {name!r} already exists")
+        exists = EntryExistsError(f"key {name!r} already exists")
+        other = ", or metadata without a version, which has to be removed" if self._is_v2 else ""
+        try:
+            if await self._exists(name):
+                return exists
+            error = await self._engine.refused("create", path, other)
+            return exists if not isinstance(error, CapabilityLackingError) and await self._appears(name) else error
+        except TokenRefusedError:  # the token may not read either: nobody knows whether there is a key
+            return await self._engine.refused("create", path, other)
 
     async def _settle(self, name: str, text: str) -> None:
         """See whose key is stored, once every write that began before ours ended should have ended too.
@@ -214,9 +213,10 @@ class VaultKeyStore(KeyStore):
             KeyStoreError: There is an entry, but it holds no key, or none any more.
         """
         entry = await self._entry(name)
-        if entry is None or entry.data is None:
-            return None
-        text = entry.data.get(name)
+        return None if entry is None else self._text(name, entry)
+
+    def _text(self, name: str, entry: _KVEntry) -> str:
+        text = (entry.data or {}).get(name)
         if not isinstance(text, str):
             raise KeyStoreError(f"the entry {self._engine.shown(name)!r} has no text in a field named {name!r}")
         return text
@@ -264,28 +264,35 @@ class VaultKeyStore(KeyStore):
             self._engine.expect_absence(error)
             return None
         except TokenRefusedError:
-            raise self._engine.lacking("read", self._engine.shown(name)) from None
+            raise await self._engine.refused("read", self._engine.shown(name)) from None
 
-    async def problem(self, name: str) -> str:
-        """Return what is wrong with the entry of a name that Vault lists; empty if nothing is.
+    async def examine(self, name: str) -> tuple[str, bool]:
+        """Examine the entry of a name that Vault lists.
+
+        Returns:
+            What is wrong with it, or an empty text; and whether a later version of the transit key than 1 encrypted it.
+            An entry that the policy does not let the server read belongs to somebody else: nothing is wrong.
 
         Raises:
             KeyStoreUnreachableError: Vault does not answer.
         """
+        shown = self._engine.shown(name)
         try:
             entry = await self._entry(name)
-            await self._read(name)
+            if entry is None:
+                problem = f"the entry {shown!r} has metadata, but no version: if it is not needed, {_REMOVE}"
+                return problem if self._is_v2 else "", False
+            text = self._text(name, entry)
         except KeyStoreUnreachableError:
             raise
+        except TokenRefusedError:
+            return "", False
         except KeyStoreError as error:
-            return str(error)
-        if entry is None:
-            return (
-                f"the entry {self._engine.shown(name)!r} has metadata, but no version: if it is not needed, {_REMOVE}"
-            )
+            return str(error), False
         if entry.deleted_at:
-            return f"Vault deletes the key {name!r} at {entry.deleted_at}: copy it, and set delete_version_after=0s"
-        return ""
+            problem = f"Vault deletes the key {name!r} at {entry.deleted_at}: copy it, and set delete_version_after=0s"
+            return problem, is_rotated(text)
+        return "", is_rotated(text)
 
     async def delete(self, name: str) -> None:
         engine, path = self._config.engine, self._engine.path(name)
@@ -302,7 +309,7 @@ class VaultKeyStore(KeyStore):
             self._engine.expect_absence(error)
             return
         except TokenRefusedError:
-            raise self._engine.lacking("delete", shown) from None
+            raise await self._engine.refused("delete", shown) from None
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         engine, path = self._config.engine, self._engine.path()
@@ -320,7 +327,7 @@ class VaultKeyStore(KeyStore):
             self._engine.expect_absence(error)
             return Page([], "")
         except TokenRefusedError:
-            raise self._engine.lacking("list", f"{shown}/") from None
+            raise await self._engine.refused("list", f"{shown}/") from None
         return page_of(names, prefix, start=start, limit=limit)
 
 

@@ -14,14 +14,19 @@ if TYPE_CHECKING:
     from kes_vault.config import TransitConfig
     from kes_vault.session import Session
 
-__all__ = ["MARK", "Transit"]
+__all__ = ["MARK", "Transit", "is_rotated"]
 
 MARK: Final = "vault:v"
-"""How values begin that are encrypted."""
+"""The beginning of an encrypted value. The version of the transit key follows."""
+
+
+def is_rotated(text: str) -> bool:
+    """Tell whether a later version of the transit key than 1 encrypted a value. The Go server can't read it."""
+    return text.startswith(MARK) and not text.startswith(f"{MARK}1:")
 
 
 class Transit:
-    """Encrypts and decrypts values with the key of the configuration, or leaves them as they are if it has none."""
+    """Encrypts and decrypts values with the key of the configuration; without one it leaves them as they are."""
 
     def __init__(self, config: TransitConfig | None, session: Session) -> None:
         self._config = config

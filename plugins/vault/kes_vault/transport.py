@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,7 +72,8 @@ class VaultHTTP(requests.Session):
     def __init__(self, config: VaultConfig, *, connections: int) -> None:
         super().__init__()
         for scheme in ("https://", "http://"):
-            self.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY))
+            adapter = HTTPAdapter if config.tls.ca else _SystemRoots
+            self.mount(scheme, adapter(pool_maxsize=connections, max_retries=_RETRY))
         self.max_redirects = _MAX_REDIRECTS
         self._bundle = _CABundle(Path(config.tls.ca)) if config.tls.ca and Path(config.tls.ca).is_dir() else None
         self.verify = self._bundle.path if self._bundle is not None else config.tls.ca or True
@@ -173,6 +175,20 @@ def _json_object(response: requests.Response) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None
+
+
+class _SystemRoots(HTTPAdapter):
+    """Trusts the CAs that the operating system trusts, or those of SSL_CERT_FILE and SSL_CERT_DIR.
+
+    requests itself trusts the CAs of the package certifi instead.
+    """
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **kwargs)  # type: ignore[no-untyped-call] # its stub has no types
+
+    def cert_verify(self, conn: Any, url: str, verify: bool | str, cert: Any) -> None:
+        super().cert_verify(conn, url, verify, cert)
+        conn.ca_certs = None  # keep the context from loading certifi's CAs too
 
 
 class _CABundle:

@@ -19,6 +19,10 @@ BROKEN = {
     f"{ROLE}": "4: keystore.vault.endpoint: required, but missing",
     f"endpoint: vault:8200\n{ROLE}": "5: keystore.vault.endpoint: 'vault:8200' is not the URL of a Vault server; "
     "expected one like https://127.0.0.1:8200",
+    f"endpoint: https://vault/a/../b\n{ROLE}": "5: keystore.vault.endpoint: 'https://vault/a/../b' is not the URL of a "
+    "Vault server; expected one like https://127.0.0.1:8200",
+    f"endpoint: https://vault?x=y\n{ROLE}": "5: keystore.vault.endpoint: 'https://vault?x=y' is not the URL of a Vault "
+    "server; expected one like https://127.0.0.1:8200",
     f"endpoint: https://me:pw@vault\n{ROLE}": "5: keystore.vault.endpoint: must not hold a user or a "
     "password; expected a URL like https://127.0.0.1:8200",
     "endpoint: https://v": f"4: keystore.vault: no authentication method is given; set one of {METHODS}",
@@ -31,8 +35,8 @@ BROKEN = {
     "expected one like kv or team/kv",
     f"endpoint: https://v\nstatus:\n  ping: 1ms\n{ROLE}": "7: keystore.vault.status.ping: '1ms' is too short; the "
     "shortest is 100ms",
-    f"endpoint: https://v\ntls:\n  ca: none.pem\n{ROLE}": "7: keystore.vault.tls.ca: 'none.pem' is no file that can be "
-    "read",
+    f"endpoint: https://v\ntls:\n  ca: none.pem\n{ROLE}": "7: keystore.vault.tls.ca: 'none.pem' is not a file that can "
+    "be read",
     f"endpoint: https://v\ntls:\n  key: here\n{ROLE}": "6: keystore.vault.tls: a private key and its certificate go "
     "together; 'cert' is missing",
     f"endpoint: https://v\ntransit:\n  engine: t\n{ROLE}": "6: keystore.vault.transit.key: required, but missing",
@@ -42,7 +46,7 @@ BROKEN = {
     "endpoint: https://v\napprole:\n  id: i\n  secret: s\n  secret_file: here": "6: keystore.vault.approle: 'secret' "
     "and 'secret_file' exclude each other; give one of them",
     "endpoint: https://v\napprole:\n  id: i\n  secret_file: none": "8: keystore.vault.approle.secret_file: 'none' is "
-    "no file that can be read",
+    "not a file that can be read",
     "endpoint: https://v\napprole:\n  id: i\n  secret: s\n  retry: soon": "9: keystore.vault.approle.retry: 'soon' is "
     "not a duration, as in 10s, 1m30s, 500ms or 168h; units are h, m, s, ms, us and ns",
     "endpoint: https://v\nkubernetes:\n  role: r": "6: keystore.vault.kubernetes.jwt: required, but missing",
@@ -51,7 +55,7 @@ BROKEN = {
     "endpoint: https://v\njwt:\n  role: r": "6: keystore.vault.jwt.jwt: required, but missing",
     "endpoint: https://v\ncertificate:\n  role: r": "4: keystore.vault: the authentication method 'certificate' needs "
     "tls.key and tls.cert",
-    "endpoint: https://v\ntoken_file: none": "6: keystore.vault.token_file: 'none' is no file that can be read",
+    "endpoint: https://v\ntoken_file: none": "6: keystore.vault.token_file: 'none' is not a file that can be read",
     f"endpoint: https://v\nnamspace: n\n{ROLE}": "6: keystore.vault.namspace: unknown field; did you mean 'namespace'?",
 }
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import itertools
+import shutil
+import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import requests
+from OpenSSL.crypto import FILETYPE_PEM, load_certificate
 
-from kes_core import KeyStoreError, KeyStoreUnreachableError
+from kes_core import EntryExistsError, KeyStoreError, KeyStoreUnreachableError
 from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
+from kes_vault.session import Session
 from kes_vault.store import VaultKeyStore, connect
 from tests.helpers.openbao import OpenBao, Tenant, failure, nothing, run_store
+from tests.helpers.proxy import Proxy
 from tests.helpers.server import make_credentials
 
 
@@ -55,7 +66,8 @@ def test_messages_at_the_start(bao: OpenBao) -> None:
     tenant, other = Tenant(bao, "v2"), Tenant(bao, "v1")
     approle = {"id": tenant.role_id, "secret": "wrong"}
     assert failure(tenant.config(approle=approle)) == (
-        "login to Vault failed: invalid role or secret ID; check role, credentials and namespace"
+        "login to Vault failed: invalid role or secret ID: the secret ID has expired, is used up, or belongs to "
+        "another role or namespace; see 'vault write auth/approle/role/ROLE/secret-id/lookup secret_id=...'"
     )
     assert "role or secret ID" in failure(tenant.config(approle={"id": "wrong", "secret": tenant.secret}))
     for method in (
@@ -77,9 +89,6 @@ def test_messages_at_the_start(bao: OpenBao) -> None:
         "no K/V engine is mounted at 'nowhere', or the token's policy grants nothing below it: run 'vault secrets "
     )
     assert "is not trusted: set tls.ca to its CA" in failure(tenant.config(tls=None))
-    assert "can't be reached" in failure(tenant.config(endpoint="https://127.0.0.1:1"), KeyStoreUnreachableError)
-    blind = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["create"] }}')
-    assert f"lacks the capability 'read' on '{blind.engine}/data/*': grant it" in failure(blind.config())
 
 
 def test_directory_of_cas(bao: OpenBao, tmp_path: Path) -> None:
@@ -105,6 +114,187 @@ def test_directory_of_cas(bao: OpenBao, tmp_path: Path) -> None:
 
     (cas / "vault.pem").write_bytes(bao.ca.read_bytes())
     run_store(tenant.config(tls=section), check)
+
+
+@contextmanager
+def mute_listener() -> Iterator[int]:
+    """Accept connections and say nothing; give the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_cause_of_a_vault_that_cannot_be_reached(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+
+    def unreachable(endpoint: str) -> str:
+        return failure(tenant.config(endpoint=endpoint, timeout="1s"), KeyStoreUnreachableError)
+
+    assert "can't be reached: connection refused (tried to" in unreachable("https://127.0.0.1:1")
+    assert "can't be reached: its host name can't be resolved" in unreachable("https://vault.invalid:8200")
+    with mute_listener() as port:
+        assert "does not answer in time" in unreachable(f"https://127.0.0.1:{port}")
+    with plain_http() as port:
+        assert "can't be reached: it answers without TLS" in unreachable(f"https://127.0.0.1:{port}")
+    plain = bao.url.replace("https:", "http:")
+    assert failure(tenant.config(endpoint=plain)) == f"Vault at {plain} expects TLS: let endpoint begin with https://"
+
+
+@contextmanager
+def plain_http() -> Iterator[int]:
+    """Serve HTTP without TLS; give the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_waiting_for_vault_is_logged_once_a_cause(mortal_bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    tenant = Tenant(mortal_bao, "v2")
+    mortal_bao.kill()
+
+    async def check() -> None:
+        connecting = asyncio.create_task(connect(tenant.config(start_timeout="60s")))
+        await enough.wait()
+        await asyncio.to_thread(mortal_bao.start)
+        await asyncio.to_thread(mortal_bao.unseal)
+        await (await connecting).close()
+
+    enough, attempts, look = asyncio.Event(), itertools.count(1), Session.look
+
+    async def counted(session: Session) -> requests.Response:
+        if next(attempts) == 4:
+            enough.set()
+        return await look(session)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "look", counted)
+        asyncio.run(check())
+    causes = [record.getMessage() for record in caplog.records if record.getMessage().startswith("waiting for Vault")]
+    assert "connection refused" in causes[0]
+    assert len(causes) == len(set(causes))
+
+
+def test_system_roots_are_trusted_without_a_ca_in_the_configuration(
+    bao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those of the package certifi, which the HTTP library would take, are not."""
+    tenant = Tenant(bao, "v2")
+    nobody = make_credentials(tmp_path).cert
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(nobody))
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(bao.ca))
+    assert "is not trusted: set tls.ca to its CA" in failure(tenant.config(tls=None))
+    monkeypatch.undo()
+    monkeypatch.setenv("SSL_CERT_FILE", str(bao.ca))
+    run_store(tenant.config(tls=None), nothing)
+    hashed = tmp_path / "hashed"
+    hashed.mkdir()
+    number = load_certificate(FILETYPE_PEM, bao.ca.read_bytes()).subject_name_hash()
+    shutil.copy(bao.ca, hashed / f"{number:08x}.0")
+    monkeypatch.setenv("SSL_CERT_FILE", str(nobody))
+    monkeypatch.setenv("SSL_CERT_DIR", str(hashed))
+    run_store(tenant.config(tls=None), nothing)
+
+
+class BelowPath(Proxy):
+    """Serves Vault below a path, as a site's proxy does."""
+
+    def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> requests.Response:
+        assert path.startswith("/tools/vault/v1/"), path
+        return super().forward(method, path.removeprefix("/tools/vault"), headers, body)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_endpoint_with_a_path(bao: OpenBao, end: str) -> None:
+    tenant = Tenant(bao, "v2")
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.status()
+        await store.create("k", b"v")
+        assert await store.get("k") == b"v"
+        assert (await store.list()).names == ["k"]
+        await store.delete("k")
+
+    with BelowPath(bao).running() as proxy:
+        run_store(tenant.config(endpoint=f"{proxy.url}/tools/vault{end}"), check)
+
+
+BLIND = (
+    'path "{engine}/data/*" {{ capabilities = ["create", "read"] }}\n'
+    'path "{engine}/metadata/*" {{ capabilities = ["list"] }}'
+)
+
+
+@pytest.mark.parametrize("uses", [0, 1])
+def test_token_that_may_not_look_up_its_capabilities(bao: OpenBao, caplog: pytest.LogCaptureFixture, uses: int) -> None:
+    """The server serves, with one warning; also if the secret ID is good for this one login."""
+    tenant = Tenant(bao, "v2", BLIND, token_no_default_policy=True, secret_id_num_uses=uses)
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("k", b"v")
+        assert await store.get("k") == b"v"
+        with pytest.raises(EntryExistsError):
+            await store.create("k", b"other")
+        with pytest.raises(
+            KeyStoreError, match=f"refuses to delete '{tenant.engine}/metadata/k': the policy lacks 'delete' there, or"
+        ):
+            await store.delete("k")
+        await store.status()
+
+    run_store(tenant.config(), check)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    (warning,) = warnings
+    assert warning == (
+        "the token for Vault may not look up its own capabilities, so the server can't check its policy: grant "
+        "'update' on 'sys/capabilities-self'"
+    )
+
+
+def test_paths_to_grant_to_a_login_in_another_namespace(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
+    namespace = bao.unique("ns")
+    bao.root.adapter.post(f"/v1/sys/namespaces/{namespace}")
+    bao.root.adapter.namespace = namespace
+    try:
+        engine = bao.mount("v2")
+    finally:
+        bao.root.adapter.namespace = None
+    read_only = f'path "{namespace}/{engine}/data/*" {{ capabilities = ["read"] }}'
+    _role, role_id, secret = bao.role(read_only)
+    approle = {"id": role_id, "secret": secret, "namespace": "/"}
+    config = Tenant(bao, "v2").config(engine=engine, namespace=namespace, approle=approle)
+    run_store(config, nothing)
+    assert f"grant 'update' on '{namespace}/sys/capabilities-self'" in caplog.text
+    caplog.clear()
+    bao.root.sys.create_or_update_policy(
+        _role, f'{read_only}\npath "{namespace}/sys/capabilities-self" {{ capabilities = ["update"] }}'
+    )
+    run_store(config, nothing)
+    assert f"lacks the capability 'create' on '{namespace}/{engine}/data/*'" in caplog.text
+
+
+def test_policy_for_certain_names_does_not_keep_the_server_from_starting(
+    bao: OpenBao, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = Tenant(bao, "v2", 'path "{engine}/data/minio-*" {{ capabilities = ["create", "read"] }}')
+
+    async def check(store: VaultKeyStore) -> None:
+        await store.create("minio-key", b"v")
+        assert await store.get("minio-key") == b"v"
+        with pytest.raises(KeyStoreError, match=f"lacks the capability 'read' on '{tenant.engine}/data/other'"):
+            await store.get("other")
+
+    run_store(tenant.config(), check)
+    assert f"lacks the capability 'read' on '{tenant.engine}/data/*'" in caplog.text
+    assert "keys can't be used, unless the policy grants it for their names" in caplog.text
 
 
 def test_missing_capabilities_are_told_at_the_start(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
