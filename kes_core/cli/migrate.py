@@ -28,16 +28,17 @@ _MAX_SHOWN: Final = 20
 @click.command("migrate", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--from", "source", metavar="FILE", required=True, help="A configuration with the key store to read.")
 @click.option("--to", "target", metavar="FILE", required=True, help="A configuration with the key store to write.")
-@click.option("--merge", is_flag=True, help="Keep keys that the target has already under the same name.")
-@click.option("-f", "--force", is_flag=True, help="Replace keys that the target has already under the same name.")
-@click.option("--dry-run", is_flag=True, help="Write nothing, and tell what would be done.")
+@click.option("--merge", is_flag=True, help="Keep the keys that the target already has under the same name.")
+@click.option("-f", "--force", is_flag=True, help="Replace the keys that the target already has under the same name.")
+@click.option("--dry-run", is_flag=True, help="Write nothing, and print what it would do.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
 @click.argument("pattern", default="*")
 def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, as_json: bool, pattern: str) -> int:
     """Copy the keys whose names match PATTERN: a name, or the beginning of names and a *.
 
-    Each key is read back after it was written. A key that the target has already, byte for byte, counts as copied:
-    after an interruption the same command goes on. Unless told otherwise another key of the same name is an error.
+    The command reads each key back after it wrote it. A key that the target already has, byte for byte, counts as
+    copied: after an interruption, run the same command again. Another key of the same name is an error without --merge
+    or --force. Exit code 0 means that every matching key can be read at the target.
     """
     from kes_core.keys.migration import OnConflict
 

@@ -1,7 +1,7 @@
 """Copy keys from one key store to another of any kind.
 
 A key that the target already has, byte for byte, counts as copied. So an interrupted migration needs no record of its
-progress: when it runs again, it continues.
+progress: when it runs again, it continues. After a migration without failures, the target can use every matching key.
 """
 
 from __future__ import annotations
@@ -138,11 +138,11 @@ class Migration:
         try:
             value = await _retry(lambda: self._source.get(name))
         except EntryNotFoundError:
+            page = await _retry(lambda: self._source.list(name, start=name, limit=1))
+            if page.names == [name]:
+                raise _CopyError("the source lists the key, but does not give it back") from None
             return Outcome.SKIPPED
-        try:
-            KeyVersion.decode(value)
-        except StoredKeyError as error:
-            raise _CopyError(f"the source's entry is not a key: {error}") from None
+        _check(value, "source")
         if self._dry_run:
             return await self._plan(name, value)
         try:
@@ -163,13 +163,16 @@ class Migration:
         stored = await self._read_target(name)
         return Outcome.COPIED if stored is None else self._decide(stored, value)
 
-    def _decide(self, stored: bytes | None, value: bytes) -> Outcome:
+    def _decide(self, stored: bytes, value: bytes) -> Outcome:
         """Return what to do with a key whose name the target already has."""
         if stored == value:
             return Outcome.IDENTICAL
         if self._on_conflict is OnConflict.FAIL:
             raise _CopyError("the target has another key of that name: --merge keeps it, --force replaces it")
-        return Outcome.SKIPPED if self._on_conflict is OnConflict.KEEP else Outcome.REPLACED
+        if self._on_conflict is OnConflict.REPLACE:
+            return Outcome.REPLACED
+        _check(stored, "target")
+        return Outcome.SKIPPED
 
     async def _read_target(self, name: str) -> bytes | None:
         try:
@@ -193,6 +196,18 @@ class Migration:
                 with contextlib.suppress(EntryExistsError):  # as above
                     await _retry(lambda: self._target.create(name, kept))
             raise
+
+
+def _check(value: bytes, place: str) -> None:
+    """Check that a stored value is a key.
+
+    Raises:
+        _CopyError: It is not.
+    """
+    try:
+        KeyVersion.decode(value)
+    except StoredKeyError as error:
+        raise _CopyError(f"the {place}'s entry is not a key: {error}") from None
 
 
 async def _retry(call: Callable[[], Awaitable[T]]) -> T:

@@ -10,7 +10,7 @@ import pytest
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keys.migration import Migration, OnConflict, Outcome
 from kes_core.keys.stored import KeyVersion
-from kes_core.keystore import KeyStoreError, KeyStoreUnreachableError
+from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
 
 
 def key() -> bytes:
@@ -196,3 +196,34 @@ def test_stop_finishes_what_is_under_way() -> None:
         assert await content(target) == values
 
     run(check)
+
+
+def test_key_that_is_kept_has_to_be_a_key() -> None:
+    """Without failures, every matching key can be read at the target."""
+
+    async def check() -> None:
+        for dry_run in (False, True):
+            source, target = MemoryKeyStore(), MemoryKeyStore()
+            await source.create("k", KeyVersion.generate("me").encode())
+            await target.create("k", b"not a key")
+            migration = Migration(source, target, on_conflict=OnConflict.KEEP, dry_run=dry_run)
+            await migration.run(["k"])
+            assert migration.summary.failures["k"].startswith("the target's entry is not a key: ")
+
+    asyncio.run(check())
+
+
+def test_key_that_the_source_lists_and_does_not_return_is_a_failure() -> None:
+    class Forgetful(MemoryKeyStore):
+        async def get(self, name: str) -> bytes:
+            raise EntryNotFoundError(name)
+
+    async def check() -> None:
+        source = Forgetful()
+        await source.create("k", b"v")
+        migration = Migration(source, MemoryKeyStore())
+        await migration.run(["k", "deleted-meanwhile"])
+        assert migration.summary.failures == {"k": "the source lists the key, but does not give it back"}
+        assert migration.summary.counts[Outcome.SKIPPED] == 1
+
+    asyncio.run(check())
