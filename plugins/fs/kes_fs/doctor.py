@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from kes_core import BlockingCalls, Finding, KeyStoreError
-from kes_fs.store import TIME_LIMIT, FileKeyStore
+from kes_fs.store import TIME_LIMIT, FileKeyStore, is_own_group
 
 __all__ = ["diagnose"]
 
@@ -75,8 +76,10 @@ def _cure(path: Path) -> str:
 
 
 def _owner(path: Path) -> Iterator[Finding]:
-    owner = path.stat().st_uid
-    if owner != os.geteuid():
+    status = path.stat()
+    owner = status.st_uid
+    is_shared = status.st_mode & stat.S_IWGRP and is_own_group(status)  # as with `fsGroup` of Kubernetes
+    if owner != os.geteuid() and not is_shared:
         yield Finding.warning(
             _SUBJECT,
             f"the key directory {str(path)!r} belongs to user {owner}, and this is user {os.geteuid()}",

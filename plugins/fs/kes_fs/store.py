@@ -34,7 +34,7 @@ from kes_core import (
 from kes_core.keystore import PAGE_SIZE
 from kes_core.names import is_valid_name
 
-__all__ = ["FileKeyStore"]
+__all__ = ["FileKeyStore", "is_own_group"]
 
 logger = logging.getLogger("kes.fs")
 
@@ -53,9 +53,12 @@ _ABANDONED: Final = 3600.0
 """Seconds after which nobody writes a temporary file any more, where the file system has no locks to tell."""
 _UNREACHABLE: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
 """What a network file system that has lost its server answers (EIO on a soft mount), and a disk that is gone."""
+_GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
+_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
+_ANYONE: Final = _GROUP | _OTHERS
 _NO_HARD_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
-# Neither follow a link out of the directory nor wait for the other end of a pipe.
-_OPEN: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN: Final = os.O_NONBLOCK | os.O_CLOEXEC
+"""Do not wait for the other end of a pipe."""
 
 
 class FileKeyStore(KeyStore):
@@ -156,15 +159,16 @@ class FileKeyStore(KeyStore):
     def _check(self) -> None:
         if not self._path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        mode = self._path.stat().st_mode
-        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        status = self._path.stat()
+        mode = status.st_mode
+        if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not is_own_group(status)):
             raise KeyStoreError(
                 f"others can write into the key directory {str(self._path)!r} "
                 f"(mode {stat.S_IMODE(mode):04o}): chmod 0700 {self._path}"
             )
         if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
             raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
-        self._refuse_exposed_keys(mode)
+        self._refuse_exposed_keys(status)
 
     def leftovers(self) -> Sequence[Path]:
         """Return the temporary files in the directory: of servers that write a key just now, or were killed."""
@@ -185,21 +189,21 @@ class FileKeyStore(KeyStore):
                 str(self._path),
             )
 
-    def _refuse_exposed_keys(self, directory_mode: int) -> None:
-        """Refuse keys that others can read or change. Files in a directory that lets nobody in need no look."""
-        exposed = 0
-        if directory_mode & stat.S_IXGRP:
-            exposed |= stat.S_IRGRP | stat.S_IWGRP
-        if directory_mode & stat.S_IXOTH:
-            exposed |= stat.S_IROTH | stat.S_IWOTH
-        if not exposed:
-            return
+    def _refuse_exposed_keys(self, directory: os.stat_result) -> None:
+        """Refuse keys that others than the server's user and groups can read or change.
+
+        The mode of a file in a directory that lets nobody else in does not matter, unless it is elsewhere and the
+        directory only has a link to it.
+        """
+        lets_others_in = _exposed_bits(directory, directory) != 0
         with os.scandir(self._path) as entries:
             for entry in entries:
-                if not _is_key(entry):
+                if not (lets_others_in or entry.is_symlink()) or not _is_key(entry):
                     continue
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if mode & exposed:
+                status = entry.stat()
+                mode = status.st_mode
+                exposed = _ANYONE if entry.is_symlink() else _exposed_bits(directory, status)
+                if mode & (exposed & ~_GROUP if is_own_group(status) else exposed):
                     raise KeyStoreError(
                         f"others can read or change the key {entry.path!r} (mode {stat.S_IMODE(mode):04o}): "
                         f"chmod 0700 {self._path} and chmod 0600 its files"
@@ -266,12 +270,15 @@ class FileKeyStore(KeyStore):
     def _get(self, file: Path) -> bytes:
         try:
             source = os.open(file, os.O_RDONLY | _OPEN)
-        except FileNotFoundError:
-            self._status()  # a directory that is gone is not an absent key
-            raise EntryNotFoundError(f"key {file.name!r} does not exist") from None
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise KeyStoreError(f"{str(file)!r} is a symbolic link, not a key") from None
+            if file.is_symlink():
+                reason = error.strerror
+                raise KeyStoreError(
+                    f"{str(file)!r} is a symbolic link, and its target can't be read: {reason}"
+                ) from None
+            if isinstance(error, FileNotFoundError):
+                self._status()  # a directory that is gone is not an absent key
+                raise EntryNotFoundError(f"key {file.name!r} does not exist") from None
             if error.errno == errno.ENXIO:
                 raise _not_a_file(file) from None  # a socket can't be opened at all
             raise
@@ -288,7 +295,12 @@ class FileKeyStore(KeyStore):
 
     def _delete(self, file: Path) -> None:
         try:
-            if not stat.S_ISREG(file.lstat().st_mode):
+            mode = file.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise KeyStoreError(
+                    f"{str(file)!r} is a symbolic link: remove it and the file that it points to where they are managed"
+                )
+            if not stat.S_ISREG(mode):
                 raise _not_a_file(file)
             file.unlink()
         except FileNotFoundError:
@@ -308,7 +320,7 @@ def _remove_leftover(path: Path) -> bool:
     Who writes one holds a lock on it. Where the file system has no locks, its age has to tell.
     """
     try:
-        file = os.open(path, os.O_RDWR | _OPEN)  # NFS locks only what is open for writing
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | _OPEN)  # NFS locks only what is open for writing
     except OSError:
         return False
     try:
@@ -353,8 +365,32 @@ def _sync(directory: Path) -> None:
 
 
 def _is_key(entry: os.DirEntry[str]) -> bool:
-    return is_valid_name(entry.name) and entry.is_file(follow_symlinks=False)
+    """Tell whether an entry is a key: a file, or a symbolic link to one, as in a secret that Kubernetes mounts."""
+    try:
+        return is_valid_name(entry.name) and entry.is_file()
+    except OSError:
+        if entry.is_symlink():
+            return False  # it leads in a circle, or where the server may not look
+        raise
+
+
+def is_own_group(status: os.stat_result) -> bool:
+    """Tell whether a file belongs to one of this process's groups, as with `fsGroup` of Kubernetes."""
+    return status.st_gid == os.getegid() or status.st_gid in os.getgroups()
+
+
+def _exposed_bits(directory: os.stat_result, file: os.stat_result) -> int:
+    """Return the bits of a file's mode that let in those who can reach it through its directory.
+
+    The directory lets in everyone, or its group. A member of that group who is not in the file's group is one of the
+    others for the file.
+    """
+    if directory.st_mode & stat.S_IXOTH:
+        return _ANYONE
+    if not directory.st_mode & stat.S_IXGRP or is_own_group(directory):
+        return 0
+    return _GROUP if directory.st_gid == file.st_gid else _ANYONE
 
 
 def _not_a_file(file: Path) -> KeyStoreError:
-    return KeyStoreError(f"{str(file)!r} is not a regular file, so it is no key")
+    return KeyStoreError(f"{str(file)!r} is not a regular file, so it is not a key")

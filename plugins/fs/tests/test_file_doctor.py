@@ -62,7 +62,7 @@ def test_missing_directory_is_not_made(tmp_path: Path) -> None:
 
 
 def test_directory_that_others_can_use(keys: Path) -> None:
-    keys.chmod(0o770)
+    keys.chmod(0o777)
     found = only(keys)
     assert (found.level, f"chmod 0700 {keys}" in found.message) == ("error", True)
     keys.chmod(0o755)
@@ -90,6 +90,15 @@ def test_full_disk(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_FEW_FILES", 2**62)
     found = diagnose(keys)[-1]
     assert (found.level, "more files, and each key is one" in found.message) == ("warning", True)
+
+
+@pytest.mark.root
+def test_directory_that_belongs_to_the_servers_group(keys: Path) -> None:
+    """As `fsGroup` of Kubernetes makes it: the owner is another user."""
+    if os.geteuid() == 0:
+        os.chown(keys, 65534, -1)
+    keys.chmod(0o2775)
+    assert only(keys).level == "ok"
 
 
 @pytest.mark.root

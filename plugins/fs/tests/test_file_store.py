@@ -116,22 +116,60 @@ def test_what_is_no_key_is_neither_listed_nor_read_nor_removed(run: Run, tmp_pat
         (keys / "-bad").write_text("x")
         (keys / "folder").mkdir()
         os.mkfifo(keys / "pipe")
-        (tmp_path / "outside").write_text("secret")
-        (keys / "link").symlink_to(tmp_path / "outside")
+        (keys / "link").symlink_to(tmp_path / "nowhere")
+        (keys / "circle").symlink_to(keys / "circle")
+        (keys / "folder-link").symlink_to(keys / "folder")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(keys / "socket"))
         assert await store.list() == ([], "")
-        for name in ("link", "pipe", "folder", "socket"):
-            with pytest.raises(KeyStoreError, match=rf"{name}' is (a symbolic link|not a regular file)"):
+        for name in ("link", "circle", "folder-link", "pipe", "folder", "socket"):
+            with pytest.raises(KeyStoreError, match=rf"{name}' is (a symbolic link, and|not a regular file)") as caught:
                 await store.get(name)
-            with pytest.raises(KeyStoreError, match=rf"{name}' is not a regular file"):
+            assert not isinstance(caught.value, EntryNotFoundError)
+            with pytest.raises(KeyStoreError, match=rf"{name}' is (a symbolic link: remove|not a regular file)"):
                 await store.delete(name)
             with pytest.raises(EntryExistsError):
                 await store.create(name, b"x")
-        assert len(list(keys.iterdir())) == 6
-        assert (tmp_path / "outside").read_text() == "secret"
+        assert len(list(keys.iterdir())) == 8
 
     run(check)
+
+
+def test_keys_of_a_mounted_secret(run: Run, tmp_path: Path) -> None:
+    """Links as Kubernetes makes them: it changes all keys at once, by another target of `..data`."""
+
+    async def check(store: FileKeyStore) -> None:
+        keys = tmp_path / "keys"
+        for version in ("..1", "..2"):
+            (keys / version).mkdir()
+            (keys / version / "my-key").write_bytes(version.encode())
+        (keys / "..data").symlink_to("..1")
+        (keys / "my-key").symlink_to("..data/my-key")
+        assert await store.list() == (["my-key"], "")
+        assert await store.get("my-key") == b"..1"
+        (keys / "new").symlink_to("..2")
+        (keys / "new").rename(keys / "..data")
+        assert await store.get("my-key") == b"..2"
+        with pytest.raises(EntryExistsError):
+            await store.create("my-key", b"x")
+        with pytest.raises(KeyStoreError, match="is a symbolic link: remove it and the file that it points to"):
+            await store.delete("my-key")
+        assert await store.get("my-key") == b"..2"
+
+    run(check)
+
+
+def test_link_to_a_file_that_others_can_read_is_refused(open_and_close: OpenAndClose, tmp_path: Path) -> None:
+    """The mode of the key directory does not protect a file elsewhere."""
+    keys, elsewhere = tmp_path / "keys", tmp_path / "elsewhere"
+    keys.mkdir(mode=0o700)
+    elsewhere.touch()
+    (keys / "my-key").symlink_to(elsewhere)
+    elsewhere.chmod(0o644)
+    with pytest.raises(KeyStoreError, match=r"others can read or change the key .*my-key' \(mode 0644\)"):
+        asyncio.run(open_and_close(keys))
+    elsewhere.chmod(0o640)
+    assert asyncio.run(open_and_close(keys)) == ["my-key"]
 
 
 def test_file_that_is_too_large_is_not_read_but_can_be_deleted(run: Run, tmp_path: Path) -> None:
@@ -201,7 +239,7 @@ def test_listings_of_the_vectors(case: dict[str, Any], run: Run, tmp_path: Path)
     run(check)
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o702])
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702, 0o2777])
 def test_directory_that_others_can_write_into_is_refused(
     open_and_close: OpenAndClose, tmp_path: Path, mode: int
 ) -> None:
@@ -217,7 +255,10 @@ def test_directory_that_others_can_write_into_is_refused(
     [
         (0o755, 0o600, False),
         (0o755, 0o644, True),
-        (0o755, 0o640, True),
+        (0o755, 0o640, False),
+        (0o2775, 0o660, False),
+        (0o2775, 0o664, True),
+        (0o2770, 0o664, False),
         (0o755, 0o602, True),
         (0o750, 0o604, False),
         (0o744, 0o644, False),
@@ -235,6 +276,49 @@ def test_key_that_others_can_get_at_is_refused(
     keys.chmod(directory)
     if exposed:
         with pytest.raises(KeyStoreError, match=rf"others can read or change the key .*my-key' \(mode {key:04o}\)"):
+            asyncio.run(open_and_close(keys))
+    else:
+        assert asyncio.run(open_and_close(keys)) == ["my-key"]
+
+
+FOREIGN_GROUP = 65533
+"""A group that the tests' process is not in. Only root can give files to it."""
+IS_ROOT = os.geteuid() == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("directory", "key", "key_is_foreign", "text"),
+    [
+        (0o2770, 0o600, True, "others can write into"),
+        (0o750, 0o640, True, "others can read or change the key"),
+        (0o750, 0o604, True, ""),  # for members of the group, the bits of the group count
+        (0o710, 0o600, True, ""),
+        *([(0o750, 0o604, False, "others can read or change the key"), (0o750, 0o660, False, "")] if IS_ROOT else []),
+    ],
+)
+def test_foreign_group_may_not_get_at_keys(
+    open_and_close: OpenAndClose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    directory: int,
+    key: int,
+    key_is_foreign: bool,
+    text: str,
+) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (keys / "my-key").touch()
+    if IS_ROOT:
+        for path in [keys, keys / "my-key"] if key_is_foreign else [keys]:
+            os.chown(path, -1, FOREIGN_GROUP)
+    else:
+        monkeypatch.setattr(os, "getegid", lambda: FOREIGN_GROUP)
+        monkeypatch.setattr(os, "getgroups", list)
+    (keys / "my-key").chmod(key)
+    keys.chmod(directory)
+    if text:
+        with pytest.raises(KeyStoreError, match=text):
             asyncio.run(open_and_close(keys))
     else:
         assert asyncio.run(open_and_close(keys)) == ["my-key"]
