@@ -97,6 +97,18 @@ def test_verified_client_certificates(run_server: RunServer, tmp_path: Path) -> 
         server.stop()
 
 
+def test_client_certificates_are_verified_by_the_cas_of_the_system(run_server: RunServer, tmp_path: Path) -> None:
+    """`tls.auth: on` without `tls.ca`: SSL_CERT_FILE takes the place of the CAs of the operating system."""
+    known, stranger = make_credentials(tmp_path, "known"), make_credentials(tmp_path, "unknown")
+    make_credentials(tmp_path, "server")
+    tls = {"key": str(tmp_path / "server.key"), "cert": str(tmp_path / "server.crt"), "auth": "on"}
+    server = run_server({"tls": tls}, admin=known, environment={"SSL_CERT_FILE": str(known.cert)})
+    with server.client(known) as client:
+        assert client.get("/v1/status").status_code == 200
+    with pytest.raises(OSError, match=r"(?i)alert|eof"):
+        ask_for_version(server, stranger)
+
+
 def test_old_versions_of_tls_are_refused(server: Server) -> None:
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = server.ssl_context(server.admin)

@@ -1,4 +1,4 @@
-"""What `kes doctor` finds in the key directory. It only looks: it makes no directory, and tidies nothing up."""
+"""What `kes doctor` finds in the key directory. It changes nothing: it creates no directory and removes no file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["diagnose"]
 
 _SUBJECT: Final = "key store"
 _LITTLE_SPACE: Final = 16 * 1024 * 1024
-"""Bytes. A key takes a block of the file system, mostly of 4096."""
+"""Bytes. A key takes one block of the file system, usually 4096 bytes."""
 _FEW_FILES: Final = 1000
 
 
 async def diagnose(path: Path) -> Sequence[Finding]:
-    """Look at the key directory at `path`, which may be missing."""
+    """Examine the key directory at `path`. It may be missing."""
     path = path.absolute()  # noqa: ASYNC240 # asks no disk
     calls, store = BlockingCalls("fs-doctor"), FileKeyStore(path)
     try:
@@ -49,25 +49,25 @@ async def diagnose(path: Path) -> Sequence[Finding]:
 
 
 def _missing(path: Path) -> Finding | None:
-    """Return what to say of a directory that is not there yet; nothing if it is."""
+    """Return the finding for a missing directory; None if it exists."""
     if os.path.lexists(path):
         return None
     parent = next(folder for folder in path.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         return Finding.error(
             _SUBJECT,
-            f"the key directory {str(path)!r} is missing, and the server may not make it in {str(parent)!r}",
+            f"the key directory {str(path)!r} is missing, and the server may not create it in {str(parent)!r}",
             f"install -d -m 0700 -o <user of the server> {path}",
         )
     return Finding.note(
         _SUBJECT,
-        f"the key directory {str(path)!r} is missing: the server makes it, without keys, when it starts",
+        f"the key directory {str(path)!r} is missing: the server creates it, without keys, when it starts",
         "check keystore.fs.path if there should be keys",
     )
 
 
 def _cure(path: Path) -> str:
-    """Return what to do about a directory that can't be used; empty if nobody knows."""
+    """Return what to do about a directory that can't be used; empty if that is unknown."""
     if not path.is_dir():
         return f"{path} has to be a directory: move what is there away, or set keystore.fs.path"
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
@@ -99,7 +99,7 @@ def _leftovers(store: FileKeyStore, path: Path) -> Iterator[Finding]:
 
 
 def _space(disk: os.statvfs_result, path: Path) -> Iterator[Finding]:
-    """Tell if the disk is nearly full. Some file systems count no files: they have 0 in all."""
+    """Yield a finding if the disk is nearly full. Some file systems do not count files: their total is 0."""
     free = disk.f_bavail * disk.f_frsize
     if free < _LITTLE_SPACE:
         yield Finding.warning(

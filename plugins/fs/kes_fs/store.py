@@ -1,8 +1,8 @@
-"""Keys as files. Creating one is atomic and durable and never overwrites, whoever else works in the directory.
+"""Keys as files. Creating a key is atomic and durable and never overwrites, even if other servers use the directory.
 
-A key is written to a temporary file, which is synced and then linked to its name. A link appears whole or not at all,
+The store writes a key to a temporary file, syncs it, and links it to its name. The link appears complete or not at all,
 fails if the name is taken, and is durable once the directory is synced. So a process that is killed at any moment
-leaves a key whole or not there, and of several that create the same key one wins.
+leaves a key complete or absent, and of several processes that create the same key one wins.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ TIME_LIMIT: Final = 10.0
 """Seconds after which a file system that does not answer counts as unreachable."""
 
 _TEMPORARY: Final = ".new-"
-"""How the names of temporary files begin. No key can be called so: its name has no dot."""
+"""The beginning of the names of temporary files. No key has such a name: names have no dot."""
 _IS_TEMPORARY: Final = re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{32}")
 _ABANDONED: Final = 3600.0
-"""Seconds after which nobody writes a temporary file any more, where the file system has no locks to tell."""
+"""Seconds after which a temporary file counts as abandoned, if the file system has no locks."""
 _UNREACHABLE: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
-"""What a network file system that has lost its server answers (EIO on a soft mount), and a disk that is gone."""
+"""The errors of a network file system that lost its server (EIO on a soft mount), and of a lost disk."""
 _GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 _ANYONE: Final = _GROUP | _OTHERS
@@ -67,17 +67,17 @@ class FileKeyStore(KeyStore):
     check_interval = 1.0  # reading a file is cheap
 
     def __init__(self, path: Path, *, time_limit: float = TIME_LIMIT) -> None:
-        """Use the directory at `path`, which must be there: `open` makes it.
+        """Use the directory at `path`, which must exist: `open` creates it.
 
         Args:
-            path: The directory. A relative path is taken from where the process is now.
+            path: The directory. A relative path starts at the current directory of the process.
             time_limit: Seconds that one call may take.
         """
         self._path = path.absolute()
         self._time_limit = time_limit
         self._calls = BlockingCalls("fs")
         self._left: set[Path] = set()
-        """Temporary files of ours that could not be removed."""
+        """Temporary files of this store that it could not remove."""
         self._unusable = f"the key directory {str(self._path)!r} can't be used"
 
     def __repr__(self) -> str:
@@ -85,10 +85,10 @@ class FileKeyStore(KeyStore):
 
     @classmethod
     async def open(cls, path: Path) -> FileKeyStore:
-        """Return the store in the directory at `path`, which is made if it is missing.
+        """Return the store in the directory at `path`. Create the directory if it is missing.
 
         Raises:
-            KeyStoreError: It can't be made or used, or others than its owner could change or read the keys.
+            KeyStoreError: It can't be created or used, or others could read or change the keys.
         """
         store = cls(path)
         try:
@@ -99,10 +99,10 @@ class FileKeyStore(KeyStore):
         return store
 
     async def check(self) -> None:
-        """See whether the directory, which has to be there, can be used. Nothing in it is changed.
+        """Check that the directory exists and can be used. Change nothing in it.
 
         Raises:
-            KeyStoreError: It can't, or others than its owner could change or read the keys.
+            KeyStoreError: It can't be used, or others could read or change the keys.
         """
         await self._run(self._unusable, self._check)
 
@@ -125,7 +125,7 @@ class FileKeyStore(KeyStore):
         self._calls.close()
 
     def _file(self, name: str) -> Path:
-        """Return the file of a key. The server has checked the name; a path must not depend on that."""
+        """Return the file of a key. The server checks names too, but a path must not depend on that."""
         if not is_valid_name(name):
             raise KeyStoreError("not a valid name for a key")
         return self._path / name
@@ -150,7 +150,7 @@ class FileKeyStore(KeyStore):
         if _make_directory(self._path):
             # The first start of a server, or a disk that is not there: then its keys seem to be gone.
             logger.warning(
-                "the key directory %r was missing and has been made: it holds no keys; is the disk mounted?",
+                "the key directory %r was missing and was created: it holds no keys; is the disk mounted?",
                 str(self._path),
             )
         self._check()
@@ -171,7 +171,7 @@ class FileKeyStore(KeyStore):
         self._refuse_exposed_keys(status)
 
     def leftovers(self) -> Sequence[Path]:
-        """Return the temporary files in the directory: of servers that write a key just now, or were killed."""
+        """Return the temporary files in the directory: of servers that are writing a key, or were killed."""
         with os.scandir(self._path) as entries:
             return [
                 Path(entry.path)
@@ -180,11 +180,11 @@ class FileKeyStore(KeyStore):
             ]
 
     def _remove_leftovers(self) -> None:
-        """Remove temporary files that others have left behind, which may hold the text of a key."""
+        """Remove temporary files that killed servers left behind. They may hold the text of a key."""
         removed = sum(_remove_leftover(leftover) for leftover in self.leftovers())
         if removed:
             logger.warning(
-                "removed %d temporary file(s) with key text that a server has left in the key directory %r",
+                "removed %d temporary file(s) with key text that a server left in the key directory %r",
                 removed,
                 str(self._path),
             )
@@ -192,8 +192,8 @@ class FileKeyStore(KeyStore):
     def _refuse_exposed_keys(self, directory: os.stat_result) -> None:
         """Refuse keys that others than the server's user and groups can read or change.
 
-        The mode of a file in a directory that lets nobody else in does not matter, unless it is elsewhere and the
-        directory only has a link to it.
+        If the directory lets no others in, the modes of its files do not matter. It does not protect the target of a
+        symbolic link.
         """
         lets_others_in = _exposed_bits(directory, directory) != 0
         with os.scandir(self._path) as entries:
@@ -227,28 +227,28 @@ class FileKeyStore(KeyStore):
             try:
                 os.link(temporary, file)
             except FileExistsError:
-                # Who is told that the key is there may rely on it, as its creator may once it is durable.
+                # The caller may rely on the key that exists, so make it durable first.
                 _sync(self._path)
                 raise EntryExistsError(f"key {file.name!r} already exists") from None
             except OSError as error:
                 if error.errno in _NO_HARD_LINKS:
                     raise KeyStoreError(
-                        f"the file system of the key directory {str(self._path)!r} has no hard links, which are needed"
+                        f"the file system of the key directory {str(self._path)!r} has no hard links, which the server needs"
                     ) from error
                 raise
         _sync(self._path)
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[Path, int]]:
-        """Make a file that is gone afterwards, and that nobody else removes before; yield it open for writing."""
+        """Create a temporary file and yield it open for writing. No other server removes it while it is in use."""
         while True:
             path = self._path / f"{_TEMPORARY}{secrets.token_hex(16)}"
             output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                with contextlib.suppress(OSError):  # where there are no locks, nobody removes what others have left
+                with contextlib.suppress(OSError):  # without locks, the age of a file decides
                     fcntl.flock(output, fcntl.LOCK_EX)
                 if os.fstat(output).st_nlink == 0:
-                    continue  # another process started and took it for a leftover before it was locked
+                    continue  # another server started and removed it before it was locked
                 yield path, output
                 return
             finally:
@@ -256,7 +256,7 @@ class FileKeyStore(KeyStore):
                 os.close(output)
 
     def _discard(self, path: Path) -> None:
-        """Remove a temporary file. If that fails the key is stored or not all the same, and it is tried again."""
+        """Remove a temporary file, or try again later. The outcome for the key does not depend on it."""
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -315,9 +315,9 @@ class FileKeyStore(KeyStore):
 
 
 def _remove_leftover(path: Path) -> bool:
-    """Remove a temporary file unless a living process writes it; tell whether it was removed.
+    """Remove a temporary file unless a running process writes it; return whether it is removed.
 
-    Who writes one holds a lock on it. Where the file system has no locks, its age has to tell.
+    A process that writes one holds a lock on it. If the file system has no locks, the age of the file decides.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | _OPEN)  # NFS locks only what is open for writing
@@ -332,7 +332,7 @@ def _remove_leftover(path: Path) -> bool:
                 return False
         path.unlink()
     except FileNotFoundError:
-        return False  # who wrote it has removed it meanwhile
+        return False  # its writer removed it meanwhile
     except OSError as error:
         logger.warning(
             "the temporary file %r, which may hold the text of a key, can't be removed: %s", str(path), error.strerror
@@ -344,10 +344,7 @@ def _remove_leftover(path: Path) -> bool:
 
 
 def _make_directory(path: Path) -> bool:
-    """Make a directory, and those above it that are missing, durable and for their owner alone.
-
-    Tell whether it was missing.
-    """
+    """Create a directory and the missing ones above it, durable and with mode 0700. Return whether it was missing."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)  # another server may make it as well
@@ -356,7 +353,7 @@ def _make_directory(path: Path) -> bool:
 
 
 def _sync(directory: Path) -> None:
-    """Make durable what was made, linked or unlinked in a directory."""
+    """Make new, linked and removed entries of a directory durable."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(opened)
@@ -382,8 +379,8 @@ def is_own_group(status: os.stat_result) -> bool:
 def _exposed_bits(directory: os.stat_result, file: os.stat_result) -> int:
     """Return the bits of a file's mode that let in those who can reach it through its directory.
 
-    The directory lets in everyone, or its group. A member of that group who is not in the file's group is one of the
-    others for the file.
+    The directory lets in everyone, or its group. For the file, members of that group are others if the file has another
+    group.
     """
     if directory.st_mode & stat.S_IXOTH:
         return _ANYONE

@@ -57,7 +57,7 @@ def test_what_a_killed_server_has_left_behind(keys: Path) -> None:
 def test_missing_directory_is_not_made(tmp_path: Path) -> None:
     found = only(tmp_path / "a" / "b")
     assert found.level == "note"
-    assert "the server makes it" in found.message
+    assert "the server creates it" in found.message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -100,7 +100,7 @@ def test_temporary_file_that_cannot_be_removed_is_removed_later(
 def test_file_system_without_hard_links_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(store: FileKeyStore) -> None:
         monkeypatch.setattr("kes_fs.store.os.link", failing(errno.EPERM))
-        with pytest.raises(KeyStoreError, match="has no hard links, which are needed"):
+        with pytest.raises(KeyStoreError, match="has no hard links, which the server needs"):
             await store.create("k", b"v")
 
     run(check)
@@ -167,7 +167,7 @@ def test_file_system_that_hangs_is_unreachable_and_holds_nobody_up(
 def test_key_is_durable_before_it_is_there_and_its_name_before_it_is_acknowledged(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No test can cut the power, so this one looks at the order of what the kernel is told."""
+    """No test can cut the power, so this one checks the order of the system calls."""
     order: list[str] = []
 
     def spy(name: str) -> None:

@@ -46,14 +46,14 @@ def test_leftovers_are_removed_but_not_those_of_living_processes(
     assert alive.read_text() == "half"
     assert (tmp_path / "outside").read_text() == "kept"
     assert [record.getMessage() for record in caplog.records] == [
-        f"removed 2 temporary file(s) with key text that a server has left in the key directory {str(keys)!r}"
+        f"removed 2 temporary file(s) with key text that a server left in the key directory {str(keys)!r}"
     ]
 
 
 def test_leftovers_where_there_are_no_locks(
     open_and_close: OpenAndClose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then only their age tells whether somebody may still write them."""
+    """Then only their age shows whether a server may still be writing them."""
 
     def no_locks(*_arguments: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

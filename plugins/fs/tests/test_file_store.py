@@ -93,7 +93,7 @@ def test_directory_that_had_to_be_made_is_told(
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("kes.fs", "WARNING")
     assert record.getMessage() == (
-        f"the key directory {str(path)!r} was missing and has been made: it holds no keys; is the disk mounted?"
+        f"the key directory {str(path)!r} was missing and was created: it holds no keys; is the disk mounted?"
     )
     caplog.clear()
     asyncio.run(open_and_close(path))

@@ -1,4 +1,4 @@
-"""Logging in to Vault, by any of its methods: each is a function that returns a token with its lifetime."""
+"""The methods to log in to Vault: each is a function that returns a token with its lifetime."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Login", "Token", "login_of", "namespace_of", "path_prefix_of", "retr
 
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
-"""What can be sent as a token: it is the value of a header."""
+"""A token that can be sent: it is the value of a header."""
 
 
 class Token(NamedTuple):
-    """A token and how long it lives."""
+    """A token and its lifetime."""
 
     value: str
     seconds: float
-    """Until it expires; 0: never."""
+    """Seconds until it expires; 0: never."""
     renewable: bool
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ def token_of(answer: dict[str, Any], value: str = "") -> Token:
 
     Raises:
         KeyStoreError: The token can't be sent.
-        ValueError: The answer is not one of Vault's; neither are those that lack something (KeyError, TypeError).
+        ValueError: The answer is not Vault's. KeyError and TypeError mean the same: something is missing.
     """
     auth = answer["auth"]
     return Token(
@@ -68,7 +68,7 @@ def token_of(answer: dict[str, Any], value: str = "") -> Token:
 
 
 def _sendable(token: str, what: str) -> str:
-    """Return a token if it can be sent. One that can't would look like a Vault that can't be reached.
+    """Check that a token can be sent. Otherwise the error would look like a Vault that can't be reached.
 
     Raises:
         KeyStoreError: It can't.
@@ -113,7 +113,7 @@ def _approle(config: AppRoleConfig) -> Login:
 
 
 def _given_token(read: Callable[[], str], what: str) -> Login:
-    """Use a token that somebody else has made: look up what it is worth."""
+    """Use a token that the operator made: look up its lifetime."""
 
     def login(client: hvac.Client) -> Token:
         token = _sendable(read(), what)
@@ -128,7 +128,7 @@ def _given_token(read: Callable[[], str], what: str) -> Login:
 
 
 def login_of(config: VaultConfig) -> Login:
-    """Return how to log in with the one method that `config` has."""
+    """Return the login by the one method that `config` has."""
     if config.approle is not None:
         return _approle(config.approle)
     if (kubernetes := config.kubernetes) is not None:
@@ -161,7 +161,7 @@ def login_of(config: VaultConfig) -> Login:
 
 
 def namespace_of(config: VaultConfig) -> str:
-    """Return the namespace of the login, which may be another than that of the keys."""
+    """Return the namespace of the login. It may differ from that of the keys."""
     method = config.approle or config.kubernetes or config.jwt or config.certificate
     namespace = config.namespace if method is None or method.namespace in {None, ""} else method.namespace
     return "" if namespace == "/" else namespace or ""
@@ -177,7 +177,7 @@ def path_prefix_of(config: VaultConfig) -> str:
 
 
 def retry_of(config: VaultConfig) -> float:
-    """Return the seconds to wait after a login that failed."""
+    """Return the seconds to wait after a failed login."""
     for method in (config.approle, config.kubernetes, config.jwt, config.certificate):
         if method is not None:
             return method.retry

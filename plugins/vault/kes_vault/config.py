@@ -72,7 +72,7 @@ def _default(name: str) -> AfterValidator:
 
 
 def _token_or_file(value: Secret) -> Secret:
-    """A value with a path separator is a file, which is read again at each login; it has to be there already."""
+    """Check a token or the file of one. A value with a path separator is a file, and has to exist already."""
     text = _required_secret(value).get()
     if os.sep in text and not (Path(text).is_file() and os.access(text, os.R_OK)):
         raise ValueError(f"the file {text!r} can't be read")
@@ -86,7 +86,7 @@ TokenOrFile = Annotated[Secret, AfterValidator(_token_or_file)]
 
 
 class TransitConfig(Section):
-    """`transit`: stored values are encrypted by Vault's transit engine first."""
+    """`transit`: Vault's transit engine encrypts each value before it is stored."""
 
     engine: Annotated[str, _default("transit")] = "transit"
     key: Required
@@ -97,13 +97,13 @@ class AppRoleConfig(Section):
 
     engine: Annotated[str, _default("approle")] = "approle"
     namespace: str | None = None
-    """The namespace of the login, if it is another; `/` is the root namespace."""
+    """The namespace of the login, if it differs from that of the keys; `/` is the root namespace."""
     id: Required
     secret: Secret | None = None
     secret_file: ReadableFile = ""
-    """A file that holds the secret, read again at each login."""
+    """A file with the secret. Each login reads it again."""
     secret_wrapped: Switch = False
-    """Whether the secret is the token of a response-wrapped secret, which is unwrapped once."""
+    """Whether the secret is the token of a response-wrapped secret. The server unwraps it once."""
     retry: Duration = 5.0
 
     @model_validator(mode="after")
@@ -146,7 +146,7 @@ class CertificateConfig(Section):
 
 
 class TLSConfig(Section):
-    """`tls`: how to trust Vault, and what to show it."""
+    """`tls`: the CAs to trust, and a client certificate."""
 
     key: ReadableFile = ""
     cert: ReadableFile = ""
@@ -165,7 +165,7 @@ class StatusConfig(Section):
     """`status`."""
 
     ping: Annotated[Duration, AfterValidator(_ping)] = 10.0
-    """Time between two looks at Vault's health."""
+    """Time between two health checks of Vault."""
 
 
 class VaultConfig(Section):
@@ -183,13 +183,13 @@ class VaultConfig(Section):
     certificate: CertificateConfig | None = None
     token: RequiredSecret | None = None
     token_file: ReadableFile = ""
-    """A file that holds a token, read again when the token is no longer accepted."""
+    """A file with a token. The server reads it again when Vault no longer accepts the token."""
     tls: TLSConfig = TLSConfig()
     status: StatusConfig = StatusConfig()
     timeout: Duration = 5.0
-    """How long Vault may take for one answer."""
+    """How long Vault may take to answer."""
     start_timeout: Duration = 30.0
-    """How long the server waits at its start for a Vault that can't be reached or is sealed."""
+    """How long the server waits when it starts, if Vault can't be reached or is sealed."""
 
     @model_validator(mode="after")
     def _one_method(self) -> Self:

@@ -152,7 +152,7 @@ def _encryption(config: VaultConfig) -> Iterator[Finding]:
 
 
 def _clock(answer: requests.Response, now: float) -> Iterator[Finding]:
-    """Compare the clocks: a token that has expired in Vault is not renewed by a server whose clock is behind."""
+    """Compare the clocks: a server whose clock is behind does not renew a token in time."""
     try:
         there = float(answer.json()["server_time_utc"])
     except (ValueError, KeyError, TypeError):
@@ -183,7 +183,7 @@ def _login_cure(config: VaultConfig, error: KeyStoreError) -> str:
             return f"vault read {role}  # does it fit the token of {name}.jwt?"
     if config.certificate is not None:
         return f"vault list auth/{config.certificate.engine}/certs  # is there one for {config.tls.cert}?"
-    return "vault token create -period=24h -policy=<policy>  # it has expired, was revoked, or is of another Vault"
+    return "vault token create -period=24h -policy=<policy>  # it has expired, was revoked, or belongs to another Vault"
 
 
 async def _token(config: VaultConfig, session: Session, token: Token) -> Sequence[Finding]:
@@ -217,7 +217,7 @@ async def _token(config: VaultConfig, session: Session, token: Token) -> Sequenc
         findings.append(
             Finding.warning(
                 "Vault login",
-                f"the token can't be renewed: in {_span(token.seconds)} the server has none",
+                f"the token can't be renewed: the server loses it in {_span(token.seconds)}",
                 "vault token create -period=24h -policy=<policy>; or log in with approle",
             )
         )
@@ -321,7 +321,7 @@ async def _trial(session: Session, engine: str, key: str) -> Sequence[Finding]:
 
 
 async def _deletion(config: VaultConfig, session: Session) -> Sequence[Finding]:
-    """Look whether the engine deletes what is stored after a while. The server's policy need not grant that look."""
+    """Find out whether the engine deletes entries after a while. The policy may not let the server see that."""
     path = f"{config.engine}/config"
     try:
         data = await session.call(f"read {path}", lambda client: client.adapter.get(f"/v1/{path}")["data"])

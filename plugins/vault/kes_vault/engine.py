@@ -31,7 +31,7 @@ _CAPABILITIES: Final = "sys/capabilities-self"
 
 
 class Engine:
-    """An engine, by the name that the configuration has for it."""
+    """The engine that the configuration names."""
 
     def __init__(self, config: VaultConfig, session: Session) -> None:
         self._config = config
@@ -47,10 +47,10 @@ class Engine:
         return "/".join(part for part in parts if part)
 
     def expect_absence(self, error: InvalidPath) -> None:
-        """See that Vault says of a path that there is nothing, without a reason: it has one if there is no engine.
+        """Check that a 404 means that the entry does not exist. If the engine does not exist, Vault gives a reason.
 
         Raises:
-            KeyStoreError: There is no engine.
+            KeyStoreError: The engine does not exist.
         """
         if error.errors:
             raise KeyStoreError(self.not_mounted()) from None
@@ -108,13 +108,13 @@ class Engine:
             logger.warning("%s; without it %s", self.lacking(capability, shown), _MATTERS[capability])
         if not self._is_v2 and not lacks("update", needed["read"]):
             logger.warning(
-                "the policy of the token grants 'update' on %s: take it away; over K/V v1 that makes it less likely "
+                "the policy of the token grants 'update' on %s: remove it; over K/V v1 that makes it less likely "
                 "that servers which create one key at the same moment overwrite it; only K/V v2 rules it out",
                 self.shown("*"),
             )
 
     def needed_capabilities(self) -> dict[str, str]:
-        """Return what the token's policy should grant, each with a path at which Vault can be asked for it."""
+        """Return the capabilities that the policy should grant, each with a path at which to look it up."""
         probe = "kes-capability-probe"
         data, metadata = self.shown(probe), self.shown(probe, "metadata")
         return {"read": data, "create": data, "delete": metadata, "list": self.shown(kind="metadata") + "/"}

@@ -1,4 +1,4 @@
-"""From the errors of hvac and its HTTP library to the core's, with a line that says what to do."""
+"""Translate errors of hvac and its HTTP library to the core's, with a line that says what to do."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PA
 
 
 class TokenRefusedError(KeyStoreError):
-    """Vault has refused a request: the token is not valid, or its policy does not allow the request."""
+    """Vault refused a request: the token is not valid, or its policy does not allow the request."""
 
     default_reason = KeyStoreReason.FORBIDDEN
     is_token_invalid = False
-    """Whether Vault says that it is the token. Older ones say the same of both."""
+    """Whether Vault says that the token is not valid. Older versions of Vault do not say which it is."""
 
 
 class CapabilityLackingError(TokenRefusedError):
@@ -56,30 +56,30 @@ def sealed(endpoint: str) -> KeyStoreUnreachableError:
 
 
 def not_initialized(endpoint: str) -> KeyStoreUnreachableError:
-    """Return the error for a Vault that has never been set up."""
+    """Return the error for a Vault that was never set up."""
     return KeyStoreUnreachableError(
         f"Vault at {endpoint} is not initialized: run 'vault operator init'", reason=KeyStoreReason.UNINITIALIZED
     )
 
 
 def standby(endpoint: str) -> KeyStoreUnreachableError:
-    """Return the error for a node that knows of no active one to pass requests on to."""
+    """Return the error for a standby that knows no active node to forward requests to."""
     return KeyStoreUnreachableError(
         f"Vault at {endpoint} is a standby without an active node", reason=KeyStoreReason.STANDBY
     )
 
 
 def reason_of(error: vault.VaultError) -> str:
-    """Return what Vault itself says, in one short line. It never repeats a token or a value."""
+    """Return Vault's own reason, in one short line. Vault never repeats a token or a value there."""
     text = "; ".join(str(line) for line in (error.errors or [])) or type(error).__name__
     return " ".join(text.split())[:_MAX_REASON]
 
 
 def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
-    """Return the error of the core for one of a request.
+    """Return the core's error for a failed request.
 
     Args:
-        error: What hvac or requests raised. None of it is passed on as it is: it may hold the request.
+        error: What hvac or requests raised. Its text is not passed on, because it may hold the request.
         what: What was tried, as in "read kv/data/my-key".
         endpoint: The URL of Vault.
     """
@@ -98,7 +98,7 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
 
 
 def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachableError | None:
-    """Return the error for an answer that says that Vault can't serve at the moment."""
+    """Return the error for an answer that means that Vault can't serve at the moment."""
     if isinstance(error, vault.VaultNotInitialized):
         return not_initialized(endpoint)
     if isinstance(error, vault.VaultDown) and "sealed" in reason:
@@ -122,9 +122,7 @@ def _of_connection(error: requests.exceptions.RequestException, what: str, endpo
     if untrusted is not None:
         return KeyStoreError(f"the certificate of Vault at {endpoint} {_what_is_wrong_with(untrusted)}")
     if isinstance(error, RedirectError | requests.exceptions.TooManyRedirects):
-        return KeyStoreError(
-            f"Vault at {endpoint} sends requests elsewhere: set endpoint to the address of Vault itself"
-        )
+        return KeyStoreError(f"Vault at {endpoint} redirects requests: set endpoint to the address of Vault itself")
     if isinstance(error, GatewayError | ForeignAnswerError):
         return _of_foreign_answer(error, what, endpoint)
     if isinstance(error, requests.exceptions.Timeout):
@@ -145,7 +143,7 @@ def _of_foreign_answer(error: requests.exceptions.RequestException, what: str, e
 
 
 def _cause_of(causes: Sequence[BaseException]) -> str:
-    """Return why there is no connection, from all that was raised."""
+    """Return why the connection failed, from an exception and all that it wraps."""
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return "its host name can't be resolved"
     failure = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)

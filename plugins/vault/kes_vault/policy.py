@@ -1,4 +1,4 @@
-"""The least that a policy of Vault has to grant the server, as `kes doctor store-policy` prints it."""
+"""The least policy that the server needs in Vault, as `kes doctor store-policy` prints it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A session with Vault: one token, kept alive, and calls that are made with it.
+"""A session with Vault: it keeps one token alive, and makes calls with it.
 
-One task looks after the token: it renews it when four fifths of its time are gone, logs in again when it can't be
-renewed, waits with growing pauses when Vault does not answer, and does nothing while Vault is sealed. A call that is
-refused has the token checked at once and is made again with a new one. There is never more than one login at a time.
+A task renews the token after four fifths of its lifetime, and logs in again if that fails. It waits longer and longer
+while Vault does not answer, and does nothing while Vault is sealed. When Vault refuses a call, the session checks the
+token at once; if it is not valid, the session logs in and repeats the call. Only one login runs at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger("kes.vault")
 T = TypeVar("T")
 
 RENEW_AT: Final = 0.8
-"""The part of a token's time after which it is renewed."""
+"""The part of a token's lifetime after which the session renews it."""
 THREADS: Final = 16
 _MAX_DOUBLINGS: Final = 6
 _CONNECT_TIMEOUT: Final = 3.0
@@ -58,13 +58,13 @@ class Session:
         self._lock = asyncio.Lock()
         self._logins = 0
         self._failures = 0
-        """How often logging in has failed, one time after the other."""
+        """How many logins in a row failed."""
         self._problem: KeyStoreError | None = None
-        """Why Vault has refused the last login, if it has. The token at hand may be good for a while yet."""
+        """Why Vault refused the last login, if it did. The current token may still be valid for a while."""
         self._try_again_at = 0.0
-        """The time of the event loop before which nobody tries to log in again."""
+        """The time of the event loop of the next login, after a refused one."""
         self._denied: set[str] = set()
-        """The kinds of calls ("create") that were refused with a token just made that may not even look itself up."""
+        """The kinds of calls ("create") that Vault refused to a new token that may not look itself up."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -80,10 +80,10 @@ class Session:
         return client
 
     async def start(self) -> None:
-        """Log in, waiting for Vault as long as the configuration says, and keep the token alive from then on.
+        """Log in, wait for Vault if need be, and keep the token alive from then on.
 
         Raises:
-            KeyStoreError: There is no Vault, or no login.
+            KeyStoreError: Vault does not answer within `start_timeout`, or refuses the login.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.start_timeout
@@ -104,7 +104,7 @@ class Session:
         self._task = loop.create_task(self._keep_alive())
 
     async def log_in(self) -> Token:
-        """Log in once, for a short while: nobody looks after the token.
+        """Log in once, for a short while: the session does not renew the token.
 
         Raises:
             KeyStoreError: Vault refuses, or does not answer.
@@ -114,7 +114,7 @@ class Session:
         return self._token
 
     async def close(self) -> None:
-        """Stop looking after the token, and close the connections."""
+        """Stop renewing the token, and close the connections."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -123,14 +123,14 @@ class Session:
         self._http.close()
 
     async def call(self, what: str, function: Callable[[hvac.Client], T]) -> T:
-        """Make a call, with a new token if the one at hand is no longer accepted.
+        """Make a call, with a new token if Vault no longer accepts the current one.
 
         Args:
             what: What is tried, for errors: "read kv/my-key".
             function: Makes the call, on a worker thread.
 
         Raises:
-            TokenRefusedError: It is not allowed.
+            TokenRefusedError: Vault refuses it.
             InvalidPath: There is nothing at the path. (hvac's; the caller knows what that means.)
             KeyStoreError: It fails otherwise.
         """
@@ -153,15 +153,15 @@ class Session:
             return await self._call(what, function)
         except TokenRefusedError:
             if not await self._is_valid():
-                self._denied.add(kind)  # a login for each refusal would use up what logins there are
+                self._denied.add(kind)  # a login for each refusal could use up the secret ID
             raise
 
     async def _log_in_after(self, refusal: TokenRefusedError | None, logins: int, kind: str) -> None:
-        """Log in because Vault refused a call of this kind, or because there is no token.
+        """Log in because Vault refused a call of this kind, or because the session has no valid token.
 
         Raises:
             TokenRefusedError: Vault refuses the login too, but the token may be good: keep it.
-            KeyStoreError: There is no login, and no token.
+            KeyStoreError: The login fails, and the token is not valid.
         """
         try:
             await self._log_in(logins)
@@ -178,7 +178,7 @@ class Session:
             return await self._calls.run(function, self.client)
         except KeyStoreError:
             raise
-        except Exception as error:  # what answers may be no Vault at all, and hvac does not look closely
+        except Exception as error:  # the server may not be Vault, and hvac does not check its answers
             if isinstance(error, InvalidPath) and error.errors is not None:
                 raise
             raise translate(error, what, self._config.endpoint) from None
@@ -202,7 +202,7 @@ class Session:
             self._raise_problem()
 
     async def look(self) -> requests.Response:
-        """Return what Vault says of its health, whatever that is.
+        """Return the answer to a health check, whatever it is.
 
         Raises:
             KeyStoreError: It does not answer.
@@ -214,7 +214,7 @@ class Session:
             raise translate(error, "ask for its health", self._config.endpoint) from None
 
     async def check_health(self) -> None:
-        """See whether Vault can serve at all, logged in or not. Errors are those of `health`."""
+        """Check that Vault can serve, with or without a token. Raises what `health` raises."""
         endpoint = self._config.endpoint
         answer = await self.look()
         code = answer.status_code
@@ -230,15 +230,15 @@ class Session:
         elif code >= _SERVER_ERROR:
             raise KeyStoreUnreachableError(f"Vault at {endpoint} is not available at the moment (status {code})")
         elif code not in _STANDBY and code != _ACTIVE:
-            raise KeyStoreError(f"Vault at {endpoint} answers the question for its health with status {code}")
+            raise KeyStoreError(f"Vault at {endpoint} answers the health check with status {code}")
 
     # The token
 
     async def _log_in(self, seen: int) -> None:
-        """Log in, unless somebody has since `seen` logins.
+        """Log in, unless another call did since `seen` logins.
 
-        When Vault refuses, it is not asked again for a while, by however many requests: `retry` of the configuration,
-        and twice as long each time, up to the time between two looks at its health.
+        After Vault refuses, no request tries again for a while: `retry` of the configuration, and twice as long each
+        time, up to the time between two health checks.
         """
         async with self._lock:
             if self._logins != seen:
@@ -263,7 +263,7 @@ class Session:
             self._wake.set()
 
     def _raise_problem(self) -> None:
-        if self._problem is not None:  # a new one: each raise would add a traceback to the same
+        if self._problem is not None:  # a new exception: each raise would add a traceback to the same one
             raise KeyStoreError(str(self._problem), reason=self._problem.reason)
 
     def _note_problem(self, problem: KeyStoreError, now: float) -> None:
@@ -275,7 +275,7 @@ class Session:
         self._wake.set()
 
     def _pause(self) -> float:
-        """Return the seconds until the next attempt: more each time, and not the same in all servers."""
+        """Return the seconds until the next attempt: more each time, and different in each server."""
         retry = retry_of(self._config)
         longest = max(retry, self._config.status.ping)
         pause = min(longest, retry * 2.0 ** min(self._failures - 1, _MAX_DOUBLINGS))
@@ -307,7 +307,7 @@ class Session:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(renew_at):
                     await self._wake.wait()
-            if self._wake.is_set():  # somebody has logged in, or was refused
+            if self._wake.is_set():  # another call logged in, or Vault refused its login
                 refused = self._problem is not None
                 renew_at = self._try_again_at if refused else self._renewal_time(loop.time())
                 continue

@@ -38,18 +38,18 @@ __all__ = ["VaultKeyStore", "connect"]
 logger = logging.getLogger("kes.vault")
 
 _STANDBY_DELAY: Final = 1.0
-"""Seconds by which a standby that answers reads itself may be behind the active node."""
+"""Seconds that a standby, which may answer reads itself, can be behind the active node."""
 _FENCE: Final = (0.5, 5.0)
-"""The shortest and the longest wait, in seconds, between a write over K/V v1 and the look at what became of it."""
+"""The shortest and the longest wait, in seconds, between a write over K/V v1 and the read that checks it."""
 _FENCE_FACTOR: Final = 3.0
-"""How many times as long as the slowest of the recent writes that wait is."""
+"""The wait is this many times as long as the slowest of the recent writes."""
 _RECENT_WRITES: Final = 100
 _BINARY: Final = "binary:base64,"
-"""Marks a value that is no text. Keys are text; only other stored values could be something else."""
+"""Marks a value that is not text. Keys are text, but a key store has to take any value."""
 
 
 _FIRST: Final = 1
-"""The version of an entry that holds its key: nothing is ever written over it, but by somebody else."""
+"""The version of an entry that holds its key. The server never writes another one."""
 _REMOVE: Final = "remove the entry with 'vault kv metadata delete'"
 
 
@@ -57,17 +57,17 @@ class _KVEntry(NamedTuple):
     """A version of an entry."""
 
     data: dict[str, Any] | None
-    """What it holds; nothing if it is deleted."""
+    """Its fields; None if the version is deleted."""
     number: int
     deleted_at: str
-    """When it was or will be deleted; empty if never."""
+    """When Vault deleted or will delete it; empty if never."""
 
 
 async def connect(config: VaultConfig) -> VaultKeyStore:
-    """Log in to Vault and see to it that the store can work.
+    """Log in to Vault and check the engine.
 
     Raises:
-        KeyStoreError: It can't, with a line that says what to do.
+        KeyStoreError: The store can't work. The message says what to do.
     """
     session = Session(config)
     store = VaultKeyStore(config, session)
@@ -127,7 +127,7 @@ class VaultKeyStore(KeyStore):
                 return exists
             error = await self._engine.refused("create", path, other)
             return exists if not isinstance(error, CapabilityLackingError) and await self._appears(name) else error
-        except TokenRefusedError:  # the token may not read either: nobody knows whether there is a key
+        except TokenRefusedError:  # the token may not read either, so it is unknown whether the key exists
             return await self._engine.refused("create", path, other)
 
     async def _settle(self, name: str, text: str) -> None:
@@ -143,7 +143,7 @@ class VaultKeyStore(KeyStore):
         if stored is None:
             raise KeyStoreError(f"Vault has taken the key {name!r} but does not give it back")
         if stored != text:
-            logger.warning("key %r was created by two servers at once; the other one's is kept", name)
+            logger.warning("key %r was created by two servers at once: the key of the other server is kept", name)
             raise EntryExistsError(f"key {name!r} already exists")
 
     async def _write(self, name: str, text: str) -> None:
@@ -181,7 +181,7 @@ class VaultKeyStore(KeyStore):
             self._write_times.append(time.monotonic() - started)
         if self._is_v2 and deleted_at:
             with contextlib.suppress(KeyStoreError):  # the policy may not allow it
-                await self.delete(name)  # nobody has used it yet, and the name need not stay taken
+                await self.delete(name)  # no client has used it yet, and the name becomes free again
             raise KeyStoreError(
                 f"Vault would delete the key {name!r} at {deleted_at}: set delete_version_after=0s for the engine "
                 f"{config.engine!r}"
@@ -197,7 +197,7 @@ class VaultKeyStore(KeyStore):
         return await self._read(name) is not None
 
     async def _appears(self, name: str) -> bool:
-        """Tell whether there is an entry that Vault speaks of: a standby may be behind, and show it a moment later."""
+        """Tell whether an entry exists, also if a standby that is behind shows it only a moment later."""
         attempts = AsyncRetrying(
             retry=retry_if_result(lambda found: not found),
             stop=stop_after_delay(_STANDBY_DELAY),
@@ -207,10 +207,10 @@ class VaultKeyStore(KeyStore):
         return await attempts(self._exists, name)
 
     async def _read(self, name: str) -> str | None:
-        """Return what is stored, as it is stored; nothing if there is no entry.
+        """Return the stored text of a key, encrypted or not; None if the entry does not exist.
 
         Raises:
-            KeyStoreError: There is an entry, but it holds no key, or none any more.
+            KeyStoreError: The entry exists, but does not hold a key, or no longer does.
         """
         entry = await self._entry(name)
         return None if entry is None else self._text(name, entry)
@@ -222,9 +222,9 @@ class VaultKeyStore(KeyStore):
         return text
 
     async def _entry(self, name: str) -> _KVEntry | None:
-        """Read the entry of a key; of K/V v2 its first version.
+        """Read the entry of a key; over K/V v2 its first version.
 
-        The newest is read first: without it an entry whose first version is gone would look like none at all.
+        Read the newest version first: otherwise an entry that lost its first version would look like a missing one.
         """
         entry = await self._version(name)
         if not self._is_v2 or entry is None or entry.number == _FIRST:
@@ -271,7 +271,7 @@ class VaultKeyStore(KeyStore):
 
         Returns:
             What is wrong with it, or an empty text; and whether a later version of the transit key than 1 encrypted it.
-            An entry that the policy does not let the server read belongs to somebody else: nothing is wrong.
+            An entry that the policy does not let the server read is another program's: nothing is wrong with it.
 
         Raises:
             KeyStoreUnreachableError: Vault does not answer.

@@ -33,7 +33,7 @@ class Transit:
         self._session = session
 
     async def encrypt(self, text: str) -> str:
-        """Return `text` as it is to be stored.
+        """Return `text` in the form to store.
 
         Raises:
             KeyStoreError: Vault can't encrypt it.
@@ -56,7 +56,7 @@ class Transit:
             raise KeyStoreError(f"Vault can't {what}: there is no transit engine or key of that name") from None
 
     async def decrypt(self, name: str, text: str) -> str:
-        """Return what was given to `encrypt`; what is not encrypted is returned as it is.
+        """Return the text that `encrypt` got; if `text` is not encrypted, return it unchanged.
 
         Raises:
             KeyStoreError: Vault can't decrypt the value of the key `name`.

@@ -1,4 +1,4 @@
-"""The HTTP connections to Vault: which redirects are followed, and what counts as an answer of Vault at all."""
+"""The HTTP connections to Vault: which redirects they follow, and what counts as an answer of Vault."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MAX_REDIRECTS: Final = 3
 _WRITES: Final = frozenset({"POST", "PUT", "DELETE"})
 _INDEX: Final = "X-Vault-Index"
 _USABLE_INDEX: Final = re.compile(r"[!-~]{1,4096}")
-"""What can be sent back as a header."""
+"""A value that can be sent back as a header."""
 HEALTH: Final = "/v1/sys/health"
 _JSON: Final = "application/json"
 _NO_CONTENT: Final = 204
 _BEHIND: Final = frozenset({412, 429})
-"""The node is behind; or it has too much to do."""
+"""The node is behind the active one, or overloaded."""
 _RETRY: Final = Retry(
     total=None,
     connect=0,
@@ -40,7 +40,7 @@ _RETRY: Final = Retry(
     other=0,
     status=6,
     status_forcelist=_BEHIND,
-    allowed_methods=None,  # nothing was done, so that writes may be made again as well
+    allowed_methods=None,  # Vault did nothing, so writes may be repeated too
     backoff_factor=0.02,
     respect_retry_after_header=False,
     raise_on_status=False,
@@ -49,15 +49,15 @@ _RETRY: Final = Retry(
 
 
 class RedirectError(requests.exceptions.RequestException):
-    """The answer sends the request elsewhere, in a way that must not be followed."""
+    """The answer redirects the request in a way that the server must not follow."""
 
 
 class GatewayError(requests.exceptions.ConnectionError):
-    """Something in front of Vault says that it gets no answer from it."""
+    """A proxy in front of Vault gets no answer from it."""
 
 
 class ForeignAnswerError(requests.exceptions.ConnectionError):
-    """The answer does not have the form of Vault's: it is one of a proxy, or of another server at the address."""
+    """The answer does not have the form of Vault's: a proxy or another server sent it."""
 
 
 class VaultHTTP(requests.Session):
@@ -80,13 +80,13 @@ class VaultHTTP(requests.Session):
         if config.tls.cert:
             self.cert = (config.tls.cert, config.tls.key)
         self._index = ""
-        self.trust_env = False  # neither proxies nor CAs of the environment: the configuration says it all
+        self.trust_env = False  # ignore proxies and .netrc: the configuration decides
 
     def read_cas_again(self) -> None:
-        """Take over what has changed in a directory of CAs; a file is read for each new connection anyway.
+        """Read a directory of CAs again. Each new connection reads a single file again anyway.
 
         Raises:
-            KeyStoreError: There is no certificate in it, or it can't be read.
+            KeyStoreError: The directory has no certificate, or can't be read.
         """
         if self._bundle is not None:
             self._bundle.read()
@@ -101,14 +101,14 @@ class VaultHTTP(requests.Session):
 
         Raises:
             GatewayError: A proxy says that Vault does not answer.
-            ForeignAnswerError: Something else answered in the place of Vault.
+            ForeignAnswerError: Another program answered instead of Vault.
         """
         index = self._index
         if index:
             request.headers.update({_INDEX: index, "X-Vault-Inconsistent": "forward-active-node"})
         response = super().send(request, **kwargs)
         if index and not response.ok and _INDEX.encode() in response.content:
-            # Vault can't read the index: of another cluster, or garbled on its way. It has done nothing.
+            # Vault can't read the index, which is another cluster's or was garbled. It did nothing.
             self._index = ""
             del request.headers[_INDEX], request.headers["X-Vault-Inconsistent"]
             response = super().send(request, **kwargs)
@@ -117,22 +117,22 @@ class VaultHTTP(requests.Session):
         if not _is_of_vault(response):
             raise ForeignAnswerError(response=response)
         if "Content-Type" in response.headers:
-            response.headers["Content-Type"] = _JSON  # as hvac takes it: without parameters
-        if request.method in _WRITES:  # a refused one, too: the name is taken, as the next answer has to know
+            response.headers["Content-Type"] = _JSON  # without parameters, as hvac expects it
+        if request.method in _WRITES:  # a refused write too: the next answer has to know that the name is taken
             given = response.headers.get(_INDEX, index)
             self._index = given if _USABLE_INDEX.fullmatch(given) else ""
         if response.status_code in _BEHIND:
-            self._index = ""  # it is of no use here, or no longer: another cluster, or a restored one
+            self._index = ""  # it is useless: another cluster, or a restored one
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return where a standby node sends the request: to the active one.
+        """Return where a standby node redirects the request: to the active node.
 
-        A redirect that would turn a POST into a GET, which requests does by custom, must not count as an answer: a
-        key would be reported as created that never was.
+        requests turns a POST into a GET when it follows a 301, 302 or 303. Such an answer must not count: the server
+        would report a key as created that does not exist.
 
         Raises:
-            RedirectError: It is no such redirect, or leads away from TLS.
+            RedirectError: The redirect has another status, or leads away from TLS.
         """
         if not 300 <= resp.status_code < 400:  # noqa: PLR2004 # the statuses of redirects
             return None
@@ -147,9 +147,9 @@ class VaultHTTP(requests.Session):
 def _is_of_vault(response: requests.Response) -> bool:
     """Tell whether an answer has the form of Vault's: https://developer.hashicorp.com/vault/api-docs#error-response.
 
-    Vault answers with a JSON object, and errors with one that has a list of them. The health says whether Vault is
-    sealed, whatever its status; a deleted version of an entry is a 404 with data. What is no error and has no content
-    counts as Vault's, as does a redirect, which has rules of its own.
+    Vault answers with a JSON object; one of an error has a list of errors. A health check has the field "sealed",
+    whatever its status. A deleted version of an entry is a 404 with data. An empty success counts as Vault's, as does a
+    redirect, which has rules of its own.
     """
     status = response.status_code
     if status == _NO_CONTENT or 300 <= status < 400:  # noqa: PLR2004 # the statuses of redirects
@@ -167,7 +167,7 @@ def _is_of_vault(response: requests.Response) -> bool:
 
 
 def _json_object(response: requests.Response) -> dict[str, Any] | None:
-    """Return the object that an answer says is its content; nothing if it is something else."""
+    """Return the JSON object in an answer; None if its content is something else."""
     if response.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _JSON:
         return None
     try:
@@ -194,7 +194,7 @@ class _SystemRoots(HTTPAdapter):
 class _CABundle:
     """The certificates in a directory as one file, in memory.
 
-    OpenSSL finds in a directory only what has been named by `openssl rehash`; operators put plain files there.
+    OpenSSL finds only files that `openssl rehash` named; operators put files with any name there.
     """
 
     def __init__(self, directory: Path) -> None:

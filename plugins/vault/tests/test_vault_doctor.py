@@ -1,4 +1,4 @@
-"""What the doctor says of Vault: each fault is brought about in a real one, and found; and the policy it writes."""
+"""The doctor finds each fault, made in a real Vault; and the policy that it writes works."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def diagnose(config: VaultConfig, *, login: bool = True) -> Sequence[Finding]:
 
 
 def problem(config: VaultConfig, text: str) -> Finding:
-    """Return the one finding that is not good, and tells `text`."""
+    """Return the one finding that is not ok. It has `text`."""
     found = diagnose(config)
     bad = [finding for finding in found if finding.level != "ok"]
     assert len(bad) == 1, found
@@ -263,7 +263,7 @@ def test_clocks_that_differ() -> None:
     (ahead,) = told(90)
     assert (ahead.level, ahead.subject, "s ahead of Vault's" in ahead.message) == ("warning", "clock", True)
     assert "s behind Vault's" in told(-3600)[0].message
-    assert list(doctor._clock(requests.Response(), 0.0)) == []  # something else answers; that is told elsewhere
+    assert list(doctor._clock(requests.Response(), 0.0)) == []  # another server answers, which is a finding of its own
 
 
 def test_endpoint_without_tls() -> None:

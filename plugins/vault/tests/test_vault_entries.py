@@ -1,4 +1,4 @@
-"""Entries that are there and hold no key, and engines that are not quite where the configuration says."""
+"""Entries that exist and hold no key, and engines with another path than the configuration has."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def destroyed(tenant: Tenant) -> None:
 
 
 def trimmed(tenant: Tenant) -> None:
-    """Its first version is gone because somebody else has written so many."""
+    """Vault dropped the first version because another program wrote many."""
     for _ in range(12):
         tenant.write("k", {"k": "v"})
 

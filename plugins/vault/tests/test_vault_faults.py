@@ -64,7 +64,7 @@ def reason_is(reason: str) -> Callable[[Answer], bool]:
 
 
 def check_state(server: Server, status: int, reason: str) -> None:
-    """Readiness and status tell the same as the failed requests."""
+    """Check that readiness and status agree with the failed requests."""
     with server.client() as client:
         ready, state = client.get("/v1/ready"), client.get("/v1/status").json()
         assert (ready.status_code, ready.json().get("reason")) == (status, reason)
@@ -79,7 +79,7 @@ def complaints(server: Server) -> list[str]:
 
 
 def check_changes(server: Server, first: str) -> list[str]:
-    """The log tells how it began and that it is over, and nothing twice in a row; returns what it tells."""
+    """Check that the log has the first cause and the end, and repeats nothing; return its messages."""
     changes = complaints(server)
     assert first in changes[0]
     assert changes[-1] == "the key store is reachable again"
@@ -310,10 +310,10 @@ def test_cluster_loses_its_leader(cluster: list[OpenBao], start: Start) -> None:
     with traffic.flowing():
         traffic.wait_until_healthy(within=30)
         leader.kill()
-        # Who stands by finds out after some seconds, and votes.
+        # The standbys find out after some seconds, and vote.
         tenant.bao = node.wait_for_active_node(cluster[1:])
         traffic.wait_until_healthy(within=WITHIN)
-        # One of three is no majority: it still reads, and nothing can be stored.
+        # One of three is not a majority: it still reads, but can't store.
         other.kill()
         traffic.wait_for(lambda answer: answer.kind == "create" and answer.status == 502)
         other.start()
@@ -384,7 +384,7 @@ def test_standby_without_an_active_node_is_named(bao: OpenBao) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 418])
 def test_answer_that_is_none_of_vaults(bao: OpenBao, status: int) -> None:
-    """Something else at the address: it says yes to everything, or what nobody has asked."""
+    """Another server at the address: it answers everything with success, or with nonsense."""
     tenant = Tenant(bao, "v2")
 
     async def check(proxy: Proxy) -> None:
@@ -417,10 +417,10 @@ def test_redirect_is_never_taken_for_success(bao: OpenBao, status: int) -> None:
         store = await connect(tenant.config(endpoint=proxy.url))
         proxy.fault, proxy.location = status, bao.url + "/v1/sys/health"
         for call in (store.create("k", b"v"), store.get("k"), store.delete("k"), store.list(), store.status()):
-            with pytest.raises(KeyStoreError, match="sends requests elsewhere: set endpoint"):
+            with pytest.raises(KeyStoreError, match="redirects requests: set endpoint"):
                 await call
         proxy.location = ""
-        with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
+        with pytest.raises(KeyStoreError, match="redirects requests"):
             await store.create("k", b"v")
         proxy.fault = None
         await store.create("k", b"v")
@@ -439,10 +439,10 @@ def test_redirect_to_the_active_node_is_followed_over_tls_only(bao: OpenBao) -> 
         await store.create("k", b"v")
         assert tenant.read("k") == {"k": "v"}
         proxy.location = proxy.location.replace("https:", "http:")
-        with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
+        with pytest.raises(KeyStoreError, match="redirects requests"):
             await store.get("k")
         proxy.location = f"{proxy.url}/v1/{tenant.engine}/data/k"  # round and round
-        with pytest.raises(KeyStoreError, match="sends requests elsewhere"):
+        with pytest.raises(KeyStoreError, match="redirects requests"):
             await store.get("k")
         proxy.fault = None
         with pytest.raises(EntryExistsError):
@@ -454,7 +454,7 @@ def test_redirect_to_the_active_node_is_followed_over_tls_only(bao: OpenBao) -> 
 
 
 def test_connection_cut_in_the_handshake_is_an_outage(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
-    """And no certificate that is not trusted: who is told so would change the wrong thing."""
+    """And not an untrusted certificate: that message would send the operator the wrong way."""
     caplog.set_level(logging.WARNING)
 
     async def check() -> None:

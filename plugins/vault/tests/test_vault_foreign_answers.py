@@ -1,4 +1,4 @@
-"""Answers that are not Vault's, and credentials that can't be sent: none counts as an answer, and all pass."""
+"""Answers that are not Vault's, and credentials that can't be sent. The store recovers from all of them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ ANSWERS: Final = {
     "truncated JSON of an error": Answer(404, JSON, b'{"errors": ['),
     "JSON of another API, 404": Answer(404, JSON, b'{"message": "no such route"}'),
     "JSON of another API, 403": Answer(403, JSON, b'{"error": "forbidden"}'),
-    "errors that are no list": Answer(404, JSON, b'{"errors": "none"}'),
-    "errors that are no text": Answer(404, JSON, b'{"errors": [{"code": 1}]}'),
+    "errors are not a list": Answer(404, JSON, b'{"errors": "none"}'),
+    "errors are not text": Answer(404, JSON, b'{"errors": [{"code": 1}]}'),
     "list": Answer(404, JSON, b"[]"),
     "no object": Answer(200, JSON, b'"fine"'),
     "nested too deep": Answer(200, JSON, b"[" * 100_000),

@@ -79,7 +79,7 @@ def test_jwt(bao: OpenBao, tmp_path: Path) -> None:
     file.write_text(signed_token(key, lifetime(sub="kes", aud="vault")) + "\n")
     section = {"engine": engine, "role": "kes", "jwt": str(file)}
     serve(tenant.config(approle=None, jwt=section))
-    file.write_text(signed_token(key, lifetime(sub="kes", aud="somebody else")))
+    file.write_text(signed_token(key, lifetime(sub="kes", aud="another")))
     assert "login to Vault failed" in refusal(tenant.config(approle=None, jwt=section))
 
 
@@ -143,7 +143,7 @@ def token_review(bao: OpenBao, accounts: dict[str, dict[str, Any]]) -> Iterator[
 
 
 def test_kubernetes_service_account(bao: OpenBao, tmp_path: Path) -> None:
-    """With Vault's own method, for which somebody has to vouch for the token."""
+    """With Vault's own method, which asks Kubernetes to review the token."""
     tenant = Tenant(bao, "v2")
     engine = bao.unique("kubernetes")
     bao.root.sys.enable_auth_method("kubernetes", path=engine)
@@ -175,7 +175,7 @@ def test_kubernetes_service_account(bao: OpenBao, tmp_path: Path) -> None:
         serve(tenant.config(approle=None, kubernetes=section))
         bao.root.adapter.delete(f"/v1/{tenant.engine}/metadata/k")
         serve(tenant.config(approle=None, kubernetes={**section, "jwt": token}))
-        file.write_text(other)  # signed by the same key, but nobody vouches for it
+        file.write_text(other)  # signed by the same key, but Kubernetes does not know it
         assert "login to Vault failed" in refusal(tenant.config(approle=None, kubernetes=section))
         wrong = {**section, "jwt": token, "role": "other"}
         assert "login to Vault failed" in refusal(tenant.config(approle=None, kubernetes=wrong))

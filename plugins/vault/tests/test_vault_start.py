@@ -1,4 +1,4 @@
-"""What can be wrong when the server starts: each with one line that says what to do."""
+"""Faults that the server finds when it starts: each has one line that says what to do."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_waiting_for_vault_is_logged_once_a_cause(mortal_bao: OpenBao, caplog: p
 def test_system_roots_are_trusted_without_a_ca_in_the_configuration(
     bao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And those of the package certifi, which the HTTP library would take, are not."""
+    """Those of the package certifi, which the HTTP library would trust, are not."""
     tenant = Tenant(bao, "v2")
     nobody = make_credentials(tmp_path).cert
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
