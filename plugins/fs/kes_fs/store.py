@@ -233,7 +233,7 @@ class FileKeyStore(KeyStore):
             except OSError as error:
                 if error.errno in _NO_HARD_LINKS:
                     raise KeyStoreError(
-                        f"the file system of the key directory {str(self._path)!r} has no hard links, which the server needs"
+                        f"the file system of the key directory {str(self._path)!r} has no hard links: use another one"
                     ) from error
                 raise
         _sync(self._path)

@@ -100,7 +100,7 @@ def test_temporary_file_that_cannot_be_removed_is_removed_later(
 def test_file_system_without_hard_links_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(store: FileKeyStore) -> None:
         monkeypatch.setattr("kes_fs.store.os.link", failing(errno.EPERM))
-        with pytest.raises(KeyStoreError, match="has no hard links, which the server needs"):
+        with pytest.raises(KeyStoreError, match="has no hard links: use another one"):
             await store.create("k", b"v")
 
     run(check)

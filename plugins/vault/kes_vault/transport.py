@@ -184,10 +184,10 @@ class _SystemRoots(HTTPAdapter):
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **kwargs)  # type: ignore[no-untyped-call] # its stub has no types
+        super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **kwargs)
 
     def cert_verify(self, conn: Any, url: str, verify: bool | str, cert: Any) -> None:
-        super().cert_verify(conn, url, verify, cert)
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call] # its stub has no types
         conn.ca_certs = None  # keep the context from loading certifi's CAs too
 
 

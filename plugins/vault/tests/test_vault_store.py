@@ -91,7 +91,7 @@ def test_prefixes_keep_tenants_apart(bao: OpenBao, version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("width", ["narrow", "wide"])
 def test_of_eight_servers_that_create_one_key_one_wins(bao: OpenBao, version: str, width: str) -> None:
-    """Over K/V v1 with a policy that grants *update* Vault can't promise it: then at least the stored key is a winner's."""
+    """Over K/V v1 with a policy that grants *update* Vault can't promise it: a winner's key is stored."""
     tenant = Tenant(bao, version, WIDE if width == "wide" else None)
 
     async def race() -> None:
