@@ -65,6 +65,8 @@ class Session:
         """The time of the event loop of the next login, after a refused one."""
         self._denied: set[str] = set()
         """The kinds of calls ("create") that Vault refused to a new token that may not look itself up."""
+        self._is_blind = False
+        """Whether a new token may not look itself up. Then it is unknown whether a refused token is still valid."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -91,7 +93,7 @@ class Session:
         while True:
             try:
                 await self.health()
-                await self._log_in(self._logins)
+                await self._log_in_first()
                 break
             except KeyStoreUnreachableError as error:
                 pause = min(1.0, deadline - loop.time())
@@ -109,9 +111,13 @@ class Session:
         Raises:
             KeyStoreError: Vault refuses, or does not answer.
         """
-        await self._log_in(self._logins)
+        await self._log_in_first()
         assert self._token is not None
         return self._token
+
+    async def _log_in_first(self) -> None:
+        await self._log_in(self._logins)
+        self._is_blind = not await self._is_valid()
 
     async def close(self) -> None:
         """Stop renewing the token, and close the connections."""
@@ -145,9 +151,10 @@ class Session:
                     raise  # the token is good, so it is the policy
                 if kind in self._denied and not error.is_token_invalid:
                     raise  # as with a new token
-                if self._logins == logins and error.is_token_invalid:
+                if self._is_blind and not error.is_token_invalid:
+                    refusal = error
+                elif self._logins == logins:
                     self._token = None
-                refusal = error
         await self._log_in_after(refusal, logins, kind)
         try:
             return await self._call(what, function)
