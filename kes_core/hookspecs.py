@@ -79,8 +79,8 @@ class KeyStoreBackend:
     diagnose: Callable[..., Awaitable[Sequence[Finding]]] | None = None
     """`kes doctor` calls it with an instance of `config`. It returns all findings about the store: what works, what
     fails, and how to fix that. It changes nothing in the store and does not raise. Without it, the doctor connects,
-    asks for the status, and reports the first error. If the function has a parameter `login`, it gets whether it may use
-    up credentials that work a limited number of times (`kes doctor --login`)."""
+    asks for the status, and reports the first error. If the function has a parameter `login`, it is true if
+    it may use up credentials that work a limited number of times (`kes doctor --login`)."""
     access_policy: Callable[[Any], str] | None = None
     """`kes doctor store-policy` calls it with an instance of `config`. It returns the least privileges that the store
     must grant to the server, in the store's own policy language."""
