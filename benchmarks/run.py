@@ -29,7 +29,9 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.helpers.server import free_port, make_credentials, write_config  # noqa: E402 # from the project's root
+from tests.helpers.certificates import make_credentials  # noqa: E402 # from the project's root
+from tests.helpers.programs import free_port  # noqa: E402
+from tests.helpers.server import write_config  # noqa: E402
 
 SERVER_CORE, LOAD_CORE = 0, 1
 TOKEN = "benchmark"

@@ -1,6 +1,6 @@
 """Search for inputs that break a parser, guided by coverage: `python3 scripts/fuzz.py TARGET --seconds N`.
 
-The targets are those of `tests/security/fuzz_targets.py`. The fuzzer is atheris, which the script installs if needed.
+The targets are those of `tests/helpers/fuzz_targets.py`. The fuzzer is atheris, which the script installs if needed.
 An input that breaks the target ends the run; the fuzzer shows it and writes it to the file `crash-...` in the current
 directory.
 """
@@ -22,7 +22,7 @@ _INSIDE = "KES_FUZZ"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Search for inputs that break a parser.")
-    parser.add_argument("target", help="a name in tests/security/fuzz_targets.py")
+    parser.add_argument("target", help="a name in tests/helpers/fuzz_targets.py")
     parser.add_argument("--seconds", type=int, default=60, help="the length of the run (default: 60)")
     arguments = parser.parse_args()
     if os.environ.get(_INSIDE):
@@ -43,7 +43,7 @@ def fuzz(name: str, seconds: int) -> None:
 
     sys.path.insert(0, str(ROOT))
     with atheris.instrument_imports(include=["kes_core", "h2", "h11", "hpack", "hyperframe", "msgpack"]):
-        from tests.security.fuzz_targets import TARGETS
+        from tests.helpers.fuzz_targets import TARGETS
 
     if name not in TARGETS:
         sys.exit(f"unknown target {name}; expected one of {', '.join(TARGETS)}")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.helpers.server import Server, start_server
-from tests.security.effort import load_profile
+from tests.helpers.effort import load_profile
+from tests.helpers.fixtures import run_server, server
 
 __all__ = ["run_server", "server"]
 
@@ -21,28 +18,3 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config: pytest.Config) -> None:
     """Let tests of security try harder when they are asked for by their marker."""
     load_profile(nightly=config.option.markexpr == "nightly")
-
-
-@pytest.fixture
-def run_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers as `tests.helpers.server.start_server` does; each is stopped at the end of the test."""
-    servers: list[Server] = []
-
-    def run(overrides: Any = None, **options: Any) -> Server:
-        directory = options.pop("directory", tmp_path)
-        server = start_server(directory, overrides, **options)
-        servers.append(server)
-        return server
-
-    yield run
-    for server in servers:
-        if server.process.poll() is None:
-            server.kill()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the in-memory store that the tests of a module share."""
-    server = start_server(tmp_path_factory.mktemp("server"))
-    yield server
-    assert server.stop() == 0, "\n".join(server.errors)

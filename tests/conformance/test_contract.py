@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from kes_core.testing import KeyStoreContract, PolicyEngineContract, contract, contract_table
-from tests.conformance.test_mutants import SETTINGS, run_pytest
+from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 CLAUSES = 56 + 16

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +10,8 @@ import pytest
 
 from kes_core.testing import contract
 from tests.conformance import mutant_conduct, mutant_engines, mutant_stores
+from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
-ROOT = Path(__file__).parents[2]
 LINE = re.compile(r"kes contract 1: (\d+) of (\d+) clauses kept by (\S+)::(\w+)(.*)")
 MUTANTS = [
     pytest.param(module, name, id=name)
@@ -23,16 +20,6 @@ MUTANTS = [
     if name.startswith("Test")
 ]
 OPTIONAL = {clause.name for clause in contract() if clause.needs}
-
-
-def run_pytest(*arguments: str, directory: Path = ROOT) -> str:
-    """Return what pytest prints. Coverage would double the time: tests of real stores run the same code with it."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=280, check=False, cwd=directory
-    )
-    return result.stdout + result.stderr
 
 
 class Result:
@@ -118,7 +105,6 @@ class TestStore(KeyStoreContract):
     async def make_store(self):
         {make}
 """
-SETTINGS = "[pytest]\naddopts = --import-mode=importlib\nfilterwarnings = error\n"
 
 
 def run_author(directory: Path, *options: str, status: str = "return", make: str = "return Store()") -> str:

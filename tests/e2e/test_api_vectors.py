@@ -16,7 +16,9 @@ import pytest
 
 from kes_core.keys.secret import HMACKey, KeyType, SecretKey
 from kes_core.keys.stored import KeyVersion, Timestamp
-from tests.helpers.server import Server, make_credentials, send_raw, start_server, vectors
+from tests.helpers.certificates import make_credentials
+from tests.helpers.server import Server, send_raw, start_server
+from tests.helpers.vectors import vectors
 
 ROUTES = vectors("api_routes")
 ZERO_IDENTITY = "3ecfcdf38fcbe141ae26a1030f81e96b753365a46760ae6b578698a97c59fd22"

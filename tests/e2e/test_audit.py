@@ -24,7 +24,9 @@ import yaml
 from kes_core.audit.file import FileSink
 from kes_core.audit.log import AuditLog
 from kes_core.audit.syslog import MAX_MESSAGE
-from tests.helpers.server import Server, kes, make_credentials, send_raw
+from tests.helpers.certificates import make_credentials
+from tests.helpers.command import run_kes
+from tests.helpers.server import Server, send_raw
 
 Run = Callable[..., Server]
 
@@ -39,7 +41,7 @@ HOSTILE = [
 
 
 def verify(*files: Path, key: str = "") -> tuple[int, dict[str, Any]]:
-    done = kes("audit", "verify", *files, KES_AUDIT_KEY=key)
+    done = run_kes("audit", "verify", *files, KES_AUDIT_KEY=key)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -138,7 +140,7 @@ def test_chain_goes_on_after_a_restart_and_tells_what_was_done(run_server: Run, 
             "problems": [],
         },
     )
-    done = kes("audit", "verify", path, KES_AUDIT_KEY="another")
+    done = run_kes("audit", "verify", path, KES_AUDIT_KEY="another")
     assert (done.returncode, "is this the key that the chain was made with" in done.stderr) == (1, True)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:7] + lines[8:]))
@@ -420,7 +422,7 @@ def test_place_that_cannot_be_used(run_server: Run, tmp_path: Path, section: dic
     server.signal(signal.SIGHUP)
     expected = message.replace("{tmp}", str(tmp_path))
     assert expected in json.loads(server.wait_for_log("the configuration is not reloaded"))["message"]
-    done = kes("server", "--config", server.config_path)
+    done = run_kes("server", "--config", server.config_path)
     assert done.returncode == 1
     assert expected in done.stderr
     assert "k3y" not in done.stderr
@@ -428,7 +430,7 @@ def test_place_that_cannot_be_used(run_server: Run, tmp_path: Path, section: dic
 
 def test_verify_of_what_is_no_chain(tmp_path: Path) -> None:
     def run(*arguments: str) -> tuple[int, str]:
-        done = kes("audit", "verify", *arguments)
+        done = run_kes("audit", "verify", *arguments)
         return done.returncode, done.stderr + done.stdout
 
     empty, other = tmp_path / "empty", tmp_path / "other"

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from kes_core.identity import identity_of_certificate
 from kes_core.protocol import ROUTES, Argument, Auth, Route
-from tests.helpers.server import Credentials, Server, make_credentials, send_raw, start_server
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.server import Server, send_raw, start_server
 
 REFUSED = {"message": "not authorized: insufficient permissions"}
 # Those that answer at once: the streams are in test_observability.

@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.e2e.test_connections import Http2Client
-from tests.e2e.test_reload import change, reload
-from tests.e2e.test_workers import start, workers_of
-from tests.helpers.server import Server, make_credentials, read_response, write_config
+from tests.helpers.certificates import make_credentials
+from tests.helpers.http2 import Http2Client
+from tests.helpers.server import Server, change_config, read_response, reload, write_config
+from tests.helpers.workers import start_with_workers, workers_of
 
 Run = Callable[..., Server]
 
@@ -106,7 +106,7 @@ def test_verification_that_is_switched_on_counts_for_open_connections(run_server
         connection.sendall(request)
         assert read_response(connection)[0] == 200
         tls = yaml.safe_load(server.config_path.read_text())["tls"]
-        change(server, {"tls": tls | {"auth": "on", "ca": str(server.admin.cert)}})
+        change_config(server, {"tls": tls | {"auth": "on", "ca": str(server.admin.cert)}})
         reload(server)
         connection.sendall(request)
         status, _headers, body = read_response(connection)
@@ -154,7 +154,7 @@ def test_certificate_of_an_unknown_version_ends_the_connection(run_server: Run, 
 
 def test_worker_that_hangs_is_replaced_when_a_key_is_deleted(run_server: Run, tmp_path: Path) -> None:
     """It would go on using the key. Neither does it keep the others from a reload, nor itself from being replaced."""
-    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    server = start_with_workers(run_server, tmp_path, {"keys": [{"name": "k"}]})
     hanging = workers_of(server)[0]
     os.kill(hanging, signal.SIGSTOP)
     with server.client() as client:
@@ -170,7 +170,7 @@ def test_worker_that_hangs_is_replaced_when_a_key_is_deleted(run_server: Run, tm
 def test_workers_import_nothing_from_where_the_server_is_started(run_server: Run, tmp_path: Path) -> None:
     (tmp_path / "kes_core").mkdir()
     (tmp_path / "kes_core" / "__init__.py").write_text("open('imported', 'w')")
-    server = start(run_server, tmp_path, python=("-P", "-m", "kes_core.cli"))
+    server = start_with_workers(run_server, tmp_path, python=("-P", "-m", "kes_core.cli"))
     with server.client() as client:
         assert client.get("/version").status_code == 200
     assert not (tmp_path / "imported").exists()

@@ -17,9 +17,10 @@ import pytest
 
 from kes_core.cli._metrics import parse
 from kes_core.client import Client, NotAllowedError
-from tests.helpers.server import Credentials, Server, make_credentials, start_server
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.command import kes
+from tests.helpers.server import Server, start_server
 from tests.helpers.terminal import KES, Terminal, terminal
-from tests.unit.cli.test_main import kes
 
 OnTerminal = Callable[..., AbstractContextManager[Terminal]]
 Run = Callable[..., Server]

@@ -39,8 +39,11 @@ from kes_core.client import (
 from kes_core.client.errors import raise_for_status
 from kes_core.identity import APIKey
 from kes_core.protocol import ROUTES
-from tests.helpers.server import Credentials, Server, free_port, make_credentials, start_server, vectors
-from tests.unit.cli.test_main import kes
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.command import kes
+from tests.helpers.programs import free_port
+from tests.helpers.server import Server, start_server
+from tests.helpers.vectors import vectors
 
 POLICIES = {
     "app": {"allow": ["/v1/key/*", "/v1/status"], "deny": ["/v1/key/delete/*"]},

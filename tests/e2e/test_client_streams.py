@@ -31,7 +31,9 @@ from kes_core.client import (
     NotAllowedError,
     StreamEndedError,
 )
-from tests.helpers.server import Credentials, Server, free_port, make_credentials, make_server_certificate, start_server
+from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
+from tests.helpers.programs import free_port
+from tests.helpers.server import Server, start_server
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Server]

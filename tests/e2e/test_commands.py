@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.server import Credentials, Server, free_port, make_credentials, start_server
-from tests.unit.cli.test_main import KES, kes, on_a_terminal
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.programs import free_port
+from tests.helpers.server import Server, start_server
 
 
 @pytest.fixture(scope="module")

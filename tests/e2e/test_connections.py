@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
 
 import h2.config
 import h2.connection
@@ -19,7 +17,8 @@ import h2.errors
 import h2.events
 import pytest
 
-from tests.helpers.server import Server, read_response, start_server
+from tests.helpers.http2 import Http2Client
+from tests.helpers.server import Server, read_response, resident_kib, start_server
 
 VERSION_REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -72,54 +71,6 @@ def wait_until_closed(connection: ssl.SSLSocket, *, within: float) -> bytes:
     except (ConnectionError, ssl.SSLEOFError):
         pass
     return data
-
-
-class Http2Client:
-    """A client that keeps a number of requests under way on one connection."""
-
-    def __init__(self, connection: ssl.SSLSocket) -> None:
-        assert connection.selected_alpn_protocol() == "h2"
-        self.socket = connection
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
-        self.h2.initiate_connection()
-        self.h2.increment_flow_control_window(2**24)
-        self.flush()
-
-    def flush(self) -> None:
-        self.socket.sendall(self.h2.data_to_send())
-
-    def request(self, method: str, path: str, *, end: bool = True, extra: Any = ()) -> int:
-        stream_id = self.h2.get_next_available_stream_id()
-        headers = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path), *extra]
-        self.h2.send_headers(stream_id, headers, end_stream=end)
-        return stream_id
-
-    def events(self) -> list[h2.events.Event]:
-        data = self.socket.recv(1 << 18)
-        if not data:
-            raise ConnectionError("the server has closed the connection")
-        events = self.h2.receive_data(data)
-        for event in events:
-            if isinstance(event, h2.events.DataReceived):
-                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        return events
-
-    def run(self, method: str, path: str, *, count: int, at_once: int) -> int:
-        """Make `count` requests, `at_once` at a time; return how many were answered with 200."""
-        started = answered = good = 0
-        while answered < count:
-            while started < count and started - answered < at_once:
-                self.request(method, path)
-                started += 1
-            self.flush()
-            for event in self.events():
-                if isinstance(event, h2.events.ResponseReceived):
-                    good += dict(event.headers)[b":status"] == b"200"
-                elif isinstance(event, h2.events.StreamEnded):
-                    answered += 1
-                elif isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
-                    raise AssertionError(f"after {answered} answers: {event!r}")
-        return good
 
 
 @pytest.mark.measured
@@ -420,9 +371,3 @@ def ping_without_end(client: Http2Client) -> None:
         for _ in range(100):
             client.h2.ping(b"12345678")
         client.flush()
-
-
-def resident_kib(server: Server) -> int:
-    """Return the memory that the server's process holds."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])

@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from kes_core.identity import APIKey
-from tests.e2e.test_documentation import blocks
+from tests.helpers.certificates import make_server_certificate
+from tests.helpers.command import run_kes
 from tests.helpers.docker import BASE, Log, engine, kes_image, run
-from tests.helpers.server import free_port, kes, make_server_certificate
+from tests.helpers.documents import blocks
+from tests.helpers.programs import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # it builds the image
 
@@ -122,7 +124,7 @@ def test_container_serves(owned: Path, workers: int) -> None:
         environment = {"KES_SERVER": server, "KES_API_KEY": str(admin)}
 
         def cli(*arguments: str) -> str:
-            done = kes(*arguments, "-k", **environment)
+            done = run_kes(*arguments, "-k", **environment)
             assert done.returncode == 0, done.stderr
             return done.stdout
 

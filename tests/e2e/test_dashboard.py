@@ -22,10 +22,13 @@ import pytest
 import yaml
 
 from kes_core.cli.identity import write_certificate
-from tests.e2e.test_observability import Reader
-from tests.e2e.test_workers import workers_of
+from tests.helpers.certificates import make_credentials
+from tests.helpers.observation import Reader
+from tests.helpers.programs import free_port, program
 from tests.helpers.prometheus import GoServer, Prometheus, Series
-from tests.helpers.server import free_port, make_credentials, program, start_server, vectors
+from tests.helpers.server import start_server
+from tests.helpers.vectors import vectors
+from tests.helpers.workers import workers_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grafana"
 DASHBOARD = json.loads((EXAMPLE / "kes.json").read_text())

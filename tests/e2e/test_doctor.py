@@ -19,8 +19,9 @@ from kes_core.config import Config, load
 from kes_core.doctor.decision import Requester, explain
 from kes_core.plugins import Plugins, load_plugins
 from kes_core.protocol import ROUTES
-from tests.helpers.server import Credentials, Server, make_credentials, send_raw, start_server, write_config
-from tests.unit.cli.test_main import KES, kes, on_a_terminal
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.server import Server, send_raw, start_server, write_config
 
 ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 

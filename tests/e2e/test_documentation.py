@@ -17,14 +17,10 @@ import pytest
 
 from kes_core.config.sections import FileSettings
 from kes_core.identity import APIKey
-from tests.helpers.server import Server, free_port, vectors
-
-ROOT = Path(__file__).parents[2]
-
-
-def blocks(file: str, language: str) -> list[str]:
-    """Return the code blocks of one language in a document."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE)
+from tests.helpers.documents import ROOT, blocks
+from tests.helpers.programs import free_port
+from tests.helpers.server import Server
+from tests.helpers.vectors import vectors
 
 
 class Quickstart:

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from kes_core.server.server import GRACE
-from tests.helpers.server import kes, make_server_certificate
+from tests.helpers.certificates import make_server_certificate
+from tests.helpers.command import run_kes
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "examples" / "kubernetes" / "kes.yaml"
@@ -109,7 +110,7 @@ def test_configuration_can_be_used(tmp_path: Path) -> None:
             value = value[name]
         text = text.replace(value, str(file))
     (tmp_path / "config.yml").write_text(text)
-    done = kes("config", "check", tmp_path / "config.yml")
+    done = run_kes("config", "check", tmp_path / "config.yml")
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from kes_core.keys.stored import KeyVersion
+from tests.helpers.command import KES, on_a_terminal
 from tests.helpers.openbao import OpenBao, Tenant
-from tests.unit.cli.test_main import KES, on_a_terminal
 
 PLUGIN = """
 import sqlite3

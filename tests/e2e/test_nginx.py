@@ -14,7 +14,10 @@ import httpx
 import pytest
 
 from kes_core.client import Client, NotAllowedError
-from tests.helpers.server import Credentials, Server, free_port, kes, make_credentials, program, send_raw, start_server
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.command import run_kes
+from tests.helpers.programs import free_port, program
+from tests.helpers.server import Server, send_raw, start_server
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nginx" / "kes.conf"
 FORGED_ADDRESS = "203.0.113.9"
@@ -25,7 +28,7 @@ class Site:
 
     def __init__(self, directory: Path) -> None:
         self.user, self.other, proxy = (make_credentials(directory, name) for name in ("user", "other", "proxy"))
-        kes("identity", "new", "--key", directory / "server.key", "--cert", directory / "server.crt", "localhost")
+        run_kes("identity", "new", "--key", directory / "server.key", "--cert", directory / "server.crt", "localhost")
         tls = {"key": str(directory / "server.key"), "cert": str(directory / "server.crt")}
         self.server = start_server(
             directory,

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import httpx
 import pytest
 
-from tests.e2e.test_connections import Http2Client
-from tests.helpers.server import Credentials, Server, make_credentials, read_response, start_server, vectors
-
-METRICS = vectors("metrics")
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.http2 import Http2Client
+from tests.helpers.observation import METRICS, Reader, families
+from tests.helpers.server import Server, read_response, start_server
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
     return make_credentials(tmp_path_factory.mktemp("stranger"), "stranger")
-
-
-def families(server: Server) -> dict[str, Any]:
-    with server.client() as client:
-        response = client.get("/v1/metrics")
-    assert response.headers["content-type"] == METRICS["content_type"].split(" (")[0]
-    lines = response.text.splitlines()
-    types = dict(line.split()[2:] for line in lines if line.startswith("# TYPE"))
-    samples: dict[str, dict[str, float]] = {name: {} for name in types}
-    for line in lines:
-        # By hand: parsers of today have other names for counters than this format has.
-        if match := re.fullmatch(r"(\w+)(?:\{(.+)\})? (\S+)", line):
-            sample, labels, value = match.groups()
-            label = ",".join(re.findall(r'="([^"]+)"', labels or ""))
-            name = sample if sample in types else sample.rpartition("_")[0]
-            samples[name][sample.removeprefix(name) + (label or "")] = float(value)
-    return {name: (types[name], samples[name]) for name in types}
 
 
 def test_metrics_of_the_vectors(run_server: Callable[..., Server], stranger: Credentials) -> None:
@@ -71,47 +50,6 @@ def test_metrics_of_the_vectors(run_server: Callable[..., Server], stranger: Cre
     assert times["_count"] == times["_bucket+Inf"] == 4.0
     assert after["kes_http_request_active"][1] == {"": 0.0}
     assert after["kes_system_num_cpu"][1][""] >= 1
-
-
-class Reader:
-    """Reads a stream of events in a thread of its own."""
-
-    def __init__(self, server: Server, path: str, *, http2: bool) -> None:
-        self.events: list[Any] = []
-        self.changed = threading.Condition()
-        self.began = threading.Event()
-        self.ended = threading.Event()
-        self.client = server.client(http2=http2)
-        self.thread = threading.Thread(target=self.run, args=(path,))
-        self.thread.start()
-        assert self.began.wait(10)
-
-    def run(self, path: str) -> None:
-        try:
-            with self.client.stream("GET", path, timeout=None) as response:
-                assert response.headers["content-type"] == "application/x-ndjson"
-                self.began.set()
-                for line in response.iter_lines():
-                    with self.changed:
-                        self.events.append(json.loads(line))
-                        self.changed.notify_all()
-        except httpx.HTTPError:
-            pass
-        finally:
-            self.ended.set()
-
-    def wait_for(self, count: int) -> list[Any]:
-        self.wait_until(lambda events: len(events) >= count)
-        return list(self.events)
-
-    def wait_until(self, wanted: Callable[[list[Any]], bool]) -> None:
-        """Wait until the events that have come are as wanted."""
-        with self.changed:
-            assert self.changed.wait_for(lambda: wanted(self.events), timeout=10), self.events
-
-    def close(self) -> None:
-        self.thread.join(10)
-        self.client.close()
 
 
 @pytest.fixture(params=[False, True], ids=["h1", "h2"])

@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from kes_core.cli.identity import write_certificate
 from kes_core.identity import APIKey, make_certificate, private_key_pem
-from tests.e2e.test_observability import families
-from tests.helpers.server import Credentials, Server, kes, make_credentials, make_server_certificate
+from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
+from tests.helpers.command import run_kes
+from tests.helpers.observation import families
+from tests.helpers.server import Server
 
 Run = Callable[..., Server]
 
@@ -96,7 +98,7 @@ def test_servers_certificate_that_has_expired(run_server: Run, tmp_path: Path) -
     server = server_with(run_server, tmp_path / "old", dt.timedelta(seconds=-1))
     (line,) = [json.loads(line) for line in server.errors if "has expired" in line]
     assert "put one that is valid in its place; until then clients refuse this server" in line["message"]
-    done = kes("config", "check", server.config_path)
+    done = run_kes("config", "check", server.config_path)
     assert done.returncode == 1
     assert "tls: the certificate" in done.stderr
     assert "has expired" in done.stderr

@@ -14,7 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.helpers.server import Server, kes, write_config
+from tests.helpers.command import run_kes
+from tests.helpers.server import Server, write_config
 
 Run = Callable[..., Server]
 
@@ -55,7 +56,7 @@ def test_probes_need_no_certificate(run_server: Run, tmp_path: Path, workers: in
 def test_probes_are_for_this_machine_only_unless_said_otherwise(
     tmp_path: Path, probe: dict[str, str], address: str
 ) -> None:
-    shown = kes("config", "show", write_config(tmp_path, "disabled", {"probe": probe}))
+    shown = run_kes("config", "show", write_config(tmp_path, "disabled", {"probe": probe}))
     assert yaml.safe_load(shown.stdout)["probe"] == {"address": address}
 
 
@@ -80,7 +81,7 @@ def test_probe_address_that_is_taken(run_server: Run) -> None:
     address = f"127.0.0.1:{server.port}"
     config = server.config_path.read_text() + f"probe:\n  address: {address}\n"
     server.config_path.write_text(config)
-    done = kes("server", "--config", server.config_path)
+    done = run_kes("server", "--config", server.config_path)
     assert done.returncode == 1
     assert f"can't listen on {address}: Address already in use" in done.stderr
 

@@ -8,7 +8,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.helpers.server import Credentials, Server, make_credentials, start_server
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.server import Server, start_server
 
 HEADER = "X-Tls-Client-Cert"
 

@@ -14,8 +14,9 @@ import h2.events
 import pytest
 import yaml
 
-from tests.e2e.test_connections import Http2Client
-from tests.helpers.server import Server, make_credentials, make_server_certificate
+from tests.helpers.certificates import make_credentials, make_server_certificate
+from tests.helpers.http2 import Http2Client
+from tests.helpers.server import Server, change_config, reload
 
 Run = Callable[..., Server]
 
@@ -23,16 +24,6 @@ CONNECTIONS = 4
 STREAMS = 250
 """How many requests the server takes at a time on a connection."""
 BODY = b'{"plaintext":"AAAA"}'
-
-
-def change(server: Server, changes: dict[str, Any]) -> None:
-    config = yaml.safe_load(server.config_path.read_text())
-    server.config_path.write_text(yaml.safe_dump({**config, **changes}))
-
-
-def reload(server: Server) -> None:
-    server.signal(signal.SIGHUP)
-    server.wait_for_log("the configuration is reloaded")
 
 
 class Waiting(Http2Client):
@@ -79,7 +70,7 @@ def test_1000_requests_under_way_are_not_touched(run_server: Run, tmp_path: Path
                 pass
         # Who asks has no policy any more, and the key is in another store: that is for those that come later.
         key, cert = make_server_certificate(tmp_path)
-        change(
+        change_config(
             server,
             {
                 **stores[1],
@@ -111,7 +102,7 @@ def test_no_request_fails_while_it_is_done_again_and_again(run_server: Run, tmp_
     def swap() -> None:
         try:
             for number in range(1, 7):
-                change(server, stores[number % 2])
+                change_config(server, stores[number % 2])
                 reload(server)
                 server.config_path.write_text(server.config_path.read_text() + "\nbroken: [\n")
                 server.signal(signal.SIGHUP)
@@ -168,7 +159,7 @@ def test_broken_file_changes_nothing_and_says_why(run_server: Run, tmp_path: Pat
 
 def test_what_changes_only_with_a_restart_is_said(run_server: Run, tmp_path: Path) -> None:
     server = run_server({"keystore": {"fs": {"path": str(tmp_path / "keys")}}})
-    change(server, {"workers": 2, "probe": {"address": "127.0.0.1:0"}, "address": "127.0.0.1:1"})
+    change_config(server, {"workers": 2, "probe": {"address": "127.0.0.1:0"}, "address": "127.0.0.1:1"})
     server.signal(signal.SIGHUP)
     for field in ("address", "probe", "workers"):
         server.wait_for_log(f"{field} changes only with a restart")

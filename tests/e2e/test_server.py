@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.server import Server, make_credentials, read_response, send_raw, start_server, write_config
-from tests.unit.cli.test_main import seconds_for
+from tests.helpers.certificates import make_credentials
+from tests.helpers.command import seconds_for
+from tests.helpers.server import Server, read_response, send_raw, start_failing, start_server, write_config
 
 RunServer = Callable[..., Server]
 
@@ -291,15 +292,6 @@ def test_reload_takes_over_the_file_or_leaves_everything_as_it_was(run_server: R
         assert client.get("/v1/status").status_code == 200
     with server.client() as admin:
         assert admin.get("/v1/key/list/").json() == {"names": []}  # the other store
-
-
-def start_failing(directory: Path, overrides: Any = None, *arguments: str) -> tuple[int, str]:
-    """Start a server that can't start; return exit code and standard error."""
-    config = write_config(directory, "disabled", overrides)
-    command = [sys.executable, "-m", "kes_core.cli", "server", "--config", str(config), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=directory)
-    assert done.stdout == ""
-    return done.returncode, done.stderr
 
 
 def test_server_that_can_not_start_says_why_in_one_line(tmp_path: Path, server: Server) -> None:

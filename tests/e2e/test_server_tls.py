@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_server import start_failing
-from tests.helpers.server import Credentials, Server, make_credentials, read_response
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.server import Server, read_response, start_failing
 
 RunServer = Callable[..., Server]
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from kes_core.identity import APIKey
-from tests.e2e.test_documentation import blocks
+from tests.helpers.certificates import make_server_certificate
+from tests.helpers.command import run_kes
 from tests.helpers.docker import kes_image, run
-from tests.helpers.server import kes, make_server_certificate, program
+from tests.helpers.documents import blocks
+from tests.helpers.programs import program
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "systemd"
@@ -198,7 +200,7 @@ def test_service_under_systemd(machine: Any) -> None:
         return "https://" + str(json.loads(line)["message"]).rpartition("https://")[2]
 
     def cli(*arguments: str) -> str:
-        done = kes(*arguments, "-k", KES_SERVER=address(), KES_API_KEY=str(admin))
+        done = run_kes(*arguments, "-k", KES_SERVER=address(), KES_API_KEY=str(admin))
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -21,17 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from kes_core.client import Client
 from kes_core.identity import make_certificate, private_key_pem
-from tests.helpers.server import (
-    Credentials,
-    Server,
-    free_port,
-    make_credentials,
-    make_server_certificate,
-    program,
-    start_server,
-)
-from tests.helpers.terminal import Screen, shown
-from tests.unit.cli.test_main import kes
+from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
+from tests.helpers.command import kes
+from tests.helpers.programs import free_port, program
+from tests.helpers.server import Server, start_server
+from tests.helpers.terminal import Screen, run_on_screen
 
 Show = Callable[..., Screen]
 
@@ -60,7 +54,7 @@ def environment(server: Server) -> dict[str, str]:
 @pytest.fixture
 def show(environment: dict[str, str], tmp_path: Path) -> Show:
     def run(*arguments: str, code: int = 0, **more: str) -> Screen:
-        return shown(*arguments, "-k", cwd=tmp_path, environment=environment | more, code=code)
+        return run_on_screen(*arguments, "-k", cwd=tmp_path, environment=environment | more, code=code)
 
     return run
 
@@ -97,7 +91,7 @@ def test_status_of_a_server_whose_key_store_is_gone(run_server: Any, tmp_path: P
     server = run_server({"keystore": {"fs": {"path": str(tmp_path / "keys")}}})
     (tmp_path / "keys").rmdir()
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
-    screen = shown("status", "-k", cwd=tmp_path, environment=environment)
+    screen = run_on_screen("status", "-k", cwd=tmp_path, environment=environment)
     assert screen.lines[0] == "● The server runs, and its key store does not serve."
     assert screen.colour_of("●") == screen.colour_of("not available") == "red"
     assert screen.is_bold("not available")
@@ -113,7 +107,7 @@ def test_status_warns_of_certificates_that_expire(run_server: Any, tmp_path: Pat
     with Client(server.url, key_file=tmp_path / "soon.key", cert_file=tmp_path / "soon.crt", insecure=True) as expiring:
         expiring.version()
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
-    screen = shown("status", "-k", cwd=tmp_path, environment=environment)
+    screen = run_on_screen("status", "-k", cwd=tmp_path, environment=environment)
     assert screen.lines[0] == "● The server is ready, and something needs attention."
     assert screen.colour_of("●") == "yellow"
     mine, clients = screen.lines[-2:] if screen.lines[-1] else screen.lines[-3:-1]

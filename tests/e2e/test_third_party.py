@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.server import free_port, make_credentials, write_config
+from tests.helpers.certificates import make_credentials
+from tests.helpers.programs import free_port
+from tests.helpers.server import write_config
 
 pytestmark = pytest.mark.slow  # it builds wheels, and installs them into an environment of their own
 

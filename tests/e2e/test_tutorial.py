@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.e2e.test_documentation import blocks
-from tests.e2e.test_plugin_template import check_types_and_style, install, run_tests
+from tests.helpers.command import kes
+from tests.helpers.documents import blocks
+from tests.helpers.packages import check_types_and_style, install, run_tests
 from tests.helpers.server import start_server
-from tests.unit.cli.test_main import kes
 
 
 def test_tutorial(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.command import on_a_terminal
 from tests.helpers.openbao import KV1_POLICY, KV2_POLICY, OpenBao, bao_program, old_bao_program
-from tests.helpers.server import free_port
-from tests.unit.cli.test_main import on_a_terminal
+from tests.helpers.programs import free_port
 
 VAULT_CONFIG = """\
 {

@@ -18,25 +18,16 @@ import pytest
 import yaml
 
 from kes_core.audit.chain import Verification
-from tests.e2e.test_observability import Reader, families
-from tests.helpers.server import Server, kes, make_credentials
+from tests.helpers.certificates import make_credentials
+from tests.helpers.command import run_kes
+from tests.helpers.observation import Reader, families
+from tests.helpers.server import Server
+from tests.helpers.workers import WORKERS, start_with_workers, workers_of
 
-WORKERS = 3
 CONNECTIONS = 40
 """So many that each worker has some, but for one time in ten million."""
 
 Run = Callable[..., Server]
-
-
-def start(run_server: Run, tmp_path: Path, overrides: dict[str, Any] | None = None, **options: Any) -> Server:
-    store = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "workers": WORKERS}
-    return run_server({**store, **(overrides or {})}, **options)
-
-
-def workers_of(server: Server) -> list[int]:
-    """Return the process numbers of the workers."""
-    task = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    return [int(number) for number in task.read_text().split()]
 
 
 @contextmanager
@@ -57,7 +48,7 @@ def statuses(clients: list[httpx.Client], method: str, path: str) -> set[int]:
 
 
 def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path) -> None:
-    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    server = start_with_workers(run_server, tmp_path, {"keys": [{"name": "k"}]})
     with connections(server) as clients:
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
         assert statuses(clients, "PUT", "/v1/key/generate/nothing") == {404}
@@ -72,7 +63,7 @@ def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path)
 
 def test_each_has_connections_of_its_own(run_server: Run, tmp_path: Path) -> None:
     """When a worker dies its connections are closed, and those of the others are not."""
-    server = start(run_server, tmp_path)
+    server = start_with_workers(run_server, tmp_path)
     with connections(server) as clients:
         streams = [client.get("/version").extensions["network_stream"] for client in clients]
         open_sockets = {stream.get_extra_info("socket") for stream in streams}
@@ -86,7 +77,7 @@ def test_each_has_connections_of_its_own(run_server: Run, tmp_path: Path) -> Non
 
 
 def test_what_one_changes_no_other_still_believes(run_server: Run, tmp_path: Path) -> None:
-    server = start(run_server, tmp_path)
+    server = start_with_workers(run_server, tmp_path)
     with connections(server) as clients:
         for number in range(5):
             path = f"/v1/key/generate/k{number}"
@@ -99,7 +90,7 @@ def test_what_one_changes_no_other_still_believes(run_server: Run, tmp_path: Pat
 
 @pytest.mark.parametrize("path", ["/v1/log/audit", "/v1/log/error"])
 def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, path: str) -> None:
-    server = start(run_server, tmp_path)
+    server = start_with_workers(run_server, tmp_path)
     stranger = make_credentials(tmp_path, "stranger")
     with connections(server) as clients:
         readers = [Reader(server, path, http2=False) for _ in range(2)]
@@ -132,7 +123,7 @@ def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, pat
 
 
 def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_path: Path) -> None:
-    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    server = start_with_workers(run_server, tmp_path, {"keys": [{"name": "k"}]})
     with connections(server) as clients:
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
     assert families(server)["kes_http_request_success"][1]["200"] == CONNECTIONS
@@ -158,7 +149,7 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
 
 def test_reload_is_one_for_all_or_none(run_server: Run, tmp_path: Path) -> None:
     someone = make_credentials(tmp_path, "someone")
-    server = start(run_server, tmp_path)
+    server = start_with_workers(run_server, tmp_path)
     original = server.config_path.read_text()
     changed = yaml.safe_load(original)
     changed["policy"] = {"p": {"allow": ["/v1/status"], "identities": [someone.identity]}}
@@ -196,7 +187,7 @@ def test_reload_is_one_for_all_or_none(run_server: Run, tmp_path: Path) -> None:
 
 
 def test_requests_under_way_are_finished(run_server: Run, tmp_path: Path) -> None:
-    server = start(run_server, tmp_path, {"keys": [{"name": "k"}]})
+    server = start_with_workers(run_server, tmp_path, {"keys": [{"name": "k"}]})
     workers = workers_of(server)
     with connections(server, 10) as clients, ThreadPoolExecutor(10) as pool:
         running = [pool.submit(clients[number].put, "/v1/key/generate/k") for number in range(10)]
@@ -210,7 +201,7 @@ def test_requests_under_way_are_finished(run_server: Run, tmp_path: Path) -> Non
 
 
 def test_workers_end_when_nobody_looks_after_them(run_server: Run, tmp_path: Path) -> None:
-    server = start(run_server, tmp_path)
+    server = start_with_workers(run_server, tmp_path)
     workers = workers_of(server)
     server.kill()
     deadline = time.monotonic() + 20
@@ -223,7 +214,7 @@ def test_workers_end_when_nobody_looks_after_them(run_server: Run, tmp_path: Pat
 def test_audit_records_of_all_are_whole(run_server: Run, tmp_path: Path, chain: bool) -> None:
     path = tmp_path / "audit.log"
     audit = {"log": {"audit": "on"}, "audit": {"file": {"path": str(path), "chain": "on" if chain else "off"}}}
-    server = start(run_server, tmp_path, audit)
+    server = start_with_workers(run_server, tmp_path, audit)
     long_name = "x" * 9000  # more than a pipe takes at once
     with connections(server, 12) as clients, ThreadPoolExecutor(12) as pool:
         for client in clients:
@@ -246,25 +237,25 @@ def test_audit_records_of_all_are_whole(run_server: Run, tmp_path: Path, chain: 
 def test_refused_with_a_store_that_is_not_shared(run_server: Run) -> None:
     server = run_server()
     server.stop()
-    done = kes("server", "--config", server.config_path, "--workers", "2")
+    done = run_kes("server", "--config", server.config_path, "--workers", "2")
     assert done.returncode == 2
     assert "2 processes would each have keys of their own in keystore.memory; use a key store" in done.stderr
 
 
 @pytest.mark.parametrize("number", ["0", "many", "257", "1.5"])
 def test_number_that_makes_no_sense(number: str) -> None:
-    done = kes("server", "--config", "/dev/null", "--workers", number)
+    done = run_kes("server", "--config", "/dev/null", "--workers", number)
     assert done.returncode == 1
     assert f"workers: {number!r} is not a number of processes; expected 1 to 256" in done.stderr
 
 
 def test_start_fails_as_one(run_server: Run, tmp_path: Path) -> None:
-    server = start(run_server, tmp_path)
+    server = start_with_workers(run_server, tmp_path)
     server.stop()
     config = yaml.safe_load(server.config_path.read_text())
     config["audit"] = {"file": {"path": str(tmp_path / "no" / "audit.log")}}
     server.config_path.write_text(yaml.safe_dump(config))
-    done = kes("server", "--config", server.config_path)
+    done = run_kes("server", "--config", server.config_path)
     assert done.returncode == 1
     assert done.stderr == f"Error: the audit log '{tmp_path}/no/audit.log' can't be opened: No such file or directory\n"
 
@@ -287,7 +278,7 @@ def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path)
     """But what the operator has put there: those of the workers are the server's own."""
     environment = {"ADMIN": "a" * 64}
     options: dict[str, Any] = {"environment": environment, "python": ("-c", REPORT_ENVIRONMENTS)}
-    server = start(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)
+    server = start_with_workers(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)
     for worker in workers_of(server):
         arguments = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
         assert arguments[1:4] == ["-P", "-m", "kes_core.server.workers.worker"]

@@ -20,7 +20,7 @@ import docker  # type: ignore[import-untyped] # ships no types
 import pytest
 from docker.errors import BuildError, ImageNotFound  # type: ignore[import-untyped]
 
-from tests.helpers.server import program
+from tests.helpers.programs import program
 
 __all__ = ["BASE", "IMAGE", "Log", "engine", "kes_image", "run"]
 

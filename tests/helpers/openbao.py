@@ -30,7 +30,7 @@ from kes_core import KeyStoreError
 from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
-from tests.helpers.server import free_port
+from tests.helpers.programs import free_port
 
 __all__ = [
     "KV1_POLICY",

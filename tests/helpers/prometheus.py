@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.helpers.server import free_port, program, vectors
+from tests.helpers.programs import free_port, program
+from tests.helpers.vectors import vectors
 
 __all__ = ["GoServer", "Prometheus", "Series"]
 

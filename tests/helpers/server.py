@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import json
 import os
 import queue
 import resource
-import shutil
 import signal
 import socket
 import ssl
@@ -22,42 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from kes_core.identity import APIKey, make_certificate
+from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
 
-VECTORS = Path(__file__).parents[1] / "vectors"
 START_TIMEOUT = 30.0
-
-
-def vectors(name: str) -> Any:
-    """Return the content of one file of test vectors."""
-    return json.loads((VECTORS / f"{name}.json").read_text())
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """A client's key and certificate, as files."""
-
-    api_key: APIKey
-    key: Path
-    cert: Path
-
-    @property
-    def identity(self) -> str:
-        return self.api_key.identity
-
-
-def make_credentials(directory: Path, name: str = "client") -> Credentials:
-    """Make an API key and write its private key and certificate into `directory`."""
-    api_key = APIKey.generate()
-    key_pem, cert_pem = api_key.certificate()
-    key, cert = directory / f"{name}.key", directory / f"{name}.crt"
-    key.write_bytes(key_pem)
-    cert.write_bytes(cert_pem)
-    return Credentials(api_key, key, cert)
 
 
 @dataclass
@@ -134,38 +100,6 @@ def send_raw(client: httpx.Client, method: str, target: str, **options: Any) -> 
     return client.request(method, "/", extensions={"target": target.encode()}, **options)
 
 
-def program(name: str, package: str) -> str:
-    """Return the path of a program that Debian has in `package`. Without it a test can only say so; CI installs all."""
-    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if path is None:
-        text = f"{name} is not installed (Debian's package {package})"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
-    return path
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
-def make_server_certificate(directory: Path) -> tuple[Path, Path]:
-    """Write a self-signed certificate for the server into `directory`; return the paths of key and certificate."""
-    credentials = make_credentials(directory, "server")
-    certificate = make_certificate(
-        credentials.api_key.private_key(),
-        subject="localhost",
-        valid_for=dt.timedelta(days=90),
-        dns=["localhost"],
-        ips=[ipaddress.ip_address("127.0.0.1")],
-    )
-    credentials.cert.write_bytes(certificate.public_bytes(Encoding.PEM))
-    return credentials.key, credentials.cert
-
-
 def write_config(directory: Path, admin: str, overrides: Mapping[str, Any] | None = None) -> Path:
     """Write a configuration for a server with the in-memory store on a free port."""
     key, cert = directory / "server.key", directory / "server.crt"
@@ -219,18 +153,6 @@ def start_server(
     return server
 
 
-def kes(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command `kes` to its end, as a script would."""
-    return subprocess.run(
-        [sys.executable, "-m", "kes_core.cli", *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-
-
 def _collect(stream: Any, lines: queue.Queue[str], all_lines: list[str]) -> None:
     with stream:
         for line in stream:
@@ -255,3 +177,28 @@ def read_response(connection: ssl.SSLSocket) -> tuple[int, dict[str, str], bytes
             raise ConnectionError("closed inside the body")
         body += chunk
     return int(status_line.split()[1]), headers, body
+
+
+def resident_kib(server: Server) -> int:
+    """Return the memory that the server's process holds."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def change_config(server: Server, changes: dict[str, Any]) -> None:
+    config = yaml.safe_load(server.config_path.read_text())
+    server.config_path.write_text(yaml.safe_dump({**config, **changes}))
+
+
+def reload(server: Server) -> None:
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("the configuration is reloaded")
+
+
+def start_failing(directory: Path, overrides: Any = None, *arguments: str) -> tuple[int, str]:
+    """Start a server that can't start; return exit code and standard error."""
+    config = write_config(directory, "disabled", overrides)
+    command = [sys.executable, "-m", "kes_core.cli", "server", "--config", str(config), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=directory)
+    assert done.stdout == ""
+    return done.returncode, done.stderr

@@ -187,7 +187,7 @@ def terminal(
         os.close(parent)
 
 
-def shown(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, code: int = 0) -> Screen:
+def run_on_screen(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, code: int = 0) -> Screen:
     """Run `kes` on a terminal to its end, and return what it shows."""
     with terminal(*arguments, cwd=cwd, environment=environment) as running:
         assert running.end() == code, running.screen.lines

@@ -12,7 +12,7 @@ from kes_core.cli.config import command
 from kes_core.config import load
 from kes_core.config.files import check_files
 from kes_core.plugins import load_plugins
-from tests.helpers.server import make_server_certificate
+from tests.helpers.certificates import make_server_certificate
 
 FILES = sorted((Path(__file__).parent / "config").iterdir())
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from kes_core.identity import APIKey
-from tests.helpers.server import free_port, make_credentials, start_server
+from tests.helpers.certificates import make_credentials
+from tests.helpers.programs import free_port
+from tests.helpers.server import start_server
 
 MODULE = Path(__file__).parent / "go"
 GO = shutil.which("go")

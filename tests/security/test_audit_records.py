@@ -22,7 +22,7 @@ from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.metrics import Metrics
 from kes_core.server.wire.stream import Message
 from kes_core.server.workers.peers import LocalPeers
-from tests.e2e.test_connections import Http2Client
+from tests.helpers.http2 import Http2Client
 from tests.helpers.server import Server
 
 IDENTITY = "3ecf" * 16

@@ -21,9 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis.core import NotSet
 
-from tests.helpers.server import Credentials, Server, make_credentials, start_server
-from tests.security.effort import scaled
-from tests.unit.server.api.test_dispatch import make_app
+from tests.helpers.app import make_app
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.effort import scaled
+from tests.helpers.server import Server, start_server
 
 pytestmark = pytest.mark.nightly
 

@@ -15,10 +15,11 @@ import httpx
 import pytest
 
 from kes_core.testing._secrets import Secrets
-from tests.helpers.server import Server, make_credentials, start_server
-from tests.security.hostile_plugin import CANARY
+from tests.helpers.certificates import make_credentials
+from tests.helpers.hostile_plugin import CANARY
+from tests.helpers.server import Server, start_server
 
-PLUGIN = Path(__file__).with_name("hostile_plugin.py")
+PLUGIN = Path(__file__).parents[1] / "helpers" / "hostile_plugin.py"
 KEY = b"canary-6f1d0c-as-the-key's-bytes"
 
 

@@ -22,8 +22,9 @@ from kes_core.identity import APIKey
 from kes_core.keys.secret import HMACKey, KeyType, SecretKey
 from kes_core.keys.stored import KeyVersion, Timestamp
 from kes_core.protocol import ROUTES, Argument
-from tests.helpers.server import Server, make_credentials, start_server
-from tests.security.effort import choose, scaled
+from tests.helpers.certificates import make_credentials
+from tests.helpers.effort import choose, scaled
+from tests.helpers.server import Server, start_server
 
 pytestmark = pytest.mark.nightly
 

@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from tests.helpers.openbao import OpenBao, Tenant
-from tests.helpers.server import Server, program, start_server
+from tests.helpers.programs import program
+from tests.helpers.server import Server, start_server
 
 pytestmark = pytest.mark.nightly
 

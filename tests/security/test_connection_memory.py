@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.helpers.handshakes import certify, p256
 from tests.helpers.server import Server, start_server
-from tests.security.handshakes import certify, p256
 
 CONNECTIONS = 200
 REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.security.effort import choose, is_nightly, scaled
-from tests.security.fuzz_targets import TARGETS
-from tests.security.in_process import TIME_LIMIT
+from tests.helpers.effort import choose, is_nightly, scaled
+from tests.helpers.fuzz_targets import TARGETS
+from tests.helpers.in_process import TIME_LIMIT
 
 pytestmark = pytest.mark.nightly
 

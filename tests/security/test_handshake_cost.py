@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,17 +12,19 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
 
 from kes_core.access.authorities import Authorities
 from kes_core.identity import APIKey, identity_of_public_key
-from kes_core.tls import ClientCertificate, TLSSettings, make_context
-from tests.security.handshakes import (
+from tests.helpers.handshakes import (
+    LEAF,
+    ROOT,
+    Contexts,
     Presented,
     Shaking,
     certify,
     client_context,
+    cost,
     large_exponent_key,
     large_rsa_key,
     own,
@@ -32,26 +33,9 @@ from tests.security.handshakes import (
     shake_hands,
 )
 
-REPEAT = 15
 LIMIT = 10.0
 """Ordinary handshakes that a stranger's may cost."""
 TLS12 = SSL.TLS1_2_VERSION
-LEAF = p256()
-ROOT = p256()
-ROOT_CERTIFICATE = certify(ROOT.public_key(), ROOT, subject="root", issuer="root", is_ca=True)
-
-
-class Contexts:
-    """The server's TLS settings with `tls.auth: off` and `on`."""
-
-    def __init__(self, directory: Path) -> None:
-        key, cert, self.ca = directory / "server.key", directory / "server.crt", directory / "ca.pem"
-        key.write_bytes(LEAF.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        cert.write_bytes(certify(LEAF.public_key(), LEAF).public_bytes(Encoding.PEM))
-        self.ca.write_bytes(ROOT_CERTIFICATE.public_bytes(Encoding.PEM))
-        verify = ClientCertificate.REQUIRE_AND_VERIFY
-        self.off = make_context(TLSSettings(key, cert))
-        self.on = make_context(TLSSettings(key, cert, client_certificate=verify, ca=self.ca))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +46,6 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
 def issued(key: ec.EllipticCurvePrivateKey, **options: object) -> Presented:
     """Present a certificate that the CA in `tls.ca` has issued."""
     return Presented(key, [certify(key.public_key(), ROOT, issuer="root")], **options)  # type: ignore[arg-type] # those of Presented
-
-
-def cost(server: SSL.Context, presented: Presented) -> float:
-    """Return the seconds of CPU that a handshake takes on the server."""
-    client = client_context(presented)
-    return statistics.median(shake_hands(server, client).cpu for _ in range(REPEAT))
 
 
 def many_names(count: int) -> Presented:
@@ -138,8 +116,7 @@ Groups = {}
 MEASURE = """\
 import sys
 from pathlib import Path
-from tests.security.handshakes import own, p256
-from tests.security.test_handshake_cost import Contexts, cost
+from tests.helpers.handshakes import Contexts, cost, own, p256
 print(cost(Contexts(Path(sys.argv[1])).off, own(p256())))
 """
 

@@ -15,8 +15,8 @@ import h2.events
 import h2.settings
 import pytest
 
-from tests.e2e.test_connections import Http2Client, resident_kib
-from tests.helpers.server import Server, read_response
+from tests.helpers.http2 import Http2Client
+from tests.helpers.server import Server, read_response, resident_kib
 
 RunServer = Callable[..., Server]
 

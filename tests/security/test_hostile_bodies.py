@@ -20,7 +20,8 @@ from kes_core.keys.stored_key_pb2 import KeyVersion as StoredKey
 from kes_core.keystore import KeyStoreError, page_of
 from kes_core.server.api.call import binary_member
 from kes_core.units import parse_duration
-from tests.helpers.server import Server, make_credentials, start_server
+from tests.helpers.certificates import make_credentials
+from tests.helpers.server import Server, start_server
 
 KEY = encode_base64(bytes(range(32)))
 

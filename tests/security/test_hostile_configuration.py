@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kes_core.config import ConfigError, load, parse_config
 from kes_core.config.document import Document, YAMLError, parse
 from kes_core.plugins import Plugins, load_plugins
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 CPU_SECONDS = 5.0
 """More than any of these takes on a slow machine with the pure parser; without limits most take minutes."""

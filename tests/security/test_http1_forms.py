@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.server import Server, make_credentials, read_response
+from tests.helpers.certificates import make_credentials
+from tests.helpers.server import Server, read_response
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.security.http1 import exchange
+from tests.helpers.http1 import exchange
 
 LONG = 33 * 1024
 PIPELINED = (

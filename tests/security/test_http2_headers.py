@@ -8,7 +8,7 @@ import h2.errors
 import h2.events
 import pytest
 
-from tests.e2e.test_connections import Http2Client
+from tests.helpers.http2 import Http2Client
 from tests.helpers.server import Server
 
 GOOD = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/version")]

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from kes_core.identity import identity_of_public_key
-from tests.helpers.server import Credentials, Server, make_credentials, start_server
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.server import Server, start_server
 
 HEADER = "X-Tls-Client-Cert"
 REQUIRED = "tls: client certificate is required"

@@ -26,10 +26,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.certificates import make_credentials
+from tests.helpers.effort import choose, scaled
+from tests.helpers.linearizability import Call, Operation, is_linearizable
 from tests.helpers.openbao import OpenBao, Tenant
-from tests.helpers.server import Server, make_credentials, start_server
-from tests.security.effort import choose, scaled
-from tests.security.linearizability import Call, Operation, is_linearizable
+from tests.helpers.server import Server, start_server
 
 pytestmark = pytest.mark.nightly
 

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from tests.helpers.effort import scaled
 from tests.helpers.openbao import OpenBao, Tenant
 from tests.helpers.server import Server, start_server
-from tests.security.effort import scaled
 
 pytestmark = pytest.mark.nightly
 

@@ -16,8 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kes_core.identity import identity_of_certificate, identity_of_public_key
-from tests.helpers.server import Server, make_credentials, program, start_server
-from tests.security.handshakes import certify, p256
+from tests.helpers.certificates import make_credentials
+from tests.helpers.handshakes import certify, p256
+from tests.helpers.programs import program
+from tests.helpers.server import Server, start_server
 
 HEADER = "X-Tls-Client-Cert"
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH

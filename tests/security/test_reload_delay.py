@@ -21,7 +21,8 @@ import yaml
 from kes_core.config import load
 from kes_core.server.main import SingleProcess, reload_when_wanted
 from kes_core.server.wire.sockets import Sockets
-from tests.helpers.server import make_credentials, start_server, write_config
+from tests.helpers.certificates import make_credentials
+from tests.helpers.server import start_server, write_config
 
 POLICIES = 2_000
 IDENTITIES = 10_000

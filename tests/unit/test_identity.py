@@ -25,7 +25,7 @@ from kes_core.identity import (
     make_certificate,
     private_key_pem,
 )
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 API_KEYS = vectors("api_keys")
 

@@ -18,7 +18,7 @@ from kes_core.keystore import (
     KeyStoreError,
     page_of,
 )
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 LISTINGS = vectors("listing")["cases"]
 

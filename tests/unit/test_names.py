@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kes_core.names import is_valid_name, is_valid_pattern
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 CHECKS = {"name": is_valid_name, "pattern": is_valid_pattern}
 NAMES = vectors("names")

@@ -10,7 +10,7 @@ import pytest
 from kes_core.builtin.static_policy import StaticPolicyEngine, matching_pattern
 from kes_core.config import PolicySettings
 from kes_core.policy import Decision, PolicyRequest
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 CASES = [case for case in vectors("policy")["cases"] if case["kind"] == "verify"]
 API = "/v1/key/generate/"

@@ -14,7 +14,7 @@ import pytest
 from kes_cedar import CedarConfig
 from kes_cedar.engine import CedarPolicyEngine
 from kes_core import PolicyRequest, Verdict
-from tests.conftest import run_server
+from tests.helpers.fixtures import run_server
 
 __all__ = ["ask", "open_engine", "run_server"]
 

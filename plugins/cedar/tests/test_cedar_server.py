@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from kes_cedar.requests import OPERATIONS
-from tests.helpers.server import Credentials, Server, make_credentials, write_config
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.server import Server, write_config
 
 RunServer = Callable[..., Server]
 README = Path(__file__).parents[1] / "README.md"

@@ -19,7 +19,7 @@ from kes_core.names import is_valid_name
 from kes_core.plugins import load_plugins
 from kes_fs import FileConfig
 from kes_fs.store import FileKeyStore
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 Run = Callable[[Callable[[FileKeyStore], Awaitable[None]]], None]
 OpenAndClose = Callable[[Path], Coroutine[Any, Any, list[str]]]

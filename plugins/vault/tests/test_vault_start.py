@@ -24,9 +24,9 @@ from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
 from kes_vault.session import Session
 from kes_vault.store import VaultKeyStore, connect
+from tests.helpers.certificates import make_credentials
 from tests.helpers.openbao import OpenBao, Tenant, failure, nothing, run_store
 from tests.helpers.proxy import Proxy
-from tests.helpers.server import make_credentials
 
 
 def test_vault_that_has_never_been_initialized(tmp_path: Path) -> None:

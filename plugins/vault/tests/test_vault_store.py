@@ -11,7 +11,7 @@ from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError, KeySto
 from kes_core.keys.stored import KeyVersion, StoredKeyError
 from kes_vault.store import VaultKeyStore, connect
 from tests.helpers.openbao import POLICIES, WIDE, OpenBao, Tenant, failure, nothing, run_store
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 VERSIONS = ["v1", "v2"]
 

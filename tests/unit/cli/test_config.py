@@ -11,8 +11,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.helpers.server import make_server_certificate, write_config
-from tests.unit.cli.test_main import KES, kes, on_a_terminal
+from tests.helpers.certificates import make_server_certificate
+from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.server import write_config
 
 ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.test_main import KES
+from tests.helpers.command import KES
 
 
 def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import ConfigError, Duration, Secret, Section, parse_config
 from kes_core.config.views import effective, json_schema
 from kes_core.plugins import Plugins, load_plugins
-from tests.unit.config.test_load import ADMIN, BROKEN, START, VECTORS
+from tests.helpers.configurations import ADMIN, BROKEN, START, VECTORS
 
 MASK = "**********"
 

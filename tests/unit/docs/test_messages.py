@@ -14,7 +14,7 @@ import pytest
 
 from kes_core.config import ConfigError, parse_config
 from kes_core.plugins import load_plugins
-from tests.unit.config.test_load import BROKEN, MISSING, START
+from tests.helpers.configurations import BROKEN, MISSING, START
 
 ROOT: Final = Path(__file__).parents[3]
 ANY: Final = "…"

@@ -16,7 +16,7 @@ from kes_core.audit.log import AuditError, open_sinks
 from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.examination import examine
 from kes_core.findings import Finding
-from tests.helpers.doctor import PLUGINS, as_nobody, config, levels, the
+from tests.helpers.doctor import PLUGINS, as_nobody, config, finding_with, levels
 
 
 def look(directory: Path, **audit: Any) -> list[Finding]:
@@ -86,7 +86,10 @@ def test_what_is_no_file(tmp_path: Path, name: str) -> None:
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "audit.log")
-    assert the(look(tmp_path, file={"path": str(tmp_path / "audit.log")}), "is not a regular file").level == "error"
+    assert (
+        finding_with(look(tmp_path, file={"path": str(tmp_path / "audit.log")}), "is not a regular file").level
+        == "error"
+    )
 
 
 @pytest.fixture

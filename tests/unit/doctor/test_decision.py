@@ -13,8 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from kes_core.doctor.decision import Requester, explain
 from kes_core.findings import Finding
 from kes_core.identity import APIKey
-from tests.helpers.doctor import ADMIN, CLIENT, PLUGINS, Pair, config, make, write
-from tests.helpers.server import make_server_certificate
+from tests.helpers.certificates import Pair, make_certificate, make_server_certificate, write_pair
+from tests.helpers.doctor import ADMIN, CLIENT, PLUGINS, config
 
 PATH = "/v1/key/generate/my-key"
 POLICY = {
@@ -124,33 +124,45 @@ def test_without_certificate(tmp_path: Path) -> None:
 
 
 def test_certificates_that_are_no_client(tmp_path: Path) -> None:
-    authority, one, two = make("A CA", ca=True), make("one"), make("two")
-    write(tmp_path, authority, name="ca")
+    authority, one, two = make_certificate("A CA", ca=True), make_certificate("one"), make_certificate("two")
+    write_pair(tmp_path, authority, name="ca")
     assert "client certificate is required" in refusal(tmp_path, Requester.from_file(tmp_path / "ca.crt"))[1]
-    write(tmp_path, one, two, name="both")
+    write_pair(tmp_path, one, two, name="both")
     assert "more than one client certificate" in refusal(tmp_path, Requester.from_file(tmp_path / "both.crt"))[1]
 
 
 def test_verified_certificates(tmp_path: Path) -> None:
     """With `tls.auth: on` a CA has to vouch for clients; the handshake tells them nothing of why not."""
-    ca, stranger = make("A CA", ca=True, names=(), usages=None), make("Another", ca=True, names=(), usages=None)
-    write(tmp_path, ca, name="ca")
+    ca, stranger = (
+        make_certificate("A CA", ca=True, names=(), usages=None),
+        make_certificate("Another", ca=True, names=(), usages=None),
+    )
+    write_pair(tmp_path, ca, name="ca")
     key, cert = make_server_certificate(tmp_path)
     tls = {"key": str(key), "cert": str(cert), "auth": "on", "ca": str(tmp_path / "ca.crt")}
 
     def client(pair: Pair) -> Requester:
-        write(tmp_path, pair, name="client")
+        write_pair(tmp_path, pair, name="client")
         return Requester.from_file(tmp_path / "client.crt")
 
-    good = client(make("app", issuer=ca))
+    good = client(make_certificate("app", issuer=ca))
     policy = {"p": {"allow": ["/v1/*"], "identities": [good.identity]}}
     assert allowance(tmp_path, good, tls=tls, policy=policy) == "allowed: rule '/v1/*' of policy 'p'"
     for pair, why in (
-        (make("app", issuer=stranger), "issued by 'CN=Another', is refused: it is not issued by a CA in tls.ca"),
-        (make("app"), "it is self-signed"),
-        (make("app", issuer=ca, begins=-9, days=-1), "has expired on"),
         (
-            make("app", issuer=ca, usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
+            make_certificate("app", issuer=stranger),
+            "issued by 'CN=Another', is refused: it is not issued by a CA in tls.ca",
+        ),
+        (make_certificate("app"), "it is self-signed"),
+        (make_certificate("app", issuer=ca, begins=-9, days=-1), "has expired on"),
+        (
+            make_certificate("app", issuer=stranger),
+            "issued by 'CN=Another', is refused: no CA in tls.ca vouches for it",
+        ),
+        (make_certificate("app"), "it is self-signed"),
+        (make_certificate("app", issuer=ca, begins=-9, days=-1), "has expired on"),
+        (
+            make_certificate("app", issuer=ca, usages=[ExtendedKeyUsageOID.SERVER_AUTH]),
             "is not meant for TLS clients (extended key usage)",
         ),
     ):
@@ -170,7 +182,7 @@ def key_file(directory: Path) -> Requester:
 
 
 def test_files_that_are_no_client(tmp_path: Path) -> None:
-    write(tmp_path, make("app"), name="app")
+    write_pair(tmp_path, make_certificate("app"), name="app")
     (tmp_path / "text").write_text("kes:v1:secret")
     for name, problem in (
         ("none", "can't be read: No such file"),

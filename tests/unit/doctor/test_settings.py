@@ -12,8 +12,8 @@ from kes_core.doctor.clients import CLIENTS, client_policy
 from kes_core.doctor.settings import examine_api, examine_cache, examine_policies, examine_proxies
 from kes_core.findings import Finding
 from kes_core.protocol import ROUTES
-from tests.helpers.doctor import ADMIN, CLIENT, config, levels, the
-from tests.helpers.server import make_server_certificate
+from tests.helpers.certificates import make_server_certificate
+from tests.helpers.doctor import ADMIN, CLIENT, config, finding_with, levels
 
 
 def policies(directory: Path, *, admin: str = ADMIN, **policy: Any) -> list[Finding]:
@@ -78,24 +78,28 @@ def test_rules_that_match_some_api(tmp_path: Path) -> None:
 
 
 def test_rules_without_effect(tmp_path: Path) -> None:
-    covered = the(rules(tmp_path, "/v1/key/create/a*", deny=["/v1/key/*"]), "has no effect: deny rule '/v1/key/*'")
+    covered = finding_with(
+        rules(tmp_path, "/v1/key/create/a*", deny=["/v1/key/*"]), "has no effect: deny rule '/v1/key/*'"
+    )
     assert covered.level == "warning"
     for path in ("/version", "/v1/identity/self/describe"):
-        assert the(rules(tmp_path, path), "no policy is asked about this API").level == "warning"
-    assert the(rules(tmp_path, "/v1/*"), "allows everything, as to the admin").level == "note"
+        assert finding_with(rules(tmp_path, path), "no policy is asked about this API").level == "warning"
+    assert finding_with(rules(tmp_path, "/v1/*"), "allows everything, as to the admin").level == "note"
 
 
 def test_identities_that_nobody_has(tmp_path: Path) -> None:
     for identity, cure in (("MyApp", "64 hex digits"),):
-        found = the(policies(tmp_path, p={"allow": ["/v1/status"], "identities": [identity]}), "no client has it")
+        found = finding_with(
+            policies(tmp_path, p={"allow": ["/v1/status"], "identities": [identity]}), "no client has it"
+        )
         assert (found.level, repr(identity) in found.message, cure in found.cure) == ("warning", True, True)
 
 
 def test_policies_that_do_nothing(tmp_path: Path) -> None:
-    assert the(policies(tmp_path, p={"allow": ["/v1/status"]}), "nobody has the policy 'p'").level == "note"
-    assert the(policies(tmp_path, p={"identities": [CLIENT]}), "policy 'p' allows nothing").level == "warning"
+    assert finding_with(policies(tmp_path, p={"allow": ["/v1/status"]}), "nobody has the policy 'p'").level == "note"
+    assert finding_with(policies(tmp_path, p={"identities": [CLIENT]}), "policy 'p' allows nothing").level == "warning"
     assert policies(tmp_path) == []
-    assert the(policies(tmp_path, admin="disabled"), "nobody may do anything").level == "warning"
+    assert finding_with(policies(tmp_path, admin="disabled"), "nobody may do anything").level == "warning"
 
 
 def test_proxies(tmp_path: Path) -> None:
@@ -106,16 +110,18 @@ def test_proxies(tmp_path: Path) -> None:
         return list(examine_proxies(config(tmp_path, tls=tls)))
 
     assert proxies() == []
-    assert the(proxies(header={"cert": "X-Client"}), "no proxy is named").level == "warning"
-    found = the(proxies(identities=[CLIENT]), "can be any client")
+    assert finding_with(proxies(header={"cert": "X-Client"}), "no proxy is named").level == "warning"
+    found = finding_with(proxies(identities=[CLIENT]), "can be any client")
     assert (found.level, "'X-Tls-Client-Cert'" in found.message) == ("note", True)
-    assert the(proxies(identities=[CLIENT], header={"cert": "X Client"}), "name of a header").level == "error"
-    assert the(proxies(identities=["nginx"]), "no proxy has it").level == "warning"
+    assert finding_with(proxies(identities=[CLIENT], header={"cert": "X Client"}), "name of a header").level == "error"
+    assert finding_with(proxies(identities=["nginx"]), "no proxy has it").level == "warning"
 
 
 def test_open_api(tmp_path: Path) -> None:
     assert list(examine_api(config(tmp_path, api={"/v1/ready": {"timeout": "1s"}}))) == []
-    found = the(examine_api(config(tmp_path, api={"/v1/metrics": {"skip_auth": True}})), "/v1/metrics: anybody")
+    found = finding_with(
+        examine_api(config(tmp_path, api={"/v1/metrics": {"skip_auth": True}})), "/v1/metrics: anybody"
+    )
     assert found.level == "note"
 
 
@@ -125,11 +131,13 @@ def test_cache(tmp_path: Path) -> None:
         return list(examine_cache(config(tmp_path, keystore=fs, cache={"expiry": expiry})))
 
     assert cache(offline="1h") == []
-    off = the(cache(), "cache.expiry.offline is off")
+    off = finding_with(cache(), "cache.expiry.offline is off")
     assert (off.level, "(30s after their last use)" in off.message) == ("note", True)
-    assert the(cache(offline="1h", any="0s"), "cache.expiry.any is off").level == "note"
-    assert the(cache(offline="1h", any="1m", unused="5m"), "unused (5m) has no effect").level == "note"
-    assert the(cache(offline="10s"), "offline (10s) is shorter than cache.expiry.unused (30s)").level == "warning"
+    assert finding_with(cache(offline="1h", any="0s"), "cache.expiry.any is off").level == "note"
+    assert finding_with(cache(offline="1h", any="1m", unused="5m"), "unused (5m) has no effect").level == "note"
+    assert (
+        finding_with(cache(offline="10s"), "offline (10s) is shorter than cache.expiry.unused (30s)").level == "warning"
+    )
     assert list(examine_cache(config(tmp_path))) == []  # in memory
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
@@ -16,67 +16,7 @@ from kes_core.config import CacheExpiry
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
-
-
-class Store(MemoryKeyStore):
-    """A store that counts what it is asked, and can be cut off or held up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads = 0
-        self.down = False
-        self.gate: asyncio.Event | None = None
-        self.reading = asyncio.Event()
-
-    async def status(self) -> None:
-        if self.down:
-            raise KeyStoreUnreachableError("cut off")
-
-    async def get(self, name: str) -> bytes:
-        self.reads += 1
-        self.reading.set()
-        value = None if self.down else self._values.get(name)
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.down:
-            raise KeyStoreUnreachableError("cut off")
-        if value is None:
-            raise EntryNotFoundError(name)
-        return value
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Setup:
-    def __init__(self, **expiry: float) -> None:
-        self.store = Store()
-        self.clock = Clock()
-        self.cache = KeyCache(self.store, CacheExpiry(**expiry), clock=self.clock)
-        self.key = KeyVersion.generate("me")
-
-    async def reads(self, name: str = "k") -> int:
-        """Use a key and return how often the store has been read by then."""
-        await self.cache.get(name)
-        return self.store.reads
-
-
-def run(test: Callable[[Setup], Awaitable[None]], **expiry: float) -> None:
-    async def start() -> None:
-        await test(Setup(**expiry))
-
-    asyncio.run(start())
-
-
-async def cut_off(s: Setup) -> None:
-    s.store.down = True
-    with pytest.raises(KeyStoreUnreachableError):
-        await s.cache.status()
+from tests.helpers.cache import Setup, Store, cut_off, run
 
 
 def test_key_is_read_once_while_it_is_used() -> None:

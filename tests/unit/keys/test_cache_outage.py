@@ -10,7 +10,7 @@ from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
 from kes_core.keys.cache import KeyCache
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
-from tests.unit.keys.test_cache import Setup, Store, cut_off, run
+from tests.helpers.cache import Setup, Store, cut_off, run
 
 
 def test_outage_is_bridged_for_the_offline_time() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kes_core.keys.secret import CiphertextError, HMACKey, KeyType, SecretKey, _hchacha20, default_key_type
 from kes_core.keys.stored import KeyVersion
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 CIPHERTEXTS = vectors("ciphertext_decrypt")
 KEYS = {key_type: SecretKey(bytes(range(32)), key_type) for key_type in KeyType}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kes_core.keys import stored_key_pb2 as pb
 from kes_core.keys.secret import HMACKey, KeyType, SecretKey
 from kes_core.keys.stored import KeyVersion, StoredKeyError, Timestamp
-from tests.helpers.server import vectors
+from tests.helpers.vectors import vectors
 
 ENCODINGS = vectors("key_encoding")
 # Served without HMAC, where the Go server fails.

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any, cast
 
 from fastapi.openapi.utils import get_openapi
 
 from kes_core.protocol import ROUTES
-from kes_core.server.api.dispatch import KESApp
-from kes_core.server.expiry import ExpiryWatch
-from kes_core.server.metrics import Metrics
-from kes_core.server.workers.peers import LocalPeers
-
-
-def make_app() -> KESApp:
-    state: Any = SimpleNamespace()
-    metrics = Metrics()
-    return KESApp(state, metrics, LocalPeers(metrics), ExpiryWatch(metrics))
+from tests.helpers.app import make_app
 
 
 def test_every_route_is_documented() -> None:

@@ -31,7 +31,8 @@ from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.listener import _hypercorn_config
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.workers.peers import LocalPeers
-from tests.helpers.server import make_credentials, write_config
+from tests.helpers.certificates import make_credentials
+from tests.helpers.server import write_config
 
 __all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from kes_core.access.sender import ProvenClient
 from kes_core.server.wire.tls_connection import TLSConnection
-from kes_core.tls import TLSError
+from kes_core.tls import ClientCertificate, TLSError, TLSSettings, make_context
 
 CHUNK = 64 * 1024
 """Bytes that the server receives at a time."""
@@ -211,3 +214,34 @@ def shake_hands(server: SSL.Context, client: SSL.Context, *, verifies_clients: b
 
 def p256() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
+
+
+REPEAT = 15
+
+
+LEAF = p256()
+
+
+ROOT = p256()
+
+
+ROOT_CERTIFICATE = certify(ROOT.public_key(), ROOT, subject="root", issuer="root", is_ca=True)
+
+
+class Contexts:
+    """The server's TLS settings with `tls.auth: off` and `on`."""
+
+    def __init__(self, directory: Path) -> None:
+        key, cert, self.ca = directory / "server.key", directory / "server.crt", directory / "ca.pem"
+        key.write_bytes(LEAF.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        cert.write_bytes(certify(LEAF.public_key(), LEAF).public_bytes(Encoding.PEM))
+        self.ca.write_bytes(ROOT_CERTIFICATE.public_bytes(Encoding.PEM))
+        verify = ClientCertificate.REQUIRE_AND_VERIFY
+        self.off = make_context(TLSSettings(key, cert))
+        self.on = make_context(TLSSettings(key, cert, client_certificate=verify, ca=self.ca))
+
+
+def cost(server: SSL.Context, presented: Presented) -> float:
+    """Return the seconds of CPU that a handshake takes on the server."""
+    client = client_context(presented)
+    return statistics.median(shake_hands(server, client).cpu for _ in range(REPEAT))

@@ -29,8 +29,8 @@ from kes_core.keys.secret import CiphertextError, HMACKey, KeyType, SecretKey
 from kes_core.keys.stored import KeyVersion, StoredKeyError, Timestamp
 from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.protocol import ROUTES, Argument
-from tests.helpers.server import vectors
-from tests.security.in_process import ask, talk
+from tests.helpers.in_process import ask, talk
+from tests.helpers.vectors import vectors
 
 __all__ = ["TARGETS", "Target"]
 

@@ -1,0 +1,81 @@
+"""The command `kes`: run to its end, as a script or as a person at a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+KES = [sys.executable, "-m", "kes_core.cli"]
+
+
+def kes(
+    *arguments: str, cwd: Path, code: int = 0, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `kes`, and check its exit code and that errors go to standard error alone."""
+    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
+    done = subprocess.run(
+        [*KES, *arguments],
+        cwd=cwd,
+        env=clean | dict(environment or {}),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+    else:
+        assert done.stderr == ""
+    return done
+
+
+def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, code: int = 0) -> str:
+    """Run `kes` as a person would, and return what the terminal shows."""
+    parent, child = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
+    with subprocess.Popen(
+        [*KES, *arguments], cwd=cwd, env=clean | dict(environment or {}), stdin=child, stdout=child, stderr=child
+    ) as process:
+        os.close(child)
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(parent, 65536)
+            except OSError:  # the other side is closed
+                break
+            if not chunk:
+                break
+            shown += chunk
+        os.close(parent)
+        assert process.wait(timeout=30) == code, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+def seconds_for(code: str) -> float:
+    """Return the least time that Python takes for a piece of code in a process of its own."""
+    best = 60.0
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def run_kes(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `kes` to its end, as a script would."""
+    return subprocess.run(
+        [sys.executable, "-m", "kes_core.cli", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )

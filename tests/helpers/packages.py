@@ -1,0 +1,41 @@
+"""Packages of plugins, as their authors install and test them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+
+def install(folder: Path) -> None:
+    """Write the metadata that make the package an installed one for who has its folder on the path."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    points = "".join(f"{key} = {value}\n" for key, value in project["entry-points"]["kes"].items())
+    (info / "entry_points.txt").write_text(f"[kes]\n{points}")
+
+
+def run_tests(folder: Path) -> tuple[set[str], str]:
+    """Run the tests of the package; return which failed, and the output."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    return set(re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)), done.stdout
+
+
+def check_types_and_style(folder: Path) -> None:
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
+        environment = {**os.environ, "MYPYPATH": str(folder)}
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

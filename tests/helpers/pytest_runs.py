@@ -1,0 +1,23 @@
+"""Runs of pytest in a process of its own, on a project that a test has written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_pytest(*arguments: str, directory: Path = ROOT) -> str:
+    """Return what pytest prints. Coverage would double the time: tests of real stores run the same code with it."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=280, check=False, cwd=directory
+    )
+    return result.stdout + result.stderr
+
+
+SETTINGS = "[pytest]\naddopts = --import-mode=importlib\nfilterwarnings = error\n"
