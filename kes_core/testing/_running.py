@@ -37,6 +37,10 @@ _HERE: Final = str(Path(__file__).parent)
 _LIBRARY: Final = sysconfig.get_path("stdlib")
 
 
+GRACE: Final = 5.0
+"""Additional seconds for cancelling a call on a busy machine."""
+
+
 class BrokenError(Exception):
     """A clause is broken; the message says what the kit found."""
 
@@ -54,7 +58,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
 
     Raises:
         BrokenError: The coroutine took longer than `limit` seconds.
-        HungError: The coroutine ignored its cancellation for another `limit` seconds, and was abandoned.
+        HungError: The coroutine ignored its cancellation for another `limit` + `GRACE` seconds; it is abandoned.
     """
     raised: list[BaseException] = []
 
@@ -67,7 +71,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
 
     thread = threading.Thread(target=work, name="kes-contract", daemon=True)
     thread.start()
-    thread.join(2 * limit)
+    thread.join(2 * limit + GRACE)
     if thread.is_alive():
         raise HungError(f"a call did not end within {limit:g} s, nor when it was cancelled")
     if raised:

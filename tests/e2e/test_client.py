@@ -331,7 +331,7 @@ def test_a_request_that_is_too_long_is_not_sent(server: Server) -> None:
         kms.create_key("long")
         with pytest.raises(APIError, match="invalid request body"):
             kms.encrypt("long", bytes(750_000))
-        with pytest.raises(KESError, match="the request has 2666697 bytes; servers accept up to 1048576"):
+        with pytest.raises(KESError, match="the request has 2666697 bytes: servers accept up to 1048576"):
             kms.encrypt("long", bytes(2_000_000))
         assert kms.decrypt("long", kms.encrypt("long", bytes(700_000))) == bytes(700_000)
 

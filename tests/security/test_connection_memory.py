@@ -7,18 +7,23 @@ import socket
 import ssl
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.helpers.effort import choose
 from tests.helpers.handshakes import certify, p256
 from tests.helpers.server import Server, start_server
 
-CONNECTIONS = 200
+CONNECTIONS = choose(60, 200)
 REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LIMIT = 128 * 1024
 """Bytes that the largest chain may cost more than an ordinary certificate."""
 ROUNDS = 3
+
+
+pytestmark = pytest.mark.nightly
 
 
 def context(directory: Path, name: str, chain: list[x509.Certificate]) -> ssl.SSLContext:
