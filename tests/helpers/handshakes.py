@@ -26,6 +26,7 @@ from OpenSSL import SSL
 from kes_core.access.sender import ProvenClient
 from kes_core.server.wire.tls_connection import TLSConnection
 from kes_core.tls import ClientCertificate, TLSError, TLSSettings, make_context
+from tests.helpers.effort import choose
 
 CHUNK = 64 * 1024
 """Bytes that the server receives at a time."""
@@ -216,9 +217,6 @@ def p256() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-REPEAT = 15
-
-
 LEAF = p256()
 
 
@@ -244,4 +242,4 @@ class Contexts:
 def cost(server: SSL.Context, presented: Presented) -> float:
     """Return the seconds of CPU that a handshake takes on the server."""
     client = client_context(presented)
-    return statistics.median(shake_hands(server, client).cpu for _ in range(REPEAT))
+    return statistics.median(shake_hands(server, client).cpu for _ in range(choose(5, 15)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from tests.helpers.handshakes import (
     rsa_key,
     shake_hands,
 )
+
+pytestmark = pytest.mark.nightly
 
 LIMIT = 10.0
 """Ordinary handshakes that a stranger's may cost."""
@@ -171,6 +174,7 @@ def test_ca_between_is_bound_by_the_same_rules(contexts: Contexts, make: Callabl
     assert "its RSA key" in Authorities(contexts.ca).problem(presented.chain)
 
 
+@functools.cache
 def ordinary_keys() -> Sequence[object]:
     return [
         APIKey.generate().private_key(),
