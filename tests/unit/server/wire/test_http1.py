@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests that proxies read in different ways are refused, and those that are too long."""
+"""HTTP/1.1: requests that proxies would read in different ways are refused, and so are those that are too long."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.http1 import exchange
+from tests.helpers.wire import exchange
 
 LONG = 33 * 1024
 PIPELINED = (
@@ -93,3 +93,47 @@ def test_head_up_to_the_limit_is_taken() -> None:
     answer, requests = exchange(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"b" * (LONG - 2048) + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 2\r\nContent-Length: 3",
+        b"Content-Length: -1",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked",
+        b"Content-Length: " + b"9" * 21,
+    ],
+    ids=["two", "negative", "chunked as well", "21 digits"],
+)
+def test_body_whose_length_is_not_clear_is_refused(head: bytes) -> None:
+    """What follows is not taken for another request."""
+    answer, requests = exchange(
+        b"PUT /a HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+    )
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert requests == []
+
+
+def test_bytes_after_the_declared_length_are_no_part_of_the_body() -> None:
+    answer, requests = exchange(b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n" + b'{"context":""}')
+    assert requests == [("PUT", "/a", b"{")]
+    assert answer.count(b"HTTP/1.1 2") == 1
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00" * 100,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"G" * 70_000,
+        b"GET /\x80 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=["zeros", "unknown version", "70,000 bytes", "byte over 127 in the path", "HTTP/2 preface"],
+)
+def test_what_is_not_http_1_1_is_refused(garbage: bytes) -> None:
+    answer, requests = exchange(garbage)
+    assert not answer.startswith(b"HTTP/1.1 2")
+    assert requests == []

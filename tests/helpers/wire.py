@@ -1,0 +1,166 @@
+"""Drive the server's HTTP protocols in process, with bytes and without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.typing import ConnectionState
+
+from kes_core.server.wire.http1 import HTTP1Protocol
+from kes_core.server.wire.http2 import HTTP2Protocol
+from kes_core.server.wire.listener import _hypercorn_config
+from kes_core.server.wire.stream import App, Message, RequestRefusedError
+
+
+class Wire:
+    """A connection to an application: what goes in are the client's bytes, what comes out the server's."""
+
+    def __init__(self, app: App, *, http2: bool = False) -> None:
+        self.app = app
+        self.scope_base: Message = {"type": "http", "client": ("192.0.2.1", 1), "extensions": {}}
+        self.sent = b""
+        self.closed = False
+        self.tasks: set[asyncio.Task[None]] = set()
+        protocol = HTTP2Protocol if http2 else HTTP1Protocol
+        settings = (_hypercorn_config(), WorkerContext(None), self, ConnectionState({}), True, None, None)
+        self.protocol = protocol(self, *settings, self._send_event)
+
+    def spawn(self, work: Any, *arguments: Any) -> asyncio.Task[None]:
+        """Run a coroutine, or a coroutine function with arguments (as Hypercorn's task group does)."""
+        coroutine: Coroutine[Any, Any, None] = work(*arguments) if callable(work) else work
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def write(self, data: bytes) -> None:
+        self.sent += data
+
+    async def _send_event(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            self.sent += event.data
+        elif isinstance(event, Closed):
+            self.closed = True
+
+    async def feed(self, *pieces: bytes) -> None:
+        """Let the server receive these pieces, and do what it can with them."""
+        for piece in pieces:
+            if not self.closed:
+                await self.protocol.handle(RawData(piece))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until nothing more happens by itself."""
+        while any(not task.done() for task in self.tasks):
+            done, _ = await asyncio.wait(self.tasks, timeout=0.05)
+            if not done:
+                return
+
+
+class Recorder:
+    """An application that reads each body and answers with it, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, bytes]] = []
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        body = b""
+        more = True
+        while more:
+            try:
+                message = await receive()
+            except RequestRefusedError as error:
+                head = {"type": "http.response.start", "status": error.status, "headers": [(b"content-length", b"0")]}
+                await send(head)
+                await send({"type": "http.response.body"})
+                return
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            more = message["more_body"]
+        self.requests.append((scope["method"], scope["path"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+
+def exchange(*pieces: bytes) -> tuple[bytes, Sequence[tuple[str, str, bytes]]]:
+    """Return what the server answers to `pieces` on one connection, and the requests that reached the application."""
+
+    async def run() -> tuple[bytes, Sequence[tuple[str, str, bytes]]]:
+        app = Recorder()
+        wire = Wire(app)
+        await wire.feed(*pieces)
+        return wire.sent, app.requests
+
+    return asyncio.run(run())
+
+
+class HTTP2Peer:
+    """A client of the server's HTTP/2 protocol."""
+
+    def __init__(self, app: App, runner: asyncio.Runner) -> None:
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+        self.h2.initiate_connection()
+        self._runner = runner
+        self._wire = runner.run(self._start(app))
+
+    @staticmethod
+    async def _start(app: App) -> Wire:
+        wire = Wire(app, http2=True)
+        await wire.protocol.initiate()
+        return wire
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server has closed the connection."""
+        return self._wire.closed
+
+    def request(self, method: str, path: str, *, end: bool = True, extra: Sequence[tuple[str, str]] = ()) -> int:
+        """Begin a request; return the number of its stream."""
+        stream = self.h2.get_next_available_stream_id()
+        head = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path)]
+        self.h2.send_headers(stream, [*head, *extra], end_stream=end)
+        return stream
+
+    def allow_malformed_headers(self) -> None:
+        """Send headers as they are, whatever the standard says of them."""
+        self.h2.config.validate_outbound_headers = False
+        self.h2.config.normalize_outbound_headers = False
+
+    def exchange(self) -> list[h2.events.Event]:
+        """Send what is to be sent, and return what the server answers by itself."""
+        self._runner.run(self._wire.feed(self.h2.data_to_send()))
+        answer, self._wire.sent = self._wire.sent, b""
+        return self.h2.receive_data(answer)
+
+    def close(self) -> None:
+        """Close the connection, which ends the tasks of the server."""
+        self._runner.run(self._end())
+
+    async def _end(self) -> None:
+        await self._wire.protocol.handle(Closed())
+        await self._wire.settle()
+
+
+@contextmanager
+def http2_peer(app: App) -> Iterator[HTTP2Peer]:
+    """Connect a client to an application over HTTP/2."""
+    with asyncio.Runner() as runner:
+        peer = HTTP2Peer(app, runner)
+        peer.exchange()
+        yield peer
+        peer.close()
+
+
+def statuses(events: Sequence[h2.events.Event]) -> dict[int, int]:
+    """Return the status of each response among the events, by the number of its stream."""
+    responses = [event for event in events if isinstance(event, h2.events.ResponseReceived)]
+    return {response.stream_id: int(dict(response.headers)[b":status"]) for response in responses}
