@@ -1,4 +1,4 @@
-"""Where audit records go, and that nobody can forge one."""
+"""Where audit records go, and that no client can forge one."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def test_syslog(run_server: Run, receiver: tuple[Receiver, str]) -> None:
     assert server.stop() == 0
 
 
-def test_log_host_that_reads_nothing_holds_up_nobody(run_server: Run) -> None:
+def test_log_host_that_reads_nothing_delays_no_request(run_server: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
         server = run_server({"audit": {"syslog": {"address": f"tcp://127.0.0.1:{port}"}}})
@@ -363,7 +363,7 @@ def test_log_host_that_reads_nothing_holds_up_nobody(run_server: Run) -> None:
 
 
 @pytest.mark.parametrize("by", ["stop", "reload"])
-def test_what_a_log_host_does_not_take_is_counted_and_holds_up_nobody(run_server: Run, by: str) -> None:
+def test_records_that_a_log_host_does_not_take_are_counted_and_delay_no_request(run_server: Run, by: str) -> None:
     count, longest = 1500, 0.0
     with socket.socket() as deaf:
         # Little fits into one connection, and there is no other.

@@ -138,7 +138,7 @@ def test_expired_certificate_is_as_good_as_another(clients: Clients, route: Rout
 
 
 @pytest.mark.parametrize("route", SERVED, ids=[route.path for route in SERVED])
-def test_certificate_of_an_authority_is_nobody(clients: Clients, route: Route) -> None:
+def test_ca_certificate_identifies_no_client(clients: Clients, route: Route) -> None:
     response = clients.ask(as_client(clients.allowed, clients.ca_files), route)
     if route.auth is Auth.NONE:
         assert response.status_code == 200

@@ -25,13 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.helpers.certificates import make_credentials
 from tests.helpers.http2 import Http2Client
-from tests.helpers.server import Server
-from tests.helpers.server import change_config
-from tests.helpers.server import read_response
-from tests.helpers.server import reload
-from tests.helpers.server import write_config
-from tests.helpers.workers import start_with_workers
-from tests.helpers.workers import workers_of
+from tests.helpers.server import Server, change_config, read_response, reload, write_config
+from tests.helpers.workers import start_with_workers, workers_of
 
 Run = Callable[..., Server]
 

@@ -144,7 +144,7 @@ def test_a_broken_connection_ends_the_log_with_a_message(run_server: Run) -> Non
         assert "the connection broke in the middle of an answer" in process.stderr.read()
 
 
-def test_output_that_nobody_reads_any_more_ends_the_log(server: Server) -> None:
+def test_log_ends_when_its_output_is_closed(server: Server) -> None:
     with piped(server, "log") as process, client(server) as kms, kms.audit_log() as events:
         assert process.stdout is not None
         while next(events).path != "/v1/log/audit":
@@ -156,7 +156,7 @@ def test_output_that_nobody_reads_any_more_ends_the_log(server: Server) -> None:
         assert process.stderr.read() == ""
 
 
-def test_the_log_is_not_for_everybody(server: Server, user: Credentials, tmp_path: Path) -> None:
+def test_the_log_needs_a_policy(server: Server, user: Credentials, tmp_path: Path) -> None:
     settings = {"KES_SERVER": server.url, "KES_API_KEY": str(user.api_key)}
     done = kes("log", "-k", cwd=tmp_path, environment=settings, code=1)
     assert done.stderr == "Error: not authorized: insufficient permissions\n"
@@ -216,7 +216,7 @@ def test_metrics_for_a_script(server: Server, tmp_path: Path) -> None:
     ("rate", "message"),
     [("5", "a number needs a unit"), ("0s", "every 100ms at most"), ("-1s", "is negative")],
 )
-def test_rates_that_are_none(rate: str, message: str, tmp_path: Path) -> None:
+def test_invalid_rates(rate: str, message: str, tmp_path: Path) -> None:
     assert message in kes("metric", "--rate", rate, cwd=tmp_path, code=2).stderr
 
 

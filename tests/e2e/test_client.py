@@ -305,7 +305,7 @@ def test_the_endpoint_that_answered_last_is_asked_first(server: Server) -> None:
         asyncio.run(check())
 
 
-def test_a_client_without_certificate_is_told_so(server: Server) -> None:
+def test_a_client_without_certificate_gets_a_clear_error(server: Server) -> None:
     """The alert arrives after the handshake (TLS 1.3), where httpx does not make it an error of its own on asyncio."""
     with Client(server.url, insecure=True) as kms, pytest.raises(KESConnectionError, match="certificate required"):
         kms.version()

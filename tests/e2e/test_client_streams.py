@@ -283,7 +283,7 @@ def test_a_connection_that_breaks_is_an_error_of_its_own(run_server: Run) -> Non
         asyncio.run(check(events))
 
 
-def test_a_reader_that_does_not_keep_up_is_told_so(run_server: Run) -> None:
+def test_a_reader_that_does_not_keep_up_gets_an_error(run_server: Run) -> None:
     """It gets what came before, without a gap, and then the error."""
     server = run_server()
     with client(server) as kms, kms.audit_log() as events:

@@ -35,7 +35,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextmanager
 def still_served(server: Server) -> Iterator[None]:
-    """Show that somebody else is served at any time while the block runs."""
+    """Show that another client is served at any time while the block runs."""
     done = threading.Event()
     slowest: list[float] = [0.0]
     failures: list[str] = []
@@ -119,7 +119,7 @@ def ask_with_the_handshake(server: Server, context: ssl.SSLContext) -> int:
 
 
 def test_connection_flood(busy: Server) -> None:
-    """Clients that connect and say nothing are closed after a while, and take nobody's place until then."""
+    """Clients that connect and send nothing are closed after a while, and take no place of others until then."""
     with still_served(busy):
         idle = [socket.create_connection((busy.host, busy.port)) for _ in range(500)]
         try:
@@ -130,8 +130,8 @@ def test_connection_flood(busy: Server) -> None:
                 connection.close()
 
 
-def test_more_connections_than_the_limit_are_turned_away(run_server: Callable[..., Server]) -> None:
-    """With room for 128 files beyond those kept back, what comes too many is closed at once."""
+def test_more_connections_than_the_limit_are_closed(run_server: Callable[..., Server]) -> None:
+    """With room for 128 files beyond the reserve, further connections are closed at once."""
     server = run_server(arguments=(), limit_files=256)
     with ExitStack() as stack:
         for _ in range(128):
@@ -162,7 +162,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_request_before_the_handshake_ends(busy: Server) -> None:
-    """Plain HTTP on the TLS port is told that it is, and the connection is closed."""
+    """Plain HTTP on the TLS port gets an answer that says so, and the connection is closed."""
     with still_served(busy), socket.create_connection((busy.host, busy.port)) as raw:
         raw.sendall(VERSION_REQUEST)
         raw.settimeout(15)
@@ -220,7 +220,7 @@ def test_body_over_the_limit_is_refused(busy: Server, declared: bytes) -> None:
 
 @pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 def test_client_that_sends_too_much_reads_why(busy: Server, http2: bool) -> None:
-    """It is read from for a while after the answer: closing at once would take the answer away from most clients."""
+    """The server reads on for a while after its answer: most clients would lose the answer if it closed at once."""
     body = b'{"plaintext":"' + b"A" * 1_150_000 + b'"}'
     with busy.client(http2=http2) as client:
         for _ in range(3):
@@ -237,7 +237,7 @@ def send_quietly(connection: ssl.SSLSocket, data: bytes) -> None:
 
 
 def test_body_that_never_comes_is_timed_out(busy: Server) -> None:
-    """A declared length that is too long holds up nobody but the one who declared it."""
+    """A declared length that is too long delays only the client that declared it."""
     request = b"PUT /v1/key/encrypt/my-key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{}"
     with still_served(busy), busy.connection() as connection:
         connection.sendall(request)
@@ -260,7 +260,7 @@ def test_unread_bodies_do_not_block_a_connection(busy: Server) -> None:
         assert client.run("PUT", "/v1/key/generate/my-key", count=100, at_once=64) == 100
 
 
-def test_body_where_none_is_taken_leaves_the_connection_usable(busy: Server) -> None:
+def test_unexpected_body_leaves_the_connection_usable(busy: Server) -> None:
     with busy.connection() as connection:
         for number in range(3):
             body = b"x" * 100_000
@@ -270,7 +270,7 @@ def test_body_where_none_is_taken_leaves_the_connection_usable(busy: Server) -> 
 
 
 def test_expect_100_continue(busy: Server) -> None:
-    """The body is asked for when it is wanted, and not when the request is refused."""
+    """The server asks for the body only if it serves the request."""
     head = b"PUT %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     with busy.connection() as connection:
         connection.sendall(head % b"/v1/key/encrypt/my-key")
@@ -283,7 +283,7 @@ def test_expect_100_continue(busy: Server) -> None:
 
 
 def test_client_that_only_asks_and_never_reads_is_cut_off(busy: Server) -> None:
-    """It is read from no more once its answers pile up, so that they take no memory without bound."""
+    """The server stops reading once the answers pile up, so that they can't fill the memory."""
     before = resident_kib(busy)
     with still_served(busy), busy.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)

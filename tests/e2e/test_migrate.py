@@ -134,7 +134,7 @@ def rows(directory: Path) -> dict[str, bytes]:
     connection = sqlite3.connect(directory / "keys.db", timeout=30)
     try:
         return dict(connection.execute("SELECT name, value FROM keys"))
-    except sqlite3.OperationalError:  # there is no table yet
+    except sqlite3.OperationalError:  # the table does not exist yet
         return {}
     finally:
         connection.close()

@@ -104,7 +104,7 @@ def audited(server: Server) -> tuple[str, str, int]:
 
 
 @pytest.mark.parametrize("http2", [False, True])
-def test_clients_are_served_as_who_they_are(site: Site, http2: bool) -> None:
+def test_clients_keep_their_identities(site: Site, http2: bool) -> None:
     for credentials, code in ((site.user, 200), (site.other, 403), (site.server.admin, 200)):
         with site.client(credentials, http2=http2) as client:
             answer = client.put("/v1/key/generate/k", json={})
@@ -123,7 +123,7 @@ def test_the_projects_own_client(site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", ["X-Tls-Client-Cert", "x-tls-client-cert", "X_Tls_Client_Cert", "X-TLS-Client-Cert"])
-def test_header_that_a_client_sends_itself_lets_nobody_in(site: Site, name: str) -> None:
+def test_header_that_a_client_sends_itself_is_ignored(site: Site, name: str) -> None:
     """Neither through the proxy, nor past it; nor does one replace the certificate that the client has shown."""
     forged = quote(site.server.admin.cert.read_text())
     headers = {name: forged, "X-Forwarded-For": FORGED_ADDRESS}

@@ -41,7 +41,7 @@ def test_metrics_of_the_vectors(run_server: Callable[..., Server], stranger: Cre
             kind, samples = after[name]
             assert kind == case["type"]
             assert samples
-    # What was refused, is no route, or asks for the server itself does not count.
+    # Refused requests, unknown routes and requests about the server itself do not count.
     assert after["kes_http_request_success"][1] == {"200": 3.0}
     assert after["kes_http_request_error"][1] == {"404": 1.0}
     assert "kes_http_request_failure" not in after
@@ -128,7 +128,7 @@ def test_a_hundred_readers_and_no_more(run_server: Callable[..., Server]) -> Non
 
 
 def test_reader_that_reads_nothing_is_cut_off(streaming: tuple[Server, bool]) -> None:
-    """And delays nobody."""
+    """It delays no other request."""
     server, http2 = streaming
     with (
         server.client(http2=http2) as idle,

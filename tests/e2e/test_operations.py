@@ -34,7 +34,7 @@ Run = Callable[..., Server]
 
 @pytest.mark.parametrize("abstract", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_systemd_is_told(run_server: Run, tmp_path: Path, abstract: bool, workers: int) -> None:
+def test_systemd_is_notified(run_server: Run, tmp_path: Path, abstract: bool, workers: int) -> None:
     """`Type=notify` or `notify-reload`."""
     path = f"@kes-test-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -127,7 +127,7 @@ def test_clients_certificate_that_expires_soon(run_server: Run, tmp_path: Path) 
 
 
 def test_clients_certificate_that_expires_soon_where_it_is_not_verified(run_server: Run, tmp_path: Path) -> None:
-    """It is told of, but nobody is warned that it will be refused: it will not."""
+    """It is reported, but not as a certificate that will be refused: without verification it will not be."""
     soon = certificate(tmp_path, "soon", dt.timedelta(days=3))
     server = run_server()
     with server.client(soon) as client:
@@ -252,7 +252,7 @@ def test_metrics_beyond_the_protocols(run_server: Run, tmp_path: Path) -> None:
 
 
 def test_metrics_for_the_go_sdk_have_one_value_each(run_server: Run, tmp_path: Path) -> None:
-    """Who does not say what it accepts gets only what the SDK can read: of one metric several values by code alone."""
+    """Without an Accept header the answer has only what the SDK can parse: several values of a metric by code alone."""
     user = make_credentials(tmp_path, "user")
     policy = {"allow": ["/v1/key/*"], "deny": ["/v1/key/delete/*"], "identities": [user.identity]}
     server = run_server({"policy": {"p": policy}})

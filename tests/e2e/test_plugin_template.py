@@ -1,4 +1,4 @@
-"""`kes plugin new`: what it writes fails only where the author has to write, and works once that is done."""
+"""`kes plugin new`: its tests fail only where the author has to write code, and pass once that is done."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def fill_in(path: Path, code: str, imports: str) -> None:
 
 
 @pytest.mark.parametrize("kind", _FILES)
-def test_only_what_is_to_be_written_fails(tmp_path: Path, kind: str) -> None:
+def test_only_the_unwritten_parts_fail(tmp_path: Path, kind: str) -> None:
     folder = generate(tmp_path, kind)
     check_types_and_style(folder)
     failed, output = run_tests(folder)
@@ -109,7 +109,7 @@ def test_engine_that_is_filled_in_keeps_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Kes-Store", "kes_store", "kes-", "-x", "1st", "kes--x", "class", "kes-é", "a/b"])
-def test_names_that_are_none(tmp_path: Path, name: str) -> None:
+def test_invalid_package_names(tmp_path: Path, name: str) -> None:
     arguments = ("--", name) if name.startswith("-") else (name,)
     error = kes("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
     assert "is no name for a package: expected lower-case words with dashes, as in kes-mystore" in error

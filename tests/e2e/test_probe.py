@@ -103,7 +103,7 @@ def connected(server: Server, count: int) -> Iterator[list[socket.socket]]:
 
 
 def closed_of(connections: list[socket.socket], count: int) -> list[socket.socket]:
-    """Wait until the server has closed so many of the connections; return those."""
+    """Wait until the server has closed this number of connections; return the others."""
     poll, deadline = select.poll(), time.monotonic() + 20
     for connection in connections:
         poll.register(connection, select.POLLIN)

@@ -56,7 +56,7 @@ def test_proxy_speaks_for_a_client(setup: Setup) -> None:
     assert setup.server.next_audit_record()["request"]["ip"] == "127.0.0.1"
 
 
-def test_address_that_is_none_is_not_believed(setup: Setup) -> None:
+def test_forwarded_text_that_is_not_an_address_is_ignored(setup: Setup) -> None:
     for forged in ('1.2.3.4\\n{"x":1}', "localhost", "1.2.3", ""):
         headers = [(HEADER, escaped(setup.user)), ("X-Forwarded-For", forged)]
         assert setup.ask(setup.proxy, headers).status_code == 200

@@ -53,7 +53,7 @@ class Waiting(Http2Client):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_1000_requests_under_way_are_not_touched(run_server: Run, tmp_path: Path, workers: int) -> None:
+def test_1000_running_requests_survive_a_reload(run_server: Run, tmp_path: Path, workers: int) -> None:
     """While policies, identities, certificate, cache, log, keys and the key store itself are swapped."""
     someone, other = make_credentials(tmp_path, "someone"), make_credentials(tmp_path, "other")
     policy = {"allow": ["/v1/key/encrypt/*"], "identities": [someone.identity]}
@@ -68,7 +68,7 @@ def test_1000_requests_under_way_are_not_touched(run_server: Run, tmp_path: Path
         with server.client() as admin:
             while "kes_http_request_active 1000.0" not in admin.get("/v1/metrics").text:
                 pass
-        # Who asks has no policy any more, and the key is in another store: that is for those that come later.
+        # The client loses its policy and the key moves to another store: that applies to later requests only.
         key, cert = make_server_certificate(tmp_path)
         change_config(
             server,

@@ -1,4 +1,4 @@
-"""A server's life: start, restart, reload, stop; its logs; what it tells when something is wrong."""
+"""A server's life: start, restart, reload, stop; its logs; what it says when something is wrong."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_deleted_key_is_gone(server: Server) -> None:
 
 
 def test_store_failures(run_server: RunServer, tmp_path: Path) -> None:
-    """A store that is gone: what the client is told, what the operator, and the way back."""
+    """A key store is lost: the client's answers, the operator's log lines, and the recovery."""
     keys = tmp_path / "keys"
     server = run_server({"keystore": {"fs": {"path": str(keys)}}, "keys": [{"name": "k"}]})
     with server.client() as client:
@@ -220,7 +220,7 @@ def test_store_failures(run_server: RunServer, tmp_path: Path) -> None:
 
 
 def test_every_answer_is_audited(run_server: RunServer, tmp_path: Path) -> None:
-    """Also those to nobody and to what is no route, and nothing that a client sends can forge a record."""
+    """Refused requests and unknown routes are recorded too, and no client can forge a record."""
     server = run_server({"log": {"audit": "on"}})
     stranger = make_credentials(tmp_path, "stranger")
     requests: list[tuple[Any, str, str, int]] = [
@@ -242,7 +242,7 @@ def test_every_answer_is_audited(run_server: RunServer, tmp_path: Path) -> None:
         assert record["response"]["code"] == status
         assert 0 < record["response"]["time"] < 10**10
         assert record["request"]["ip"] == "127.0.0.1"
-        assert record["request"]["identity"] == who.identity  # also of who asks for what is no route
+        assert record["request"]["identity"] == who.identity  # for unknown routes too
         assert set(record) == {"time", "request", "response"}
         assert record["time"].endswith("Z")
     assert record["request"]["path"] == "/v1/key/describe/" + "x" * 8000

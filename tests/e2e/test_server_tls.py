@@ -80,7 +80,7 @@ def test_encrypted_private_key(run_server: RunServer, tmp_path: Path) -> None:
 
 
 def test_verified_client_certificates(run_server: RunServer, tmp_path: Path) -> None:
-    """`tls.auth: on` with a CA file or directory: only whom it vouches for gets in."""
+    """`tls.auth: on` with a CA file or directory: only clients with a certificate of that CA are let in."""
     known, stranger = make_credentials(tmp_path, "known"), make_credentials(tmp_path, "unknown")
     authorities = tmp_path / "cas"
     authorities.mkdir()

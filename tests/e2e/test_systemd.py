@@ -48,7 +48,7 @@ def installed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
-    """What a service tells of itself arrives here."""
+    """Receives the notifications of a service."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(60)

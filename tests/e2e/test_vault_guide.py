@@ -84,7 +84,7 @@ SAMPLE = (
 
 
 class Guide:
-    """The two terminals of somebody who follows the guide."""
+    """The two terminals of a reader who follows the guide."""
 
     def __init__(self, directory: Path, bao: str) -> None:
         self.directory = directory

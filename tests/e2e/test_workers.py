@@ -25,7 +25,7 @@ from tests.helpers.server import Server
 from tests.helpers.workers import WORKERS, start_with_workers, workers_of
 
 CONNECTIONS = 40
-"""So many that each worker has some, but for one time in ten million."""
+"""Enough for each worker to get one, except once in ten million runs."""
 
 Run = Callable[..., Server]
 
@@ -94,7 +94,7 @@ def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, pat
     stranger = make_credentials(tmp_path, "stranger")
     with connections(server) as clients:
         readers = [Reader(server, path, http2=False) for _ in range(2)]
-        # Other workers know of a reader a moment later: until then nobody is promised anything.
+        # Other workers learn of a reader a moment later; until then no event is guaranteed.
         deadline = time.monotonic() + 10
         with server.client(stranger) as refused:
             while not all(reader.events for reader in readers):
@@ -147,7 +147,7 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
 
 
-def test_reload_is_one_for_all_or_none(run_server: Run, tmp_path: Path) -> None:
+def test_reload_applies_to_all_workers_or_to_none(run_server: Run, tmp_path: Path) -> None:
     someone = make_credentials(tmp_path, "someone")
     server = start_with_workers(run_server, tmp_path)
     original = server.config_path.read_text()
@@ -177,7 +177,7 @@ def test_reload_is_one_for_all_or_none(run_server: Run, tmp_path: Path) -> None:
         server.signal(signal.SIGHUP)
         assert problem in server.wait_for_log("the configuration is not reloaded")
         assert allowed() == {200}
-    # One that is replaced starts with what is in force, and not with what stands in the file.
+    # A new worker starts with the configuration in use, not with the one in the file.
     os.kill(workers_of(server)[0], signal.SIGKILL)
     server.wait_for_log("is replaced")
     deadline = time.monotonic() + 20
@@ -186,7 +186,7 @@ def test_reload_is_one_for_all_or_none(run_server: Run, tmp_path: Path) -> None:
     assert allowed() == {200}
 
 
-def test_requests_under_way_are_finished(run_server: Run, tmp_path: Path) -> None:
+def test_running_requests_are_finished(run_server: Run, tmp_path: Path) -> None:
     server = start_with_workers(run_server, tmp_path, {"keys": [{"name": "k"}]})
     workers = workers_of(server)
     with connections(server, 10) as clients, ThreadPoolExecutor(10) as pool:
@@ -200,7 +200,7 @@ def test_requests_under_way_are_finished(run_server: Run, tmp_path: Path) -> Non
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
-def test_workers_end_when_nobody_looks_after_them(run_server: Run, tmp_path: Path) -> None:
+def test_workers_end_with_their_supervisor(run_server: Run, tmp_path: Path) -> None:
     server = start_with_workers(run_server, tmp_path)
     workers = workers_of(server)
     server.kill()
@@ -243,7 +243,7 @@ def test_refused_with_a_store_that_is_not_shared(run_server: Run) -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "many", "257", "1.5"])
-def test_number_that_makes_no_sense(number: str) -> None:
+def test_invalid_number_of_workers(number: str) -> None:
     done = run_kes("server", "--config", "/dev/null", "--workers", number)
     assert done.returncode == 1
     assert f"workers: {number!r} is not a number of processes; expected 1 to 256" in done.stderr
@@ -275,7 +275,7 @@ kes_core.cli.main()
 
 
 def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path) -> None:
-    """But what the operator has put there: those of the workers are the server's own."""
+    """Except those that the operator set: workers inherit the environment of the server."""
     environment = {"ADMIN": "a" * 64}
     options: dict[str, Any] = {"environment": environment, "python": ("-c", REPORT_ENVIRONMENTS)}
     server = start_with_workers(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kes_core.identity import APIKey, make_certificate
+from kes_core.identity import APIKey
+from kes_core.identity import make_certificate as make_own_certificate
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def make_credentials(directory: Path, name: str = "client") -> Credentials:
 def make_server_certificate(directory: Path) -> tuple[Path, Path]:
     """Write a self-signed certificate for the server into `directory`; return the paths of key and certificate."""
     credentials = make_credentials(directory, "server")
-    certificate = make_certificate(
+    certificate = make_own_certificate(
         credentials.api_key.private_key(),
         subject="localhost",
         valid_for=dt.timedelta(days=90),
@@ -76,7 +77,7 @@ def make_certificate(
     ca: bool = False,
     key: Ed25519PrivateKey | rsa.RSAPrivateKey | None = None,
 ) -> Pair:
-    """Make a certificate, valid from `begins` to `days` from now, as wrong as is asked for."""
+    """Make a certificate, valid from `begins` to `days` from now, with the faults that the caller asks for."""
     key = key or Ed25519PrivateKey.generate()
     now = dt.datetime.now(dt.UTC)
     builder = (

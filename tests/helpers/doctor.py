@@ -1,4 +1,4 @@
-"""What the tests of the doctor share: configurations, certificates that are wrong in one way, and its findings."""
+"""Configurations for the doctor, and checks of its findings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def assert_none_at(findings: Iterable[Finding], *bad: str) -> None:
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may read and write everything, and may not in here."""
+    """Drop the rights of root, who may read and write everything, inside the block."""
     own = os.geteuid()
     if own == 0:
         os.seteuid(65534)

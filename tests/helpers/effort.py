@@ -1,7 +1,7 @@
-"""How hard the tests of security try: a minute in every run of the tests, and much longer with `-m nightly`.
+"""How much work the security tests do: a minute in every run, and much longer with `-m nightly`.
 
-Both run the same code. `tests/conftest.py` loads the hypothesis profile of that name; what is no hypothesis test takes
-its numbers from here.
+Both run the same code. `tests/conftest.py` loads the hypothesis profile of that name; other tests take
+their numbers from here.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class OpenBao:
     """One server. Its data survive `stop` and `start`."""
 
     def __init__(self, directory: Path, *, certificate: bool = True, leader: OpenBao | None = None) -> None:
-        """Write the configuration of a server into `directory`, and its certificate if there is none yet.
+        """Write the configuration of a server into `directory`, and its certificate unless it exists.
 
         Args:
             directory: Where everything of the server is.
@@ -243,7 +243,7 @@ class OpenBao:
         raise AssertionError("the node did not join")
 
     def wait_for_peers(self, count: int) -> None:
-        """Wait until the cluster has so many nodes that vote."""
+        """Wait until the cluster has `count` voting nodes."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             peers = self.root.adapter.get("/v1/sys/storage/raft/configuration")["data"]["config"]["servers"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def install(folder: Path) -> None:
-    """Write the metadata that make the package an installed one for who has its folder on the path."""
+    """Write the metadata that make the package an installed one where its folder is on the path."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"

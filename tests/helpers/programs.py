@@ -10,7 +10,7 @@ import pytest
 
 
 def program(name: str, package: str) -> str:
-    """Return the path of a program that Debian has in `package`. Without it a test can only say so; CI installs all."""
+    """Return the path of a program from Debian's `package`. A test without it is skipped, or fails in CI."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
         text = f"{name} is not installed (Debian's package {package})"
@@ -21,7 +21,7 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port

@@ -74,7 +74,7 @@ class Prometheus:
     def until(self, *conditions: str, timeout: float = 30.0) -> Iterator[None]:
         """Go on until each of the conditions has a value; what happens meanwhile is up to the caller.
 
-        Nothing can be waited for: Prometheus scrapes in its own time, and tells nobody.
+        Nothing can be waited for: Prometheus scrapes on its own schedule and sends no notification.
         """
         deadline = time.monotonic() + timeout
         while missing := [condition for condition in conditions if not self.at(condition)]:

@@ -79,7 +79,7 @@ class Proxy:
             self._changed.notify_all()
 
     def wait_for(self, method: str, part: str, count: int, timeout: float = 60) -> None:
-        """Wait until so many requests have come, counted as by `count`."""
+        """Wait until this number of requests has arrived, counted as by `count`."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.count(method, part) >= count, timeout), self.requests
 

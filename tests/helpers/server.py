@@ -1,4 +1,4 @@
-"""What tests share: a real server in a process of its own, identities, and raw TLS connections to it."""
+"""A real server in a process of its own, and raw TLS connections to it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Server:
         return context
 
     def client(self, credentials: Credentials | None = None, *, http2: bool = True, **options: Any) -> httpx.Client:
-        """Return an HTTP client; as the admin unless told otherwise."""
+        """Return an HTTP client; the admin's without `credentials`."""
         context = self.ssl_context(credentials if credentials is not None else self.admin)
         return httpx.Client(base_url=self.url, verify=context, http2=http2, timeout=30.0, **options)
 
@@ -86,7 +86,7 @@ class Server:
     def connection(
         self, credentials: Credentials | None = None, *, alpn: Sequence[str] = ("http/1.1",), timeout: float = 30.0
     ) -> Iterator[ssl.SSLSocket]:
-        """Open a TLS connection, to say on it what no HTTP client would."""
+        """Open a TLS connection, to send on it what no HTTP client would send."""
         context = self.ssl_context(credentials if credentials is not None else self.admin)
         context.set_alpn_protocols(list(alpn))
         with (

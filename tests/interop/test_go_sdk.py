@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(GO is None, reason="Go is not installed: the off
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server with 3,000 keys, one whose store is gone, and a place where there is none."""
+    """A server with 3,000 keys, one whose store is gone, and an address without a server."""
     directory, down_directory = tmp_path_factory.mktemp("up"), tmp_path_factory.mktemp("down")
     admin = make_credentials(directory, "admin")
     user = APIKey.generate()

@@ -38,7 +38,7 @@ POLICIES: Mapping[str, Mapping[str, list[str]]] = {
     "odd": {"allow": ["/v1/key/*/alpha", "/v1/key/create/%61*", "/v1/key/create/a/../b", "", "/V1/*", "/v1/api/"]},
 }
 OPEN = {"/v1/ready"}
-"""What the configuration lets everybody ask."""
+"""What the configuration serves without authentication."""
 NAMES = (
     "a",
     "alpha",

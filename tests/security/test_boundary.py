@@ -132,7 +132,7 @@ def test_no_text_of_a_plugins_exception_is_shown(fault: str, level: str, workers
     assert "the audit sink Sink of the plugin 'hostile' of kes-hostile did not take 1 records" in log
     assert "the plugin 'hostile' of kes-hostile failed in kes_server_started" in log
     assert "the plugin 'hostile' of kes-hostile failed in kes_server_stopping" in log
-    # Where it failed, with `log.error: debug` alone; in what no caller sees, nobody knows whose it is.
+    # Where it failed, with `log.error: debug` alone; what no caller sees can't be attributed.
     of_the_store = [line for line in lines if "failed in create" in line]
     assert any("hostile_plugin.py:" in line for line in of_the_store) == (level == "debug" and fault != "chained")
 

@@ -88,7 +88,7 @@ def test_secret_is_found_however_it_is_written(before: bytes, after: bytes) -> N
 
 
 class Damaged:
-    """Entries of a key store that are no keys, though they hold one: errors about them are most tempting."""
+    """Damaged entries that contain a key: an error about them could show it."""
 
     def __init__(self, stored: bytes) -> None:
         members = {"bytes": base64.b64encode(KEY).decode(), "algorithm": "AES256", "created_at": "", "created_by": ""}

@@ -1,4 +1,4 @@
-"""What a stranger's handshake may cost: in CPU at most ten times an ordinary one, in bytes and certificates."""
+"""The cost of a stranger's handshake is bounded, in processor time, bytes and certificates."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ print(cost(Contexts(Path(sys.argv[1])).off, own(p256())))
 
 
 def test_key_exchange_of_the_clients_choice_is_cheap_enough(tmp_path: Path) -> None:
-    """The most that a client can choose is ffdhe3072: OpenSSL offers no larger group unless it is told to."""
+    """The most that a client can choose is ffdhe3072: OpenSSL offers larger groups only if it is configured to."""
     costs = []
     for number, group in enumerate(("X25519", "P-521", "X448", "ffdhe3072")):
         config = tmp_path / f"{number}.cnf"
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Callable[[], Presented], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_is_said(contexts: Contexts, what: str) -> None:
+def test_refusal_is_explained(contexts: Contexts, what: str) -> None:
     make, reason = REFUSED[what]
     outcome = shake_hands(contexts.off, client_context(make()))
     assert outcome.client is None

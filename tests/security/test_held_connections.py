@@ -1,4 +1,4 @@
-"""Clients that hold what belongs to all: connections that nobody reads, places of readers, memory for bodies."""
+"""Clients can't hold shared resources: connections that they do not read, readers' places, memory for bodies."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_client_that_does_not_read_loses_its_connection(run_server: RunServer, r
         wait_until(lambda: connections_of(server) == 0, "the server has kept the connection")
 
 
-def test_http2_stream_whose_window_stays_closed_is_given_up(run_server: RunServer) -> None:
+def test_http2_stream_whose_window_stays_closed_is_reset(run_server: RunServer) -> None:
     """A log of few events, of which the client takes none, does not keep its place; nor does an answer."""
     server = run_server(python=("-c", HURRIED))
     with server.connection(alpn=["h2"]) as connection:
@@ -107,7 +107,7 @@ def test_http2_stream_whose_window_stays_closed_is_given_up(run_server: RunServe
                 other.get("/v1/nope")  # an event of the audit log
 
 
-def test_readers_of_a_log_who_are_gone_leave_their_places(run_server: RunServer) -> None:
+def test_log_readers_that_disconnect_free_their_places(run_server: RunServer) -> None:
     """Even if they have sent more requests behind the one for the log."""
     server = run_server(python=("-c", HURRIED))
     for behind in (b"", LISTING, LISTING * 100, LISTING * 2000):
@@ -155,8 +155,8 @@ def test_halves_of_many_bodies_do_not_wait_for_each_other(server: Server) -> Non
     assert answers == [200] * 250
 
 
-def test_bodies_that_are_under_way_have_a_limit(run_server: RunServer) -> None:
-    """What is too much is refused at once, and everybody is answered."""
+def test_unfinished_bodies_have_a_limit(run_server: RunServer) -> None:
+    """Requests over the limit are refused at once, and every request is answered."""
     server = run_server({"api": {"/v1/key/encrypt/": {"timeout": "1m"}}})
     with server.client() as client:
         assert client.put("/v1/key/create/halves").status_code == 200

@@ -91,7 +91,7 @@ def test_cipher_with_half_a_surrogate_pair(server: Server) -> None:
     assert (answer.status_code, answer.json()) == (406, {"message": "algorithm '?' is not supported"})
 
 
-def test_huge_number_in_a_member_that_nobody_reads(server: Server) -> None:
+def test_huge_number_in_a_member_that_is_not_used(server: Server) -> None:
     body = '{"plaintext":"aGVsbG8=","other":[' + "1" * 100_000 + ",-1e999999]}"
     assert put(server, "/v1/key/encrypt/k", body).status_code == 200
 

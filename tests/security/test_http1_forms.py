@@ -1,4 +1,4 @@
-"""Request targets that are no paths, as Go's HTTP server takes them."""
+"""Request targets that are not paths, handled as Go's HTTP server takes them."""
 
 from __future__ import annotations
 

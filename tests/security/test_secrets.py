@@ -1,4 +1,4 @@
-"""Objects that hold secrets show them only to who asks by the one method that is for it."""
+"""Objects that hold secrets show them only through the one method that is meant for it."""
 
 from __future__ import annotations
 

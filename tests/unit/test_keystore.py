@@ -145,7 +145,7 @@ def test_stores_do_not_take_each_others_threads() -> None:
     asyncio.run(check())
 
 
-def test_who_waits_for_a_call_that_is_never_begun_is_told() -> None:
+def test_call_that_never_begins_raises_an_error_in_its_caller() -> None:
     async def check() -> None:
         calls = BlockingCalls("test", threads=1)
         begun, release = threading.Event(), threading.Event()

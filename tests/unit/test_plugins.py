@@ -115,7 +115,7 @@ def test_broken_plugin_is_skipped_with_one_line(source: str, load: Load) -> None
     assert info.error in reason
 
 
-def test_name_that_two_plugins_offer_is_nobodys(load: Load) -> None:
+def test_name_that_two_plugins_offer_is_refused(load: Load) -> None:
     sources = {name: GOOD.format(name="store") for name in ("first", "second", "third")}
     plugins = load(**sources, unrelated=GOOD.format(name="other"))
     errors = {info.name: info.error for info in plugins.infos}
@@ -148,7 +148,7 @@ def test_plugin_for_several_versions_of_the_hooks(load: Load) -> None:
 
 
 def test_text_of_a_plugins_exception_is_kept_apart(load: Load) -> None:
-    """It may hold a secret: the server shows the type, and only who asks for it sees the rest."""
+    """It may hold a secret: the server shows the type, and the rest only on demand."""
     (info,) = load(broken="raise RuntimeError('password=hunter2')").infos
     assert "hunter2" not in f"{info} {info.error}"
     assert info.details.startswith("RuntimeError: password=hunter2\n")

@@ -17,7 +17,7 @@ from kes_core.tls import TLSError, load_client_cas
         ("text.crt", "contains no valid PEM certificate"),
     ],
 )
-def test_cas_that_are_not_there_are_told_from_cas_that_are_none(name: str, problem: str, tmp_path: Path) -> None:
+def test_missing_ca_files_and_invalid_ones_have_different_errors(name: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "text.crt").write_text("text")
     file = tmp_path / name
     with pytest.raises(TLSError) as caught:

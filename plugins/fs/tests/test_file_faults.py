@@ -142,7 +142,7 @@ def test_write_that_ends_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "keys").iterdir()) == []
 
 
-def test_file_system_that_hangs_is_unreachable_and_holds_nobody_up(
+def test_file_system_that_hangs_is_unreachable_and_delays_no_other_call(
     open_and_close: OpenAndClose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check() -> None:

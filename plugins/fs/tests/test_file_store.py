@@ -84,7 +84,7 @@ def test_relative_path_stays_the_same_directory(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "keys" / "k").read_bytes() == b"v"
 
 
-def test_directory_that_had_to_be_made_is_told(
+def test_new_key_directory_is_logged(
     open_and_close: OpenAndClose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A disk that is not mounted looks like a new server."""

@@ -65,7 +65,7 @@ def server_on(tenant: Tenant, directory: Path, **overrides: Any) -> Iterator[Ser
 
 @pytest.mark.parametrize("broken", WITHOUT_FIRST)
 @pytest.mark.parametrize("policy", [KV2_POLICY, WIDE], ids=["narrow", "wide"])
-def test_entry_without_its_first_version_is_neither_a_key_nor_none(bao: OpenBao, broken: Breaker, policy: str) -> None:
+def test_entry_without_its_first_version_is_an_error(bao: OpenBao, broken: Breaker, policy: str) -> None:
     tenant = Tenant(bao, "v2", policy)
     broken(tenant)
 

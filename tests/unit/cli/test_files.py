@@ -17,7 +17,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
 
 
-def test_overwriting_replaces_both_files_or_none(tmp_path: Path) -> None:
+def test_overwriting_replaces_both_files_or_neither(tmp_path: Path) -> None:
     kes("identity", "new", "x", cwd=tmp_path)
     (tmp_path / "public.crt").unlink()
     (tmp_path / "public.crt").mkdir()

@@ -141,7 +141,7 @@ def test_wrong_options_of_a_server_with_a_file(tmp_path: Path) -> None:
     assert "config.yml:1: admin: required, but missing" in done.stderr
 
 
-def test_what_looks_like_an_api_key_is_not_repeated(tmp_path: Path) -> None:
+def test_malformed_api_key_is_not_repeated(tmp_path: Path) -> None:
     almost = str(APIKey.generate())[:-2]
     assert almost[10:20] not in kes("identity", "of", almost, cwd=tmp_path, code=1).stderr
     assert almost[10:20] not in kes("status", "--api-key", almost, cwd=tmp_path, code=1).stderr
@@ -157,7 +157,7 @@ def test_credentials_exclude_each_other(tmp_path: Path) -> None:
     assert "the client's private key 'a' can't be read" in missing
 
 
-def test_server_that_is_not_there(tmp_path: Path) -> None:
+def test_unreachable_server(tmp_path: Path) -> None:
     key = str(APIKey.generate())
     done = kes("status", cwd=tmp_path, code=1, environment={"KES_API_KEY": key, "KES_SERVER": "127.0.0.1:1"})
     assert done.stderr == "Error: https://127.0.0.1:1: [Errno 111] Connection refused\n"
@@ -172,7 +172,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.measured
-def test_help_is_there_at_once() -> None:
+def test_help_starts_fast() -> None:
     """Within 150 ms, or twice what the library for command lines alone takes where the machine is too slow for that."""
     own = seconds_for("import sys; sys.argv = ['kes', '--help']; from kes_core.cli import main; main()")
     assert own < max(0.15, 2 * seconds_for("import click"))

@@ -14,7 +14,7 @@ from tests.helpers.command import KES
 
 
 def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    # Buffered, as for everybody: what is still in the buffer at the end must not fail a second time.
+    # Buffered, as by default: what the buffer still holds at the end must not fail a second time.
     clean = {name: value for name, value in os.environ.items() if "KES" not in name and name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [*KES, *arguments], env=clean, stderr=subprocess.PIPE, text=True, timeout=30, check=False, **options

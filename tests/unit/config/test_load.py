@@ -231,7 +231,7 @@ def test_two_listeners_with_addresses_of_their_own(address: str, probe: str, plu
     assert (config.address, config.probe.address) == (address, probe)
 
 
-def test_all_problems_are_told_in_their_order(plugins: Plugins) -> None:
+def test_all_problems_are_reported_in_order(plugins: Plugins) -> None:
     text = START + "log:\n  audit: loud\ncache:\n  expiry:\n    any: 10\ncolour: blue\n"
     with pytest.raises(ConfigError) as caught:
         read(text, plugins)

@@ -94,7 +94,7 @@ def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that everybody may look into, and nobody write to. Those of pytest are for their owner only."""
+    """A directory that every user may list and none may write to. Only the owner may enter those of pytest."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o555)

@@ -144,7 +144,7 @@ def test_cure_for_a_missing_certificate_overwrites_nothing(tmp_path: Path, ca: P
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that everybody may look into. Those of pytest are for their owner only."""
+    """A directory that every user may list. Only the owner may enter those of pytest."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)

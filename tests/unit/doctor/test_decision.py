@@ -1,4 +1,4 @@
-"""Who is refused, and why: each check that can refuse, and the reason that it gives."""
+"""Each check that can refuse a request, and the reason that it gives."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_identity_in_no_policy(tmp_path: Path) -> None:
         ("/v1/key/list/a*b", "", "name", "listing pattern 'a*b' is empty, too long or is invalid (400)"),
     ],
 )
-def test_requests_that_nobody_may_make(tmp_path: Path, path: str, method: str, layer: str, reason: str) -> None:
+def test_requests_that_no_client_may_make(tmp_path: Path, path: str, method: str, layer: str, reason: str) -> None:
     found = refusal(tmp_path, CLIENT, path, method=method)
     assert found[0] == layer
     assert reason in found[1]
@@ -132,7 +132,7 @@ def test_certificates_that_are_no_client(tmp_path: Path) -> None:
 
 
 def test_verified_certificates(tmp_path: Path) -> None:
-    """With `tls.auth: on` a CA has to vouch for clients; the handshake tells them nothing of why not."""
+    """With `tls.auth: on` clients need a certificate of a CA; the handshake does not tell a client why it fails."""
     ca, stranger = (
         make_certificate("A CA", ca=True, names=(), usages=None),
         make_certificate("Another", ca=True, names=(), usages=None),

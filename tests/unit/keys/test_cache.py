@@ -225,7 +225,7 @@ def test_key_that_another_server_removed_or_damaged_is_dropped(damage: bytes | N
     run(check, any=300, unused=30, offline=3600)
 
 
-def test_failure_reaches_all_who_wait_and_the_next_one_asks_again() -> None:
+def test_failure_reaches_all_waiting_callers_and_the_next_call_reads_again() -> None:
     async def check(s: Setup) -> None:
         await s.store.create("k", s.key.encode())
         s.store.down = True
@@ -305,7 +305,7 @@ def test_deletion_whose_caller_gave_up_leaves_no_key_in_memory() -> None:
     run(check)
 
 
-def test_who_waits_for_a_key_when_the_cache_is_closed_is_told_so() -> None:
+def test_callers_that_wait_for_a_key_get_an_error_when_the_cache_is_closed() -> None:
     async def check(s: Setup) -> None:
         await s.store.create("k", s.key.encode())
         await s.cache.get("k")

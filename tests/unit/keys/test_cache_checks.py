@@ -199,7 +199,7 @@ def test_refused_create_does_not_keep_a_key_from_being_checked() -> None:
     run(check)
 
 
-def test_store_that_nobody_else_can_change_is_not_asked_again() -> None:
+def test_store_that_only_this_process_changes_is_not_read_again() -> None:
     async def check(s: Setup) -> None:
         s.store.check_interval = 0.0
         s.cache = KeyCache(s.store, CacheExpiry(any=0, unused=0), clock=lambda: s.now)

@@ -107,7 +107,7 @@ def test_key_that_expires_before_the_outage_is_noticed_bridges_it(age: int) -> N
         s.store.down = True
         s.clock.now += age
         s.cache.sweep()
-        assert s.cache.peek("k") is None  # nobody knows of the outage yet
+        assert s.cache.peek("k") is None  # the outage is not noticed yet
         assert await s.cache.get("k") == s.key
         assert s.cache.peek("k") == s.key
         s.clock.now += 3600 - age
@@ -217,7 +217,7 @@ def test_background_task_sweeps_while_the_store_hangs() -> None:
         task = asyncio.create_task(cache.run())
         s.clock.now += 30
         async with asyncio.timeout(20):
-            await emptied.wait()  # it is not left in memory until somebody asks for it
+            await emptied.wait()  # it leaves the memory without a request
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -82,7 +82,7 @@ def test_another_key_of_the_same_name(existing: OnConflict, dry_run: bool) -> No
     run(check)
 
 
-def test_damaged_key_is_told_and_not_copied() -> None:
+def test_damaged_key_is_reported_and_not_copied() -> None:
     async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
         await fill(source, "good")
         await source.create("bad", b"a secret that is no key")

@@ -112,7 +112,7 @@ def test_no_altered_ciphertext_can_be_opened(
     altered = bytearray(ciphertext)
     altered[place] ^= bits
     try:
-        # The older forms have parts that nobody looks at: the key's id, white space, spellings of base64.
+        # The older forms have parts that are ignored: the key's id, white space, spellings of base64.
         assert key.decrypt(bytes(altered), context) == plaintext
         assert kind != "binary"
     except CiphertextError:

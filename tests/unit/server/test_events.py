@@ -23,7 +23,7 @@ async def started(hub: Hub, wanted: int) -> list[AsyncIterator[bytes]]:
 
 
 def test_readers_that_read_nothing_cost_little_memory() -> None:
-    """However many there are, and however long the events: nobody who is refused can fill the memory by asking."""
+    """However many there are, and however long the events: refused clients can't fill the memory."""
 
     async def run() -> None:
         told: list[int] = []
@@ -60,7 +60,7 @@ def test_reader_that_does_not_keep_up_gets_no_gap_but_an_end() -> None:
     asyncio.run(run())
 
 
-def test_event_longer_than_a_backlog_reaches_who_keeps_up() -> None:
+def test_event_longer_than_a_backlog_reaches_readers_that_keep_up() -> None:
     async def run() -> None:
         hub = Hub(lambda _count: None)
         (reader,) = await started(hub, 1)

@@ -50,7 +50,7 @@ PIPELINED = (
         "long path",
     ],
 )
-def test_head_that_is_not_what_everybody_reads_is_refused(request_bytes: bytes, status: int) -> None:
+def test_ambiguous_or_too_long_head_is_refused(request_bytes: bytes, status: int) -> None:
     """Whether it comes in one piece or in several; what follows it is not looked at."""
     follow = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
     middle = len(request_bytes) // 2

@@ -83,7 +83,7 @@ def test_rapid_resets_end_the_connection() -> None:
         assert peer.is_closed
 
 
-def test_body_that_is_shorter_than_declared_reaches_nobody() -> None:
+def test_body_shorter_than_declared_is_not_passed_on() -> None:
     app = Recorder()
     with http2_peer(app) as peer:
         stream = peer.request("PUT", "/a", end=False, extra=[("content-length", "10")])
