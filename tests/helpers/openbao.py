@@ -55,6 +55,8 @@ KV2_POLICY = (
 POLICIES = {"v1": KV1_POLICY, "v2": KV2_POLICY}
 WIDE = 'path "{engine}/*" {{ capabilities = ["create", "read", "update", "delete", "list"] }}'
 """A policy that allows more than is needed."""
+PATIENCE = 180.0
+"""Seconds to wait for what takes a few on an idle machine."""
 _OLD = "2.6.2"
 _IN_CONTAINERS = os.environ.get("KES_TEST_VAULT") == "container"
 
@@ -176,7 +178,7 @@ class OpenBao:
 
     def wait_for(self, wanted: Any) -> None:
         """Wait until the health of the server is as wanted."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
                 if wanted(requests.get(f"{self.url}/v1/sys/health", verify=str(self.ca), timeout=5).status_code):
@@ -234,7 +236,7 @@ class OpenBao:
     def join(self) -> None:
         """Start it as a further node of its leader's cluster."""
         self.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:  # it can be unsealed once it has heard of the leader
             if self.root.adapter.get("/v1/sys/seal-status")["initialized"]:
                 self.unseal()
@@ -244,7 +246,7 @@ class OpenBao:
 
     def wait_for_peers(self, count: int) -> None:
         """Wait until the cluster has `count` voting nodes."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             peers = self.root.adapter.get("/v1/sys/storage/raft/configuration")["data"]["config"]["servers"]
             if sum(peer["voter"] for peer in peers) == count:
@@ -255,7 +257,7 @@ class OpenBao:
     @staticmethod
     def wait_for_active_node(nodes: Sequence[OpenBao]) -> OpenBao:
         """Wait until one of the nodes is the active one, and all know of it; return it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             leaders = [node.root.adapter.get("/v1/sys/leader") for node in nodes]
             active = [node for node, leader in zip(nodes, leaders, strict=True) if leader["is_self"]]
@@ -278,7 +280,7 @@ class OpenBao:
 
     def wait_for_engine(self, engine: str) -> None:
         """Wait for a new engine of version 2: it is upgraded in the background, and refuses requests meanwhile."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
                 self.root.secrets.kv.v2.read_configuration(mount_point=engine)
