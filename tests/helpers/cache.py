@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kes_core.builtin.memory import MemoryKeyStore
-from kes_core.keys.cache import CacheExpiry, KeyCache
+from kes_core.config.sections import CacheExpiry
+from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryNotFoundError, KeyStoreUnreachableError
 

@@ -383,7 +383,7 @@ def test_standby_without_an_active_node_is_named(bao: OpenBao) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 418])
-def test_answer_that_is_none_of_vaults(bao: OpenBao, status: int) -> None:
+def test_answer_that_vault_did_not_send(bao: OpenBao, status: int) -> None:
     """Another server at the address: it answers everything with success, or with nonsense."""
     tenant = Tenant(bao, "v2")
 

@@ -29,9 +29,9 @@ from kes_core.server.metrics import Metrics
 from kes_core.server.state import connect
 from kes_core.server.wire.stream import Message
 from kes_core.server.workers.peers import LocalPeers
-from tests.helpers.doctor import PLUGINS, make, write
+from tests.helpers.certificates import make_certificate, make_server_certificate, write_pair
+from tests.helpers.doctor import PLUGINS
 from tests.helpers.doctor import config as make_config
-from tests.helpers.server import make_server_certificate
 
 
 class OtherEngine(PolicyEngine):
@@ -68,15 +68,15 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     directory = tmp_path_factory.mktemp("access")
-    ca = make("A CA", ca=True, names=(), usages=None)
-    write(directory, ca, name="ca")
+    ca = make_certificate("A CA", ca=True, names=(), usages=None)
+    write_pair(directory, ca, name="ca")
     requesters = {"nobody": Requester.anonymous()}
     for name in ("admin", "app", "proxy", "stranger"):
-        write(directory, make(name, issuer=ca), name=name)
+        write_pair(directory, make_certificate(name, issuer=ca), name=name)
         requesters[name] = Requester.from_file(directory / f"{name}.crt")
         requesters[f"{name}, identity"] = Requester(requesters[name].identity)
-    write(directory, make("unverified"), name="unverified")
-    write(directory, make("one", issuer=ca), make("two", issuer=ca), name="two")
+    write_pair(directory, make_certificate("unverified"), name="unverified")
+    write_pair(directory, make_certificate("one", issuer=ca), make_certificate("two", issuer=ca), name="two")
     for name in ("ca", "unverified", "two"):
         requesters[name] = Requester.from_file(directory / f"{name}.crt")
     key, cert = make_server_certificate(directory)

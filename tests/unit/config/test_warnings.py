@@ -21,7 +21,8 @@ from kes_core.config.files import certificate_warnings, check_files
 from kes_core.config.load import load_values
 from kes_core.identity import APIKey, make_certificate
 from kes_core.tls import TLSError
-from tests.helpers.server import make_credentials, start_server, write_config
+from tests.helpers.certificates import make_credentials
+from tests.helpers.server import start_server, write_config
 
 ADMIN = APIKey.generate()
 CLIENT = APIKey.generate().identity
