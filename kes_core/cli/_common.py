@@ -1,10 +1,9 @@
-"""What commands that speak to a server share: their options, the client they make, and how they print."""
+"""What commands share: the options and the client of those that ask a server, and how they print."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from kes_core.cli._terminal import escape_control
+from kes_core.cli._terminal import colours, escape_control
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -25,26 +24,70 @@ __all__ = [
     "decode_base64_argument",
     "explain",
     "for_people",
+    "json_option",
     "print_json",
     "print_table",
+    "quote",
     "server_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SERVER_HELP: Final = "The server, or several, separated by commas."
 _PASSWORD: Final = "KES_CLIENT_KEY_PASSWORD"
 _CERTIFICATE_REFUSED: Final = re.compile(r"ALERT_(?:\w*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
 """The TLS alerts of a server about a client's certificate, in OpenSSL's names."""
 
 
-def server_options(function: F, *, names: tuple[str, ...] = ("-s", "--server")) -> F:
-    """Add the options that say which server to ask, and as whom. The command gets them as `server`."""
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+"""The option of every command that prints something. The command gets it as `as_json`."""
 
-    @click.option(*names, "endpoint", metavar="HOST[:PORT]", help="The server, or several, separated by commas.")
-    @click.option("-a", "--api-key", metavar="KEY", help="The API key to use. Better given by KES_API_KEY.")
+
+def _set_colour(context: click.Context, _parameter: click.Parameter, when: str) -> None:
+    if when != "auto":
+        context.color = when == "always"
+
+
+def _ignore_enclave(_context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        click.echo("Warning: --enclave is ignored: this server has no enclaves", err=True)
+
+
+def server_options(function: F, *, bare_server: str | None = None) -> F:
+    """Add the options that say which server to ask, and as whom. The command gets them as `server`.
+
+    Call `server("list keys")` for a client. Its errors then begin with `failed to list keys`.
+
+    Args:
+        function: The command.
+        bare_server: What `-s` without a value means: the command gets it as an option of its own, `short`.
+    """
+    bare: dict[str, Any] = {"is_flag": False, "flag_value": ""} if bare_server is not None else {}
+
+    @click.option("-s", "--server", "endpoint", metavar="HOST[:PORT]", help=_SERVER_HELP + (bare_server or ""), **bare)
+    @click.option("-a", "--api-key", metavar="KEY", help="The API key to use. KES_API_KEY hides it from other users.")
     @click.option("-k", "--insecure", is_flag=True, help="Do not verify the server's certificate.")
+    @click.option(
+        "--color",
+        metavar="WHEN",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        expose_value=False,
+        callback=_set_colour,
+        help="When to use colors: auto, always or never.",
+    )
+    @click.option(
+        "-e",
+        "--enclave",
+        metavar="NAME",
+        expose_value=False,
+        callback=_ignore_enclave,
+        hidden=True,  # only scripts written for the Go tool pass it
+    )
     @functools.wraps(function)
     def command(endpoint: str | None, api_key: str | None, insecure: bool, **arguments: Any) -> Any:
+        if bare_server is not None and endpoint == "":
+            arguments["short"] = True
         server = functools.partial(connected, endpoint, api_key, insecure=insecure)
         return function(server=server, **arguments)
 
@@ -52,26 +95,32 @@ def server_options(function: F, *, names: tuple[str, ...] = ("-s", "--server")) 
 
 
 def _keep_httpx_small() -> None:
-    """Import httpx without its own command line, and so without rich, which takes a sixth of a command's time.
+    """Import httpx without its own command line, which imports rich and takes a sixth of a command's time.
 
-    httpx does without it where its dependencies are not installed; this makes it think so, in this process only.
+    httpx skips its command line if the packages for it are missing. Pretend so, in this process only.
     """
     if "httpx" in sys.modules:
         return
     modules: dict[str, Any] = sys.modules
     modules["httpx._main"] = None
     try:
-        import httpx  # noqa: F401 # only to have it imported
+        import httpx  # noqa: F401 # imported for its effect
     finally:
         modules.pop("httpx._main", None)
 
 
 @contextlib.contextmanager
-def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> Iterator[Client]:
-    """Give a client for the server that the options or the environment name.
+def connected(endpoint: str | None, api_key: str | None, task: str, *, insecure: bool) -> Iterator[Client]:
+    """Yield a client for the server that the options or the environment name.
+
+    Args:
+        endpoint: The value of `--server`.
+        api_key: The value of `--api-key`.
+        task: What the command does, for its errors: `list keys`.
+        insecure: Whether to skip the verification of the server's certificate.
 
     Raises:
-        CLIError: There are no client credentials, or two kinds of them, or a request fails.
+        CLIError: The client credentials are missing, or given twice, or a request fails.
     """
     _keep_httpx_small()
     from kes_core.client import Client, KESError
@@ -81,18 +130,18 @@ def connected(endpoint: str | None, api_key: str | None, *, insecure: bool) -> I
         arguments = arguments_from_environment(os.environ, endpoints=endpoint, api_key=api_key)
         client = Client(**arguments, insecure=insecure)
     except ValueError as error:
-        # A program gives the password itself; here it comes from a variable.
+        # The Python client takes the password as an argument, the command line from a variable.
         hint = f" ({_PASSWORD})" if str(error).endswith((" password is needed", " password is wrong")) else ""
         raise CLIError(f"{error}{hint}") from error
     with client:
         try:
             yield client
         except KESError as error:
-            raise CLIError(explain(error)) from error
+            raise CLIError(f"failed to {task}: {explain(error)}") from error
 
 
 def explain(error: KESError) -> str:
-    """Return what a person is told of a request that has failed: why, and what can be done here."""
+    """Return the text of a request's error for a person, with the cure if the command line offers one."""
     text = escape_control(str(error))
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"{text} (set SSL_CERT_FILE to it, or -k skips the verification)"
@@ -102,36 +151,46 @@ def explain(error: KESError) -> str:
     return text
 
 
+def quote(text: str) -> str:
+    """Return a name in double quotes, harmless for a terminal."""
+    return f'"{escape_control(text)}"'
+
+
 def for_people(as_json: bool = False) -> bool:
-    """Tell whether somebody reads the output: it goes to a terminal, and JSON was not asked for."""
-    if as_json or sys.stdout is None or not sys.stdout.isatty():
-        return False
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 lacks a few signs
-    return True
+    """Return whether the output is text for a terminal."""
+    return not as_json and sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_json(value: object) -> None:
-    """Print `value` for a program."""
-    # ASCII throughout, with the one control character of it that JSON leaves alone.
+    """Print `value` as one line of JSON."""
+    # ASCII only. JSON leaves one control character of it as it is.
     click.echo(json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f"))
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table for a person. What stands in it may come from a server."""
+    """Print a table: folded to the width of a terminal, or one line a row if the output is piped.
+
+    The cells may come from a server.
+    """
+    cells = [[escape_control(cell) for cell in row] for row in rows]
+    if not for_people():
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        for row in (columns, *cells):
+            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape_control, row))
-    Console(highlight=False, markup=False).print(table)
+    for title in columns:
+        table.add_column(title, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, no_color=not colours()).print(table)
 
 
 def decode_base64_argument(text: str, what: str) -> bytes:
-    """Return the bytes that a base64 argument stands for; `-` reads it from standard input."""
+    """Decode a base64 argument. `-` reads it from standard input."""
     from kes_core.encoding import decode_base64
 
     if text == "-":

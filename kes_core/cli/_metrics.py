@@ -1,6 +1,6 @@
-"""A server's metrics, read from the text format of Prometheus and put together for people and scripts.
+"""A server's metrics: read from the text format of Prometheus, summed up for people and scripts.
 
-The Go server counts less: what it does not send is left out.
+The Go server counts less. A metric that it does not send is missing in the result.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _METRICS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """How often something took how long."""
+    """A histogram of times."""
 
     buckets: Mapping[float, float] = field(default_factory=dict)
-    """How many took at most so many seconds."""
+    """From a bound in seconds to the number of times up to that bound."""
     count: float = 0.0
     seconds: float = 0.0
 
     def since(self, earlier: Times) -> Times:
-        """Return what has been added; everything, if the server has begun anew."""
+        """Return the difference to `earlier`; everything, if the server was restarted since then."""
         if self.count < earlier.count:
             return self
         buckets = {bound: count - earlier.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
@@ -57,55 +57,69 @@ class Times:
         return self.seconds / self.count if self.count else 0.0
 
     def below(self, quantile: float) -> float:
-        """Return the least bound in seconds that this part of all stayed below; infinity if there is none."""
+        """Return the least bound, in seconds, of this part of all times; infinity if no bound is large enough."""
         wanted = quantile * self.count
         return min((bound for bound, count in self.buckets.items() if count >= wanted), default=float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a server had counted at one moment. What it does not count is missing in `numbers`."""
+    """The metrics of a server at one moment. `numbers` lacks those that the server does not send."""
 
     requests: Mapping[str, float]
-    """By their outcome: success, error, failure."""
+    """By outcome: success, error, failure."""
     numbers: Mapping[str, float]
     times: Times
     store_times: Times
 
     def facts(self, earlier: Snapshot | None, elapsed: float) -> dict[str, Any]:
-        """Return everything for a script; with rates, if there is an earlier snapshot. Times are in seconds."""
-        facts: dict[str, Any] = {"requests": {name: int(count) for name, count in self.requests.items()}}
+        """Return everything for a script, under the names of the metrics; with rates, if there is an earlier snapshot.
+
+        What the Go tool prints has its form: the uptime and the bounds of the response time are in nanoseconds. Other
+        times are in seconds.
+        """
+        facts: dict[str, Any] = {f"kes_http_request_{outcome}": int(count) for outcome, count in self.requests.items()}
+        bounds = {bound: count for bound, count in self.times.buckets.items() if bound != float("inf")}
+        facts["kes_http_response_time"] = {str(_nanoseconds(bound)): int(count) for bound, count in bounds.items()}
+        for name, number in self.numbers.items():
+            facts[_METRICS[name]] = int(number) if number == int(number) else number
+        facts["kes_system_up_time"] = _nanoseconds(self.numbers["uptime"])
         if earlier is not None:
             facts["rates"] = {name: round(rate, 3) for name, rate in self.rates(earlier, elapsed).items()}
         recent = self.recent(earlier)
         if recent.count:
-            bounds = {f"p{quantile * 100:g}": recent.below(quantile) for quantile in _QUANTILES}
+            quantiles = {f"p{quantile * 100:g}": recent.below(quantile) for quantile in _QUANTILES}
             facts["latency"] = {"mean": round(recent.mean, 6)} | {
-                name: bound if bound != float("inf") else None for name, bound in bounds.items()
+                name: bound if bound != float("inf") else None for name, bound in quantiles.items()
             }
         if self.store_times.count:
             facts["keystore_latency"] = {"mean": round(self.store_times.mean, 6)}
-        return facts | {name: int(number) if number == int(number) else number for name, number in self.numbers.items()}
+        return facts
 
     def recent(self, earlier: Snapshot | None) -> Times:
-        """Return the times since an earlier snapshot; all of them, if there was no request since."""
+        """Return the times since an earlier snapshot; all times, if there was no request since then."""
         since = self.times.since(earlier.times) if earlier is not None else self.times
         return since if since.count else self.times
 
     def rates(self, earlier: Snapshot, elapsed: float) -> dict[str, float]:
-        """Return the requests a second since an earlier snapshot, by their outcome."""
+        """Return the requests a second since an earlier snapshot, by outcome."""
         rates = {}
         for name, count in self.requests.items():
             before = earlier.requests[name]
-            rates[name] = (count - before if count >= before else count) / elapsed  # less: the server has begun anew
+            # A smaller count: the server was restarted.
+            rates[name] = (count - before if count >= before else count) / elapsed
         return rates
 
 
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
 def parse(text: str) -> Snapshot:
-    """Return what is said in the text of `/v1/metrics`.
+    """Read the text of `/v1/metrics`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text does not hold the metrics of a KES server.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -116,7 +130,7 @@ def parse(text: str) -> Snapshot:
             if sample.name.endswith("_bucket"):
                 buckets[family.name][float(sample.labels["le"])] += sample.value
             else:
-                # Over all labels. The parser gives every counter a suffix that the names of the Go server's lack.
+                # Sum over all labels. The parser adds a suffix to counters, which the names of the Go server lack.
                 totals[sample.name.removesuffix("_total")] += sample.value
     numbers = {name: totals[metric] for name, metric in _METRICS.items() if metric in totals}
     if "uptime" not in numbers:

@@ -1,4 +1,4 @@
-"""Output for terminals: harmless text, colours, times for people."""
+"""Output for people: harmless text, colours, times."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kes_core.units import humanize
 __all__ = ["colours", "describe_time", "escape_control", "print_facts", "styled"]
 
 _FIRST_YEAR: Final = 1970
-"""Go writes a time that is not known as the year 1."""
+"""Go writes the year 1 for an unknown time."""
 
 
 def escape_control(text: str) -> str:
-    """Return `text` with everything that a terminal might obey, or not show as it is, written as an escape.
+    """Return `text` with an escape in place of each character that a terminal would obey or hide.
 
-    Names, paths and messages come from servers, and what stands in their logs from anybody: they could move the
-    cursor, change the window's title or show something else than they are.
+    Names, paths and messages come from servers, and anybody can write into a server's log. Such text could move the
+    cursor, change the title of the window, or look like something else.
     """
     if text.isprintable():
         return text
@@ -29,17 +29,20 @@ def escape_control(text: str) -> str:
 
 
 def colours() -> bool:
-    """Tell whether the person wants colours, and the terminal has them."""
+    """Return whether the output may have colours: `--color` decides, else the environment."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.color is not None:
+        return context.color
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, **style: Any) -> str:
-    """Return `text` in a style of `click.style`, if styles are wanted."""
+    """Return `text` in a style of `click.style`, if the output may have colours. click drops it in a pipe."""
     return click.style(text, **style) if colours() else text
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one under the other. A name that repeats is printed once."""
+    """Print names and values below each other. A repeated name is printed once."""
     rows = list(facts)
     width = max(len(name) for name, _value in rows)
     last = ""
@@ -49,7 +52,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def describe_time(time: dt.datetime | None) -> str:
-    """Return a time for a person: `2026-03-01 14:00:00 CET (3 days ago)`, or `-` if it is not known."""
+    """Return a time as `2026-03-01 14:00:00 CET (3 days ago)`, or `-` if it is unknown."""
     if time is None or time.year < _FIRST_YEAR:
         return "-"
     away = time - dt.datetime.now(dt.UTC)

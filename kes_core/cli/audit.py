@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kes_core.cli._common import for_people, print_json
+from kes_core.cli._command import Group
+from kes_core.cli._common import json_option, print_json
+from kes_core.cli._terminal import styled
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _GZIP: Final = b"\x1f\x8b"
 _MAX_SHOWN: Final = 100
 
 
-@click.group("audit", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("audit", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Verify audit records."""
 
@@ -43,7 +45,7 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help=f"The key of the chain, if it has one. Or set {_KEY_VARIABLE}.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@json_option
 def verify(files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> int:
     """Find every changed, removed or reordered line in FILEs that the server has written with audit.file.chain: on.
 
@@ -133,7 +135,7 @@ def _print(verification: Verification, problems: list[Problem], not_checked: str
         "hash": end.hash.hex() if end is not None else None,
         "end_checked": not not_checked,
     }
-    if not for_people(as_json):
+    if as_json:
         print_json(facts | {"problems": [dataclasses.asdict(problem) for problem in problems]})
         return
     for problem in itertools.islice(problems, _MAX_SHOWN):
@@ -144,8 +146,8 @@ def _print(verification: Verification, problems: list[Problem], not_checked: str
         click.echo(f"Records     {verification.first} to {end.number}")
         click.echo(f"Last hash   {end.hash.hex()}")
     if problems:
-        click.echo(click.style(f"Problems    {len(problems)}", fg="red", bold=True))
+        click.echo(styled(f"Problems    {len(problems)}", fg="red", bold=True))
     else:
-        click.echo(click.style("Nothing was changed, removed or reordered.", fg="green"))
+        click.echo(styled("Nothing was changed, removed or reordered.", fg="green"))
     if not_checked:
-        click.echo(click.style(not_checked, fg="yellow"))
+        click.echo(styled(not_checked, fg="yellow"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kes_core.cli._command import Group
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["command"]
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
-@click.group("config", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("config", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Check and show configurations."""
 

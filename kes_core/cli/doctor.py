@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from kes_core.cli._common import for_people, print_json
+from kes_core.cli._command import Group
+from kes_core.cli._common import json_option, print_json
+from kes_core.cli._terminal import styled
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _CONFIG = click.option(
 )
 
 
-@click.group("doctor", invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("doctor", cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_CONFIG
 @click.option("--path", metavar="PATH", help="Explain what becomes of a request: /v1/key/generate/my-key.")
 @click.option("--method", metavar="METHOD", default="", help="Its method, if it is not that of the API.")
@@ -45,7 +47,7 @@ _CONFIG = click.option(
 @click.option("--identity", metavar="ID", help="Who makes it: an identity.")
 @click.option("--from", "address", metavar="IP", default="127.0.0.1", help="From where.  [default: 127.0.0.1]")
 @click.option("--login", is_flag=True, help="Log in to the key store even if that uses up a login (Vault's AppRole).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@json_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -72,7 +74,7 @@ def command(
         raise click.UsageError("--client and --identity exclude each other.")
     logging.getLogger("kes").addHandler(logging.NullHandler())  # what a store would log is among its findings
     findings = _findings(config_file, path, method, client, identity, address, login=login)
-    return _report(findings, show=for_people(as_json))
+    return _report(findings, show=not as_json)
 
 
 def _load(file: Path) -> tuple[Config, Plugins]:
@@ -144,12 +146,12 @@ _FIELDS: Final = ("level", "subject", "message", "cure")
 def _print(findings: Sequence[Finding]) -> None:
     """Print findings for a person: those of one subject together, in the order in which the subjects come up."""
     for subject in dict.fromkeys(finding.subject for finding in findings):
-        click.echo(click.style(subject, bold=True))
+        click.echo(styled(subject, bold=True))
         for finding in (finding for finding in findings if finding.subject == subject):
             mark, colour = _MARKS[finding.level]
-            click.echo(f"  {click.style(mark, fg=colour, bold=True)} {finding.message}")
+            click.echo(f"  {styled(mark, fg=colour, bold=True)} {finding.message}")
             if finding.cure:
-                click.echo(f"    {click.style('→', dim=True)} {finding.cure}")
+                click.echo(f"    {styled('→', dim=True)} {finding.cure}")
 
 
 @command.command("store-policy")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import getpass
 import ipaddress
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli._command import Group
+from kes_core.cli._common import for_people, json_option, print_json, quote, server_options
 from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
 from kes_core.cli.key import print_names
 from kes_core.cli.main import CLIError
@@ -22,6 +25,7 @@ from kes_core.units import format_time
 
 if TYPE_CHECKING:
     from kes_core.client import IdentityInfo
+    from kes_core.identity import APIKey
 
 __all__ = ["command", "write_certificate"]
 
@@ -35,11 +39,17 @@ _MAX_SUBJECT: Final = 64
 _MAX_PASSPHRASE: Final = 1023
 """In bytes: what OpenSSL takes."""
 _PASSPHRASE_VARIABLE: Final[str] = "KES_PRIVATE_KEY_PASSWORD"
-"""The environment variable that answers the question for a passphrase."""
+"""The environment variable for the passphrase. Without it, the command asks."""
+_LABELS: Final = {
+    "private_key": "Private key:",
+    "certificate": "Certificate:",
+    "api_key": "API key:",
+    "identity": "Identity:",
+}
 
 
-class _Identity(click.Group):
-    """Takes what is no command for an API key or a file: `kes identity FILE`."""
+class _Identity(Group):
+    """Reads a name that is not a command as an API key or a file: `kes identity FILE`."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -55,22 +65,29 @@ class _Identity(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+@json_option
 @click.pass_context
-def command(context: click.Context) -> None:
+def command(context: click.Context, as_json: bool) -> None:
     """Make and inspect API keys, certificates and identities.
 
-    Without a command: make an API key. With an API key or a file: show its identity.
+    Without a command, make an API key: in a pipe, print the API key alone. With an API key or a file in place of the
+    command, show its identity.
     """
     if context.invoked_subcommand is None:
-        _new_api_key()
+        _new_api_key(as_json=as_json)
+    elif as_json:
+        context.default_map = {name: {"as_json": True} for name in ("new", "of", "info", "ls")}
 
 
-def _new_api_key() -> None:
+def _new_api_key(*, as_json: bool) -> None:
     from kes_core.identity import APIKey
 
     made = APIKey.generate()
-    if not for_people():
+    if as_json:
         print_json({"api_key": str(made), "identity": made.identity})
+        return
+    if not for_people():
+        click.echo(str(made))
         return
     click.echo(f"\nYour API key:\n\n   {styled(str(made), bold=True)}\n")
     click.echo("This is the only time it is shown. Keep it secret and secure.\n")
@@ -96,7 +113,7 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 def _ip(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> list[Any]:
     found = []
-    for text in texts:
+    for text in (part for parts in texts for part in parts.split(",")):
         try:
             found.append(ipaddress.ip_address(text))
         except ValueError:
@@ -111,20 +128,21 @@ def _ip(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, 
     "key_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where the private key goes.  [default: private.key]",
+    help="The file for the private key.  [default: private.key]",
 )
 @click.option(
     "--cert",
     "cert_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where the certificate goes.  [default: public.crt]",
+    help="The file for the certificate.  [default: public.crt]",
 )
-@click.option("--ip", "ips", metavar="IP", multiple=True, callback=_ip, help="An IP address the certificate is for.")
-@click.option("--dns", metavar="NAME", multiple=True, help="A host name the certificate is for.")
+@click.option("--ip", "ips", metavar="IP", multiple=True, callback=_ip, help="An IP address in the certificate.")
+@click.option("--dns", metavar="NAME", multiple=True, help="A host name in the certificate.")
 @click.option("--expiry", metavar="DURATION", callback=_duration, help="How long it is valid.  [default: 720h]")
 @click.option("--encrypt", is_flag=True, help="Encrypt the private key with a passphrase.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite existing files.")
+@json_option
 def new(
     subject: str,
     key_file: Path | None,
@@ -134,25 +152,30 @@ def new(
     expiry: dt.timedelta | None,
     encrypt: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
-    """Make a private key and a self-signed certificate for server or client; without anything to put in, an API key.
+    """Make a private key and its certificate, or an API key.
 
-    SUBJECT is the certificate's common name; a host name also becomes one that the certificate is for.
+    Without arguments, make an API key. Otherwise, make a private key and a self-signed certificate for a server or a
+    client. SUBJECT is the common name of the certificate; a host name becomes an alternative name too. --ip and --dns
+    may be repeated, or take several values, separated by commas. With --key and --cert, the private key is also shown
+    as an API key, unless it is encrypted.
     """
     if not (subject or key_file or cert_file or ips or dns or encrypt):
         if expiry is not None or force:
             raise click.UsageError("--expiry and --force are for certificates: name a subject, a host or a file.")
-        _new_api_key()
+        _new_api_key(as_json=as_json)
         return
     if len(subject) > _MAX_SUBJECT:
         raise click.UsageError(f"A subject has at most {_MAX_SUBJECT} characters.")
-    if not subject.isprintable():  # nor is what is not UTF-8
+    if not subject.isprintable():  # text that is not UTF-8 is not printable either
         raise click.UsageError("A subject has printable characters only.")
+    dns = tuple(name for names in dns for name in names.split(","))
     names = [*dns, *([subject] if _HOST.fullmatch(subject) and subject not in dns else [])]
     for name in names:
         if len(name) > _MAX_HOST or not _HOST.fullmatch(name):
             raise click.UsageError(f"{name!r} is no host name.")
-    identity = write_certificate(
+    made = write_certificate(
         key_file or Path("private.key"),
         cert_file or Path("public.crt"),
         subject=subject,
@@ -162,15 +185,28 @@ def new(
         passphrase=_ask_passphrase() if encrypt else None,
         overwrite=force,
     )
-    click.echo(f"\n  Private key:  {key_file or 'private.key'}")
-    click.echo(f"  Certificate:  {cert_file or 'public.crt'}")
-    click.echo(f"  Identity:     {identity}")
+    facts = {"private_key": str(key_file or "private.key"), "certificate": str(cert_file or "public.crt")}
+    if key_file and cert_file and not encrypt:
+        facts["api_key"] = str(made)
+    facts["identity"] = made.identity
+    if as_json:
+        print_json(facts)
+        return
+    click.echo()
+    for name, value in facts.items():
+        click.echo(f"  {_LABELS[name]:<12}  {value}")
 
 
 def _ask_passphrase() -> str:
-    passphrase: str = os.environ.get(_PASSPHRASE_VARIABLE) or click.prompt(
-        "Passphrase for the private key", hide_input=True, confirmation_prompt=True, err=True
-    )
+    passphrase: str = os.environ.get(_PASSPHRASE_VARIABLE, "")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)  # raised if the passphrase would be visible
+            passphrase = passphrase or click.prompt(
+                "Passphrase for the private key", hide_input=True, confirmation_prompt=True, err=True
+            )
+    except getpass.GetPassWarning:
+        raise CLIError(f"there is no terminal to ask for the passphrase: set {_PASSPHRASE_VARIABLE}") from None
     try:
         size = len(passphrase.encode("utf-8"))
     except UnicodeEncodeError:
@@ -190,20 +226,20 @@ def write_certificate(
     valid_for: dt.timedelta,
     passphrase: str | None = None,
     overwrite: bool = False,
-) -> str:
-    """Make a private key and a certificate for server and client, write both files, and return the identity.
+) -> APIKey:
+    """Make a private key and a certificate for server and client, write both files, and return the key.
 
     Raises:
-        CLIError: A file is there already or can't be written. No file is changed then, and none is left behind.
+        CLIError: A file exists already or can't be written. Then no file has changed, and no new file is left.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from kes_core.identity import identity_of_certificate, make_certificate, private_key_pem
+    from kes_core.identity import APIKey, make_certificate, private_key_pem
 
     if os.path.realpath(key_file) == os.path.realpath(cert_file):
         raise CLIError(f"key and certificate can't both be written to {str(key_file)!r}")
-    key = Ed25519PrivateKey.generate()
+    api_key = APIKey.generate()
+    key = api_key.private_key()
     made = make_certificate(key, subject=subject, valid_for=valid_for, dns=dns, ips=ips)
     contents = {
         key_file: (private_key_pem(key, passphrase), 0o600),
@@ -214,11 +250,11 @@ def write_certificate(
             if os.path.lexists(file):
                 raise CLIError(f"{str(file)!r} exists already; -f overwrites it")
     _write_all(contents, overwrite=overwrite)
-    return identity_of_certificate(made)
+    return api_key
 
 
 def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> None:
-    """Write files next to their places, and put them there once all are whole. Takes back what it did if one fails."""
+    """Write all files or none: write each beside its place, then move them there. Undo everything if one fails."""
     staged: dict[Path, Path] = {}
     kept: dict[Path, Path] = {}
     placed: list[Path] = []
@@ -235,7 +271,7 @@ def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> N
                 kept[file] = _back_up(file)
                 temporary.replace(file)
             else:
-                os.link(temporary, file)  # fails if somebody was faster
+                os.link(temporary, file)  # fails if the file exists by now
             placed.append(file)
     except BaseException as error:
         for done in placed:
@@ -252,7 +288,7 @@ def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> N
 
 
 def _discard(temporary: Path) -> None:
-    """Remove a temporary file. One that stays may hold a private key, so its owner has to know of it."""
+    """Remove a temporary file. Warn if it stays: it may hold a private key."""
     try:
         temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -274,13 +310,19 @@ def _beside(file: Path) -> Path:
 
 @command.command("of")
 @click.argument("what", metavar="CERTIFICATE|API-KEY")
-def of(what: str) -> None:
-    """Show the identity of a certificate in a file, or of an API key."""
+@json_option
+def of(what: str, as_json: bool) -> None:
+    """Show the identity of a certificate or an API key.
+
+    In a pipe, print the identity alone. The argument is an API key, or a file with a certificate or an API key.
+    """
     identity = _identity_of(what)
-    if for_people():
+    if as_json:
+        print_json({"identity": identity})
+    elif for_people():
         click.echo(f"\n  Identity:  {identity}")
     else:
-        print_json({"identity": identity})
+        click.echo(identity)
 
 
 def _identity_of(what: str) -> str:
@@ -308,13 +350,13 @@ def _identity_of(what: str) -> str:
 
 @command.command("info")
 @click.argument("identity", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@json_option
 @server_options
 def info(server: Any, identity: str, as_json: bool) -> None:
-    """Show facts about an identity; without one, about yourself."""
-    with server() as client:
+    """Show facts about an identity. Without an argument, show your own."""
+    with server(f"describe identity {quote(identity)}" if identity else "describe your identity") as client:
         found = client.describe_identity(identity) if identity else client.describe_self()
-    if for_people(as_json):
+    if not as_json:
         _print_info(found, with_patterns=not identity)
         return
     facts: dict[str, Any] = {
@@ -334,12 +376,12 @@ def _print_info(found: IdentityInfo, *, with_patterns: bool) -> None:
 
     facts = [
         ("Identity", escape_control(found.identity)),
-        ("Role", "Admin: may do everything" if found.is_admin else "User"),
+        ("Role", "Admin: allowed everything" if found.is_admin else "User"),
         ("Created", describe_time(found.created_at)),
         ("Created by", escape_control(found.created_by) or "-"),
     ]
     if not found.is_admin:
-        facts.insert(2, ("Policy", escape_control(found.policy) or "none: may do nothing"))
+        facts.insert(2, ("Policy", escape_control(found.policy) or "none: allowed nothing"))
     print_facts(facts)
     if with_patterns and found.policy and not found.is_admin:
         click.echo()
@@ -348,9 +390,9 @@ def _print_info(found: IdentityInfo, *, with_patterns: bool) -> None:
 
 @command.command("ls")
 @click.argument("pattern", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@json_option
 @server_options
 def ls(server: Any, pattern: str, as_json: bool) -> None:
     """List the identities that begin with PATTERN."""
-    with server() as client:
+    with server("list identities") as client:
         print_names(list(client.list_identities(pattern)), "Identity", as_json=as_json)

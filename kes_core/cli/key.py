@@ -4,47 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from kes_core.cli._common import decode_base64_argument, explain, for_people, print_json, print_table, server_options
+from kes_core.cli._command import Group
+from kes_core.cli._common import (
+    decode_base64_argument,
+    explain,
+    for_people,
+    json_option,
+    print_json,
+    print_table,
+    quote,
+    server_options,
+)
 from kes_core.cli._terminal import describe_time, escape_control, print_facts
 from kes_core.cli.main import CLIError
 from kes_core.units import format_time
 
 __all__ = ["command"]
 
+_NAMES = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
-@click.group("key", context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group("key", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Manage and use keys."""
 
 
 @command.command("create")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_NAMES
 @server_options
 def create(server: Any, names: tuple[str, ...]) -> None:
-    """Make new random keys."""
-    with server() as client:
-        for number, name in enumerate(names):
-            with _one_of(names, number):
+    """Create random keys."""
+    with server("create keys") as client:
+        for name in names:
+            with _naming(name, "create", names):
                 client.create_key(name)
 
 
 @contextlib.contextmanager
-def _one_of(names: tuple[str, ...], number: int) -> Iterator[None]:
-    """Say which of several keys something fails for: those before it are done by then."""
+def _naming(name: str, verb: str, names: tuple[str, ...]) -> Iterator[None]:
+    """Let an error name its key, and say that the keys before it are done."""
     from kes_core.client import KESError
 
     try:
         yield
     except KESError as error:
-        if len(names) == 1:
-            raise
-        before = "; those before it are done" if number else ""
-        raise CLIError(f"{names[number]!r}: {explain(error)}{before}") from error
+        before = "; those before it are done" if name != names[0] else ""
+        raise CLIError(f"failed to {verb} key {quote(name)}: {explain(error)}{before}") from error
 
 
 @command.command("import")
@@ -55,115 +67,123 @@ def _one_of(names: tuple[str, ...], number: int) -> Iterator[None]:
     default="AES256",
     show_default=True,
     type=click.Choice(["AES256", "ChaCha20"]),
-    help="What the key is for.",
+    help="The cipher that the key is for.",
 )
 @server_options
 def import_(server: Any, name: str, key: str, cipher: str) -> None:
-    """Store a key made elsewhere: 32 bytes in base64; - reads it from standard input."""
-    with server() as client:
+    """Store a given KEY: 32 bytes in base64. - reads it from standard input."""
+    with server(f"import key {quote(name)}") as client:
         client.import_key(name, decode_base64_argument(key, "key"), cipher)
 
 
 @command.command("info")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@_NAMES
+@json_option
 @server_options
 def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
-    """Show facts about keys, never the keys."""
-    with server() as client:
+    """Show facts about keys. Key material is never shown."""
+    with server("describe keys") as client:
         for number, name in enumerate(names):
-            with _one_of(names, number):
+            with _naming(name, "describe", (name,)):
                 found = client.describe_key(name)
-            if for_people(as_json):
-                if number:
-                    click.echo()
-                print_facts(
-                    [
-                        ("Name", escape_control(found.name)),
-                        ("Algorithm", escape_control(found.algorithm)),
-                        ("Created", describe_time(found.created_at)),
-                        ("Created by", escape_control(found.created_by) or "-"),
-                    ]
-                )
-            else:
+            if as_json:
                 print_json(dataclasses.asdict(found) | {"created_at": format_time(found.created_at)})
+                continue
+            if number:
+                click.echo()
+            print_facts(
+                [
+                    ("Name", escape_control(found.name)),
+                    ("Algorithm", escape_control(found.algorithm)),
+                    ("Created", describe_time(found.created_at)),
+                    ("Created by", escape_control(found.created_by) or "-"),
+                ]
+            )
 
 
 @command.command("ls")
 @click.argument("pattern", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@json_option
 @server_options
 def ls(server: Any, pattern: str, as_json: bool) -> None:
     """List the keys whose names begin with PATTERN."""
-    with server() as client:
+    with server("list keys") as client:
         print_names(list(client.list_keys(pattern)), "Key", as_json=as_json)
 
 
 def print_names(names: list[str], title: str, *, as_json: bool) -> None:
-    """Print a listing."""
-    if for_people(as_json):
-        print_table([title], [[name] for name in names])
-    else:
+    """Print a listing: a header and a name a line. An empty listing prints nothing in a pipe, as the Go tool."""
+    if as_json:
         print_json(names)
+    elif names or for_people():
+        print_table([title], [[name] for name in names])
 
 
 @command.command("rm")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@_NAMES
 @server_options
 def rm(server: Any, names: tuple[str, ...]) -> None:
-    """Delete keys for good, and with them everything that they have encrypted."""
-    with server() as client:
-        for number, name in enumerate(names):
-            with _one_of(names, number):
+    """Delete keys. Nothing that they encrypted can be decrypted again."""
+    with server("delete keys") as client:
+        for name in names:
+            with _naming(name, "delete", names):
                 client.delete_key(name)
 
 
 @command.command("encrypt")
 @click.argument("name")
 @click.argument("message")
+@json_option
 @server_options
-def encrypt(server: Any, name: str, message: str) -> None:
-    """Encrypt a message given in base64; - reads it from standard input."""
+def encrypt(server: Any, name: str, message: str, as_json: bool) -> None:
+    """Encrypt a MESSAGE, taken as it is. - reads it from standard input."""
     from kes_core.encoding import encode_base64
 
-    with server() as client:
-        ciphertext = encode_base64(client.encrypt(name, decode_base64_argument(message, "message")))
-    if for_people():
-        click.echo(f"\nciphertext: {ciphertext}")
-    else:
-        print_json({"ciphertext": ciphertext})
+    content = sys.stdin.buffer.read() if message == "-" else os.fsencode(message)
+    with server(f"encrypt with key {quote(name)}") as client:
+        ciphertext = encode_base64(client.encrypt(name, content))
+    _print_values({"ciphertext": ciphertext}, "\n{}: {}", as_json=as_json)
 
 
 @command.command("decrypt")
 @click.argument("name")
 @click.argument("ciphertext")
 @click.argument("context", default="")
+@json_option
 @server_options
-def decrypt(server: Any, name: str, ciphertext: str, context: str) -> None:
-    """Decrypt a ciphertext given in base64, with its CONTEXT in base64; - reads it from standard input."""
+def decrypt(server: Any, name: str, ciphertext: str, context: str, as_json: bool) -> None:
+    """Decrypt a CIPHERTEXT, in base64, with its CONTEXT, in base64. - reads it from standard input.
+
+    The plaintext is printed in base64.
+    """
     from kes_core.encoding import encode_base64
 
     sealed, bound = decode_base64_argument(ciphertext, "ciphertext"), decode_base64_argument(context, "context")
-    with server() as client:
+    with server(f"decrypt with key {quote(name)}") as client:
         plaintext = encode_base64(client.decrypt(name, sealed, bound))
-    if for_people():
-        click.echo(f"\nplaintext: {plaintext}")
-    else:
-        print_json({"plaintext": plaintext})
+    _print_values({"plaintext": plaintext}, "\n{}: {}", as_json=as_json)
 
 
 @command.command("dek")
 @click.argument("name")
 @click.argument("context", default="")
+@json_option
 @server_options
-def dek(server: Any, name: str, context: str) -> None:
-    """Make a data encryption key, bound to a CONTEXT given in base64."""
+def dek(server: Any, name: str, context: str, as_json: bool) -> None:
+    """Generate a data encryption key, bound to a CONTEXT in base64."""
     from kes_core.encoding import encode_base64
 
-    with server() as client:
-        made = client.generate_data_key(name, decode_base64_argument(context, "context"))
-    plaintext, ciphertext = encode_base64(made.plaintext), encode_base64(made.ciphertext)
-    if for_people():
-        click.echo(f"{{\n  plaintext : {plaintext}\n  ciphertext: {ciphertext}\n}}")
-    else:
-        print_json({"plaintext": plaintext, "ciphertext": ciphertext})
+    bound = decode_base64_argument(context, "context")
+    with server(f"generate a data encryption key with key {quote(name)}") as client:
+        made = client.generate_data_key(name, bound)
+    values = {"plaintext": encode_base64(made.plaintext), "ciphertext": encode_base64(made.ciphertext)}
+    _print_values(values, "  {:<10}: {}", as_json=as_json, frame=True)
+
+
+def _print_values(values: Mapping[str, str], line: str, *, as_json: bool, frame: bool = False) -> None:
+    """Print what a cryptographic command returns: JSON in a pipe, as the Go tool."""
+    if not for_people(as_json):
+        print_json(values)
+        return
+    lines = [line.format(name, value) for name, value in values.items()]
+    click.echo("\n".join(["{", *lines, "}"] if frame else lines))

@@ -1,4 +1,4 @@
-"""`kes log`: what a server is doing, as it happens."""
+"""`kes log`: requests and errors of a server as they happen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kes_core.cli._common import for_people, server_options
+from kes_core.cli._command import Command
+from kes_core.cli._common import for_people, json_option, server_options
 from kes_core.cli._terminal import escape_control, styled
 from kes_core.units import format_latency
 
@@ -18,31 +19,31 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "command"]
 
 INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C: that of `tail -f`, so that a script which runs it stops too."""
+"""The exit code after Ctrl-C, as of `tail -f`: a script that runs the command stops too."""
 _HEADER: Final = f"{'Time':<8}  {'Identity':<11}  {'IP':<15}  {'Status':<6}  {'Latency':>9}  API"
 _MIN_PATH: Final = 40
 _OTHER_COLUMNS: Final = len(_HEADER) - len("API")
 _SHORT: Final = 10
-"""Characters of an identity that are shown."""
+"""How many characters of an identity are shown."""
 _LEVEL: Final = re.compile(r"\S+ (WARNING|ERROR|CRITICAL)\b", re.ASCII)
 
 
-@click.command("log", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--audit", is_flag=True, help="Show requests and what came of them.  [default]")
+@click.command("log", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--audit", is_flag=True, help="Show requests and their outcome.  [default]")
 @click.option("--error", is_flag=True, help="Show the error log.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@json_option
 @server_options
 def command(server: Any, audit: bool, error: bool, as_json: bool) -> int:
-    """Show what a server is doing, from now on, as it happens. Ctrl-C ends it, with exit code 130.
+    """Show the requests or the errors of a server as they happen. Ctrl-C ends the command with exit code 130.
 
-    Piped: a line of JSON an event, as the server sends it. If the server ends the log, the exit code is 1: events are
-    missed from then on.
+    In a pipe, each event is a line of JSON, as the server sends it. The exit code is 1 if the server ends the log:
+    later events are missing.
     """
     if audit and error:
         raise click.UsageError("--audit and --error exclude each other.")
     people = for_people(as_json)
     try:
-        with server() as client:
+        with server("read the error log" if error else "read the audit log") as client:
             if not people:
                 _copy(client, error=error)
             elif error:
@@ -64,7 +65,7 @@ def _copy(client: Client, *, error: bool) -> None:
 
 
 def _harmless(line: bytes) -> str:
-    """Return a line of JSON that means the same, and that a terminal shows as it is."""
+    """Return the same JSON with escapes for all that a terminal would obey."""
     text = line.decode("utf-8", "replace")
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
@@ -105,11 +106,11 @@ def _colour(code: int) -> str:
 
 def _show_errors(client: Client) -> None:
     with client.error_log() as events:
-        click.echo(styled("What the server logs from now on. Ctrl-C ends it.", bold=True))
+        click.echo(styled("New errors of the server. Ctrl-C ends the log.", bold=True))
         for event in events:
             first, *more = event.message.split("\n")
             level = _LEVEL.match(first)
             colour = {"WARNING": "yellow"}.get(level.group(1), "red") if level is not None else None
             click.echo(styled(escape_control(first), fg=colour))
-            for line in more:  # indented, so that none looks like an event of its own
+            for line in more:  # indented: it must not look like another event
                 click.echo(f"    {escape_control(line)}")

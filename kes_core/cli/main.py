@@ -1,42 +1,54 @@
-"""The frame of the command line: finds the command, and turns errors into one line and an exit code."""
+"""The command `kes`: find the command to run, and turn an error into one line and an exit code."""
 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import Final, NoReturn
 
 import click
 
+from kes_core.cli._command import Group
+
 __all__ = ["CLIError", "cli", "main"]
 
-_COMMANDS: Final = {
-    "server": "Start a server.",
-    "identity": "Make and inspect API keys, certificates and identities.",
-    "key": "Manage and use keys.",
-    "policy": "Look at policies.",
-    "ls": "List keys, identities or policies.",
-    "status": "Show the state of a server.",
-    "log": "Show what a server is doing, as it happens.",
-    "metric": "Show what a server counts, as it changes.",
-    "audit": "Verify audit records.",
-    "config": "Check and show configurations.",
-    "doctor": "Find out what is wrong, and who is refused and why.",
-    "plugins": "List the installed plugins.",
-    "plugin": "Write a plugin.",
-    "migrate": "Copy keys from one key store to another.",
-    "completion": "Let the shell complete commands and options.",
+_SECTIONS: Final = {
+    "Run a server": {
+        "server": "Start a server.",
+        "doctor": "Find what is wrong with a server, and explain refusals.",
+        "config": "Check and show configurations.",
+        "migrate": "Copy keys from one key store to another.",
+        "plugins": "List the installed plugins.",
+    },
+    "Use a server": {
+        "key": "Manage and use keys.",
+        "identity": "Make and inspect API keys, certificates and identities.",
+        "policy": "Show policies.",
+        "ls": "List keys, identities or policies.",
+    },
+    "Watch a server": {
+        "status": "Show the state of a server.",
+        "log": "Show requests or errors as they happen.",
+        "metric": "Show the metrics of a server as they change.",
+        "audit": "Verify audit records.",
+    },
+    "More": {
+        "plugin": "Write a plugin.",
+        "completion": "Print a script that completes commands in the shell.",
+    },
 }
 """The commands, in the order of the help, each in the module of its name."""
+_COMMANDS: Final = {name: text for commands in _SECTIONS.values() for name, text in commands.items()}
 
 
 class CLIError(Exception):
-    """A command can't do what it should. The message says why, in a line or a few; the exit code is 1."""
+    """A command failed. The message says why, in one line or a few; the exit code is 1."""
 
 
-class _Commands(click.Group):
-    """Knows its commands by name and imports one when it is called: `kes --help` imports none."""
+class _Commands(Group):
+    """The commands by name. Imports a command when it is called: `kes --help` imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -49,8 +61,10 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        width = max(map(len, _COMMANDS))
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -63,17 +77,17 @@ def _show_version(context: click.Context, _parameter: click.Parameter, value: bo
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
+    "-v", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
 )
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Key management for data encryption keys: the server and its command line."""
+    """Manage encryption keys: run a key server, and use one."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         context.color = False
 
 
 def _drop_output() -> None:
-    """Let nothing more be written: what is still buffered would fail once more, with a traceback, at the end."""
+    """Discard buffered output: writing it again when the process ends would print a traceback."""
     if sys.stdout is not None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -81,7 +95,9 @@ def _drop_output() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command that the arguments of the process name. Exit code 1: it failed; 2: it was called wrongly."""
+    """Run the command that the process's arguments name. Exit with 1 if it fails, with 2 for wrong usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an encoding other than UTF-8 lacks a few signs
     try:
         code = cli.main(standalone_mode=False)
     except click.UsageError as error:

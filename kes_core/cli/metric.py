@@ -1,4 +1,4 @@
-"""`kes metric`: what a server counts, as it changes."""
+"""`kes metric`: the metrics of a server as they change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kes_core.cli._common import for_people, print_json, server_options
+from kes_core.cli._command import Command
+from kes_core.cli._common import for_people, json_option, print_json, server_options
 from kes_core.cli.log import INTERRUPTED
 from kes_core.cli.main import CLIError
 from kes_core.protocol import EXPIRY_NOTICE
@@ -37,23 +38,24 @@ def _rate(_context: click.Context, _parameter: click.Parameter, text: str | None
     except ValueError as error:
         raise click.BadParameter(f"{text!r} {error}") from None
     if seconds < _SHORTEST:
-        raise click.BadParameter("a server is asked every 100ms at most")
+        raise click.BadParameter("the shortest interval is 100ms")
     return seconds
 
 
-@click.command("metric", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rate", metavar="DURATION", callback=_rate, help="How often the server is asked.  [default: 1s]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@click.command("metric", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rate", metavar="DURATION", callback=_rate, help="How often to ask the server.  [default: 1s]")
+@json_option
 @server_options
 def command(server: Any, rate: float | None, as_json: bool) -> int:
-    """Show what a server counts, as it changes. Ctrl-C ends it, with exit code 130.
+    """Show the metrics of a server as they change. Ctrl-C ends the command with exit code 130.
 
-    Piped: one JSON object; with --rate one after the other, a line each, with requests a second. Times are in seconds;
-    p50, p90 and p99 are bounds that 50, 90 and 99 percent of the requests stayed below. What a server does not count is
-    left out.
+    In a pipe, print one JSON object; with --rate, one a line until the command ends. The members have the names that
+    Prometheus sees. Uptime and the bounds of kes_http_response_time are in nanoseconds, as in the Go tool. The other
+    times are in seconds: p50, p90 and p99 say below which time 50, 90 and 99 percent of the requests stayed. The
+    object has no member for what the server does not count.
     """
     try:
-        with server() as client:
+        with server("fetch metrics") as client:
             if for_people(as_json):
                 _show(client, rate or 1.0)
             else:
@@ -67,7 +69,7 @@ def command(server: Any, rate: float | None, as_json: bool) -> int:
 
 
 def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, Snapshot | None, float]]:
-    """Yield a snapshot, the one before it, and the seconds between them, again and again; without a rate, once."""
+    """Yield a snapshot, the one before it, and the seconds between them; for ever if there is a rate, else once."""
     from kes_core.cli._metrics import parse
 
     earlier: Snapshot | None = None
@@ -82,7 +84,7 @@ def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, S
         if rate is None:
             return
         earlier = snapshot
-        due = max(due + rate, time.monotonic())  # what has been missed is not made up for
+        due = max(due + rate, time.monotonic())  # never catch up on intervals that were missed
         time.sleep(max(0.0, due - time.monotonic()))
 
 
@@ -91,7 +93,7 @@ def _show(client: Client, rate: float) -> None:
     from rich.live import Live
 
     console = Console(highlight=False, markup=False)
-    if console.is_dumb_terminal:  # nothing can be drawn over
+    if console.is_dumb_terminal:  # it can't draw over its lines
         for snapshot, earlier, elapsed in _snapshots(client, rate):
             console.print(_table(snapshot, earlier, elapsed))
             console.print()
@@ -154,8 +156,8 @@ def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, 
     if numbers.get("certificate_expires"):
         left = numbers["certificate_expires"] - time.time()
         distance = humanize(timedelta(seconds=abs(left)))
-        told = f"expires in {distance}" if left > 0 else f"expired {distance} ago"
-        yield "Certificate", Text(told, style="yellow" if left < EXPIRY_NOTICE.total_seconds() else "")
+        text = f"expires in {distance}" if left > 0 else f"expired {distance} ago"
+        yield "Certificate", Text(text, style="yellow" if left < EXPIRY_NOTICE.total_seconds() else "")
 
 
 def _below(seconds: float) -> str:

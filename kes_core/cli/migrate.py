@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from kes_core.cli._command import Command
 from kes_core.cli._common import for_people, print_json
 from kes_core.cli.main import CLIError
 
@@ -25,13 +26,13 @@ _AGAIN: Final = "run the same command again to go on from here"
 _MAX_SHOWN: Final = 20
 
 
-@click.command("migrate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("migrate", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--from", "source", metavar="FILE", required=True, help="A configuration with the key store to read.")
 @click.option("--to", "target", metavar="FILE", required=True, help="A configuration with the key store to write.")
 @click.option("--merge", is_flag=True, help="Keep the keys that the target already has under the same name.")
 @click.option("-f", "--force", is_flag=True, help="Replace the keys that the target already has under the same name.")
 @click.option("--dry-run", is_flag=True, help="Write nothing, and print what it would do.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("pattern", default="*")
 def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, as_json: bool, pattern: str) -> int:
     """Copy the keys whose names match PATTERN: a name, or the beginning of names and a *.
@@ -46,8 +47,7 @@ def command(source: str, target: str, merge: bool, force: bool, dry_run: bool, a
         raise click.UsageError("--merge and --force exclude each other.")
     existing = OnConflict.KEEP if merge else OnConflict.REPLACE if force else OnConflict.FAIL
     choices = _choices(Path(source), Path(target))
-    show = for_people(as_json)
-    return asyncio.run(_migrate(*choices, pattern, existing, dry_run=dry_run, show=show))
+    return asyncio.run(_migrate(*choices, pattern, existing, dry_run=dry_run, as_json=as_json))
 
 
 def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice]:
@@ -65,7 +65,7 @@ def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice
 
 
 async def _migrate(
-    source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: OnConflict, *, dry_run: bool, show: bool
+    source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: OnConflict, *, dry_run: bool, as_json: bool
 ) -> int:
     from kes_core.boundary import connect_store
     from kes_core.keys.migration import Migration
@@ -87,22 +87,22 @@ async def _migrate(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, migration.stop)
         try:
-            with _progress(len(names), show=show) as advance:
+            with _progress(len(names), show=for_people(as_json)) as advance:
                 await migration.run(names, lambda _name, _outcome: advance())
         except KeyStoreError as error:
             problem = str(error)
         if not problem and migration.summary.done < len(names):
             problem = "interrupted"
-        _report(migration, len(names), dry_run=dry_run, show=show)
+        _report(migration, len(names), dry_run=dry_run, as_json=as_json)
         if problem:
             raise CLIError(f"{problem}; {_AGAIN}")
         return 1 if migration.summary.failures else 0
 
 
-def _report(migration: Migration, keys: int, *, dry_run: bool, show: bool) -> None:
+def _report(migration: Migration, keys: int, *, dry_run: bool, as_json: bool) -> None:
     counts = {str(outcome): count for outcome, count in migration.summary.counts.items()}
     failures = dict(sorted(migration.summary.failures.items()))
-    if not show:
+    if as_json:
         print_json({"dry_run": dry_run, "keys": keys, **counts, "failures": failures})
         return
     counted = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to do"

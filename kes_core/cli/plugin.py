@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from kes_core.cli._command import Group
 from kes_core.cli.main import CLIError
 
 __all__ = ["command"]
@@ -41,7 +42,7 @@ _FILES: Final = {
 _KINDS: Final = {"keystore": ("key store", "KeyStore"), "policy": ("policy engine", "PolicyEngine")}
 
 
-@click.group("plugin", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("plugin", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Write plugins. `kes plugins` lists those that are installed."""
 

@@ -1,4 +1,4 @@
-"""`kes plugins`: the installed plugins, and what is the matter with those that are not used."""
+"""`kes plugins`: the installed plugins, and why some of them are skipped."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from pathlib import Path
 
 import click
 
-from kes_core.cli._common import for_people, print_json, print_table
+from kes_core.cli._command import Command
+from kes_core.cli._common import json_option, print_json, print_table
 from kes_core.cli._terminal import escape_control
 
 __all__ = ["command"]
 
 
-@click.command("plugins", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("plugins", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--config", "config_file", metavar="FILE", type=click.Path(path_type=Path), help="Heed its plugins.block."
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Apply its plugins.block.",
 )
-@click.option("--debug", is_flag=True, help="Show the whole error of a skipped plugin, which may hold a secret.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
+@click.option("--debug", is_flag=True, help="Show the whole error of a skipped plugin. It may contain a secret.")
+@json_option
 def command(config_file: Path | None, debug: bool, as_json: bool) -> None:
     """List the installed plugins: what each contributes, or why it was skipped."""
     from kes_core.config import blocked_plugins
     from kes_core.plugins import load_plugins
 
     infos = load_plugins(block=blocked_plugins(config_file) if config_file is not None else ()).infos
-    if not for_people(as_json):
+    if as_json:
         hidden = () if debug else ("details",)
         print_json(
             [{key: value for key, value in dataclasses.asdict(info).items() if key not in hidden} for info in infos]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kes_core.cli._command import Command
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("server", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("server", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--addr", metavar="HOST:PORT", help="The address to listen on.  [default: 0.0.0.0:7373]")
 @click.option(
     "--config", "config_file", metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."

@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kes_core.cli._common import for_people, print_json, print_table, server_options
+from kes_core.cli._command import Command
+from kes_core.cli._common import json_option, print_json, print_table, server_options
 from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
 from kes_core.protocol import EXPIRY_NOTICE
 from kes_core.units import format_latency, format_time, format_uptime
@@ -20,31 +21,41 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_GO_NAMES: Final = {
+    "cpus": "num_cpu",
+    "usable_cpus": "num_cpu_used",
+    "heap_memory": "mem_heap_used",
+    "stack_memory": "mem_stack_used",
+}
+"""The members of `/v1/status` that have another name in the Python client."""
 
-@click.command("status", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-s", "--short", is_flag=True, help="Show less: no memory and CPUs.")
-@click.option("--api", is_flag=True, help="Also list the APIs of the server.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON also on a terminal.")
-@functools.partial(server_options, names=("--server",))
+
+@click.command("status", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--short", is_flag=True, help="Leave out the operating system, CPUs and memory.")
+@click.option("--api", is_flag=True, help="List the APIs of the server too. With --json, list only the APIs.")
+@json_option
+@functools.partial(server_options, bare_server=" Without a value, -s is --short.")
 def command(server: Any, short: bool, api: bool, as_json: bool) -> None:
     """Show the state of a server and its key store."""
-    with server() as client:
-        client.version()  # the connection is there: what follows is the way there and back
+    with server("get the status") as client:
+        client.version()  # connects: the latency below is that of a round trip
         started = time.perf_counter()
         status = client.status()
         latency = time.perf_counter() - started
         routes = client.apis() if api else []
-    if for_people(as_json):
+    if not as_json:
         _print(status, latency, routes, short=short)
-        return
-    facts = _facts(status) | {"latency": int(latency * 1e9)}
-    print_json(facts | {"apis": [_route(route) for route in routes]} if api else facts)
+    elif api:
+        print_json([_route(route) for route in routes])
+    else:
+        print_json(_facts(status) | {"latency": int(latency * 1e9)})
 
 
 def _facts(status: ServerStatus) -> dict[str, Any]:
-    """Return the status for programs: seconds for the uptime, nanoseconds for the latency."""
+    """Return the status with the member names of the Go tool: the uptime in seconds, latencies in nanoseconds."""
+    facts = {_GO_NAMES.get(name, name): value for name, value in dataclasses.asdict(status).items()}
     latency, expiry = status.keystore_latency, status.certificate_expires_at
-    return dataclasses.asdict(status) | {
+    return facts | {
         "uptime": int(status.uptime.total_seconds()),
         "keystore_latency": round(latency.total_seconds() * 1e9) if latency is not None else None,
         "certificate_expires_at": format_time(expiry) if expiry is not None else "",
@@ -58,9 +69,9 @@ def _route(route: APIRoute) -> dict[str, Any]:
 def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, short: bool) -> None:
     warnings = _warnings(status)
     if not status.keystore_reachable:
-        headline = f"{styled('●', fg='red')} The server runs, and its key store does not serve."
+        headline = f"{styled('●', fg='red')} The server runs, but its key store does not work."
     elif warnings:
-        headline = f"{styled('●', fg='yellow')} The server is ready, and something needs attention."
+        headline = f"{styled('●', fg='yellow')} The server is ready, but something needs attention."
     else:
         headline = f"{styled('●', fg='green')} The server is ready."
     click.echo(headline)

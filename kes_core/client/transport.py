@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ MAX_REQUEST: Final = 1024 * 1024
 _ATTEMPTS: Final = 3
 """How often the client tries each endpoint."""
 _EXPECTED: Final = "expected a URL like https://127.0.0.1:7373"
+_HTTP: Final = re.compile(r"(?<![^\s,])http://", re.IGNORECASE)
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """What httpx raises before it sends a request."""
 
@@ -65,8 +67,8 @@ def arguments_from_environment(
 
     Args:
         environment: The variables.
-        endpoints: Wins over the variables: an option of the command line.
-        api_key: Wins over the variables, also over those that name files.
+        endpoints: An option of the command line. It wins over the variables.
+        api_key: An option of the command line. It wins over the variables, those that name files included.
 
     Raises:
         MissingCredentialsError: There are no client credentials, or two kinds of them.
@@ -75,7 +77,9 @@ def arguments_from_environment(
     def first(names: Sequence[str]) -> str | None:
         return next((value for name in names if (value := environment.get(name))), None)
 
-    arguments: dict[str, Any] = {"endpoints": endpoints or first(_SERVER) or DEFAULT_ENDPOINT}
+    servers = endpoints or first(_SERVER) or DEFAULT_ENDPOINT
+    # As the Go tool: servers speak TLS only.
+    arguments: dict[str, Any] = {"endpoints": _HTTP.sub("https://", servers)}
     key_file, cert_file = first(_KEY_FILE), first(_CERT_FILE)
     if api_key is not None:
         return arguments | {"api_key": api_key}

@@ -41,7 +41,7 @@ HOSTILE = [
 
 
 def verify(*files: Path, key: str = "") -> tuple[int, dict[str, Any]]:
-    done = run_kes("audit", "verify", *files, KES_AUDIT_KEY=key)
+    done = run_kes("audit", "verify", "--json", *files, KES_AUDIT_KEY=key)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

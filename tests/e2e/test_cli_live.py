@@ -96,7 +96,7 @@ def test_error_log_on_a_terminal(server: Server, user: Credentials, tmp_path: Pa
         terminal("log", "--error", "-k", cwd=tmp_path, environment=environment(server)) as running,
         client(server, user) as other,
     ):
-        running.wait_for("What the server logs from now on")
+        running.wait_for("New errors of the server")
         with pytest.raises(NotAllowedError):
             other.create_key("refused")
         screen = running.wait_for("/v1/key/create/refused")
@@ -129,7 +129,9 @@ def test_a_server_that_stops_ends_the_log_with_a_message(run_server: Run, tmp_pa
         server.signal(signal.SIGTERM)
         assert running.end() == 1
     last = "".join(running.screen.lines[1:])
-    assert last.startswith(f"Error: {server.url}: the server ended the log: the server is stopping, or")
+    assert last.startswith(
+        f"Error: failed to read the audit log: {server.url}: the server ended the log: the server is stopping, or"
+    )
     assert server.process.wait(timeout=40) == 0
 
 
@@ -159,7 +161,7 @@ def test_log_ends_when_its_output_is_closed(server: Server) -> None:
 def test_the_log_needs_a_policy(server: Server, user: Credentials, tmp_path: Path) -> None:
     settings = {"KES_SERVER": server.url, "KES_API_KEY": str(user.api_key)}
     done = kes("log", "-k", cwd=tmp_path, environment=settings, code=1)
-    assert done.stderr == "Error: not authorized: insufficient permissions\n"
+    assert done.stderr == "Error: failed to read the audit log: not authorized: insufficient permissions\n"
     done = kes("log", "--audit", "--error", cwd=tmp_path, code=2)
     assert "--audit and --error exclude each other" in done.stderr
 
@@ -198,23 +200,24 @@ def test_metrics_for_a_script(server: Server, tmp_path: Path) -> None:
     with client(server) as kms:
         kms.generate_data_key("my-key")
     facts = json.loads(kes("metric", "-k", cwd=tmp_path, environment=environment(server)).stdout)
-    assert facts["requests"]["success"] >= 1
+    assert facts["kes_http_request_success"] >= 1
+    assert facts["kes_http_response_time"]["10000000"] >= 1
     assert facts["latency"].keys() == {"mean", "p50", "p90", "p99"}
-    assert facts["cpus"] >= facts["usable_cpus"] >= 1
+    assert facts["kes_system_num_cpu"] >= facts["kes_system_num_cpu_used"] >= 1
     assert "rates" not in facts
     with piped(server, "metric", "--rate", "100ms") as process:
         assert process.stdout is not None
         first, second = (json.loads(process.stdout.readline()) for _ in range(2))
         assert "rates" not in first
         assert second["rates"].keys() == {"success", "error", "failure"}
-        assert second["uptime"] > first["uptime"]
+        assert second["kes_system_up_time"] > first["kes_system_up_time"]
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
 
 
 @pytest.mark.parametrize(
     ("rate", "message"),
-    [("5", "a number needs a unit"), ("0s", "every 100ms at most"), ("-1s", "is negative")],
+    [("5", "a number needs a unit"), ("0s", "the shortest interval is 100ms"), ("-1s", "is negative")],
 )
 def test_invalid_rates(rate: str, message: str, tmp_path: Path) -> None:
     assert message in kes("metric", "--rate", rate, cwd=tmp_path, code=2).stderr
@@ -244,10 +247,13 @@ def test_metrics_of_a_server_that_counts_less() -> None:
     snapshot = parse(GO_METRICS)
     facts: dict[str, Any] = snapshot.facts(None, 0.0)
     assert facts == {
-        "requests": {"success": 100, "error": 0, "failure": 0},
+        "kes_http_request_success": 100,
+        "kes_http_request_error": 0,
+        "kes_http_request_failure": 0,
+        "kes_http_response_time": {"10000000": 60, "50000000": 95, "10000000000": 99},
         "latency": {"mean": 0.02, "p50": 0.01, "p90": 0.05, "p99": 10.0},
-        "active": 0,
-        "uptime": 12.5,
+        "kes_http_request_active": 0,
+        "kes_system_up_time": 12_500_000_000,
     }
     later = parse(GO_METRICS.replace('"200"} 90', '"200"} 110').replace("count 100", "count 120"))
     assert later.facts(snapshot, 2.0)["rates"] == {"success": 10.0, "error": 0.0, "failure": 0.0}

@@ -42,22 +42,26 @@ def test_commands_for_keys(server: Server, environment: dict[str, str], tmp_path
         return kes("key", *arguments, "-k", cwd=tmp_path, environment=environment, stdin=stdin).stdout
 
     assert run("create", "cli-1", "cli-2") == ""
-    assert json.loads(run("ls", "cli")) == ["cli-1", "cli-2"]
-    assert json.loads(run("info", "cli-1"))["created_by"] == server.admin.identity
+    assert run("ls", "cli") == "Key\ncli-1\ncli-2\n"
+    assert json.loads(run("ls", "cli", "--json")) == ["cli-1", "cli-2"]
+    assert run("ls", "none") == ""
+    assert json.loads(run("info", "cli-1", "--json"))["created_by"] == server.admin.identity
+    assert f"Created by  {server.admin.identity}\n" in run("info", "cli-1")
     context = base64.b64encode(b"context").decode()
     dek = json.loads(run("dek", "cli-1", context))
     assert list(dek) == ["plaintext", "ciphertext"]
     assert json.loads(run("decrypt", "cli-1", dek["ciphertext"], context)) == {"plaintext": dek["plaintext"]}
-    sealed = json.loads(run("encrypt", "cli-1", "dGV4dA=="))["ciphertext"]
-    assert json.loads(run("decrypt", "cli-1", "-", stdin=sealed + "\n")) == {"plaintext": "dGV4dA=="}
+    for arguments, stdin in ((["Hello World"], ""), (["-"], "Hello World")):
+        sealed = json.loads(run("encrypt", "cli-1", *arguments, stdin=stdin))["ciphertext"]
+        assert json.loads(run("decrypt", "cli-1", "-", stdin=sealed + "\n")) == {"plaintext": "SGVsbG8gV29ybGQ="}
     key = base64.b64encode(bytes(32)).decode()
     assert run("import", "cli-3", "-", "--cipher", "ChaCha20", stdin=key) == ""
-    assert json.loads(run("info", "cli-3"))["algorithm"] == "ChaCha20"
+    assert json.loads(run("info", "cli-3", "--json"))["algorithm"] == "ChaCha20"
     assert run("rm", "cli-1", "cli-2", "cli-3") == ""
     failed = kes("key", "info", "cli-1", "-k", cwd=tmp_path, code=1, environment=environment)
-    assert failed.stderr == "Error: key does not exist\n"
-    failed = kes("key", "encrypt", "cli-1", "not base64", "-k", cwd=tmp_path, code=1, environment=environment)
-    assert failed.stderr == "Error: the message is not base64\n"
+    assert failed.stderr == 'Error: failed to describe key "cli-1": key does not exist\n'
+    failed = kes("key", "decrypt", "cli-1", "not base64", "-k", cwd=tmp_path, code=1, environment=environment)
+    assert failed.stderr == "Error: the ciphertext is not base64\n"
 
 
 def test_of_several_keys_the_one_that_fails_is_named(environment: dict[str, str], tmp_path: Path) -> None:
@@ -66,14 +70,16 @@ def test_of_several_keys_the_one_that_fails_is_named(environment: dict[str, str]
 
     kes("key", "create", "there", "-k", cwd=tmp_path, environment=environment)
     assert error("create", "before", "there", "after") == (
-        "Error: 'there': key already exists; those before it are done\n"
+        'Error: failed to create key "there": key already exists; those before it are done\n'
     )
-    assert json.loads(kes("key", "ls", "-k", "before", cwd=tmp_path, environment=environment).stdout) == ["before"]
-    assert error("create", "there", "after") == "Error: 'there': key already exists\n"
-    assert error("rm", "before", "after") == "Error: 'after': key does not exist; those before it are done\n"
-    assert error("create", "there") == "Error: key already exists\n"
+    assert kes("key", "ls", "-k", "before", cwd=tmp_path, environment=environment).stdout == "Key\nbefore\n"
+    assert error("create", "there", "after") == 'Error: failed to create key "there": key already exists\n'
+    assert error("rm", "before", "after") == (
+        'Error: failed to delete key "after": key does not exist; those before it are done\n'
+    )
+    assert error("create", "there") == 'Error: failed to create key "there": key already exists\n'
     failed = kes("key", "info", "after", "there", "-k", cwd=tmp_path, code=1, environment=environment)
-    assert failed.stderr == "Error: 'after': key does not exist\n"
+    assert failed.stderr == 'Error: failed to describe key "after": key does not exist\n'
     kes("key", "rm", "there", "-k", cwd=tmp_path, environment=environment)
 
 
@@ -95,7 +101,7 @@ def test_self_made_certificate_is_trusted_by_a_variable(run_server: Callable[...
     failed = kes("key", "ls", cwd=tmp_path, code=1, environment=environment).stderr
     assert failed.endswith(" (set SSL_CERT_FILE to it, or -k skips the verification)\n")
     trusting = environment | {"SSL_CERT_FILE": own["cert"]}
-    assert json.loads(kes("key", "ls", cwd=tmp_path, environment=trusting).stdout) == []
+    assert kes("key", "ls", cwd=tmp_path, environment=trusting).stdout == ""
 
 
 def test_password_of_the_clients_key(server: Server, tmp_path: Path) -> None:
@@ -109,16 +115,18 @@ def test_password_of_the_clients_key(server: Server, tmp_path: Path) -> None:
     assert failed == f"{start}the password is wrong (KES_CLIENT_KEY_PASSWORD)\n"
     right = files | {"KES_CLIENT_KEY_PASSWORD": "correct horse"}
     found = kes("identity", "info", "-k", cwd=tmp_path, code=1, environment=right).stderr
-    assert found == "Error: identity does not exist\n"
+    assert found == "Error: failed to describe your identity: identity does not exist\n"
 
 
 def test_commands_for_policies_identities_and_status(
     server: Server, environment: dict[str, str], tmp_path: Path, user: Credentials
 ) -> None:
     def run(*arguments: str) -> object:
-        return json.loads(kes(*arguments, "-k", cwd=tmp_path, environment=environment).stdout)
+        return json.loads(kes(*arguments, "-k", "--json", cwd=tmp_path, environment=environment).stdout)
 
     assert run("policy", "ls") == ["app", "other"]
+    piped = kes("policy", "show", "app", "-k", cwd=tmp_path, environment=environment).stdout
+    assert json.loads(piped) == run("policy", "show", "app")
     shown = run("policy", "show", "app")
     assert isinstance(shown, dict)
     assert shown["deny"] == {"/v1/key/delete/*": {}}
@@ -135,11 +143,15 @@ def test_commands_for_policies_identities_and_status(
     me = run("identity", "info")
     assert isinstance(me, dict)
     assert me["admin"] is True
-    status = run("status", "--api")
+    routes = run("status", "--api")
+    assert isinstance(routes, list)
+    assert {"method": "GET", "path": "/version", "max_body": 0, "timeout": 10} in routes
+    status = run("status")
     assert isinstance(status, dict)
     assert status["keystore_reachable"] is True
-    assert {"method": "GET", "path": "/version", "max_body": 0, "timeout": 10} in status["apis"]
-    assert "apis" not in (run("status") or {})  # type: ignore[operator] # a dictionary, as above
+    assert status.keys() > {"version", "os", "arch", "uptime"}
+    assert status["num_cpu"] >= status["num_cpu_used"] >= 1
+    assert status["mem_heap_used"] > status["mem_stack_used"] > 0
 
 
 def test_what_a_person_sees(environment: dict[str, str], tmp_path: Path) -> None:
@@ -168,7 +180,7 @@ def test_where_the_client_looks_for_server_and_credentials(server: Server, user:
     files = {"MINIO_KES_KEY_FILE": str(user.key), "MINIO_KES_CERT_FILE": str(user.cert)}
 
     def identity(*arguments: str, **environment: str) -> object:
-        done = kes("identity", "info", *arguments, "-k", cwd=tmp_path, environment=environment)
+        done = kes("identity", "info", *arguments, "-k", "--json", cwd=tmp_path, environment=environment)
         return json.loads(done.stdout)["identity"]
 
     dead = f"127.0.0.1:{free_port()}"
@@ -179,6 +191,39 @@ def test_where_the_client_looks_for_server_and_credentials(server: Server, user:
     assert identity("-a", admin, KES_SERVER=server.url, **files) == server.admin.identity
     plain = {"KES_CLIENT_KEY": str(user.key), "KES_CLIENT_CERT": str(user.cert)}
     assert identity(KES_SERVER=server.url.removeprefix("https://"), **plain) == user.identity
+
+
+def test_options_that_scripts_pass_to_the_go_tool(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    plain = environment | {"KES_SERVER": server.url.replace("https://", "http://")}
+    kes("key", "create", "scripted", "--insecure=true", cwd=tmp_path, environment=plain)
+    arguments = ["key", "ls", "scripted", "-k=true", "--color", "always", "--json=false"]
+    assert kes(*arguments, cwd=tmp_path, environment=plain).stdout == "Key\nscripted\n"
+    for option in ("-e", "--enclave"):
+        command = [*KES, "key", "ls", "scripted", "-k", option, "tenant-1"]
+        done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True, check=True)
+        assert done.stdout == "Key\nscripted\n"
+        assert done.stderr == "Warning: --enclave is ignored: this server has no enclaves\n"
+    refused = kes("key", "ls", "--insecure=false", cwd=tmp_path, environment=plain, code=1).stderr
+    assert "CERTIFICATE_VERIFY_FAILED" in refused
+
+
+def test_colours_in_a_pipe_are_there_if_they_are_asked_for(environment: dict[str, str], tmp_path: Path) -> None:
+    def show(*arguments: str) -> str:
+        return kes("status", "-k", *arguments, cwd=tmp_path, environment=environment).stdout
+
+    assert "\x1b[32m●" in show("--color", "always")
+    for arguments in ([], ["--color", "auto"], ["--color=never"]):
+        assert show(*arguments).startswith("● The server is ready.\n")
+    on_terminal = on_a_terminal("status", "-k", "--color", "never", cwd=tmp_path, environment=environment)
+    assert "\x1b" not in on_terminal
+
+
+def test_s_is_the_server_also_for_the_status(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    """Alone it is --short, as in the Go tool."""
+    dead = environment | {"KES_SERVER": f"127.0.0.1:{free_port()}"}
+    assert "Memory" in kes("status", "-k", "-s", server.url, cwd=tmp_path, environment=dead).stdout
+    for arguments in (["-k", "-s"], ["-s", "-k"], ["-k", "--short"]):
+        assert "Memory" not in kes("status", *arguments, cwd=tmp_path, environment=environment).stdout
 
 
 LIBRARIES_ALONE = """

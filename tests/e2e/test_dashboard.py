@@ -94,7 +94,7 @@ class Site:
     def _certificate(self, name: str, *, days: int) -> str:
         address, valid_for = ipaddress.ip_address("127.0.0.1"), dt.timedelta(days=days)
         key, cert = self.directory / f"{name}.key", self.directory / f"{name}.crt"
-        return write_certificate(key, cert, subject=name, dns=[], ips=[address], valid_for=valid_for)
+        return write_certificate(key, cert, subject=name, dns=[], ips=[address], valid_for=valid_for).identity
 
     def _configuration(self) -> Path:
         """Return the example's configuration with the addresses and files of the test, and one more target."""

@@ -29,7 +29,7 @@ ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
     """Run `kes doctor`, and return its findings."""
     clean = {name: value for name, value in os.environ.items() if "KES" not in name}
-    command = [*KES, "doctor", *arguments]
+    command = [*KES, "doctor", *arguments, "--json"]
     done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (code, ""), done
     findings: list[dict[str, str]] = json.loads(done.stdout)["findings"]
@@ -76,7 +76,7 @@ def test_for_people(directory: Path) -> None:
 
 
 def test_explanation_for_people(directory: Path) -> None:
-    (directory / "app.key").write_text(json.loads(kes("identity", cwd=directory).stdout)["api_key"])
+    (directory / "app.key").write_text(kes("identity", cwd=directory).stdout)
     arguments = ["doctor", "--client", "app.key", "--path", "/v1/key/generate/my-key"]
     shown = on_a_terminal(*arguments, cwd=directory, code=1)
     assert "denied: the identity is in no policy (403)" in shown

@@ -95,7 +95,7 @@ def test_tour_of_the_readme(quickstart: Quickstart) -> None:
     assert "kes key create my-key -k" in printed
     assert f"https://{quickstart.address}" in printed
     commands, outputs = blocks("README.md", "sh"), blocks("README.md", "json")
-    tour = [command for command in commands if command.startswith(("kes key", "kes identity\n"))]
+    tour = [command for command in commands if command.startswith(("kes key", "kes identity --json\n"))]
     assert len(tour) == 4
     assert exports in commands[2]
     assert quickstart.paste(exports + tour[0]) == ""

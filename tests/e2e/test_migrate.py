@@ -143,7 +143,7 @@ def rows(directory: Path) -> dict[str, bytes]:
 def migrate(
     environment: dict[str, str], source: Path, target: Path, *options: str, code: int = 0
 ) -> tuple[dict[str, Any], str]:
-    command = [*KES, "migrate", "--from", str(source), "--to", str(target), *options]
+    command = [*KES, "migrate", "--from", str(source), "--to", str(target), "--json", *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr

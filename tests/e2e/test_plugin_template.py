@@ -89,7 +89,7 @@ def test_store_that_is_filled_in_keeps_the_contract_and_serves(tmp_path: Path) -
     failed, output = run_tests(folder)
     assert failed == set(), output
     environment = {"PYTHONPATH": str(folder)}
-    plugins = json.loads(kes("plugins", cwd=tmp_path, environment=environment).stdout)
+    plugins = json.loads(kes("plugins", "--json", cwd=tmp_path, environment=environment).stdout)
     assert ["acme-store"] in [plugin["backends"] for plugin in plugins]
     overrides = {"keystore": {"acme-store": {"url": "https://example.org"}}}
     server = start_server(tmp_path, overrides, environment=environment)

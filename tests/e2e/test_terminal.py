@@ -92,7 +92,7 @@ def test_status_of_a_server_whose_key_store_is_gone(run_server: Any, tmp_path: P
     (tmp_path / "keys").rmdir()
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
     screen = run_on_screen("status", "-k", cwd=tmp_path, environment=environment)
-    assert screen.lines[0] == "● The server runs, and its key store does not serve."
+    assert screen.lines[0] == "● The server runs, but its key store does not work."
     assert screen.colour_of("●") == screen.colour_of("not available") == "red"
     assert screen.is_bold("not available")
 
@@ -108,7 +108,7 @@ def test_status_warns_of_certificates_that_expire(run_server: Any, tmp_path: Pat
         expiring.version()
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
     screen = run_on_screen("status", "-k", cwd=tmp_path, environment=environment)
-    assert screen.lines[0] == "● The server is ready, and something needs attention."
+    assert screen.lines[0] == "● The server is ready, but something needs attention."
     assert screen.colour_of("●") == "yellow"
     mine, clients = screen.lines[-2:] if screen.lines[-1] else screen.lines[-3:-1]
     assert re.fullmatch(
@@ -116,7 +116,7 @@ def test_status_warns_of_certificates_that_expire(run_server: Any, tmp_path: Pat
     )
     assert clients.strip() == "the certificate of 1 client expires within 14 days"
     assert screen.colour_of("the server's") == screen.colour_of("the certificate of") == "yellow"
-    facts = json.loads(kes("status", "-k", cwd=tmp_path, environment=environment).stdout)
+    facts = json.loads(kes("status", "-k", "--json", cwd=tmp_path, environment=environment).stdout)
     assert dt.datetime.fromisoformat(facts["certificate_expires_at"]) > dt.datetime.now(dt.UTC)
     assert facts["client_certificates_expiring"] == 1
 
@@ -126,7 +126,7 @@ def test_identities(show: Show, server: Server, user: Credentials) -> None:
     created = facts.pop("Created")
     assert is_recent(created)
     assert facts["Identity"] == server.admin.identity
-    assert facts["Role"] == "Admin: may do everything"
+    assert facts["Role"] == "Admin: allowed everything"
     facts = table(show("identity", "info", user.identity))
     assert (facts["Role"], facts["Policy"]) == ("User", "app")
     screen = show("identity", "info", KES_API_KEY=str(user.api_key))
@@ -145,7 +145,7 @@ def test_policies(show: Show, server: Server) -> None:
     listing = show("policy", "ls")
     assert [line for line in listing.lines if line] == ["Policy", "app", "nothing"]
     assert listing.is_bold("Policy")
-    assert [line for line in show("policy", "show", "nothing").lines if line] == ["It allows nothing."]
+    assert [line for line in show("policy", "show", "nothing").lines if line] == ["The policy allows nothing."]
     assert show("policy", "show", "app").lines[0] == "Allow:"
 
 
@@ -163,9 +163,9 @@ def test_keys(show: Show) -> None:
 
 
 def test_errors(show: Show, user: Credentials) -> None:
-    assert show("key", "info", "none", code=1).lines[0] == "Error: key does not exist"
+    assert show("key", "info", "none", code=1).lines[0] == 'Error: failed to describe key "none": key does not exist'
     refused = show("key", "rm", "my-key", code=1, KES_API_KEY=str(user.api_key))
-    assert refused.lines[0] == "Error: not authorized: insufficient permissions"
+    assert refused.lines[0] == 'Error: failed to delete key "my-key": not authorized: insufficient permissions'
     dead = f"127.0.0.1:{free_port()}"
     assert "Connection refused" in "".join(show("status", code=1, KES_SERVER=dead).lines)
 
@@ -193,8 +193,8 @@ def test_colours_are_left_out_where_they_are_not_wanted(show: Show, setting: dic
     ],
     ids=" ".join,
 )
-def test_a_script_gets_json(arguments: list[str], environment: dict[str, str], tmp_path: Path, show: Show) -> None:
-    piped = json.loads(kes(*arguments, "-k", cwd=tmp_path, environment=environment).stdout)
+def test_a_script_asks_for_json(arguments: list[str], environment: dict[str, str], tmp_path: Path, show: Show) -> None:
+    piped = json.loads(kes(*arguments, "-k", "--json", cwd=tmp_path, environment=environment).stdout)
     asked_for = json.loads("".join(show(*arguments, "--json").lines))
     assert type(asked_for) is type(piped)
     if isinstance(piped, dict):
@@ -308,7 +308,7 @@ def with_kes() -> dict[str, str]:
         ("kes ser", ["server"]),
         ("kes m", ["metric", "migrate"]),
         ("kes key ", ["create", "import", "info", "ls", "rm", "encrypt", "decrypt", "dek"]),
-        ("kes log --", ["--audit", "--error", "--json", "--server", "--api-key", "--insecure", "--help"]),
+        ("kes log --", ["--audit", "--error", "--json", "--server", "--api-key", "--insecure", "--color", "--help"]),
         ("kes completion ", ["bash", "zsh", "fish"]),
         ("kes key import x y --cipher C", ["ChaCha20"]),
     ],

@@ -196,7 +196,7 @@ def test_guide(guide: Guide, case: str) -> None:
     guide.kes("identity", "new", "--ip", "127.0.0.1", "localhost")
     made = guide.kes("identity", "new", "--key=client.key", "--cert=client.crt", "MyApp")
     identity = made.split()[-1]
-    assert json.loads(guide.kes("identity", "of", "client.crt")) == {"identity": identity}
+    assert guide.kes("identity", "of", "client.crt") == f"{identity}\n"
     port = free_port()
     text = CONFIG.format(
         port=port,

@@ -28,7 +28,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def verify(directory: Path, code: int = 0) -> Any:
-    done = run_kes("audit", "verify", directory / "audit.log")
+    done = run_kes("audit", "verify", "--json", directory / "audit.log")
     assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)
 
@@ -41,11 +41,11 @@ def test_files_that_logrotate_has_compressed(directory: Path) -> None:
     more, end = make_line('{"number":3}', parse_link(lines[-1].rstrip("\n")) or ChainLink(), first=True)
     log.write_text(more + "\n")
     (directory / "audit.log.chain").write_text(json.dumps({"n": end.number, "hash": end.hash.hex(), "size": 0}))
-    done = run_kes("audit", "verify", rotated, log)
+    done = run_kes("audit", "verify", "--json", rotated, log)
     found = json.loads(done.stdout)
     assert (done.returncode, found["first"], found["last"], found["end_checked"]) == (0, 1, 4, True)
     rotated.write_bytes(rotated.read_bytes()[:-12])
-    done = run_kes("audit", "verify", rotated, log)
+    done = run_kes("audit", "verify", "--json", rotated, log)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"Error: '{rotated}' is compressed, and damaged or cut off\n"
 

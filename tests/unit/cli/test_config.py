@@ -86,7 +86,7 @@ def test_schema(tmp_path: Path) -> None:
 
 def test_plugins(tmp_path: Path, site: Path) -> None:
     environment = {"PYTHONPATH": str(site)}
-    listed = json.loads(kes("plugins", cwd=tmp_path, environment=environment).stdout)
+    listed = json.loads(kes("plugins", "--json", cwd=tmp_path, environment=environment).stdout)
     found = {plugin["name"]: plugin for plugin in listed}
     assert found["memory"]["distribution"] == "kes-core"
     assert found["fs"]["backends"] == ["fs"]
@@ -105,7 +105,7 @@ def test_blocked_plugin_is_not_imported(tmp_path: Path, site: Path, name: str) -
     (site / "kes_nasty_plugin.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
     write_config(tmp_path, ADMIN, {"plugins": {"block": [name, "kes-elsewhere"]}})
     environment = {"PYTHONPATH": str(site)}
-    done = kes_with_warning("plugins", "--config", "config.yml", cwd=tmp_path, environment=environment)
+    done = kes_with_warning("plugins", "--json", "--config", "config.yml", cwd=tmp_path, environment=environment)
     found = {plugin["name"]: plugin for plugin in json.loads(done)}
     assert found["nasty"]["blocked"]
     assert found["nasty"]["error"] == "plugin 'nasty' of kes-nasty 1.2: it is blocked by plugins.block"

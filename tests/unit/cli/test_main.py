@@ -17,10 +17,12 @@ from tests.helpers.command import kes, on_a_terminal, seconds_for
 
 
 def test_new_api_key(tmp_path: Path) -> None:
-    made = json.loads(kes("identity", cwd=tmp_path).stdout)
-    key = APIKey.parse(made["api_key"])
-    assert made == {"api_key": str(key), "identity": key.identity}
-    assert json.loads(kes("identity", "new", cwd=tmp_path).stdout).keys() == made.keys()
+    for arguments in (["identity"], ["identity", "new"]):
+        printed = kes(*arguments, cwd=tmp_path).stdout
+        assert printed == f"{APIKey.parse(printed.strip())}\n"
+        made = json.loads(kes(*arguments, "--json", cwd=tmp_path).stdout)
+        key = APIKey.parse(made["api_key"])
+        assert made == {"api_key": str(key), "identity": key.identity}
     shown = on_a_terminal("identity", cwd=tmp_path)
     assert "Your API key:" in shown
     assert "kes:v1:" in shown
@@ -30,9 +32,10 @@ def test_identity_of_api_key_and_files(tmp_path: Path) -> None:
     key = APIKey.generate()
     (tmp_path / "key").write_text(f"{key}\n")
     (tmp_path / "cert").write_bytes(key.certificate()[1])
-    expected = {"identity": key.identity}
     for arguments in ([str(key)], ["key"], ["cert"], ["of", str(key)], ["of", "key"], ["of", "cert"]):
-        assert json.loads(kes("identity", *arguments, cwd=tmp_path).stdout) == expected
+        assert kes("identity", *arguments, cwd=tmp_path).stdout == f"{key.identity}\n"
+        for asked in (["identity", *arguments, "--json"], ["identity", "--json", *arguments]):
+            assert json.loads(kes(*asked, cwd=tmp_path).stdout) == {"identity": key.identity}
     assert on_a_terminal("identity", "of", "cert", cwd=tmp_path) == f"\n  Identity:  {key.identity}\n"
 
 
@@ -71,6 +74,40 @@ def test_encrypted_private_key(tmp_path: Path) -> None:
     load_pem_private_key(pem, b"correct horse")
     with pytest.raises(TypeError):
         load_pem_private_key(pem, None)
+
+
+def test_passphrase_without_a_terminal(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*KES, "identity", "new", "--encrypt", "x"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if "KES" not in name},
+        input="secret\nsecret\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        start_new_session=True,  # and so without a terminal
+    )
+    expected = "there is no terminal to ask for the passphrase: set KES_PRIVATE_KEY_PASSWORD"
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", f"Error: {expected}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_identity_new_prints_the_api_key_of_the_files(tmp_path: Path) -> None:
+    """It stands before the identity, which scripts find at the end. An encrypted key is never printed."""
+    names = ["--key", "client.key", "--cert", "client.crt"]
+    words = kes("identity", "new", *names, "--dns", "a.example,b.example", cwd=tmp_path).stdout.split()
+    key = APIKey.parse(words[words.index("API") + 2])
+    certificate = x509.load_pem_x509_certificate((tmp_path / "client.crt").read_bytes())
+    assert key.identity == identity_of_certificate(certificate) == words[-1]
+    private_key = load_pem_private_key((tmp_path / "client.key").read_bytes(), None)
+    assert identity_of_public_key(private_key.public_key()) == key.identity
+    alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert alternatives.get_values_for_type(x509.DNSName) == ["a.example", "b.example"]
+    made = json.loads(kes("identity", "new", "-f", *names, "--json", cwd=tmp_path).stdout)
+    assert APIKey.parse(made["api_key"]).identity == made["identity"]
+    password = {"KES_PRIVATE_KEY_PASSWORD": "correct horse"}
+    assert "kes:v1:" not in kes("identity", "new", "-f", *names, "--encrypt", cwd=tmp_path, environment=password).stdout
 
 
 def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) -> None:
@@ -116,7 +153,11 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) ->
             1,
             "not an API key: expected kes:v1: followed by 44 characters of base64",
         ),
-        (["status", "--server", "http://x", "--api-key", "KEY"], 1, "'http://x' is not a valid URL"),
+        (["status", "--server", "ftp://x", "--api-key", "KEY"], 1, "'ftp://x' is not a valid URL"),
+        (["key", "ls", "--color", "blue"], 2, "'blue' is not one of 'auto', 'always', 'never'"),
+        (["key", "creat", "x"], 2, "No such command 'creat'. Did you mean 'create'?"),
+        (["identiy"], 2, "No such command 'identiy'. Did you mean 'identity'?"),
+        (["key", "ls", "--insecure=maybe"], 2, "Option '--insecure' does not take a value"),
         (
             ["key", "ls", "--server", "bad..host", "--api-key", "KEY"],
             1,
@@ -160,7 +201,7 @@ def test_credentials_exclude_each_other(tmp_path: Path) -> None:
 def test_unreachable_server(tmp_path: Path) -> None:
     key = str(APIKey.generate())
     done = kes("status", cwd=tmp_path, code=1, environment={"KES_API_KEY": key, "KES_SERVER": "127.0.0.1:1"})
-    assert done.stderr == "Error: https://127.0.0.1:1: [Errno 111] Connection refused\n"
+    assert done.stderr == "Error: failed to get the status: https://127.0.0.1:1: [Errno 111] Connection refused\n"
 
 
 def test_help_and_version(tmp_path: Path) -> None:
@@ -168,7 +209,8 @@ def test_help_and_version(tmp_path: Path) -> None:
         text = kes(*arguments, "--help", cwd=tmp_path).stdout
         assert "Usage: " in text
         assert "issue" not in text
-    assert kes("--version", cwd=tmp_path).stdout.startswith("kes 0.")
+    for option in ("--version", "-v"):
+        assert kes(option, cwd=tmp_path).stdout.startswith("kes 0.")
 
 
 @pytest.mark.measured

@@ -64,7 +64,7 @@ def test_json_does_without_what_only_people_need() -> None:
     code = (
         "import sys\nfrom kes_core.cli._common import connected\n"
         "from kes_core.identity import APIKey\n"
-        "with connected('127.0.0.1:1', str(APIKey.generate()), insecure=False):\n    pass\n"
+        "with connected('127.0.0.1:1', str(APIKey.generate()), 'list keys', insecure=False):\n    pass\n"
         "found = {'rich', 'pygments', 'tenacity', 'asyncio'} & set(sys.modules)\nassert not found, found\n"
         "import httpx._main\n"  # the library's own command line is whole again
     )
