@@ -23,6 +23,10 @@ _REPLACEMENTS: Final = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\bAsync(Client|LogStream|Iterator|Retrying|BaseTransport)\b", r"\1"),
+    # httpcore's connections of HTTP/2 are not thread-safe. With HTTP/1.1, each thread has a connection of its own.
+    (r"http2=True,  # .*", "http2=False,  # a connection of HTTP/2 is not thread-safe"),
+    (r"\brunning_loop\(\), ", ""),
+    (r"    running_loop,\n", ""),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\ba(close|iter_raw|iter_bytes)\b", r"\1"),
 )

@@ -18,15 +18,16 @@ _HEAD = """\
 This page is written from the program (`python3 scripts/cli_reference.py`); `kes COMMAND --help` says the same.
 
 On a terminal the output is laid out for people. In a pipe, `kes key dek`, `kes key encrypt`, `kes key decrypt`,
-`kes policy show`, `kes log` and `kes metric` print JSON; `kes identity` prints an API key alone and `kes identity of` an
+`kes policy show`, `kes log` and `kes metric` print JSON; `kes identity` prints an API key alone, `kes identity of` an
 identity alone; listings are a header and a line for each name; all other output is plain text. `--json` prints JSON
 everywhere. Its members have the names that the Go tool uses.
 
-Errors go to standard error, and begin with what failed. The exit code is 0, 1 if a command fails, 2 for wrong usage, and
-130 after Ctrl-C in `kes log` and `kes metric`. `NO_COLOR` and `TERM=dumb` switch colours off; `--color` wins over both.
-Control characters in what a server sends are shown as escapes, so that the terminal does not obey them.
+Errors go to standard error, and begin with what failed. The exit code is 0, 1 if a command fails, 2 for wrong usage,
+and 130 after Ctrl-C in `kes log` and `kes metric`. `NO_COLOR` and `TERM=dumb` switch colours off; `--color` wins over
+both. Control characters in what a server sends are shown as escapes, so that the terminal does not obey them.
 
-A switch also takes a value, as in `--insecure=true`. `--enclave` is accepted and ignored.
+A switch also takes a value, as in `--insecure=true`. `--enclave` is accepted and ignored. A server's `http://`
+becomes `https://`.
 
 ## The server and the client's identity
 
@@ -38,7 +39,7 @@ Without them, the first of these variables that is set counts:
 
 | variable | says |
 |---|---|
-| `MINIO_KES_SERVER`, `KES_SERVER`, `MINIO_KMS_KES_ENDPOINT` | the server, or several; else it is `127.0.0.1:7373`; `http://` becomes `https://` |
+| `MINIO_KES_SERVER`, `KES_SERVER`, `MINIO_KMS_KES_ENDPOINT` | the server, or several; else it is `127.0.0.1:7373` |
 | `MINIO_KES_API_KEY`, `KES_API_KEY`, `MINIO_KMS_KES_API_KEY` | the API key |
 | `MINIO_KES_KEY_FILE`, `KES_CLIENT_KEY`, `MINIO_KES_CLIENT_KEY` | the private key, in place of an API key |
 | `MINIO_KES_CERT_FILE`, `KES_CLIENT_CERT`, `MINIO_KES_CLIENT_CERT` | its certificate |

@@ -31,6 +31,7 @@ from kes_core.client.blocking import Client
 from kes_core.client.errors import (
     APIError,
     ClientCertificateError,
+    ClientUnusableError,
     DecryptionError,
     HMACUnsupportedError,
     IdentityNotFoundError,
@@ -66,6 +67,7 @@ __all__ = [
     "AuditEvent",
     "Client",
     "ClientCertificateError",
+    "ClientUnusableError",
     "DataKey",
     "DecryptionError",
     "ErrorEvent",

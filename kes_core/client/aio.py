@@ -35,6 +35,7 @@ from kes_core.client.transport import (
     may_repeat,
     read_answer,
     retries,
+    running_loop,
     too_large,
 )
 from kes_core.identity import APIKey
@@ -91,7 +92,7 @@ class AsyncClient:
         self._transport = transport
         self._http = httpx.AsyncClient(
             verify=self._settings.ssl,
-            http2=True,
+            http2=True,  # all tasks share one connection
             timeout=timeout,
             trust_env=False,
             transport=transport,
@@ -273,6 +274,7 @@ class AsyncClient:
             raise failed(error) from error
 
     async def _attempt(self, request: Request[T], endpoint: str) -> T:
+        self._settings.check_usable(running_loop(), closed=self._http.is_closed)
         content, headers = content_of(request)
         url = endpoint + request.path
         with connection_errors(endpoint):

@@ -91,7 +91,7 @@ class Client:
         self._transport = transport
         self._http = httpx.Client(
             verify=self._settings.ssl,
-            http2=True,
+            http2=False,  # a connection of HTTP/2 is not thread-safe
             timeout=timeout,
             trust_env=False,
             transport=transport,
@@ -273,6 +273,7 @@ class Client:
             raise failed(error) from error
 
     def _attempt(self, request: Request[T], endpoint: str) -> T:
+        self._settings.check_usable(closed=self._http.is_closed)
         content, headers = content_of(request)
         url = endpoint + request.path
         with connection_errors(endpoint):

@@ -19,6 +19,7 @@ from kes_core.protocol import (
 __all__ = [
     "APIError",
     "ClientCertificateError",
+    "ClientUnusableError",
     "DecryptionError",
     "HMACUnsupportedError",
     "IdentityNotFoundError",
@@ -38,6 +39,10 @@ __all__ = [
 
 class KESError(Exception):
     """A request failed."""
+
+
+class ClientUnusableError(KESError):
+    """The client is closed, or was used in another process or event loop before."""
 
 
 class KESConnectionError(KESError):

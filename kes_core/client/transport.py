@@ -8,6 +8,7 @@ import json
 import os
 import re
 import ssl
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from kes_core.client.errors import APIError, KESConnectionError, KESError, raise_for_status
+from kes_core.client.errors import APIError, ClientUnusableError, KESConnectionError, KESError, raise_for_status
 from kes_core.client.requests import Request
 from kes_core.identity import APIKey
 
@@ -32,6 +33,7 @@ __all__ = [
     "parsed",
     "read_answer",
     "retries",
+    "running_loop",
     "too_large",
 ]
 
@@ -116,6 +118,7 @@ class Settings:
         if not self.endpoints:
             raise ValueError(f"no endpoint is given: {_EXPECTED}")
         self._first = 0
+        self._user: tuple[int, object] | None = None
         if api_key is not None and (key_file is not None or cert_file is not None):
             raise ValueError("an API key and a key file are given: give only one of them")
         if (key_file is None) != (cert_file is None):
@@ -133,6 +136,26 @@ class Settings:
     def in_turn(self) -> Iterator[str]:
         """Yield the endpoints for ever, beginning with the one that answered last: a dead one costs time only once."""
         return itertools.cycle(self.endpoints[self._first :] + self.endpoints[: self._first])
+
+    def check_usable(self, loop: object = None, *, closed: bool) -> None:
+        """Check that the connections belong to this process and event loop. The first request decides that.
+
+        Args:
+            loop: The event loop of an asynchronous client.
+            closed: Whether the client is closed.
+
+        Raises:
+            ClientUnusableError: The client is closed, or was used in another process or event loop before.
+        """
+        if closed:
+            raise ClientUnusableError("the client is closed: make a new one")
+        user = (os.getpid(), loop)
+        if self._user is None:
+            self._user = user
+        elif self._user[0] != user[0]:
+            raise ClientUnusableError("the client was used before this process was forked: make a new one")
+        elif self._user[1] is not loop:
+            raise ClientUnusableError("the client was used in another event loop: make a new one")
 
     def answered(self, endpoint: str) -> None:
         """Ask `endpoint` first from now on."""
@@ -214,6 +237,15 @@ def _load_key_pair(
         reason = error.reason or "they are not a PEM private key with its certificate"
         files = f"{os.fspath(key_file)!r} and {os.fspath(cert_file)!r}"
         raise ValueError(f"the private key and certificate {files} can't be used: {reason}") from None
+
+
+def running_loop() -> object:
+    """Return the running event loop of asyncio; `None` in another framework."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio.get_running_loop() if asyncio is not None else None
+    except RuntimeError:
+        return None
 
 
 def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
