@@ -95,7 +95,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
     plugins = loaded.plugins
     process: _Process = Supervisor(loaded, mlock=mlock) if loaded.config.workers > 1 else SingleProcess(loaded)
-    sockets = Sockets(loaded.config)
+    sockets = Sockets(loaded.config, systemd.passed_descriptors())
     with contextlib.closing(sockets):
         info = ServerInfo(version(), sockets.addresses)
         _log_warnings(loaded)

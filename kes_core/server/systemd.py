@@ -1,15 +1,39 @@
-"""Notify systemd of the server's state (`Type=notify`, sd_notify(3)), through the socket in $NOTIFY_SOCKET."""
+"""The server as a service of systemd: it reports its state and takes over listening sockets.
+
+Reports are lines to the socket in $NOTIFY_SOCKET (`Type=notify`, sd_notify(3)). A socket unit makes systemd keep the
+listening sockets while the server restarts, so that clients wait instead of being refused (sd_listen_fds(3)).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
+from typing import Final
 
-__all__ = ["notify_ready", "notify_reloading", "notify_stopping"]
+__all__ = ["notify_ready", "notify_reloading", "notify_stopping", "passed_descriptors"]
 
 logger = logging.getLogger("kes.server")
+
+_FIRST_DESCRIPTOR: Final = 3
+
+
+def passed_descriptors() -> list[tuple[str, int]]:
+    """Return the name and the number of each descriptor that systemd passed to this process.
+
+    The environment says so once: it is cleared, so that no other process takes them for its own.
+    """
+    pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    numbers = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count))
+    for number in numbers:
+        with contextlib.suppress(OSError):  # not open: whoever uses the number reports it
+            os.set_inheritable(number, False)
+    known = names.split(":") if names else []
+    return list(zip(known + [""] * (len(numbers) - len(known)), numbers, strict=False))
 
 
 def notify_ready(status: str) -> None:

@@ -127,6 +127,7 @@ def start_server(
     environment: Mapping[str, str] | None = None,
     limit_files: int | None = None,
     python: Sequence[str] = ("-m", "kes_core.cli"),
+    pass_fds: Sequence[int] = (),
 ) -> Server:
     """Start `kes server` and wait until it answers. The caller stops it. `python` is how Python gets to the command."""
     admin = admin if admin is not None else make_credentials(directory, "admin")
@@ -138,6 +139,7 @@ def start_server(
         text=True,
         env={**os.environ, **(environment or {})},
         cwd=directory,
+        pass_fds=pass_fds,
         preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit_files, limit_files)))  # noqa: PLW1509 # in a test without threads that hold locks
         if limit_files is not None
         else None,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from kes_core.config import Config
 
 __all__ = ["ListenError", "Sockets", "address_of", "listen"]
+
+logger = logging.getLogger("kes.server")
 
 BACKLOG: Final = 1024
 """The number of connections that may wait to be accepted."""
@@ -20,8 +24,10 @@ _KEEPALIVE: Final = {
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
 }
-"""TCP keepalive: seconds until the first probe, seconds between probes, and the number of probes. A client that reads a
-log may send nothing for days, so without probes the server would not detect that it is gone."""
+"""Probe a silent client after 30 seconds, then every 15 seconds, four times. A client that reads a log sends nothing
+for days: without probes, its connection would stay for ever after its machine is gone."""
+_PROBE: Final = "probe"
+_NOT_LISTENING: Final = "systemd passed a descriptor that is not a listening TCP socket"
 _HINTS: Final = {
     errno.EADDRINUSE: "; is another server running there?",
     errno.EACCES: "; ports below 1024 need the capability CAP_NET_BIND_SERVICE",
@@ -30,28 +36,40 @@ _HINTS: Final = {
 
 
 class ListenError(Exception):
-    """The server can't listen on an address. The message names the address and says why."""
+    """The server can't listen on an address. The message names the address and the reason."""
 
 
 class Sockets:
     """The sockets for the API and for probes."""
 
-    def __init__(self, config: Config) -> None:
-        """Bind the addresses of `config`.
+    def __init__(self, config: Config, passed: Sequence[tuple[str, int]] = ()) -> None:
+        """Take over the listening sockets that were passed to the process, or bind the addresses of `config`.
+
+        Args:
+            config: The configuration. It has the addresses for what was not passed.
+            passed: The name and the descriptor of each passed socket. One with the name `probe` is for probes, each
+                other one for the API.
 
         Raises:
-            ListenError: An address can't be bound.
+            ListenError: An address can't be bound, or a descriptor is not a listening TCP socket.
         """
-        self.api = listen(config.address)
+        self.api: list[socket.socket] = []
+        self.probes: list[socket.socket] = []
         try:
-            self.probes = listen(config.probe.address) if config.probe is not None else []
+            for name, descriptor in passed:
+                (self.probes if name == _PROBE else self.api).append(_take_over(descriptor))
+            _warn_of_other_ports(self.api, "address", config.address)
+            self.api = self.api or listen(config.address)
+            if config.probe is not None:
+                _warn_of_other_ports(self.probes, "probe.address", config.probe.address)
+                self.probes = self.probes or listen(config.probe.address)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Close all sockets."""
-        for sock in (*self.api, *getattr(self, "probes", ())):
+        for sock in (*self.api, *self.probes):
             sock.close()
 
     @property
@@ -85,6 +103,26 @@ def listen(address: str) -> list[socket.socket]:
         hint = _HINTS.get(error.errno or 0, "") if not is_gai else ""
         raise ListenError(f"can't listen on {address}: {reason}{hint}") from error
     return sockets
+
+
+def _take_over(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ListenError(f"{_NOT_LISTENING}: {error.strerror}") from error
+    is_tcp = sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM
+    if not is_tcp or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.close()
+        raise ListenError(f"{_NOT_LISTENING}: set ListenStream=HOST:PORT and Accept=no in its socket unit")
+    return _enable_keepalive(sock)
+
+
+def _warn_of_other_ports(sockets: Sequence[socket.socket], field: str, address: str) -> None:
+    """Warn if the socket unit and the configuration disagree: the passed sockets win."""
+    ports = {sock.getsockname()[1] for sock in sockets}
+    if ports and int(address.rpartition(":")[2]) not in ports:
+        found = ", ".join(map(address_of, sockets))
+        logger.warning("%s: %s is not used: systemd listens on %s for the server", field, address, found)
 
 
 def _enable_keepalive(listener: socket.socket) -> socket.socket:
