@@ -142,9 +142,12 @@ def connected(endpoint: str | None, api_key: str | None, task: str, *, insecure:
 
 def explain(error: KESError) -> str:
     """Return the text of a request's error for a person, with the cure if the command line offers one."""
+    from kes_core.client.transport import SELF_SIGNED_HINT
+
     text = escape_control(str(error))
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"{text} (set SSL_CERT_FILE to it, or -k skips the verification)"
+        cure = "; if the server's certificate is self-signed, set SSL_CERT_FILE to it, or skip its verification with -k"
+        return text.removesuffix(SELF_SIGNED_HINT) + cure
     if _CERTIFICATE_REFUSED.search(text):
         cure = "give one that its tls.ca vouches for; its log says why"
         return f"{text}; the server refuses your certificate (tls.auth: on): {cure}"

@@ -47,6 +47,7 @@ _CONFIG = click.option(
 @click.option("--identity", metavar="ID", help="Who makes it: an identity.")
 @click.option("--from", "address", metavar="IP", default="127.0.0.1", help="From where.  [default: 127.0.0.1]")
 @click.option("--login", is_flag=True, help="Log in to the key store even if that uses up a login (Vault's AppRole).")
+@click.option("--strict", is_flag=True, help="Exit with 1 if there is a warning too.")
 @json_option
 @click.pass_context
 def command(
@@ -58,6 +59,7 @@ def command(
     identity: str | None,
     address: str,
     login: bool,
+    strict: bool,
     as_json: bool,
 ) -> int:
     """Find out what is wrong with a server, before its clients do.
@@ -74,7 +76,7 @@ def command(
         raise click.UsageError("--client and --identity exclude each other.")
     logging.getLogger("kes").addHandler(logging.NullHandler())  # what a store would log is among its findings
     findings = _findings(config_file, path, method, client, identity, address, login=login)
-    return _report(findings, show=not as_json)
+    return _report(findings, as_json=as_json, strict=strict)
 
 
 def _load(file: Path) -> tuple[Config, Plugins]:
@@ -127,9 +129,9 @@ def _requester(client: Path | None, identity: str | None) -> Requester:
         raise CLIError(str(error)) from error
 
 
-def _report(findings: Sequence[Finding], *, show: bool) -> int:
+def _report(findings: Sequence[Finding], *, as_json: bool, strict: bool) -> int:
     levels = [str(finding.level) for finding in findings]
-    if show:
+    if not as_json:
         _print(findings)
         counts = [f"{levels.count(level)} {level}{'s'[: levels.count(level) != 1]}" for level in reversed(_MARKS)]
         click.echo(f"\n{', '.join(counts[:-1])}")
@@ -137,7 +139,7 @@ def _report(findings: Sequence[Finding], *, show: bool) -> int:
         print_json(
             {"findings": [{name: str(getattr(finding, name)) for name in _FIELDS} for finding in findings]},
         )
-    return 1 if "error" in levels else 0
+    return 1 if "error" in levels or (strict and "warning" in levels) else 0
 
 
 _FIELDS: Final = ("level", "subject", "message", "cure")

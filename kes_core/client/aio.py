@@ -261,7 +261,7 @@ class AsyncClient:
         try:
             return await self._attempt(request, next(endpoints))
         except httpx.TransportError as error:
-            if not may_repeat(request, error):
+            if not may_repeat(request, error, self._settings, attempt=1):
                 raise failed(error) from error
         from tenacity import AsyncRetrying
 

@@ -23,6 +23,7 @@ from kes_core.identity import APIKey
 __all__ = [
     "DEFAULT_ENDPOINT",
     "MAX_ANSWER",
+    "SELF_SIGNED_HINT",
     "MissingCredentialsError",
     "Settings",
     "arguments_from_environment",
@@ -47,6 +48,7 @@ _ATTEMPTS: Final = 3
 """How often the client tries each endpoint."""
 _EXPECTED: Final = "expected a URL like https://127.0.0.1:7373"
 _HTTP: Final = re.compile(r"(?<![^\s,])http://", re.IGNORECASE)
+SELF_SIGNED_HINT: Final = "; if the server's certificate is self-signed, trust it or skip its verification"
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """What httpx raises before it sends a request."""
 
@@ -299,17 +301,34 @@ def connection_errors(endpoint: str) -> Iterator[None]:
         raise httpx.ReadError(str(error), request=httpx.Request("GET", endpoint)) from error
 
 
-def may_repeat(request: Request[T], error: BaseException) -> bool:
-    """Tell whether the client may send a request again after `error`."""
+def may_repeat(request: Request[T], error: BaseException | None, settings: Settings, attempt: int) -> bool:
+    """Return whether the client may send a request again, after `error` in an attempt with the given number, from 1.
+
+    A TLS failure would be the same again: after it, the client asks each other endpoint once.
+    """
+    if _is_tls_failure(error) and attempt >= len(settings.endpoints):
+        return False
     return isinstance(error, _NOT_SENT) or (isinstance(error, httpx.TransportError) and request.repeatable)
+
+
+def _is_tls_failure(error: BaseException | None) -> bool:
+    """Return whether one side refused the TLS handshake: a certificate is not trusted, for example."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    # The others mean that the connection broke.
+    return error is not None and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
 
 
 def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
     """Return how often and when to send a request again: arguments of tenacity's classes."""
     import tenacity
 
+    def again(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome is not None else None
+        return may_repeat(request, error, settings, state.attempt_number + 1)  # one attempt was made before
+
     return {
-        "retry": tenacity.retry_if_exception(lambda error: may_repeat(request, error)),
+        "retry": again,
         "stop": tenacity.stop_after_attempt(_ATTEMPTS * len(settings.endpoints) - 1),
         "wait": tenacity.wait_random_exponential(multiplier=0.05, max=1.0),
         "reraise": True,
@@ -323,5 +342,5 @@ def failed(error: httpx.TransportError) -> KESConnectionError:
     if isinstance(error, httpx.ProtocolError):  # its text may be just the number of a stream
         reason = f"the connection broke in the middle of an answer: {type(error.__cause__ or error).__name__} {reason}"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
-        reason += "; if the server's certificate is self-signed, trust it or skip its verification"
+        reason += SELF_SIGNED_HINT
     return KESConnectionError(f"{endpoint}: {reason}")

@@ -91,7 +91,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     stop, reload_wanted = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _stop, stop, number)
     loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
     plugins = loaded.plugins
     process: _Process = Supervisor(loaded, mlock=mlock) if loaded.config.workers > 1 else SingleProcess(loaded)
@@ -117,6 +117,11 @@ async def _serve(
             await asyncio.gather(reloading, return_exceptions=True)
             await notify(plugins, "kes_server_stopping", info)
             await process.stop()
+
+
+def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
+    logger.info("stopping: received %s", number.name)
+    stop.set()
 
 
 async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> bool:

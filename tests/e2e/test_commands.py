@@ -99,7 +99,9 @@ def test_self_made_certificate_is_trusted_by_a_variable(run_server: Callable[...
     server = run_server({"tls": own})
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
     failed = kes("key", "ls", cwd=tmp_path, code=1, environment=environment).stderr
-    assert failed.endswith(" (set SSL_CERT_FILE to it, or -k skips the verification)\n")
+    cure = "; if the server's certificate is self-signed, set SSL_CERT_FILE to it, or skip its verification with -k\n"
+    assert failed.endswith(cure)
+    assert failed.count("self-signed, ") == 1
     trusting = environment | {"SSL_CERT_FILE": own["cert"]}
     assert kes("key", "ls", cwd=tmp_path, environment=trusting).stdout == ""
 
