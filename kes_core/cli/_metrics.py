@@ -97,7 +97,7 @@ class Snapshot:
         return facts
 
     def recent(self, earlier: Snapshot | None) -> Times:
-        """Return the times since an earlier snapshot; all times, if there was no request since then."""
+        """Return the times since an earlier snapshot; all times, if no request came since then."""
         since = self.times.since(earlier.times) if earlier is not None else self.times
         return since if since.count else self.times
 

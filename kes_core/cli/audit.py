@@ -1,4 +1,4 @@
-"""`kes audit`: verify files of audit records."""
+"""`kes audit`: verify audit logs."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def command() -> None:
 )
 @json_option
 def verify(files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> int:
-    """Find every changed, removed or reordered line in FILEs that the server has written with audit.file.chain: on.
+    """Find changed, removed and reordered audit records.
 
-    Several files that followed one another are given oldest first. The exit code is 1 if anything is wrong.
+    FILEs are audit logs that the server wrote with audit.file.chain: on. Give rotated files too, the oldest first. The
+    exit code is 1 if anything is wrong.
     """
     from kes_core.audit.chain import Verification
 
@@ -65,7 +66,7 @@ def verify(files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> int
     if note is not None:
         problems += _cut_off(files[-1], verification, note)
     if not verification.records:
-        raise CLIError("there is no record in what was given")
+        raise CLIError("the files contain no records")
     _print(verification, problems, why_not, as_json=as_json)
     if verification.end is not None and len(problems) >= verification.records > 1:
         click.echo("No record fits: is this the key that the chain was made with, and was it made with one?", err=True)
@@ -97,7 +98,7 @@ def _opened(file: Path) -> Any:
 
 
 def _read_note(file: Path) -> tuple[tuple[int, str] | None, str]:
-    """Return the number and hash that the server has noted of the end of the chain in `file`, or why there are none."""
+    """Return the number and the hash that the server noted for the end of the chain in `file`, or why it has not."""
     note = Path(f"{file}.chain")
     try:
         state = json.loads(note.read_bytes())

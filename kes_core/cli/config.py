@@ -1,10 +1,12 @@
-"""`kes config`: check a configuration, show what is in force, and describe the format to editors."""
+"""`kes config`: check a configuration, show it as the server applies it, and describe the format to editors."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,7 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _takes_file(function: F) -> F:
+    """Let a command take its configuration file as an argument or as `--config`."""
+
+    @click.argument("file", required=False, type=click.Path(path_type=Path))
+    @click.option("--config", "config_file", metavar="FILE", type=click.Path(path_type=Path), help="The same as FILE.")
+    @functools.wraps(function)
+    def command(file: Path | None, config_file: Path | None) -> Any:
+        files = [given for given in (file, config_file) if given is not None]
+        if len(files) != 1:
+            raise click.UsageError("Give one configuration: FILE, or --config FILE.")
+        return function(files[0])
+
+    return command  # type: ignore[return-value] # click calls it with its own arguments
 
 
 @click.group("config", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,11 +51,12 @@ def _load(file: Path) -> LoadedConfig:
 
 
 @command.command("check")
-@_FILE
+@_takes_file
 def check(file: Path) -> None:
-    """Check the configuration FILE without starting a server: every problem and warning, with line and field.
+    """Check a configuration without starting a server.
 
-    The server reports the same when it starts. The key store is not contacted.
+    Print every problem and warning in FILE with its line and field, as the server does when it starts. Do not
+    contact the key store.
     """
     from kes_core.config.files import check_files
     from kes_core.tls import TLSError
@@ -54,9 +72,12 @@ def check(file: Path) -> None:
 
 
 @command.command("show")
-@_FILE
+@_takes_file
 def show(file: Path) -> None:
-    """Show what is in force with the configuration FILE: with defaults and variables filled in and secrets masked."""
+    """Show a configuration as the server applies it.
+
+    Fill in defaults, resolve variables and mask secrets in FILE.
+    """
     import yaml
 
     from kes_core.config.views import effective
@@ -66,7 +87,10 @@ def show(file: Path) -> None:
 
 @command.command("schema")
 def schema() -> None:
-    """Print a JSON Schema of configuration files, with the sections of the installed plugins, for editors."""
+    """Print a JSON Schema of configurations for editors.
+
+    It includes the sections of the installed plugins.
+    """
     from kes_core.config.views import json_schema
     from kes_core.plugins import load_plugins
 

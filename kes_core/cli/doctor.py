@@ -1,4 +1,4 @@
-"""`kes doctor`: find out what is wrong, and who is refused and why."""
+"""`kes doctor`: find what is wrong with a server, and explain refusals."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _CONFIG = click.option(
 
 @click.group("doctor", cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_CONFIG
-@click.option("--path", metavar="PATH", help="Explain what becomes of a request: /v1/key/generate/my-key.")
-@click.option("--method", metavar="METHOD", default="", help="Its method, if it is not that of the API.")
+@click.option("--path", metavar="PATH", help="Explain a request, as /v1/key/generate/my-key.")
+@click.option("--method", metavar="METHOD", default="", help="The method of the request.  [default: that of the API]")
 @click.option(
     "--client",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Who makes it: a file with a certificate or an API key.",
+    help="The client: a file with its certificate or API key.",
 )
-@click.option("--identity", metavar="ID", help="Who makes it: an identity.")
-@click.option("--from", "address", metavar="IP", default="127.0.0.1", help="From where.  [default: 127.0.0.1]")
+@click.option("--identity", metavar="ID", help="The client: its identity.")
+@click.option("--from", "address", metavar="IP", default="127.0.0.1", help="Its IP address.  [default: 127.0.0.1]")
 @click.option("--login", is_flag=True, help="Log in to the key store even if that uses up a login (Vault's AppRole).")
 @click.option("--strict", is_flag=True, help="Exit with 1 if there is a warning too.")
 @json_option
@@ -62,11 +62,11 @@ def command(
     strict: bool,
     as_json: bool,
 ) -> int:
-    """Find out what is wrong with a server, before its clients do.
+    """Find what is wrong with a server, and explain refusals.
 
-    Looks at the configuration, the certificate, the policies, and the key store, which is contacted and not changed.
-    With --path: tells what the server does with a request of --client or --identity, or of a client without
-    certificate, and which check refuses it. Run it as the user of the server. Exit code 1: there is an error.
+    Check the configuration, the certificate, the policies and the key store. The key store is contacted, but not
+    changed. With --path, explain what the server does with a request of --client or --identity, or of a client without
+    a certificate. Run the command as the user of the server. The exit code is 1 if there is an error.
     """
     if context.invoked_subcommand is not None:
         return 0
@@ -146,7 +146,7 @@ _FIELDS: Final = ("level", "subject", "message", "cure")
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    """Print findings for a person: those of one subject together, in the order in which the subjects come up."""
+    """Print findings grouped by subject, in the order in which the subjects first appear."""
     for subject in dict.fromkeys(finding.subject for finding in findings):
         click.echo(styled(subject, bold=True))
         for finding in (finding for finding in findings if finding.subject == subject):
@@ -159,7 +159,10 @@ def _print(findings: Sequence[Finding]) -> None:
 @command.command("store-policy")
 @_CONFIG
 def store_policy(config_file: Path) -> None:
-    """Print the least that the key store's own access control has to grant the server: for Vault, its policy."""
+    """Print the least policy that the key store needs.
+
+    It is what the key store's own access control must grant the server: for Vault, the policy of its token.
+    """
     from kes_core.boundary import access_policy
     from kes_core.config import ConfigError, load_keystores
     from kes_core.keystore import KeyStoreError
@@ -179,13 +182,14 @@ def store_policy(config_file: Path) -> None:
 
 @command.command("client-policy")
 @click.argument("client", metavar="CLIENT")
-@click.option("--key", metavar="NAME", default="*", help="Its key, or the beginning of its keys' names and a *.")
-@click.option("--name", metavar="NAME", default="", help="The name of the policy.  [default: that of the client]")
-@click.option("--identity", "identities", metavar="ID", multiple=True, help="Who it is; may be given more than once.")
+@click.option("--key", metavar="NAME", default="*", help="Its key, or a prefix of its keys and a *.")
+@click.option("--name", metavar="NAME", default="", help="The name of the policy.  [default: CLIENT]")
+@click.option("--identity", "identities", metavar="ID", multiple=True, help="The client's identity. May be repeated.")
 def client_policy(client: str, key: str, name: str, identities: tuple[str, ...]) -> None:
-    """Print the least that a well-known CLIENT needs, for the server's configuration: minio, sdk, prometheus or probe.
+    """Print the least policy that a client needs.
 
-    Without --identity an environment variable stands in its place.
+    CLIENT is minio, sdk, prometheus or probe. Copy the policy into the server's configuration. Without --identity, the
+    policy names an environment variable instead.
     """
     from kes_core.doctor.clients import CLIENTS
     from kes_core.doctor.clients import client_policy as policy_of

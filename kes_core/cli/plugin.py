@@ -1,4 +1,4 @@
-"""`kes plugin new`: a package for a new plugin, ready but for what only its author can write."""
+"""`kes plugin new`: write the package of a new plugin, complete except for the code of its author."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _KINDS: Final = {"keystore": ("key store", "KeyStore"), "policy": ("policy engin
 
 @click.group("plugin", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Write plugins. `kes plugins` lists those that are installed."""
+    """Write a plugin. `kes plugins` lists the installed ones."""
 
 
 @command.command("new")
@@ -54,9 +54,10 @@ def command() -> None:
     "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where to put it.  [default: a folder NAME]"
 )
 def new(name: str, kind: str, output: Path | None) -> None:
-    """Write a package for a plugin: NAME is that of the distribution, as in kes-mystore.
+    """Write the package of a new plugin.
 
-    Its tests are the contract of what it contributes, and fail where code is still to be written.
+    NAME is the name of the distribution, as in kes-mystore. The tests of the package check the contract of the plugin.
+    They fail until you write its code.
     """
     from kes_core.hookspecs import HOOKSPEC_VERSION
 

@@ -109,7 +109,7 @@ class Client:
             insecure: Do not verify the server's certificate. For tests only.
 
         Raises:
-            ValueError: There are no client credentials, or too many, or a file can't be used.
+            ValueError: The client credentials are missing or given twice, or a file can't be used.
         """
         return cls(**arguments_from_environment(os.environ), insecure=insecure)
 

@@ -75,7 +75,7 @@ def arguments_from_environment(
         api_key: An option of the command line. It wins over the variables, those that name files included.
 
     Raises:
-        MissingCredentialsError: There are no client credentials, or two kinds of them.
+        MissingCredentialsError: The client credentials are missing, or given twice.
     """
 
     def first(names: Sequence[str]) -> str | None:

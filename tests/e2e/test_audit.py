@@ -436,7 +436,7 @@ def test_verify_of_what_is_no_chain(tmp_path: Path) -> None:
     empty, other = tmp_path / "empty", tmp_path / "other"
     empty.write_text("")
     other.write_bytes(b'{"a":1}\n\xff\xfe\n')
-    assert run(str(empty)) == (1, "Error: there is no record in what was given\n")
+    assert run(str(empty)) == (1, "Error: the files contain no records\n")
     assert run(str(tmp_path / "none")) == (1, f"Error: '{tmp_path}/none' can't be read: No such file or directory\n")
     code, text = run(str(other))
     assert code == 1

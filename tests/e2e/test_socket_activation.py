@@ -139,7 +139,8 @@ def test_descriptors_that_do_not_listen(kind: str, admin: Credentials, tmp_path:
         socket.socket() as silent,
     ):
         silent.bind(("127.0.0.1", 0))
-        descriptor = {"file": file, "datagram": datagram, "not listening": silent}[kind].fileno()
+        numbers = {"file": file.fileno(), "datagram": datagram.fileno(), "not listening": silent.fileno()}
+        descriptor = numbers[kind]
         done = subprocess.run(
             [sys.executable, *launcher(descriptor, names=""), "server", "--config", str(config)],
             pass_fds=[descriptor],

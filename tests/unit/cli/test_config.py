@@ -33,7 +33,12 @@ def site(tmp_path: Path) -> Path:
 
 def test_check(tmp_path: Path) -> None:
     path = write_config(tmp_path, ADMIN)
-    assert kes("config", "check", "config.yml", cwd=tmp_path).stdout == "config.yml: ok\n"
+    for arguments in (["config.yml"], ["--config", "config.yml"]):
+        assert kes("config", "check", *arguments, cwd=tmp_path).stdout == "config.yml: ok\n"
+    for arguments in ([], ["config.yml", "--config", "config.yml"]):
+        assert "Give one configuration: FILE, or --config FILE." in (
+            kes("config", "check", *arguments, cwd=tmp_path, code=2).stderr
+        )
     path.write_text(path.read_text().replace("address:", "adress:") + "keys:\n- name: .\n")
     found = kes("config", "check", "config.yml", cwd=tmp_path, code=1).stderr.splitlines()
     assert len(found) == 2
