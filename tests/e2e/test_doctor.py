@@ -75,6 +75,15 @@ def test_for_people(directory: Path) -> None:
     assert json.loads(on_a_terminal("doctor", "--json", cwd=directory))["findings"]
 
 
+def test_warnings_count_if_asked_to(directory: Path) -> None:
+    kes("doctor", "--strict", cwd=directory)
+    (directory / "server.key").chmod(0o604)
+    assert "0 errors, 1 warning, " in kes("doctor", cwd=directory).stdout
+    done = subprocess.run([*KES, "doctor", "--strict"], cwd=directory, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "0 errors, 1 warning, " in done.stdout
+
+
 def test_explanation_for_people(directory: Path) -> None:
     (directory / "app.key").write_text(kes("identity", cwd=directory).stdout)
     arguments = ["doctor", "--client", "app.key", "--path", "/v1/key/generate/my-key"]
