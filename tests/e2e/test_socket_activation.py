@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from kes_core.client import Client
-from tests.helpers.server import Credentials, Server, free_port, make_credentials, start_server, write_config
+from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.programs import free_port
+from tests.helpers.server import Server, start_server, write_config
 
 LAUNCHER = """
 import fcntl, os, sys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kes_core.identity import APIKey, identity_of_certificate, identity_of_public_key
-from tests.helpers.command import kes, on_a_terminal, seconds_for
+from tests.helpers.command import KES, kes, on_a_terminal, seconds_for
 
 
 def test_new_api_key(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from kes_core.client import Client, KESConnectionError
 from kes_core.identity import APIKey
-from tests.helpers.server import make_server_certificate
+from tests.helpers.certificates import make_server_certificate
 
 
 @contextmanager

@@ -55,15 +55,15 @@ def test_dates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("days", [3.5, -1])
 def test_dates_hide_nothing(tmp_path: Path, days: float) -> None:
     """A certificate that needs attention has a private key that may be missing or of another pair."""
-    pair = make("kes", begins=-9, days=days)
+    pair = make_certificate("kes", begins=-9, days=days)
     assert levels(examine(tmp_path, pair)) >= {"error" if days < 0 else "warning"}
     assert len([finding for finding in examine(tmp_path, pair) if "expire" in finding.message]) == 1
-    tls = write(tmp_path, make("other"), name="other")
-    write(tmp_path, pair)
-    mine = dict(write(tmp_path, pair)) | {"key": dict(tls)["key"]}
-    assert the(list(examine_certificate(config(tmp_path, tls=mine))), "does not belong").level == "error"
+    tls = write_pair(tmp_path, make_certificate("other"), name="other")
+    write_pair(tmp_path, pair)
+    mine = dict(write_pair(tmp_path, pair)) | {"key": dict(tls)["key"]}
+    assert finding_with(list(examine_certificate(config(tmp_path, tls=mine))), "does not belong").level == "error"
     missing = mine | {"key": str(tmp_path / "none.key")}
-    assert the(list(examine_certificate(config(tmp_path, tls=missing))), "none.key").level == "error"
+    assert finding_with(list(examine_certificate(config(tmp_path, tls=missing))), "none.key").level == "error"
 
 
 def test_names(tmp_path: Path) -> None:
