@@ -44,7 +44,7 @@ Without them, the first of these variables that is set counts:
 | `MINIO_KES_KEY_FILE`, `KES_CLIENT_KEY`, `MINIO_KES_CLIENT_KEY` | the private key, in place of an API key |
 | `MINIO_KES_CERT_FILE`, `KES_CLIENT_CERT`, `MINIO_KES_CLIENT_CERT` | its certificate |
 | `KES_CLIENT_KEY_PASSWORD` | what an encrypted private key is decrypted with |
-| `SSL_CERT_FILE` | CAs that vouch for the server's certificate, or it itself if it is self-made; else the system's |
+| `SSL_CERT_FILE` | the CAs to trust, or the server's own certificate if it is self-signed; otherwise the system's CAs |
 """
 _COMMON = ("endpoint", "api_key", "insecure", "color")
 

@@ -149,7 +149,7 @@ def explain(error: KESError) -> str:
         cure = "; if the server's certificate is self-signed, set SSL_CERT_FILE to it, or skip its verification with -k"
         return text.removesuffix(SELF_SIGNED_HINT) + cure
     if _CERTIFICATE_REFUSED.search(text):
-        cure = "give one that its tls.ca vouches for; its log says why"
+        cure = "present one that a CA in its tls.ca issued; its log says why"
         return f"{text}; the server refuses your certificate (tls.auth: on): {cure}"
     return text
 

@@ -86,7 +86,7 @@ def _opened(file: Path) -> Any:
     try:
         opened = file.open("rb")
         compressed = opened.peek(2)[:2] == _GZIP  # as logrotate leaves it
-        # As it stands: no other line ends count, and what is no text is no record.
+        # No other line ends count. A line that is not text is not a record.
         return io.TextIOWrapper(
             gzip.GzipFile(fileobj=opened) if compressed else opened,
             encoding="utf-8",

@@ -119,7 +119,9 @@ def _requester(client: Path | None, identity: str | None) -> Requester:
 
     if identity is not None:
         if not is_identity(identity):
-            raise CLIError(f"{identity!r} is no identity: 64 hex digits in lower case; --client takes a file")
+            raise CLIError(
+                f"{identity!r} is not an identity, which has 64 hex digits in lower case; --client takes a file"
+            )
         return Requester(identity)
     if client is None:
         return Requester.anonymous()
@@ -198,7 +200,7 @@ def client_policy(client: str, key: str, name: str, identities: tuple[str, ...])
     if client not in CLIENTS:
         raise click.UsageError(f"{client!r} is not known; known are {', '.join(CLIENTS)}.")
     if not key or not is_valid_pattern(key):
-        raise click.UsageError(f"--key {key!r} is no name of a key, and not the beginning of one and a *.")
+        raise click.UsageError(f"--key {key!r} is neither the name of a key nor the beginning of one and a *.")
     for what, text in (("--name", name or client), *(("--identity", identity) for identity in identities)):
         if not is_valid_name(text):
             raise click.UsageError(f"{what} {text!r} is not valid: {NAME_RULE}.")

@@ -117,7 +117,7 @@ def _ip(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, 
         try:
             found.append(ipaddress.ip_address(text))
         except ValueError:
-            raise click.BadParameter(f"{text!r} is no IP address") from None
+            raise click.BadParameter(f"{text!r} is not a valid IP address") from None
     return found
 
 
@@ -174,7 +174,7 @@ def new(
     names = [*dns, *([subject] if _HOST.fullmatch(subject) and subject not in dns else [])]
     for name in names:
         if len(name) > _MAX_HOST or not _HOST.fullmatch(name):
-            raise click.UsageError(f"{name!r} is no host name.")
+            raise click.UsageError(f"{name!r} is not a valid host name.")
     made = write_certificate(
         key_file or Path("private.key"),
         cert_file or Path("public.crt"),
@@ -336,7 +336,9 @@ def _identity_of(what: str) -> str:
             return APIKey.parse(what).identity
         except ValueError:
             # Never repeated: it may be most of an API key.
-            raise CLIError(f"the argument is no API key, and no file that can be read: {error.strerror}") from None
+            raise CLIError(
+                f"the argument is neither an API key nor a file that can be read: {error.strerror}"
+            ) from None
     if b"-----BEGIN" not in content:
         try:
             return APIKey.parse(content.decode("ascii").strip()).identity
@@ -345,7 +347,7 @@ def _identity_of(what: str) -> str:
     try:
         return identity_of_certificate(load_certificates(content)[0])
     except IdentityError:
-        raise CLIError(f"{what!r} holds no valid PEM certificate") from None
+        raise CLIError(f"{what!r} does not hold a valid PEM certificate") from None
 
 
 @command.command("info")

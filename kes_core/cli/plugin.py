@@ -64,7 +64,9 @@ def new(name: str, kind: str, output: Path | None) -> None:
     short = name.removeprefix("kes-")
     package = name.replace("-", "_")
     if not _NAME.fullmatch(name) or not _NAME.fullmatch(short) or keyword.iskeyword(package):
-        raise CLIError(f"{name!r} is no name for a package: expected lower-case words with dashes, as in kes-mystore")
+        raise CLIError(
+            f"{name!r} is not a valid name for a package: expected lower-case words with dashes, as in kes-mystore"
+        )
     folder = output if output is not None else Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CLIError(f"{folder} is there already and not empty: choose another folder with --output")

@@ -82,11 +82,11 @@ class KeyExistsError(APIError):
 
 
 class KeyNotFoundError(APIError):
-    """There is no key of that name."""
+    """No key has that name."""
 
 
 class PolicyNotFoundError(APIError):
-    """There is no policy of that name."""
+    """No policy has that name."""
 
 
 class IdentityNotFoundError(APIError):

@@ -133,7 +133,7 @@ class _Composer:
     def _alias(self, event: Any) -> _Node:
         name = event.anchor
         if name not in self._anchors:
-            raise YAMLError(_line(event), (), f"no valid YAML: found undefined alias {name!r}")
+            raise YAMLError(_line(event), (), f"not valid YAML: found undefined alias {name!r}")
         node = self._anchors[name]
         if node is None:
             raise YAMLError(_line(event), (), f"the alias {name!r} stands inside the value that it names")
@@ -232,7 +232,9 @@ class _DocumentReader:
             return text
         name = match.group(1).strip()
         if name not in self._environ:
-            message = f"the environment variable {name!r} is not set" if name else "${} names no environment variable"
+            message = (
+                f"the environment variable {name!r} is not set" if name else "${} does not name an environment variable"
+            )
             self.document.problems.append(YAMLError(node.line, path, message))
             return None
         self.document.from_environment[path] = name
@@ -266,7 +268,7 @@ def parse(text: str, *, environ: Mapping[str, str], literal: Callable[[Path], bo
     forbidden = _FORBIDDEN.search(text)
     if forbidden is not None:
         line = text.count("\n", 0, forbidden.start()) + 1
-        raise YAMLError(line, (), "no valid YAML: a character that is not allowed")
+        raise YAMLError(line, (), "not valid YAML: a character that is not allowed")
     if text.count("\n%") > _MAX_DIRECTIVES:  # libyaml compares each with all before it
         raise YAMLError(1, (), f"more than {_MAX_DIRECTIVES} lines begin with '%', as directives do")
     reader = _DocumentReader(environ, literal)
@@ -274,7 +276,7 @@ def parse(text: str, *, environ: Mapping[str, str], literal: Callable[[Path], bo
         node = _Composer(_parser(text)).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YAMLError(mark.line + 1 if mark else 1, (), f"no valid YAML: {error.problem}") from None
+        raise YAMLError(mark.line + 1 if mark else 1, (), f"not valid YAML: {error.problem}") from None
     if node is not None:
         reader.document.value = reader.read(node, (), 0)
     return reader.document

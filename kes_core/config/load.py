@@ -154,7 +154,7 @@ def _read_document(path: Path, environ: Mapping[str, str]) -> Document:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(ConfigProblem(str(path), line, "", "no valid YAML: not UTF-8")) from None
+        raise ConfigError(ConfigProblem(str(path), line, "", "not valid YAML: not UTF-8")) from None
     with _yaml_errors(str(path)):
         return _parse(text, environ)
 

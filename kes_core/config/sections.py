@@ -79,7 +79,7 @@ class Section(BaseModel):
 
 
 def _check_identity(value: str) -> None:
-    """Refuse what is meant as an identity and is not one: a mistake that would lock somebody out silently.
+    """Refuse text that looks like an identity but is not one: the mistake would lock a client out silently.
 
     Raises:
         ValueError: `value` is an API key, or it has 32 hex digits or more, but not 64 in lower case. The message does

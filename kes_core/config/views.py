@@ -24,7 +24,7 @@ _REFERENCE: Final = {"type": "string", "pattern": r"^\s*\$\{[^}]*\}\s*$"}
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """Return what is in force, in the shape of the file. Values of secret fields are masked."""
+    """Return the configuration as the server applies it, in the shape of the file and with secrets masked."""
     # In JSON's mode pydantic masks secrets, and our own types write themselves as the file does.
     shown = config.model_dump(mode="json", exclude_none=True, include=set(CheckedSettings.model_fields))
     shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.config)}

@@ -28,7 +28,7 @@ def examine_policies(config: Config) -> Iterator[Finding]:
         rest = "; only the other policy engines can allow something" if config.policy_engines else ""
         yield Finding.warning(
             "policies",
-            f"there is no admin, and no policy has an identity{rest or ': nobody may do anything'}",
+            f"there is no admin, and no policy has an identity{rest or ': no client may do anything'}",
             "put a client's identity under policy.<name>.identities; `kes identity of FILE` prints it",
         )
     for name, policy in config.policy.items():
@@ -49,7 +49,9 @@ def _of(identity: str) -> str:
 
 def _policy(name: str, policy: PolicySettings) -> Iterator[Finding]:
     if not policy.identities:
-        yield Finding.note("policies", f"nobody has the policy {name!r}", f"name clients in policy.{name}.identities")
+        yield Finding.note(
+            "policies", f"no identity has the policy {name!r}", f"name clients in policy.{name}.identities"
+        )
     for identity in policy.identities:
         if not is_identity(identity):
             yield Finding.warning(
@@ -114,12 +116,12 @@ def examine_proxies(config: Config) -> Iterator[Finding]:
 
 
 def examine_api(config: Config) -> Iterator[Finding]:
-    """Report what is open to everybody."""
+    """Report the routes that need no certificate."""
     open_paths = [path for path, settings in config.api.items() if settings.skip_auth]
     if open_paths:
         yield Finding.note(
             "API",
-            f"{', '.join(open_paths)}: anybody who can connect may call this, and connect without a certificate",
+            f"{', '.join(open_paths)}: any program that can connect may call this without a certificate",
             "remove skip_auth where clients and probes have a certificate",
         )
 

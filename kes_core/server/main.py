@@ -146,7 +146,7 @@ async def reload_when_wanted(
     """Whenever `wanted` is set, use what `load` returns, or log why it can't be used. Runs until cancelled.
 
     Args:
-        wanted: Set when somebody wants a reload; cleared here.
+        wanted: Set to request a reload; this function clears it.
         process: Reloads.
         config: What the server was started with: some of its fields change only with a restart.
         load: Loads the configuration.
@@ -158,9 +158,9 @@ async def reload_when_wanted(
         try:
             await _reload(process, config, load)
         except (ConfigError, ConfigRejectedError) as error:
-            logger.error("the configuration is not reloaded, the old one stays in force: %s", error)
+            logger.error("the configuration is not reloaded, the old one stays in use: %s", error)
         except Exception as error:  # without this there would never be another reload
-            message = "internal error: the configuration is not reloaded, the old one stays in force"
+            message = "internal error: the configuration is not reloaded, the old one stays in use"
             log_fault(logger, message, error=error)
         else:
             systemd.notify_ready("serving")

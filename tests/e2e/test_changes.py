@@ -46,7 +46,7 @@ main()
 
 
 def test_key_that_is_deleted_while_the_server_reloads_is_gone(run_server: Run, tmp_path: Path) -> None:
-    """The state that is in force by then has read it meanwhile."""
+    """The state that replaced the old one has read it meanwhile."""
     store = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "keys": [{"name": "k"}]}
     server = run_server(store, python=("-c", SLOW_DELETE))
     answers: list[int] = []

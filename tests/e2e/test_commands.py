@@ -90,7 +90,9 @@ def test_server_that_refuses_the_certificate(run_server: Callable[..., Server], 
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
     for command in (["key", "ls"], ["key", "create", "a", "b"]):
         failed = kes(*command, "-k", cwd=tmp_path, code=1, environment=environment).stderr
-        assert "; the server refuses your certificate (tls.auth: on): give one that its tls.ca vouches for" in failed
+        assert (
+            "; the server refuses your certificate (tls.auth: on): present one that a CA in its tls.ca issued" in failed
+        )
 
 
 def test_self_made_certificate_is_trusted_by_a_variable(run_server: Callable[..., Server], tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_nothing_of_the_checkout_but_the_packages_goes_in(image: Any) -> None:
 
 def test_nothing_can_be_written(image: Any) -> None:
     assert inside(image, "python3", "-c", WRITABLE, **HARDENING) == ""
-    # Even where the root is not read-only: only where everybody may.
+    # Even if the root is writable, only /tmp and the like.
     assert set(inside(image, "python3", "-c", WRITABLE).split()) <= {"/tmp", "/var/tmp", "/run/lock"}
 
 

@@ -97,12 +97,12 @@ def test_explanation_for_people(directory: Path) -> None:
     [
         (["--identity", "1" * 64], 2, "Missing option '--path'"),
         (["--identity", "1" * 64, "--client", "f", "--path", "/"], 2, "exclude each other"),
-        (["--identity", "MyApp", "--path", "/"], 1, "'MyApp' is no identity: 64 hex digits"),
+        (["--identity", "MyApp", "--path", "/"], 1, "'MyApp' is not an identity, which has 64 hex digits"),
         (["--client", "none", "--path", "/"], 1, "'none' can't be read: No such file or directory"),
         (["store-policy"], 1, "'fs' has no access control of its own that needs a policy"),
         (["store-policy", "--config", "none.yml"], 1, "none.yml: can't be read"),
         (["client-policy", "ceph"], 2, "'ceph' is not known; known are minio, sdk, prometheus, probe"),
-        (["client-policy", "minio", "--key", "a*b"], 2, "--key 'a*b' is no name of a key"),
+        (["client-policy", "minio", "--key", "a*b"], 2, "--key 'a*b' is neither the name of a key"),
         (["client-policy", "minio", "--name", "-"], 2, "--name '-' is not valid"),
         (["client-policy", "minio", "--identity", "a b"], 2, "--identity 'a b' is not valid"),
     ],
@@ -204,7 +204,7 @@ LAYERS = {"route": {307, 404}, "method": {405}, "certificate": {400, 404}, "poli
 
 
 def test_explanations_are_what_the_server_does(site: Site) -> None:
-    """Every kind of client with every kind of request: who is refused is refused, by the check that is named."""
+    """Every kind of client with every kind of request: the doctor names the check by which the server refuses."""
     plugins = load_plugins()
     config = load(site.server.config_path, plugins=plugins).config
     wrong = []

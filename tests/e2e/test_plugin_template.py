@@ -1,4 +1,4 @@
-"""`kes plugin new`: its tests fail only where the author has to write code, and pass once that is done."""
+"""`kes plugin new`: its tests fail for the missing code only, and pass once it is written."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_engine_that_is_filled_in_keeps_the_contract(tmp_path: Path) -> None:
 def test_invalid_package_names(tmp_path: Path, name: str) -> None:
     arguments = ("--", name) if name.startswith("-") else (name,)
     error = kes("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
-    assert "is no name for a package: expected lower-case words with dashes, as in kes-mystore" in error
+    assert "is not a valid name for a package: expected lower-case words with dashes, as in kes-mystore" in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""TLS proxies: who may speak for others, and who may not."""
+"""TLS proxies: which connections may speak for other clients."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_no_request_fails_while_it_is_done_again_and_again(run_server: Run, tmp_
 
 
 BROKEN: dict[str, tuple[dict[str, Any] | str, str]] = {
-    "no YAML": ("a: [", "no valid YAML"),
+    "no YAML": ("a: [", "not valid YAML"),
     "empty": ("", "the file is empty"),
     "unknown field": ({"polcy": {}}, "did you mean 'policy'?"),
     "no key store": ({"keystore": {}}, "name the one key store to use"),
@@ -152,7 +152,7 @@ def test_broken_file_changes_nothing_and_says_why(run_server: Run, tmp_path: Pat
             text = yaml.safe_dump({**config, **content}).replace("{tmp}", str(tmp_path))
             server.config_path.write_text(text)
         server.signal(signal.SIGHUP)
-        line = json.loads(server.wait_for_log("the configuration is not reloaded, the old one stays in force"))
+        line = json.loads(server.wait_for_log("the configuration is not reloaded, the old one stays in use"))
         assert message.replace("{tmp}", str(tmp_path)) in line["message"]
         assert client.put("/v1/key/generate/k").status_code == 200
 

@@ -90,7 +90,7 @@ def test_forwarded_certificate_that_breaks_a_library(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("faults", [{"timeouts": None}, {"rules": AccessRules(engines=("no pair",))}])  # type: ignore[arg-type] # that is the fault
 def test_failure_in_any_place(faults: dict[str, Any]) -> None:
-    """What nobody has foreseen is a 500, in the record too."""
+    """An unexpected error is a 500, in the record too."""
     faulty = Faulty(**faults)
     asyncio.run(faulty.ask("GET", "/v1/status"))
     assert faulty.sent[0]["status"] == 500

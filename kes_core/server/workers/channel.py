@@ -74,7 +74,10 @@ class Channel:
             self._writer = None
 
     def tell(self, what: str, *, urgent: bool = True, **arguments: Any) -> bool:
-        """Send a message. Returns false if it was dropped: nobody reads, or too slowly for what is not urgent."""
+        """Send a message; return whether it was sent.
+
+        It is dropped if the other side is gone, or if it is not urgent and the other side reads too slowly.
+        """
         writer = self._writer
         if writer is None or (not urgent and writer.transport.get_write_buffer_size() > MAX_UNSENT):
             return False

@@ -285,7 +285,7 @@ def test_file_that_can_not_be_read(plugins: Plugins, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing.yml: can't be read: No such file or directory"):
         load(tmp_path / "missing.yml", plugins=plugins)
     (tmp_path / "latin.yml").write_bytes(b"a: b\nc: \xe9\n")
-    with pytest.raises(ConfigError, match=r"latin.yml:2: no valid YAML: not UTF-8"):
+    with pytest.raises(ConfigError, match=r"latin.yml:2: not valid YAML: not UTF-8"):
         load(tmp_path / "latin.yml", plugins=plugins)
 
 

@@ -96,10 +96,12 @@ def test_identities_that_nobody_has(tmp_path: Path) -> None:
 
 
 def test_policies_that_do_nothing(tmp_path: Path) -> None:
-    assert finding_with(policies(tmp_path, p={"allow": ["/v1/status"]}), "nobody has the policy 'p'").level == "note"
+    assert (
+        finding_with(policies(tmp_path, p={"allow": ["/v1/status"]}), "no identity has the policy 'p'").level == "note"
+    )
     assert finding_with(policies(tmp_path, p={"identities": [CLIENT]}), "policy 'p' allows nothing").level == "warning"
     assert policies(tmp_path) == []
-    assert finding_with(policies(tmp_path, admin="disabled"), "nobody may do anything").level == "warning"
+    assert finding_with(policies(tmp_path, admin="disabled"), "no client may do anything").level == "warning"
 
 
 def test_proxies(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_proxies(tmp_path: Path) -> None:
 def test_open_api(tmp_path: Path) -> None:
     assert list(examine_api(config(tmp_path, api={"/v1/ready": {"timeout": "1s"}}))) == []
     found = finding_with(
-        examine_api(config(tmp_path, api={"/v1/metrics": {"skip_auth": True}})), "/v1/metrics: anybody"
+        examine_api(config(tmp_path, api={"/v1/metrics": {"skip_auth": True}})), "/v1/metrics: any program"
     )
     assert found.level == "note"
 
