@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -19,36 +20,79 @@ def prepare(*, dev: bool) -> Path:
     """Create the environment and install the project's packages as editable; return its `bin` folder.
 
     The folder is `.venv` in the project's root, or that of the environment variable KES_VENV. All other packages come
-    from the lock files in requirements/, with their hashes. The packages are installed again only if a lock file or a
-    pyproject.toml has changed.
+    from the lock files in requirements/, with their hashes. The packages are installed again only if a lock file, a
+    pyproject.toml, the version of Python or the path of the project has changed. A run that fails or is interrupted
+    leaves nothing that stops the next one. Exits with one message if the environment can't be created.
     """
     if sys.version_info < (3, 11):
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     folder = Path(os.environ.get("KES_VENV", ROOT / ".venv"))
-    programs = folder / "bin"
     locks = [ROOT / "requirements" / f"{name}.txt" for name in (["dev"] if dev else ["image", "build"])]
     files = [*locks, *(ROOT / package / "pyproject.toml" for package in PACKAGES)]
-    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    place = f"{sys.version_info[:2]} {ROOT} {folder}".encode()
+    wanted = hashlib.sha256(place + b"".join(file.read_bytes() for file in files)).hexdigest()
     stamp = folder / "kes-installed"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return programs
-    if not (programs / "pip").exists():
+    try:
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            _fill(folder, locks)
+            stamp.write_text(wanted)
+    except OSError as error:
+        sys.exit(f"Cannot create the virtual environment {folder}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted. Run the same command again to continue.")
+    return folder / "bin"
+
+
+def _fill(folder: Path, locks: list[Path]) -> None:
+    """Install everything into `folder`, and say each step on stderr."""
+    if not _has_pip(folder):
         _make(folder)
-    print(f"Installing the packages of {', '.join(lock.name for lock in locks)} into {folder} ...", file=sys.stderr)
-    pip = [str(programs / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    _say(f"Downloading and installing the packages of {', '.join(lock.name for lock in locks)}:")
     pinned = [option for lock in locks for option in ("--requirement", str(lock))]
-    subprocess.run([*pip, "--require-hashes", *pinned], check=True)
+    _pip(folder, "--require-hashes", *pinned)
+    _say("Installing this project:")
     ours = [option for package in PACKAGES for option in ("--editable", str(ROOT / package))]
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", *ours], check=True)
-    stamp.write_text(wanted)
-    return programs
+    _pip(folder, "--no-deps", "--no-build-isolation", *ours)
+
+
+def _has_pip(folder: Path) -> bool:
+    """Whether the environment has a pip that runs with its own Python: not after an upgrade of the system's."""
+    try:
+        version = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+        return subprocess.run([folder / "bin/python", "-c", version], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _make(folder: Path) -> None:
     """Create an empty virtual environment. Leave nothing behind on failure."""
-    print(f"Creating the virtual environment {folder} ...", file=sys.stderr)
+    cure = "On Debian and Ubuntu, install it as root, then run this command again: apt install python3-venv"
+    if importlib.util.find_spec("ensurepip") is None:  # a package of its own in Debian
+        sys.exit(f"This Python can't create virtual environments: its module ensurepip is missing. {cure}")
+    _say(f"Creating the virtual environment {folder}")
     try:
         venv.create(folder, with_pip=True, clear=True)
-    except subprocess.CalledProcessError:
+    except subprocess.CalledProcessError as error:
         shutil.rmtree(folder)
-        sys.exit("The virtual environment can't be created. On Debian and Ubuntu: apt install python3-venv")
+        sys.exit(f"Python can't install pip into a virtual environment: {error}. {cure}")
+
+
+def _pip(folder: Path, *arguments: str) -> None:
+    """Run `pip install`; name each package when pip fetches it, and show pip's errors."""
+    command = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", *arguments]
+    count = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pip:
+        for line in pip.stdout or ():
+            words = line.split()
+            if line.startswith(("Collecting", "Obtaining")):
+                count += 1
+                _say(f"  {count:3} {words[1].partition('://')[2] or words[1]}")
+            elif line.startswith("Installing collected"):
+                _say("  Writing the files")
+    if pip.returncode:
+        sys.exit(f"pip failed with exit code {pip.returncode}: see above. Fix the cause, then run this command again.")
+
+
+def _say(text: str) -> None:
+    """Tell the user, who may wait for a minute, what happens."""
+    print(text, file=sys.stderr, flush=True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 from environment import ROOT, prepare
+
+ADDRESS = "127.0.0.1:7373"
+"""Where the server listens, unless the environment variable KES_DEMO_ADDRESS says otherwise."""
 
 CONFIG = """\
 address: {address}
@@ -35,6 +39,10 @@ Paste this into another terminal, in this folder:
   kes key create my-key -k
   kes key dek my-key -k
 
+After you change {folder}/config.yml, make this server reload it:
+
+  kill -HUP {pid}
+
 The commands need -k because the server's certificate is self-signed.
 Ctrl-C stops the server; the keys stay in {folder}/keys.
 """
@@ -44,7 +52,7 @@ def main() -> None:
     programs = prepare(dev=False)
     kes = str(programs / "kes")
     folder = Path(os.environ.get("KES_DEMO", ROOT / "kes-demo"))
-    address = os.environ.get("KES_DEMO_ADDRESS", "127.0.0.1:7373")
+    chosen = os.environ.get("KES_DEMO_ADDRESS")
     config = folder / "config.yml"
     if not config.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,9 +68,12 @@ def main() -> None:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        config.write_text(CONFIG.format(address=address, admin=admin["identity"], folder=folder))
-    print(NEXT.format(programs=programs, address=address, folder=folder), flush=True)
-    os.execv(kes, [kes, "server", "--config", str(config)])
+        config.write_text(CONFIG.format(address=chosen or ADDRESS, admin=admin["identity"], folder=folder))
+    written = re.search(r"^address: *(\S+)", config.read_text(), re.MULTILINE)
+    address = chosen or (written[1] if written else ADDRESS)
+    # The server takes the place of this process, so it has the same process ID.
+    print(NEXT.format(programs=programs, address=address, folder=folder, pid=os.getpid()), flush=True)
+    os.execv(kes, [kes, "server", "--config", str(config), "--addr", address])
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def kes_image() -> Any:
 def _make_base() -> None:
     """Make a base image of Debian packages, which uses the package index and the CAs that this machine uses."""
     mmdebstrap = program("mmdebstrap", "mmdebstrap")
-    settings = _pip_settings()
+    settings = pip_settings()
     with tempfile.TemporaryDirectory() as folder:
         tarball, pip_conf = Path(folder) / "base.tar", Path(folder) / "pip.conf"
         hooks = []
@@ -84,7 +84,7 @@ def _make_base() -> None:
         engine().api.import_image_from_file(str(tarball), repository=name, tag=tag)
 
 
-def _pip_settings() -> dict[str, str]:
+def pip_settings() -> dict[str, str]:
     """Return how pip reaches its package index here, by the names of its configuration file."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     lines = subprocess.run(pip, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
