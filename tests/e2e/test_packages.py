@@ -1,0 +1,92 @@
+"""The packages as they are published: their pages, what is in them, and that everyone can build the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+SOURCES = ("docs", "kes_core", "plugins", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml")
+
+
+def metadata(project: Path) -> dict[str, Any]:
+    """Return the table [project] of a pyproject.toml."""
+    read: dict[str, Any] = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    return read
+
+
+def test_packages_have_one_version() -> None:
+    """The tag of a release is compared with it, and `kes --version` and `/version` report that of kes-core."""
+    (version,) = {metadata(project)["version"] for project in PROJECTS}
+    major, minor, _patch = version.split(".")
+    for project in PROJECTS[1:]:
+        needs = [need for need in metadata(project)["dependencies"] if need.startswith("kes-core")]
+        assert needs == [f"kes-core>={major}.{minor}.0,<{major}.{int(minor) + 1}"], project
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_page_of_a_package_links_to_nothing_that_is_not_there(project: Path) -> None:
+    """A package index shows the page alone: a link to another file of the repository leads nowhere."""
+    page = (project / metadata(project)["readme"]).read_text()
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert metadata(project)["authors"]
+    assert "urls" not in metadata(project)  # the project has no address yet
+
+
+def build(project: str, sources: Path, output: Path, umask: int) -> None:
+    """Build the source distribution of a project, and the wheel from that, as the release does."""
+    output.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(sources / project)]
+    # The moment of a release's commit, of which the release takes the time.
+    environment = os.environ | {"SOURCE_DATE_EPOCH": "1790000000"}
+    done = subprocess.run(
+        command, env=environment, umask=umask, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.slow
+def test_two_builds_are_the_same_files(tmp_path: Path) -> None:
+    """In other folders, with other times and permissions; and neither has tests or anything that is not committed."""
+    for name, umask in (("first", 0o022), ("second", 0o077)):
+        folder = tmp_path / name
+        for source in SOURCES:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, folder / source)
+        if name == "second":
+            for path in folder.rglob("*"):
+                os.utime(path, (1, 1))
+                path.chmod(0o700 if path.is_dir() else 0o600)
+        for project in PROJECTS:
+            build(str(project.relative_to(ROOT)), folder, tmp_path / f"dist-{name}", umask)
+    first, second = (hashes(tmp_path / f"dist-{name}") for name in ("first", "second"))
+    assert first == second
+    assert len(first) == 2 * len(PROJECTS)
+    for archive in (tmp_path / "dist-first").iterdir():
+        if archive.suffix == ".whl":
+            names = zipfile.ZipFile(archive).namelist()
+            assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+        else:
+            with tarfile.open(archive) as tar:
+                names = tar.getnames()
+        assert not [name for name in names if "/tests/" in name or name.startswith("tests/")], archive.name
