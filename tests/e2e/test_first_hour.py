@@ -84,7 +84,7 @@ def debian(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     shutil.copytree(ROOT, root / "home/user/source", ignore=NOT_COPIED, symlinks=True)
     debian.succeed("chown -R user: /home/user/source", user="root", folder="/")
     commit = "git -c user.name=test -c user.email=test@localhost commit --quiet --message=source"
-    debian.succeed(f"git init --quiet && git add --all && {commit}", folder="~/source")
+    debian.succeed(f"git init --quiet && git add --all && {commit} && git tag v0.1.0", folder="~/source")
     debian.succeed("git clone --quiet ~/source ~/kes-core", folder="~")
     yield debian
     shutil.rmtree(root)  # several hundred megabytes, which pytest would keep
@@ -149,7 +149,7 @@ def test_first_command_of_the_readme(debian: Debian) -> None:
 def test_each_way_to_install(debian: Debian) -> None:
     """As the page for deployment shows: from a clone, from a Git server, and from wheels."""
     clone, git, build, wheels = blocks("docs/deployment.md", "sh")[:4]
-    git = git.replace("REPOSITORY", "file:///home/user/source").replace("v0.1.0", "HEAD")
+    git = git.replace("REPOSITORY", "file:///home/user/source")
     debian.succeed("apt-get -qq update && apt-get -qq install python3-venv", user="root", folder="/")
     for number, way in enumerate([clone, git, build + wheels]):
         environment = f"python3 -m venv ~/{number} && . ~/{number}/bin/activate"
