@@ -69,11 +69,11 @@ def main() -> None:
             stdout=subprocess.DEVNULL,
         )
         config.write_text(CONFIG.format(address=chosen or ADDRESS, admin=admin["identity"], folder=folder))
-    written = re.search(r"^address: *(\S+)", config.read_text(), re.MULTILINE)
+    written = re.search(r"^address: *['\"]?([^\s'\"]+)", config.read_text(), re.MULTILINE)
     address = chosen or (written[1] if written else ADDRESS)
     # The server takes the place of this process, so it has the same process ID.
     print(NEXT.format(programs=programs, address=address, folder=folder, pid=os.getpid()), flush=True)
-    os.execv(kes, [kes, "server", "--config", str(config), "--addr", address])
+    os.execv(kes, [kes, "server", "--config", str(config), *(["--addr", chosen] if chosen else [])])
 
 
 if __name__ == "__main__":

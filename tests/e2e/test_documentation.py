@@ -53,7 +53,7 @@ class Quickstart:
         pasted = ""
         for line in self.process.stdout:
             pasted += line
-            if line.startswith("-k because"):
+            if line.startswith("The commands need -k"):
                 break
         assert "listening on" in self.process.stderr.readline()
         return pasted
@@ -93,6 +93,7 @@ def test_tour_of_the_readme(quickstart: Quickstart) -> None:
     printed = quickstart.start()
     exports = "export KES_API_KEY=$(cat kes-demo/admin.api-key)\n"
     assert "kes key create my-key -k" in printed
+    assert f"kill -HUP {quickstart.process.pid}\n" in printed
     assert f"https://{quickstart.address}" in printed
     commands, outputs = blocks("README.md", "sh"), blocks("README.md", "json")
     tour = [command for command in commands if command.startswith(("kes key", "kes identity --json\n"))]
