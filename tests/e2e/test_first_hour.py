@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_documentation import ROOT, blocks
 from tests.helpers.docker import pip_settings
-from tests.helpers.server import free_port, program
+from tests.helpers.documents import ROOT, blocks
+from tests.helpers.programs import free_port, program
 
 pytestmark = [
     pytest.mark.container,

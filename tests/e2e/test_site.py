@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.server import program
+from tests.helpers.programs import program
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("", "configuration/", "messages/", "decisions/site/")
