@@ -57,7 +57,7 @@ def main() -> None:
     if not config.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "keys").mkdir(mode=0o700, exist_ok=True)  # otherwise the server warns that it does not exist
-        made = subprocess.run([kes, "identity"], check=True, capture_output=True, text=True)
+        made = subprocess.run([kes, "identity", "--json"], check=True, capture_output=True, text=True)
         admin = json.loads(made.stdout)
         secret = os.open(folder / "admin.api-key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(secret, "w") as file:
