@@ -1,4 +1,4 @@
-"""Run the tests, with one process for each processor. The arguments are those of pytest.
+"""Run the tests, with two processes for each processor. The arguments are those of pytest.
 
 `python3 scripts/test.py` runs the tests that protect a change. `--all` adds the tests that take long, need a container
 engine, or measure time and memory. `python3 scripts/test.py tests/unit -k names` runs some tests.
@@ -22,9 +22,9 @@ def main() -> None:
     python = str(prepare(dev=True) / "python")
     os.chdir(ROOT)
     # Each process takes neighbouring tests, so that it creates the fixtures of a module only once. A process that is
-    # done takes tests from another one.
+    # done takes tests from another one. Most tests wait for servers, so there are two processes for each processor.
     pytest = [python, "-m", "pytest"]
-    parallel = [*pytest, "--numprocesses=auto", "--dist=worksteal"]
+    parallel = [*pytest, f"--numprocesses={2 * (os.cpu_count() or 1)}", "--dist=worksteal"]
     if "--all" not in arguments:
         os.execv(python, [*parallel, *arguments])
     arguments.remove("--all")

@@ -119,13 +119,15 @@ class ConfigReader:
         return choice
 
     def warnings(self, config: Config) -> tuple[ConfigProblem, ...]:
-        """Return what is valid in `config`, which `read` has returned, but hardly meant."""
+        """Return what is valid in `config`, which `read` has returned, but hardly meant.
+
+        Fields of the command line have no warnings: a relative path there is what a user expects.
+        """
         found = itertools.islice(itertools.chain(self._embedded(config), _warnings(config)), _MAX_PROBLEMS)
         return tuple(
-            ConfigProblem(COMMAND_LINE, 0, dotted(path), text)
-            if path in self._overridden
-            else ConfigProblem(self._filename, self._document.line(path), dotted(path), text)
+            ConfigProblem(self._filename, self._document.line(path), dotted(path), text)
             for path, text in found
+            if path not in self._overridden
         )
 
     def _embedded(self, config: Config) -> Iterator[tuple[Path, str]]:

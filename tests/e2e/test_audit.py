@@ -438,7 +438,7 @@ def test_verify_of_what_is_no_chain(tmp_path: Path) -> None:
     other.write_bytes(b'{"a":1}\n\xff\xfe\n')
     assert run(str(empty)) == (1, "Error: the files contain no records\n")
     assert run(str(tmp_path / "none")) == (1, f"Error: '{tmp_path}/none' can't be read: No such file or directory\n")
-    code, text = run(str(other))
+    code, text = run(str(other), "--json")
     assert code == 1
     assert len(json.loads(text)["problems"]) == 2
     assert run()[0] == 2

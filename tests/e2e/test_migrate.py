@@ -174,7 +174,7 @@ def test_interrupted_in_the_middle_and_started_again(
 ) -> None:
     source, values = files(tmp_path, 3000)
     target = database(tmp_path)
-    command = [*KES, "migrate", "--from", str(source), "--to", str(target)]
+    command = [*KES, "migrate", "--from", str(source), "--to", str(target), "--json"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not 100 < (done := len(rows(tmp_path))) < 2900:
             assert process.poll() is None, done

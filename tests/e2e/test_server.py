@@ -367,7 +367,7 @@ def test_development_server(tmp_path: Path) -> None:
         own = subprocess.run(
             [*kes, "identity", environment["KES_API_KEY"]], check=True, capture_output=True, cwd=tmp_path
         )
-        assert json.loads(own.stdout) == {"identity": identity}
+        assert own.stdout.decode() == f"{identity}\n"
     finally:
         process.terminate()
         assert process.wait(timeout=20) == 0

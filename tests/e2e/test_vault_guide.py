@@ -135,7 +135,8 @@ def guide(tmp_path: Path) -> Iterator[Guide]:
 def set_up_vault(guide: Guide, version: str, policy: str, namespace: str = "") -> tuple[str, str, str]:
     """The first half of the guide; returns the address of Vault, and ID and secret of the role."""
     made = guide.kes("identity", "new", "--key", "vault.key", "--cert", "vault.crt", "--ip", "127.0.0.1", "localhost")
-    assert re.fullmatch(r"\n  Private key:  vault.key\n  Certificate:  vault.crt\n  Identity:     [0-9a-f]{64}\n", made)
+    files = r"\n  Private key:  vault.key\n  Certificate:  vault.crt\n"
+    assert re.fullmatch(files + r"  API key:      kes:v1:\S+\n  Identity:     [0-9a-f]{64}\n", made)
     server = OpenBao(guide.directory, certificate=False)
     if guide.bao == bao_program():
         guide.start([guide.bao, "server", "-config=config.json"], "server started")
@@ -230,7 +231,7 @@ def test_guide(guide: Guide, case: str) -> None:
         text=True,
         check=False,
     )
-    assert (again.returncode, again.stderr) == (1, "Error: key already exists\n")
+    assert (again.returncode, again.stderr) == (1, 'Error: failed to create key "my-key-1": key already exists\n')
     # Another key's ciphertext in the format that the guide shows is read as such, and is not authentic.
     refused = subprocess.run(
         [sys.executable, "-m", "kes_core.cli", "key", "decrypt", "my-key-1", SAMPLE, "-k"],
@@ -240,7 +241,8 @@ def test_guide(guide: Guide, case: str) -> None:
         text=True,
         check=False,
     )
-    assert refused.stderr == "Error: decryption failed: ciphertext is not authentic\n"
+    what = 'failed to decrypt with key "my-key-1"'
+    assert refused.stderr == f"Error: {what}: decryption failed: ciphertext is not authentic\n"
     entry = "kv/tenant/my-key-1" if "prefix" in tenant else "kv/my-key-1"
     stored = json.loads(guide.vault("kv", "get", "-format=json", entry))["data"]
     stored = stored["data"] if version == "v2" else stored

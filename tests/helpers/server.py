@@ -37,7 +37,7 @@ class Server:
     config_path: Path
     admin: Credentials
     errors: list[str] = field(default_factory=list)
-    _lines: queue.Queue[str] = field(default_factory=queue.Queue)
+    _lines: queue.Queue[str | None] = field(default_factory=queue.Queue)
     audit: queue.Queue[str] = field(default_factory=queue.Queue)
 
     @property
@@ -45,11 +45,15 @@ class Server:
         return f"https://{self.host}:{self.port}"
 
     def wait_for_log(self, text: str, timeout: float = START_TIMEOUT) -> str:
-        """Return the first line on standard error, from here on, that contains `text`."""
-        while True:
-            line = self._lines.get(timeout=timeout)
+        """Return the first line on standard error, from here on, that contains `text`.
+
+        Raises:
+            queue.Empty: The server logged no such line in time, or ended.
+        """
+        while (line := self._lines.get(timeout=timeout)) is not None:
             if text in line:
                 return line
+        raise queue.Empty
 
     def next_audit_record(self, timeout: float = 10.0) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.audit.get(timeout=timeout))
@@ -145,15 +149,24 @@ def start_server(
         else None,
     )
     server = Server(process, "127.0.0.1", 0, path, admin)
-    threading.Thread(target=_collect, args=(process.stderr, server._lines, server.errors), daemon=True).start()
+    threading.Thread(target=_collect_log, args=(server,), daemon=True).start()
     threading.Thread(target=_collect, args=(process.stdout, server.audit, []), daemon=True).start()
     try:
         line = server.wait_for_log("listening on https://")
     except queue.Empty:
-        process.kill()
+        server.kill()
         raise AssertionError("the server did not start:\n" + "\n".join(server.errors)) from None
     server.port = int(json.loads(line)["message"].rpartition(":")[2])
     return server
+
+
+def _collect_log(server: Server) -> None:
+    assert server.process.stderr is not None
+    with server.process.stderr as stream:
+        for line in stream:
+            server.errors.append(line.rstrip("\n"))
+            server._lines.put(line.rstrip("\n"))
+    server._lines.put(None)
 
 
 def _collect(stream: Any, lines: queue.Queue[str], all_lines: list[str]) -> None:

@@ -144,7 +144,9 @@ def own_token(bao: OpenBao, **options: Any) -> str:
 def test_tokens_that_will_not_last(bao: OpenBao) -> None:
     tenant = Tenant(bao, "v2")
     fixed = own_token(bao, policies=[tenant.role], ttl="1h", renewable=False)
-    found = problem(tenant.config(approle=None, token=fixed), "the token can't be renewed: in 60 min")
+    found = problem(
+        tenant.config(approle=None, token=fixed), "the token can't be renewed: the server loses it in 60 min"
+    )
     assert (found.level, "vault token create" in found.cure) == ("warning", True)
     assert bao.root.auth.token.lookup(fixed)["data"]["ttl"] > 0  # it is not the doctor's to revoke
     few = Tenant(bao, "v2", token_num_uses=20)
@@ -350,7 +352,7 @@ def test_commands(bao: OpenBao, tmp_path: Path) -> None:
         return done.stdout
 
     def levels() -> set[str]:
-        findings = json.loads(run("--login"))["findings"]
+        findings = json.loads(run("--login", "--json"))["findings"]
         return {finding["level"] for finding in findings if finding["subject"].startswith("Vault")}
 
     assert levels() == {"ok", "warning"}
