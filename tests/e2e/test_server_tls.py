@@ -14,9 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import trustme
 
-from tests.helpers.certificates import Credentials, make_credentials
+from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
+from tests.helpers.command import run_kes
 from tests.helpers.server import Server, read_response, start_failing
 
 RunServer = Callable[..., Server]
@@ -95,6 +98,27 @@ def test_verified_client_certificates(run_server: RunServer, tmp_path: Path) -> 
         with pytest.raises(OSError, match=r"(?i)alert|eof"):
             ask_for_version(server, stranger)
         server.stop()
+
+
+def test_client_certificate_of_a_ca_by_way_of_another(run_server: RunServer, tmp_path: Path) -> None:
+    """`tls.auth: on` with the CAs of an organization: the root is in `tls.ca`, and the client sends the rest."""
+    root = trustme.CA()
+    root.cert_pem.write_to_path(tmp_path / "root.pem")
+    issued = root.create_child_ca().issue_cert(common_name="app", key_type=trustme.KeyType.ECDSA)
+    issued.private_key_pem.write_to_path(tmp_path / "app.key")
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(tmp_path / "app.crt", append=True)
+    make_server_certificate(tmp_path)
+    tls = {"key": "server.key", "cert": "server.crt", "auth": "on", "ca": "root.pem"}
+    identity = run_kes("identity", "of", str(tmp_path / "app.crt")).stdout.strip()
+    allowed = {"app": {"allow": ["/v1/status"], "identities": [identity]}}
+    server = run_server({"tls": tls, "policy": allowed})
+    context = server.ssl_context(None)
+    context.load_cert_chain(tmp_path / "app.crt", tmp_path / "app.key")
+    with httpx.Client(base_url=server.url, verify=context) as client:
+        assert client.get("/v1/identity/self/describe").json()["identity"] == identity
+        assert client.get("/v1/status").status_code == 200
+        assert client.put("/v1/key/create/x").status_code == 403
 
 
 def test_client_certificates_are_verified_by_the_cas_of_the_system(run_server: RunServer, tmp_path: Path) -> None:
