@@ -130,7 +130,7 @@ async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> 
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            logger.info("told to stop before it has started")
+            logger.info("stopped before it had started")
             return False
         await starting
         return True

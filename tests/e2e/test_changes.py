@@ -189,4 +189,4 @@ def test_server_that_still_waits_for_its_key_store_can_be_stopped(tmp_path: Path
             _output, errors = process.communicate(timeout=15)
             connection.close()
     assert process.returncode == 0, errors
-    assert "told to stop before it has started" in errors
+    assert "stopped before it had started" in errors
