@@ -62,6 +62,9 @@ class _KVEntry(NamedTuple):
     deleted_at: str
     """When Vault deleted or will delete it; empty if never."""
 
+    def __repr__(self) -> str:
+        return f"<entry, version {self.number}>"  # the data hold a key
+
 
 async def connect(config: VaultConfig) -> VaultKeyStore:
     """Log in to Vault and check the engine.
