@@ -55,7 +55,7 @@ class PostgreSQL:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgreSQL]:
     if not PROGRAMS:
-        pytest.skip("there is no PostgreSQL: apt install postgresql")
+        pytest.fail("these tests start a PostgreSQL server, and its programs are missing: apt install postgresql")
     directory = Path(tempfile.mkdtemp(prefix="kes-sql-"))
     server = PostgreSQL(directory)
     server.start()
