@@ -86,7 +86,8 @@ async def _limited(main: Callable[[], Coroutine[Any, Any, None]], limit: float) 
     except TimeoutError as error:
         if not scope.expired():
             raise
-        place = _place(error.__cause__ or error)
+        # Before Python 3.11.3 the cancellation is the context of the error and not its cause.
+        place = _place(error.__context__ or error)
         raise BrokenError(f"no end within {limit:g} s{place}") from None
 
 
