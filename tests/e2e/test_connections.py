@@ -18,6 +18,7 @@ import pytest
 
 from tests.helpers.http2 import Http2Client
 from tests.helpers.server import Server, read_response, resident_kib, start_server
+from tests.helpers.tls import MemoryTls
 
 VERSION_REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -99,23 +100,10 @@ def test_64_clients_connect_at_the_same_moment_and_ask_at_once(busy: Server) -> 
 
 def ask_with_the_handshake(server: Server, context: ssl.SSLContext) -> int:
     """Send the last message of the handshake and a request in one piece."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
-    with socket.create_connection((server.host, server.port), timeout=20) as raw:
-        while True:
-            try:
-                tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                raw.sendall(outgoing.read())
-                incoming.write(raw.recv(65536))
-        tls.write(VERSION_REQUEST)
-        raw.sendall(outgoing.read())
-        while True:
-            try:
-                return int(tls.read(65536).split()[1])
-            except ssl.SSLWantReadError:
-                incoming.write(raw.recv(65536))
+    with MemoryTls(server, context) as connection:
+        connection.tls.write(VERSION_REQUEST)
+        connection.flush()
+        return read_response(connection)[0]
 
 
 def test_connection_flood(busy: Server) -> None:

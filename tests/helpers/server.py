@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import yaml
@@ -176,7 +176,14 @@ def _collect(stream: Any, lines: queue.Queue[str], all_lines: list[str]) -> None
             lines.put(line.rstrip("\n"))
 
 
-def read_response(connection: ssl.SSLSocket) -> tuple[int, dict[str, str], bytes]:
+class Receiver(Protocol):
+    """A connection, as far as an answer is read from it."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return at least one byte; nothing if the other side closed the connection."""
+
+
+def read_response(connection: Receiver) -> tuple[int, dict[str, str], bytes]:
     """Read one HTTP/1.1 response with a content length: status, headers in lower case, body."""
     data = b""
     while b"\r\n\r\n" not in data:

@@ -1,0 +1,53 @@
+"""A TLS client whose bytes a test sends when it wants, in pieces as it wants."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from types import TracebackType
+from typing import Self
+
+from tests.helpers.server import Server
+
+
+class MemoryTls:
+    """A TLS connection through memory: what `tls` writes is sent by `flush`."""
+
+    def __init__(self, server: Server, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        self.raw = socket.create_connection((server.host, server.port), timeout=20)
+
+    def __enter__(self) -> Self:
+        """Make the handshake. Its last message waits for `flush`."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self._receive()
+            else:
+                return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.raw.close()
+
+    def flush(self) -> None:
+        """Send all that was written, in one piece."""
+        self.raw.sendall(self._outgoing.read())
+
+    def recv(self, size: int) -> bytes:
+        """Return what the server sent, at least one byte; nothing if it closed the connection."""
+        while True:
+            try:
+                return self.tls.read(size)
+            except ssl.SSLWantReadError:
+                self._receive()
+            except ssl.SSLZeroReturnError:
+                return b""
+
+    def _receive(self) -> None:
+        if data := self.raw.recv(65536):
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
