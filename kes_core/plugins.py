@@ -49,7 +49,7 @@ class PluginInfo:
     disputed: str = ""
     """The name that another plugin also offers, if that is why it was skipped."""
     details: str = field(default="", repr=False)
-    """The text and the places of the exception because of which it was skipped. They may contain a secret."""
+    """The text and the places of the exception that made kes-core skip it. They may contain a secret."""
 
 
 @dataclass(frozen=True, slots=True)

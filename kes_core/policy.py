@@ -26,7 +26,7 @@ class Decision(enum.Enum):
 def combine(decisions: Iterable[Decision]) -> Decision:
     """Return the decision of several engines together: deny if one denies, else allow if one allows, else abstain.
 
-    The server refuses a request unless the result is `ALLOW`: if all engines abstain, and if there are none.
+    The server refuses a request unless the result is `ALLOW`: if all engines abstain, and if there is no engine.
     """
     combined = Decision.ABSTAIN
     for decision in decisions:
@@ -42,8 +42,8 @@ class Verdict(NamedTuple):
 
     decision: Decision
     reason: str
-    """Which rule of which policy decided. It goes to the operator's log and never to the client, as one line of at most
-    512 characters."""
+    """The policy and the rule that decided, as one line of at most 512 characters. It goes to the operator's log and
+    never to the client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,8 @@ def _options(parameters: list[click.Parameter], context: click.Context) -> str:
     for parameter in parameters:
         record = parameter.get_help_record(context)
         if record is not None and isinstance(parameter, click.Option):  # arguments stand in the usage
-            names, told = (text.replace("|", "\\|") for text in record)
-            rows.append(f"| `{names}` | {' '.join(told.split())} |\n")
+            names, help_text = (text.replace("|", "\\|") for text in record)
+            rows.append(f"| `{names}` | {' '.join(help_text.split())} |\n")
     return "".join(["| option | |\n|---|---|\n", *rows]) if rows else ""
 
 

@@ -67,7 +67,7 @@ async def decide(
     Args:
         rules: The rules of access.
         route: The route of the request.
-        sender: Who sent it.
+        sender: The sender of the request.
         method: Its method.
         path: Its decoded path, exactly as it will be executed.
         argument: What follows the route's path in it, not yet checked.

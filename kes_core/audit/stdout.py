@@ -23,7 +23,7 @@ logger = logging.getLogger("kes.audit")
 UNAUDITED: Final = 3
 """The exit code of a worker that can't write the audit log to standard output."""
 _STOP_TIMEOUT: Final = 2.0
-"""Seconds that a worker waits for the supervisor to stop it, after it told the supervisor to stop the server."""
+"""Seconds that a worker waits for the supervisor to stop it, after it asked the supervisor to stop the server."""
 
 
 class AuditOutputError(Exception):

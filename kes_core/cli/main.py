@@ -114,7 +114,7 @@ def main() -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _drop_output()
-        if not isinstance(error, BrokenPipeError):  # whoever read the output has read enough
+        if not isinstance(error, BrokenPipeError):  # the reader of the output has read enough
             click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

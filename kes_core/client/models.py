@@ -121,7 +121,7 @@ class AuditEvent:
     path: str
     """What the request asked for. The client wrote it: it may hold anything."""
     identity: str
-    """Who asked; empty without a client certificate."""
+    """The sender's identity; empty without a client certificate."""
     code: int
     """The HTTP status of the answer."""
     response_time: timedelta

@@ -94,7 +94,7 @@ class _Composer:
         self._count = 0
 
     def document(self) -> _Node | None:
-        """Return the one document; None if there is none."""
+        """Return the one document, or None if the text is empty."""
         self._next()  # the beginning of the stream
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None

@@ -364,7 +364,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _renamed(path: Path, kind: str) -> str:
-    """Return the new name of an old field; empty if it is none."""
+    """Return the new name of an old field, or an empty string for any other field."""
     if kind != "extra_forbidden":
         return "keystore" if path == ("keys",) and kind != "missing" else ""
     field = dotted(path)

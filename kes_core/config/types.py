@@ -1,6 +1,6 @@
 """The kinds of value that a configuration file has, each read from the text that stands there. Private.
 
-The messages do not repeat the value: whoever reports them knows whether it may be shown.
+The messages do not repeat the value: the caller knows whether it may be shown.
 """
 
 from __future__ import annotations

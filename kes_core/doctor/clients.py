@@ -58,7 +58,7 @@ def client_policy(client: str, *, name: str = "", key: str = "*", identities: Se
         client: One of `CLIENTS`.
         name: The name of the policy; that of the client unless another is given.
         key: The name of its key, or the beginning of the names of its keys and a `*`.
-        identities: Who it is. Without any, the text says where to put it.
+        identities: The client's identities. Without any, the text says where to put them.
     """
     about, rules = CLIENTS[client]
     patterns = {rule.pattern.replace("{key}", key): rule.why for rule in rules}

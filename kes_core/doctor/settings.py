@@ -38,7 +38,7 @@ def examine_policies(config: Config) -> Iterator[Finding]:
 
 def _count(policy: PolicySettings) -> str:
     clients, rules = len(policy.identities), len(policy.allow) + len(policy.deny)
-    return f"{clients} client{'s'[: clients != 1]} and {rules} rule{'s'[: rules != 1]}, all of which match some API"
+    return f"{clients} client{'s'[: clients != 1]} and {rules} rule{'s'[: rules != 1]}, and each rule matches some API"
 
 
 def _of(identity: str) -> str:
@@ -109,7 +109,7 @@ def examine_proxies(config: Config) -> Iterator[Finding]:
             yield Finding.warning("TLS proxy", f"{identity!r} is not an identity: no proxy has it", _of(identity))
     yield Finding.note(
         "TLS proxy",
-        f"whoever has the private key of one of {len(proxy.identities)} proxies can be any client: "
+        f"a holder of the private key of one of {len(proxy.identities)} proxies can act as any client: "
         f"the server believes the header {header!r} of their requests",
         "let the proxy set the header itself, and drop the header that a client sends",
     )

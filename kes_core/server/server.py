@@ -129,7 +129,7 @@ class ServerProcess:
         One assignment replaces everything: TLS, policies, key store, cache and audit log.
         """
         old, old_cache_task = self.app.server_state, self._cache_task
-        # Nobody has told it which keys were created and deleted since it was prepared.
+        # It does not know which keys were created and deleted since it was prepared.
         state.cache.forget_all()
         self.app.use(state)
         self._cache_task = self._spawn(state.cache.run())

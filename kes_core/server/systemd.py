@@ -30,7 +30,7 @@ def passed_descriptors() -> list[tuple[str, int]]:
         return []
     numbers = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count))
     for number in numbers:
-        with contextlib.suppress(OSError):  # not open: whoever uses the number reports it
+        with contextlib.suppress(OSError):  # not open: the user of the number reports it
             os.set_inheritable(number, False)
     known = names.split(":") if names else []
     return list(zip(known + [""] * (len(numbers) - len(known)), numbers, strict=False))

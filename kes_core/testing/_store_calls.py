@@ -20,7 +20,7 @@ AT_ONCE: Final = 32
 
 
 def large_value(size: int = MAX_VALUE_SIZE) -> bytes:
-    """Return bytes of which every part differs from its neighbours."""
+    """Return bytes; every part differs from its neighbours."""
     return b"".join(b"%08x" % number for number in range(size // 8 + 1))[:size]
 
 

@@ -30,7 +30,7 @@ class Result:
         self.text = line[5]
 
     def clauses(self, outcome: str) -> set[str]:
-        """Return the clauses of which it says `outcome`."""
+        """Return the clauses with this outcome."""
         found = re.search(rf", {outcome}: ([^,]+)", self.text)
         return set(found[1].split()) if found else set()
 

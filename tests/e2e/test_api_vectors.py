@@ -233,7 +233,7 @@ def test_every_listed_error_message_is_the_vectors(vector_server: Server) -> Non
 
 
 def test_slips_of_the_go_server_with_stored_keys(vector_server: Server) -> None:
-    """An empty stored value is an error with the entry named in the log; a missing HMAC key is no error."""
+    """An empty stored value is an error with the entry named in the log; a missing HMAC key is not an error."""
     with vector_server.client() as client:
         void = client.get("/v1/key/describe/void")
         assert (void.status_code, void.json()) == (502, {"message": "failed to read key"})

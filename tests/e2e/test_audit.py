@@ -78,9 +78,9 @@ def test_records_cannot_be_forged(run_server: Run, tmp_path: Path, chain: str) -
         assert verify(path)[0] == 0
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("signalled", [True, False])
 @pytest.mark.parametrize("chain", ["off", "on"])
-def test_rotation_loses_no_line(run_server: Run, tmp_path: Path, chain: str, told: bool) -> None:
+def test_rotation_loses_no_line(run_server: Run, tmp_path: Path, chain: str, signalled: bool) -> None:
     """Requests flow while the file is moved away, again and again, with SIGHUP or without."""
     path = tmp_path / "audit.log"
     server = run_server({"audit": {"file": {"path": str(path), "chain": chain}}})
@@ -103,7 +103,7 @@ def test_rotation_loses_no_line(run_server: Run, tmp_path: Path, chain: str, tol
             rotated = tmp_path / f"audit.log.{number}"
             path.rename(rotated)
             files.append(rotated)
-            if told:
+            if signalled:
                 server.signal(signal.SIGHUP)
                 server.wait_for_log("the configuration is reloaded")
         stop.set()

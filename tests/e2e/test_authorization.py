@@ -1,4 +1,4 @@
-"""Who may do what: every route with every kind of client, and paths that try to look like others."""
+"""Authorization: every route with every kind of client, and paths that try to look like others."""
 
 from __future__ import annotations
 

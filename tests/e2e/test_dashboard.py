@@ -210,7 +210,7 @@ def check_panel(site: Site, panel: Any, instance: str = "") -> None:
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 def test_every_panel_has_something_to_show(site: Site, panel: Any) -> None:
-    """Of all servers at once, and of ours alone, however it is scraped."""
+    """The sum of all servers, and one server alone, for each way to scrape them."""
     for instance in ("", site.api, site.probe):
         check_panel(site, panel, instance)
 
@@ -239,7 +239,7 @@ def test_numbers_are_right(site: Site) -> None:
         assert last("Servers up", instance) == [1, 1]
         (ratio,) = last("Cache hit ratio", instance)
         assert 0.1 < ratio < 0.9
-        # One of the six requests of a round that are not refused, of however many rounds.
+        # One of the six requests of each round that are not refused.
         (failed,) = last("Failed requests", instance)
         assert 0.05 < failed < 0.3
         assert last("Server certificate expires in", instance) == [pytest.approx(10 * DAY, abs=300)]

@@ -214,9 +214,9 @@ def test_explanations_are_what_the_server_does(site: Site) -> None:
             for method, path in requests():
                 status = send_raw(http, method, path, follow_redirects=False).status_code
                 refused = explanation(config, plugins, asker, method, path)
-                told = LAYERS.get(refused, set())
+                expected = LAYERS.get(refused, set())
                 # Beyond the checks a body may be missing (400), and what is asked for (404).
-                agree = status in told if refused else status in {200, 400, 404, 409}
+                agree = status in expected if refused else status in {200, 400, 404, 409}
                 if not agree:
                     wrong.append((name, method, path, status, refused))
     assert wrong == []

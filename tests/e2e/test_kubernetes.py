@@ -26,7 +26,7 @@ KINDS = ["Namespace", "ServiceAccount", "ConfigMap", "Deployment", "Service", "P
 GO = shutil.which("go")
 LINTER = "1.20.0"
 EXCEPTIONS = {
-    "pod-probes-identical": "both ask /live: a store that is away is no reason to be taken out of the service",
+    "pod-probes-identical": "both ask /live: an unreachable store must not take a server out of the service",
     "container-image-pull-policy": "the image is of one version, and a pod that moves does not wait for the registry",
 }
 

@@ -124,7 +124,7 @@ def test_the_projects_own_client(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["X-Tls-Client-Cert", "x-tls-client-cert", "X_Tls_Client_Cert", "X-TLS-Client-Cert"])
 def test_header_that_a_client_sends_itself_is_ignored(site: Site, name: str) -> None:
-    """Neither through the proxy, nor past it; nor does one replace the certificate that the client has shown."""
+    """A forged header works neither through the proxy nor past it, and never replaces the client's own certificate."""
     forged = quote(site.server.admin.cert.read_text())
     headers = {name: forged, "X-Forwarded-For": FORGED_ADDRESS}
     for url in (site.url, f"https://localhost:{site.server.port}"):

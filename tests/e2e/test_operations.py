@@ -152,18 +152,18 @@ def test_refusal_names_the_layer_and_the_rule(run_server: Run, tmp_path: Path) -
             answer = client.put(path)
         return answer.json(), json.loads(server.wait_for_log("refused"))["message"]
 
-    told = {"message": "not authorized: insufficient permissions"}
+    refusal = {"message": "not authorized: insufficient permissions"}
     place = "at 127.0.0.1: "
     assert refused(stranger, "/v1/key/create/a") == (
-        told,
+        refusal,
         f"refused '/v1/key/create/a' to {stranger.identity} {place}policy: static: the identity is in no policy",
     )
     answer, line = refused(known, "/v1/key/create/xyz")
-    assert answer == told
+    assert answer == refusal
     assert line.startswith(f"refused '/v1/key/create/xyz' to {known.identity} {place}policy: static: denied by")
     assert "policy 'p'" in line
     answer, line = refused(known, "/v1/key/import/a")
-    assert answer == told
+    assert answer == refusal
     assert "no allow rule of policy 'p' matches" in line
     answer, line = refused(None, "/v1/key/create/a")
     assert answer == {"message": "tls: client certificate is required"}

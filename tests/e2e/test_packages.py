@@ -50,7 +50,7 @@ def build(project: str, sources: Path, output: Path, umask: int) -> None:
     """Build the source distribution of a project, and the wheel from that, as the release does."""
     output.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(sources / project)]
-    # The moment of a release's commit, of which the release takes the time.
+    # A release takes the time of its commit.
     environment = os.environ | {"SOURCE_DATE_EPOCH": "1790000000"}
     done = subprocess.run(
         command, env=environment, umask=umask, capture_output=True, text=True, timeout=300, check=False

@@ -120,5 +120,5 @@ class Log:
         raise AssertionError(f"the container ended before it said {text!r}:\n" + "\n".join(self._seen))
 
     def close(self) -> None:
-        """Let go of the connection to the engine."""
+        """Close the connection to the engine."""
         self._stream._response.close()  # its own method leaves the socket to the garbage collector

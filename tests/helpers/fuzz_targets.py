@@ -164,7 +164,7 @@ def _ciphertext(data: bytes) -> None:
         try:
             key.decrypt(data, b"context")
         except CiphertextError as error:
-            assert error.__cause__ is None  # noqa: PT017 # whatever the cause, it is not told
+            assert error.__cause__ is None  # noqa: PT017 # the message must not name the cause
 
 
 @functools.cache

@@ -60,7 +60,7 @@ class Prometheus:
         return answer["data"]
 
     def at(self, expression: str, moment: float | None = None) -> list[Series]:
-        """Return the series of an expression at one moment, each with one value; now unless told otherwise."""
+        """Return the series of an expression at one moment, each with one value. The default moment is now."""
         when = {} if moment is None else {"time": moment}
         data = self.get("/query", query=expression, **when)
         assert data["resultType"] == "vector"

@@ -1,4 +1,4 @@
-"""An HTTPS proxy between the server and Vault: counts what goes by, and brings about what a network or a proxy does."""
+"""An HTTPS proxy between the server and Vault: counts requests, and simulates the faults of a network or a proxy."""
 
 from __future__ import annotations
 

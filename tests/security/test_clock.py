@@ -1,6 +1,6 @@
 """The wall clock jumps by hours and by years, forward and back, while the server runs.
 
-What lasts for a time goes by a clock that does not jump; what names a time says that of the wall clock. Nothing hangs,
+Durations use a clock that does not jump; points in time use the wall clock. Nothing hangs,
 and when the clock is right again everything is as before.
 """
 

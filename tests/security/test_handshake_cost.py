@@ -252,7 +252,7 @@ def test_request_behind_the_handshake_is_no_part_of_it(contexts: Contexts) -> No
 
 
 def test_handshake_in_many_small_pieces_is_refused(contexts: Contexts) -> None:
-    """Each piece costs a turn of the event loop, however little is in it."""
+    """Each piece costs a turn of the event loop, even a small one."""
     assert finish(contexts, chunk=200).client is not None
     shaking = finish(contexts, chunk=1)
     assert shaking.client is None

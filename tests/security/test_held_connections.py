@@ -91,7 +91,7 @@ def test_client_that_does_not_read_loses_its_connection(run_server: RunServer, r
 
 
 def test_http2_stream_whose_window_stays_closed_is_reset(run_server: RunServer) -> None:
-    """A log of few events, of which the client takes none, does not keep its place; nor does an answer."""
+    """The server resets the stream of a log, and that of an answer, from which the client takes nothing."""
     server = run_server(python=("-c", HURRIED))
     with server.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)

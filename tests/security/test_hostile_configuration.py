@@ -46,7 +46,7 @@ def read(text: str) -> Document:
 
 
 def tower(width: int, levels: int, line: str) -> str:
-    """Return lines of which each has several aliases of the one before."""
+    """Return lines; each has several aliases of the line before."""
     names = [f"*a{level}" for level in range(levels)]
     lines = [line.format(level=n, many=", ".join([names[n - 1]] * width), one=names[n - 1]) for n in range(1, levels)]
     return "\n".join(["a0: &a0 {x: y}", *lines])

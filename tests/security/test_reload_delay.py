@@ -119,7 +119,7 @@ def test_worker_that_hangs_while_it_starts_does_not_block_reloads(tmp_path: Path
     try:
         key, moved = tmp_path / "server.key", tmp_path / "moved.key"
         key.rename(moved)
-        os.mkfifo(key)  # opening it waits for a writer, and there is none
+        os.mkfifo(key)  # opening it waits for a writer that never comes
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
         server.wait_for_log("has died")

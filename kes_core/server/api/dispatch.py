@@ -3,7 +3,7 @@
 Everything between the HTTP server and the handlers happens in `_Dispatcher`, in the order that the protocol lays down:
 route, method, certificate, policy, argument, and then the handler, which reads the body. The rules are those of
 `kes_core.access`. FastAPI keeps the routes and their documentation; its middleware, its parameters and its validation,
-none of which these routes use, cost more than the cryptography and are left out of a request's way.
+which these routes do not use, cost more than the cryptography and are left out of a request's way.
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ class Responder(Protocol):
         """Send the next part of a response. The first part has a status, the others have status 0."""
 
     async def abort_response(self, stream: RequestStream) -> None:
-        """Abort a response of which a part was sent."""
+        """Abort a response after a part of it was sent."""
 
     async def request_body(self, stream: RequestStream) -> None:
         """Let the client send the request's body: the application waits for it."""

@@ -38,11 +38,11 @@ class Channel:
         self,
         *,
         asked: Mapping[str, Callable[..., Awaitable[Any]]],
-        told: Mapping[str, Callable[..., None]],
+        handlers: Mapping[str, Callable[..., None]],
     ) -> None:
         """Set up an end with the functions that the other one can call: by `ask`, and by `tell`."""
         self._asked = asked
-        self._told = told
+        self._handlers = handlers
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last = 0
@@ -108,7 +108,7 @@ class Channel:
 
     def _take(self, message: Mapping[str, Any]) -> None:
         if "tell" in message:
-            self._told[message["tell"]](**message["with"])
+            self._handlers[message["tell"]](**message["with"])
         elif "ask" in message:
             task = asyncio.get_running_loop().create_task(self._answer(message))
             self._tasks.add(task)

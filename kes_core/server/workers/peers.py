@@ -17,7 +17,7 @@ class Peers(Protocol):
         """Return the numbers of all: the sum of `Metrics.snapshot`."""
 
     async def forget(self, name: str) -> None:
-        """Return when no other process has the key `name`, or the knowledge that there is none, in memory."""
+        """Return when no other process has the key `name`, or its absence, in memory."""
 
 
 class LocalPeers:

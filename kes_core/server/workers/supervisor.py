@@ -69,7 +69,7 @@ class _WorkerHandle:
                 "snapshot": supervisor.snapshot,
                 "forget": lambda name: supervisor.forget(self, name),
             },
-            told={
+            handlers={
                 "readers": lambda log, there_are: supervisor.on_readers(self, log, there_are),
                 "event": lambda log, line: supervisor.pass_on(self, log, line),
                 "cut": supervisor.cut,

@@ -76,7 +76,7 @@ class _Worker:
                 "snapshot": self._snapshot,
                 "forget": self._forget,
             },
-            told={"wanted": self._wanted, "event": self._event, "cut": self._cut},
+            handlers={"wanted": self._wanted, "event": self._event, "cut": self._cut},
         )
 
     async def run(self, control: socket.socket) -> None:

@@ -42,7 +42,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_VALUE_SIZE: Final = 64 * 1024
-"""The longest value of a key, in bytes. A longer file is not one of ours."""
+"""The longest value of a key, in bytes. A longer file is not a key."""
 TIME_LIMIT: Final = 10.0
 """Seconds after which a file system that does not answer counts as unreachable."""
 

@@ -1,4 +1,4 @@
-"""What the doctor says of a key directory: each fault is brought about, and found."""
+"""The doctor finds each fault of a key directory."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ class VaultKeyStore(KeyStore):
         """See whose key is stored, once every write that began before ours ended should have ended too.
 
         K/V v1 has no check-and-set, and Vault checks *create* against *update* before it writes, not while it does: of
-        two writes at once the later one stays. So whoever finds another's key has lost. What others than the creator
-        need, that the store holds what it was given, is for the cache to see.
+        two writes at once the later one stays. So a creator that finds another's key has lost. The cache checks for the
+        other callers that the store holds what it was given.
         """
         shortest, longest = _FENCE
         await asyncio.sleep(min(max(_FENCE_FACTOR * max(self._write_times), shortest), longest))

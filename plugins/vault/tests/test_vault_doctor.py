@@ -255,25 +255,25 @@ def test_entries_of_others_are_not_problems(bao: OpenBao) -> None:
 
 
 def test_clocks_that_differ() -> None:
-    def told(difference: float) -> list[Finding]:
+    def clock_findings(difference: float) -> list[Finding]:
         now = time.time()
         answer = requests.Response()
         answer._content = json.dumps({"server_time_utc": int(now)}).encode()
         return list(doctor._clock(answer, now + difference))
 
-    assert told(50) == []
-    (ahead,) = told(90)
+    assert clock_findings(50) == []
+    (ahead,) = clock_findings(90)
     assert (ahead.level, ahead.subject, "s ahead of Vault's" in ahead.message) == ("warning", "clock", True)
-    assert "s behind Vault's" in told(-3600)[0].message
+    assert "s behind Vault's" in clock_findings(-3600)[0].message
     assert list(doctor._clock(requests.Response(), 0.0)) == []  # another server answers, which is a finding of its own
 
 
 def test_endpoint_without_tls() -> None:
-    def told(endpoint: str) -> list[Finding]:
+    def endpoint_findings(endpoint: str) -> list[Finding]:
         return list(doctor._encryption(VaultConfig.model_validate({"endpoint": endpoint, "token": "t"})))
 
-    assert [finding.level for finding in told("http://vault.example.com:8200")] == ["warning"]
-    assert told("http://127.0.0.1:8200") == told("https://vault.example.com:8200") == []
+    assert [finding.level for finding in endpoint_findings("http://vault.example.com:8200")] == ["warning"]
+    assert endpoint_findings("http://127.0.0.1:8200") == endpoint_findings("https://vault.example.com:8200") == []
 
 
 # The policy that it writes

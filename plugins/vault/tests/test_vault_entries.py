@@ -224,8 +224,8 @@ def test_doctor_finds_entries_without_a_key(bao: OpenBao, broken: Breaker) -> No
 @pytest.mark.parametrize(("prefix", "proposed"), [("", "data"), ("team", "data/team")])
 def test_path_below_a_mount_is_no_engine_of_v2(bao: OpenBao, prefix: str, proposed: str) -> None:
     tenant = Tenant(bao, "v2", WIDE)
-    told = failure(tenant.config(engine=f"{tenant.engine}/data", prefix=prefix))
-    assert told == f"the K/V engine is mounted at {tenant.engine!r}: set engine: {tenant.engine}, prefix: {proposed}"
+    message = failure(tenant.config(engine=f"{tenant.engine}/data", prefix=prefix))
+    assert message == f"the K/V engine is mounted at {tenant.engine!r}: set engine: {tenant.engine}, prefix: {proposed}"
 
 
 def test_folder_below_a_mount_of_v1(bao: OpenBao) -> None:

@@ -342,7 +342,7 @@ def test_offline_mode_serves_cached_keys_until_its_time_is_up(bao: OpenBao, star
 
 
 def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
-    """Data keys of a cached key cost Vault nothing; a cold key costs one read, however many ask for it at once."""
+    """Data keys of a cached key cost Vault nothing; a cold key costs one read for all that ask at once."""
     tenant = Tenant(bao, "v2")
     tenant.write("cold", {"cold": KeyVersion.generate("me").encode().decode()})
     with Proxy(bao).running() as proxy:

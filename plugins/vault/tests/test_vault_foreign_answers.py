@@ -149,9 +149,9 @@ def test_token_that_cannot_be_sent_is_named_and_replaced(bao: OpenBao, tmp_path:
         return str(bao.root.auth.token.create(policies=[tenant.role], ttl="1h")["auth"]["client_token"])
 
     token_file.write_text(garbage, encoding="utf-8")
-    told = failure(tenant.config(**section))
-    assert f"the token in '{token_file}' can't be sent" in told
-    assert garbage not in told
+    message = failure(tenant.config(**section))
+    assert f"the token in '{token_file}' can't be sent" in message
+    assert garbage not in message
 
     async def check(store: VaultKeyStore) -> None:
         await store.create("k", b"v")

@@ -260,7 +260,7 @@ def test_secret_file_is_read_again_at_each_login(
         with pytest.raises(KeyStoreError, match="login to Vault failed") as caught:
             await store.get("k")
         assert caught.value.reason == "forbidden"
-        for call in (store.get("k"), store.status()):  # told at once, without another login
+        for call in (store.get("k"), store.status()):  # reported at once, without another login
             with pytest.raises(KeyStoreError, match="login to Vault failed"):
                 await call
         assert store._session._failures == 1

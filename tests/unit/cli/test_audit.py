@@ -61,7 +61,7 @@ def test_end_that_is_noted(directory: Path) -> None:
 
 
 def test_end_whose_note_is_missing(directory: Path) -> None:
-    """A line that was cut off can't be told then, but that it can't be told is."""
+    """A cut-off line can't be detected then, and the command says so."""
     log = directory / "audit.log"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
     (directory / "audit.log.chain").unlink()

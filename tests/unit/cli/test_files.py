@@ -47,8 +47,8 @@ def test_temporary_files_that_cannot_be_removed_are_named(
     write_certificate(key, cert, subject="x", dns=[], ips=[], valid_for=dt.timedelta(days=1))
     left = [file for file in tmp_path.iterdir() if file not in {key, cert}]
     assert len(left) == 2
-    told = capsys.readouterr().err
-    assert all(f"Warning: {str(file)!r} may hold the private key" in told for file in left)
+    warnings = capsys.readouterr().err
+    assert all(f"Warning: {str(file)!r} may hold the private key" in warnings for file in left)
 
 
 @pytest.mark.parametrize("cert", ["a", "./a", "folder/../a", "link"])

@@ -1,4 +1,4 @@
-"""What the doctor says of where audit records go: each fault is brought about, and found, and the server has it too."""
+"""The doctor finds each fault of the audit sinks that stops the server."""
 
 from __future__ import annotations
 

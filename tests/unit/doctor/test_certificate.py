@@ -1,4 +1,4 @@
-"""What the doctor says of certificates: each fault is brought about, and found."""
+"""The doctor finds each fault of certificates and keys."""
 
 from __future__ import annotations
 

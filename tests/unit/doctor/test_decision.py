@@ -36,7 +36,7 @@ def ask(
 
 
 def refusal(*arguments: Any, **options: Any) -> tuple[str, str, str]:
-    """Return check, reason and cure of a refused request, all of whose earlier checks have passed."""
+    """Return check, reason and cure of a refused request whose earlier checks all passed."""
     *passed, last = ask(*arguments, **options)
     assert {finding.level for finding in passed} <= {"ok", "note"}
     assert last.level == "error"

@@ -27,7 +27,7 @@ def rules(directory: Path, *allow: str, deny: list[str] | None = None) -> list[F
 def test_policy_without_fault(tmp_path: Path) -> None:
     (found,) = rules(tmp_path, "/v1/key/create/my-*", "/v1/key/list/*", deny=["/v1/key/create/my-secret"])
     assert found.level == "ok"
-    assert found.message == "'p' has 1 client and 3 rules, all of which match some API"
+    assert found.message == "'p' has 1 client and 3 rules, and each rule matches some API"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_another_key_of_the_same_name(existing: OnConflict, dry_run: bool) -> No
 def test_damaged_key_is_reported_and_not_copied() -> None:
     async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
         await fill(source, "good")
-        await source.create("bad", b"a secret that is no key")
+        await source.create("bad", b"a secret that is not a key")
         migration = Migration(source, target)
         assert await migrate(migration) == {"copied": 1, "failed": 1}
         assert "the source's entry is not a key" in migration.summary.failures["bad"]

@@ -26,8 +26,8 @@ def test_readers_that_read_nothing_cost_little_memory() -> None:
     """However many there are, and however long the events: refused clients can't fill the memory."""
 
     async def run() -> None:
-        told: list[int] = []
-        hub = Hub(told.append)
+        calls: list[int] = []
+        hub = Hub(calls.append)
         await started(hub, 100)
         tracemalloc.start()
         try:
@@ -74,15 +74,15 @@ def test_event_longer_than_a_backlog_reaches_readers_that_keep_up() -> None:
 def test_reader_that_goes_away_is_forgotten() -> None:
     async def run() -> None:
         hub = Hub(lambda _count: None)
-        told: list[bool] = []
-        hub.on_readers = told.append
+        calls: list[bool] = []
+        hub.on_readers = calls.append
         reader = hub.read()
         waiting = asyncio.ensure_future(anext(reader))
         await asyncio.sleep(0)
-        assert (hub.has_readers, told) == (True, [True])
+        assert (hub.has_readers, calls) == (True, [True])
         waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
-        assert (hub.has_readers, told) == (False, [True, False])
+        assert (hub.has_readers, calls) == (False, [True, False])
 
     asyncio.run(run())
