@@ -113,7 +113,7 @@ def test_proxies(tmp_path: Path) -> None:
 
     assert proxies() == []
     assert finding_with(proxies(header={"cert": "X-Client"}), "no proxy is named").level == "warning"
-    found = finding_with(proxies(identities=[CLIENT]), "can be any client")
+    found = finding_with(proxies(identities=[CLIENT]), "can act as any client")
     assert (found.level, "'X-Tls-Client-Cert'" in found.message) == ("note", True)
     assert finding_with(proxies(identities=[CLIENT], header={"cert": "X Client"}), "name of a header").level == "error"
     assert finding_with(proxies(identities=["nginx"]), "no proxy has it").level == "warning"
