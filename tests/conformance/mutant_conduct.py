@@ -68,7 +68,7 @@ class TestLeavesHalves(Mutant):
 
 class TestKeepsItsLock(Mutant):
     breaks = "store_works_after_cancelled_calls"
-    time_limit = 1.5
+    time_limit = 3.0
 
     class Subject(MemoryKeyStore):
         def __init__(self) -> None:
