@@ -41,7 +41,7 @@ def stored(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def vector_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server on a directory that holds the vectors' keys as another server would have left them there."""
+    """A server on a directory that already holds the vectors' keys, as if another server had stored them."""
     directory = tmp_path_factory.mktemp("vectors")
     keys = directory / "keys"
     keys.mkdir(mode=0o700)
@@ -91,7 +91,7 @@ def test_api_lists_every_route_with_its_limits(vector_server: Server) -> None:
 EDGES = [
     case
     for case in ROUTES["behaviour"]
-    # These need other settings of the server (test_authorization has them), or are a slip or a want of the Go server.
+    # These cases need other settings (see test_authorization), or are mistakes or gaps of the Go server.
     if "skip_auth" not in case["meaning"]
     and "certificate" not in case["meaning"]
     and "bulk" not in case["meaning"]
@@ -150,7 +150,7 @@ def request_body() -> Any:
     return make
 
 
-# The rest: a key that was imported (test_keys), and a store that is down (test_store_failures).
+# Other tests cover imported keys (test_keys) and a store that is down (test_store_failures).
 EXAMPLES = [
     case
     for case in ROUTES["examples"]
@@ -204,7 +204,7 @@ def test_listing_of_policies_and_identities(vector_server: Server, case: dict[st
 
 
 def test_every_listed_error_message_is_the_vectors(vector_server: Server) -> None:
-    """The errors that a client can bring about, by the message in the vectors."""
+    """Each error that a client can cause has the message and the status of the vectors."""
     key = base64.b64encode(bytes(32)).decode()
     requests = {
         "key does not exist": ("GET", "/v1/key/describe/nothing", None),
@@ -233,7 +233,7 @@ def test_every_listed_error_message_is_the_vectors(vector_server: Server) -> Non
 
 
 def test_slips_of_the_go_server_with_stored_keys(vector_server: Server) -> None:
-    """An empty stored value is an error with the entry named in the log; a missing HMAC key is not an error."""
+    """An empty stored value is an error, and the log names the entry; a missing HMAC key is not an error."""
     with vector_server.client() as client:
         void = client.get("/v1/key/describe/void")
         assert (void.status_code, void.json()) == (502, {"message": "failed to read key"})
@@ -245,7 +245,7 @@ def test_slips_of_the_go_server_with_stored_keys(vector_server: Server) -> None:
 
 
 def test_no_client_loses_a_name(run_server: Any) -> None:
-    """3,000 keys come in three pages; prefix, star and place all survive the way through `continue_at`."""
+    """3,000 keys come in three pages, and `continue_at` keeps the prefix, the star and the position."""
     names = [f"key-{number:04}" for number in range(3000)]
     server = run_server({"keys": [{"name": name} for name in [*names, "other"]]})
     with server.client() as client:
@@ -264,7 +264,7 @@ def test_no_client_loses_a_name(run_server: Any) -> None:
 
 
 def test_curl_decrypts_what_curl_encrypted(server: Server) -> None:
-    """A client that no one here wrote, over both versions of HTTP."""
+    """An independent client works over both versions of HTTP."""
     curl = shutil.which("curl")
     assert curl, "curl is needed: apt install curl"
     credentials = server.admin

@@ -47,7 +47,7 @@ def verify(*files: Path, key: str = "") -> tuple[int, dict[str, Any]]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """Every line as the JSON that it is; only a line feed ends one."""
+    """Parse every line as JSON; only a line feed ends a line."""
     data = path.read_bytes()
     assert data.endswith(b"\n")
     return [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")]
@@ -81,7 +81,7 @@ def test_records_cannot_be_forged(run_server: Run, tmp_path: Path, chain: str) -
 @pytest.mark.parametrize("signalled", [True, False])
 @pytest.mark.parametrize("chain", ["off", "on"])
 def test_rotation_loses_no_line(run_server: Run, tmp_path: Path, chain: str, signalled: bool) -> None:
-    """Requests flow while the file is moved away, again and again, with SIGHUP or without."""
+    """Requests go on while the file is moved away again and again, with or without SIGHUP."""
     path = tmp_path / "audit.log"
     server = run_server({"audit": {"file": {"path": str(path), "chain": chain}}})
     stop, sent = threading.Event(), []
@@ -150,13 +150,13 @@ def test_chain_goes_on_after_a_restart_and_tells_what_was_done(run_server: Run, 
     path.write_text("".join(lines[:7]))
     code, result = verify(path, key="s3cret")
     assert [problem["message"] for problem in result["problems"]] == ["the records 8 to 10 are missing at the end"]
-    # The server itself says so too.
+    # The server reports it too.
     server = run_server(overrides, environment={"AUDIT_KEY": "s3cret"})
     assert any("the records 8 to 10 are missing at the end of the audit log" in line for line in server.errors)
 
 
 def test_chain_goes_on_where_a_worker_died_before_it_took_note(run_server: Run, tmp_path: Path) -> None:
-    """Of the record that it had just written. The note beside the file is then of the record before."""
+    """The worker wrote a record and died before it updated the note, which still describes the record before."""
     path, note = tmp_path / "audit.log", tmp_path / "audit.log.chain"
     server = run_server({"audit": {"file": {"path": str(path), "chain": "on"}}})
     with server.client() as client:
@@ -171,7 +171,7 @@ def test_chain_goes_on_where_a_worker_died_before_it_took_note(run_server: Run, 
 
 
 def test_file_that_cannot_be_written_for_a_while_loses_nothing(run_server: Run, tmp_path: Path) -> None:
-    """The limit of a file's size stands in for a full disk."""
+    """A limit on the file size simulates a full disk."""
     path = tmp_path / "audit.log"
     server = run_server({"audit": {"file": {"path": str(path), "chain": "on"}}})
     hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)[1]
@@ -278,13 +278,13 @@ def test_server_that_cannot_write_to_standard_output_ends(
     while server.process.poll() is None:
         with contextlib.suppress(httpx.TransportError), server.client(http2=False) as client:
             answered += client.get("/version").status_code == 200
-    # At most one request a process: there was only one at a time.
+    # Requests came one at a time, so each process answered at most one without writing its record.
     assert answered <= workers
     message = f"the audit log on standard output can't be written: {problem}; the server stops"
     assert json.loads(server.wait_for_log(message))["level"] == "CRITICAL"
     assert not any("Traceback" in line or "is replaced" in line for line in server.errors)
     assert server.process.returncode == 1
-    # What else there is has the record of the answer that could not be audited.
+    # The other sink has the record that standard output did not take.
     assert len(records(kept)) >= answered + (reader >= 0)
 
 
@@ -366,7 +366,7 @@ def test_log_host_that_reads_nothing_delays_no_request(run_server: Run) -> None:
 def test_records_that_a_log_host_does_not_take_are_counted_and_delay_no_request(run_server: Run, by: str) -> None:
     count, longest = 1500, 0.0
     with socket.socket() as deaf:
-        # Little fits into one connection, and there is no other.
+        # The sink has only one connection, with little room for data.
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -414,7 +414,7 @@ BAD = [
 
 @pytest.mark.parametrize(("section", "message"), BAD)
 def test_place_that_cannot_be_used(run_server: Run, tmp_path: Path, section: dict[str, Any], message: str) -> None:
-    """At start, and on reload, which changes nothing then."""
+    """The server does not start, or the reload fails and changes nothing."""
     server = run_server()
     config = yaml.safe_load(server.config_path.read_text())
     config["audit"] = section

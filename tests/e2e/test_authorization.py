@@ -22,7 +22,7 @@ from tests.helpers.certificates import Credentials, make_credentials
 from tests.helpers.server import Server, send_raw, start_server
 
 REFUSED = {"message": "not authorized: insufficient permissions"}
-# Those that answer at once: the streams are in test_observability.
+# The routes that answer at once; test_observability covers the streams.
 SERVED = [route for route in ROUTES if route.timeout]
 
 
@@ -64,7 +64,7 @@ def as_client(admin: Credentials, files: tuple[Path, Path, str]) -> Credentials:
 
 
 class Clients:
-    """One server and all kinds of clients for it."""
+    """One server, and every kind of client for it."""
 
     def __init__(self, directory: Path) -> None:
         self.allowed = make_credentials(directory, "allowed")
@@ -96,7 +96,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     assert clients.server.stop() == 0
 
 
-# Deleting comes last: the others need the key.
+# The deletion comes last: the other requests need the key.
 IN_ORDER = sorted(SERVED, key=lambda route: route.method == "DELETE")
 
 
@@ -131,7 +131,7 @@ def test_refused_client_is_refused_on_every_route(clients: Clients, route: Route
 
 @pytest.mark.parametrize("route", SERVED, ids=[route.path for route in SERVED])
 def test_expired_certificate_is_as_good_as_another(clients: Clients, route: Route) -> None:
-    """By default an identity is a public key: dates, issuer and usage are not looked at."""
+    """By default only the public key counts: the server ignores dates, issuer and usage."""
     response = clients.ask(as_client(clients.allowed, clients.expired_files), route)
     assert response.status_code != 403
     assert "tls: " not in response.text

@@ -46,7 +46,7 @@ main()
 
 
 def test_key_that_is_deleted_while_the_server_reloads_is_gone(run_server: Run, tmp_path: Path) -> None:
-    """The state that replaced the old one has read it meanwhile."""
+    """The new state has read the key while the old state was deleting it."""
     store = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "keys": [{"name": "k"}]}
     server = run_server(store, python=("-c", SLOW_DELETE))
     answers: list[int] = []
@@ -69,7 +69,7 @@ def test_key_that_is_deleted_while_the_server_reloads_is_gone(run_server: Run, t
 
 
 def test_answer_that_is_not_taken_is_audited_and_broken_off(run_server: Run) -> None:
-    """A client that leaves no room for the last byte has got all the others."""
+    """The client leaves no room for the last byte, so it gets all bytes but that one."""
     hurried = "import kes_core.server.wire.http2 as h, kes_core.cli as c; h.WINDOW_TIMEOUT = 0.5; c.main()"
     server = run_server({"keys": [{"name": "k"}], "log": {"audit": "on"}}, python=("-c", hurried))
     with server.connection(alpn=["h2"]) as connection:
@@ -88,7 +88,7 @@ def test_answer_that_is_not_taken_is_audited_and_broken_off(run_server: Run) -> 
         assert len(got) == 20
         record = server.next_audit_record()
         assert (record["request"]["path"], record["response"]["code"]) == ("/v1/key/generate/k", 200)
-        # The connection is good for more.
+        # The connection stays usable.
         client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 65535})
         assert client.request("GET", "/version") > stream
         client.flush()
@@ -115,7 +115,7 @@ def test_verification_that_is_switched_on_counts_for_open_connections(run_server
 
 
 def test_certificate_that_openssl_refuses_changes_nothing(run_server: Run, tmp_path: Path) -> None:
-    """And the next reload works again."""
+    """With the old certificate back in place, the next reload works again."""
     server = run_server()
     before = {name: (tmp_path / name).read_bytes() for name in ("server.key", "server.crt")}
     key = rsa.generate_private_key(65537, 1024)
@@ -153,7 +153,7 @@ def test_certificate_of_an_unknown_version_ends_the_connection(run_server: Run, 
 
 
 def test_worker_that_hangs_is_replaced_when_a_key_is_deleted(run_server: Run, tmp_path: Path) -> None:
-    """It would go on using the key. Neither does it keep the others from a reload, nor itself from being replaced."""
+    """A hanging worker could go on using the key. It neither blocks a reload nor prevents its own replacement."""
     server = start_with_workers(run_server, tmp_path, {"keys": [{"name": "k"}]})
     hanging = workers_of(server)[0]
     os.kill(hanging, signal.SIGSTOP)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def test_development_server_in_any_temporary_folder(tmp_path: Path) -> None:
-    """Its certificate is found whatever the folder is called, and the private key is gone when it stops."""
+    """The server finds its certificate in a folder of any name, and removes the private key when it stops."""
     folder = tmp_path / "a #b: ${NOT_A_VARIABLE}"
     folder.mkdir()
     process = subprocess.Popen(
@@ -21,7 +21,7 @@ def test_development_server_in_any_temporary_folder(tmp_path: Path) -> None:
     )
     try:
         assert process.stdout is not None
-        assert any(line.startswith("-k because") for line in process.stdout)  # up to where it is ready
+        assert any(line.startswith("-k because") for line in process.stdout)  # the line that it prints when it is ready
         assert len(list(folder.iterdir())) == 1
     finally:
         process.terminate()

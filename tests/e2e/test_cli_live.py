@@ -106,12 +106,12 @@ def test_error_log_on_a_terminal(server: Server, user: Credentials, tmp_path: Pa
 
 
 def test_a_piped_log_is_what_the_server_sends(server: Server) -> None:
-    """A line an event, at once, and the exit code of `tail -f` after Ctrl-C."""
+    """Each event is one line and comes at once; after Ctrl-C the exit code is that of `tail -f`."""
     with piped(server, "log") as process, client(server) as kms, kms.audit_log() as events:
         assert process.stdout is not None
         lines = events.lines()
         while json.loads(next(lines))["request"]["path"] != "/v1/log/audit":
-            pass  # the command's own request: it reads from here on
+            pass  # after its own request the command has begun to read
         kms.version()
         line = process.stdout.readline()
         assert line == next(lines).decode() + "\n"
@@ -243,7 +243,7 @@ kes_system_up_time 12.5
 
 
 def test_metrics_of_a_server_that_counts_less() -> None:
-    """The Go server: requests by code, no cache, no key store, and no failure before there is one."""
+    """The Go server counts requests by code, knows no cache and key store, and omits failures until one happens."""
     snapshot = parse(GO_METRICS)
     facts: dict[str, Any] = snapshot.facts(None, 0.0)
     assert facts == {
@@ -257,7 +257,7 @@ def test_metrics_of_a_server_that_counts_less() -> None:
     }
     later = parse(GO_METRICS.replace('"200"} 90', '"200"} 110').replace("count 100", "count 120"))
     assert later.facts(snapshot, 2.0)["rates"] == {"success": 10.0, "error": 0.0, "failure": 0.0}
-    assert snapshot.facts(later, 2.0)["rates"]["success"] == 50.0  # it has begun anew
+    assert snapshot.facts(later, 2.0)["rates"]["success"] == 50.0  # the counters began again at zero
     with pytest.raises(ValueError, match="holds no metrics of a KES server"):
         parse("other 1\n")
 

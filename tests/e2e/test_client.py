@@ -158,7 +158,7 @@ ERRORS = {
     UnsupportedKeyError: {"is not supported", "invalid key size", "FIPS"},
     KeyStoreUnavailableError: {"failed to", "key store is"},
 }
-"""What each type stands for. All others are faults of the program or of the server."""
+"""The messages of each type. All other errors are faults of the program or of the server."""
 
 
 @pytest.mark.parametrize("case", vectors("errors")["cases"], ids=lambda case: f"{case['status']} {case['message']}")
@@ -215,7 +215,7 @@ class EveryMethod:
 
 
 def test_every_route_has_a_method(run_server: Callable[..., Server]) -> None:
-    """The server's own audit log says what the clients have asked for."""
+    """The server's audit log shows which route each method asked for."""
     server = run_server({"log": {"audit": "on"}, "policy": {"app": {}}})
 
     def next_path() -> str:
@@ -276,7 +276,7 @@ def test_dead_endpoints_are_passed_over(server: Server) -> None:
     dead = f"127.0.0.1:{free_port()}"
     with Client(f"{dead}, {server.url}", api_key=server.admin.api_key, insecure=True) as kms:
         assert kms.version().version
-        kms.create_key("second-endpoint")  # no connection came about, so it has not been sent before
+        kms.create_key("second-endpoint")  # the refused connection has sent nothing
         assert list(kms.list_keys("second")) == ["second-endpoint"]
     with Client(dead, api_key=server.admin.api_key, insecure=True) as kms:
         start = time.monotonic()
@@ -306,7 +306,7 @@ def test_the_endpoint_that_answered_last_is_asked_first(server: Server) -> None:
 
 
 def test_a_client_without_certificate_gets_a_clear_error(server: Server) -> None:
-    """The alert arrives after the handshake (TLS 1.3), where httpx does not make it an error of its own on asyncio."""
+    """The alert arrives after the handshake (TLS 1.3); on asyncio, httpx does not turn it into one of its errors."""
     with Client(server.url, insecure=True) as kms, pytest.raises(KESConnectionError, match="certificate required"):
         kms.version()
 
@@ -337,7 +337,7 @@ def test_a_request_that_is_too_long_is_not_sent(server: Server) -> None:
 
 
 class BreakingServer:
-    """Takes TLS connections and requests, and breaks off without an answer. No real server can be made to do it."""
+    """Accepts TLS connections and reads requests, then hangs up without an answer. No real server can be made to."""
 
     def __init__(self, directory: Path) -> None:
         credentials = make_credentials(directory, "breaking")
@@ -378,7 +378,7 @@ def test_only_what_may_be_repeated_is_sent_again(server: Server, breaking: Break
             kms.create_key("never-twice")
         with pytest.raises(KESConnectionError):
             kms.import_key("never-twice", bytes(32))
-        assert list(kms.list_keys("never")) == []  # sent again, to the other server
+        assert list(kms.list_keys("never")) == []  # the client repeats this request at the other server
     assert breaking.requests.count(b"GET /v1/key/list/never") == 1
     assert breaking.requests.count(b"PUT /v1/key/create/never-twice") == 1
     assert breaking.requests.count(b"PUT /v1/key/import/never-twice") == 1

@@ -1,4 +1,4 @@
-"""A client that threads share, and clients that are used where their connections do not work."""
+"""Threads share a client; a client is used where its connections do not work."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_threads_share_a_client_and_lose_no_call(server: Server, calls: int) -> 
 @pytest.mark.measured
 def test_more_threads_are_faster_than_one(server: Server) -> None:
     with client(server) as kms:
-        call_from_threads(kms, 4, 40)  # connects
+        call_from_threads(kms, 4, 40)  # opens the connections
         one, four = (min(call_from_threads(kms, threads, 400) for _ in range(3)) for threads in (1, 4))
     assert four < one, (one, four)
 
@@ -109,7 +109,7 @@ def in_a_fork(kms: Client) -> str:
 
 
 def test_client_in_a_forked_process(server: Server) -> None:
-    """Both processes would write to one TLS connection. A client that has no connection yet works in both."""
+    """A client with a connection fails: both processes would write to it. Without one it works in both processes."""
     with client(server) as kms:
         assert in_a_fork(kms) == "nothing"
         kms.version()

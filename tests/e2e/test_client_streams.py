@@ -209,7 +209,7 @@ def test_waiting_for_an_event_can_be_cancelled(server: Server) -> None:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.2):
                         await anext(events)
-                assert [event async for event in events] == []  # what was on its way may be lost, so nothing follows
+                assert [event async for event in events] == []  # an event may be lost, so the stream ended
 
     asyncio.run(check())
     with client(server) as kms:
@@ -270,7 +270,7 @@ def test_a_connection_that_breaks_is_an_error_of_its_own(run_server: Run) -> Non
 
     async def check(events: Any) -> None:
         async with async_client(server) as kms, kms.audit_log() as others:
-            assert next(events).path == "/v1/log/audit"  # that of the others
+            assert next(events).path == "/v1/log/audit"  # the request of `others`
             server.kill()
             with pytest.raises(KESConnectionError, match="the connection broke in the middle of an answer") as caught:
                 await anext(others)
@@ -284,7 +284,7 @@ def test_a_connection_that_breaks_is_an_error_of_its_own(run_server: Run) -> Non
 
 
 def test_a_reader_that_does_not_keep_up_gets_an_error(run_server: Run) -> None:
-    """It gets what came before, without a gap, and then the error."""
+    """The reader gets the events up to the first that it missed, and then the error."""
     server = run_server()
     with client(server) as kms, kms.audit_log() as events:
         count = 0
@@ -303,7 +303,7 @@ def test_a_reader_that_does_not_keep_up_gets_an_error(run_server: Run) -> None:
 
 
 def test_tcp_asks_whether_the_server_is_still_there(server: Server) -> None:
-    """As the kernel shows it: a timer of kind 2 runs on a connection that nothing is sent on."""
+    """TCP keepalive is on: on the idle connection, the kernel runs a timer of kind 2."""
     with client(server) as kms, kms.audit_log():
         local = {
             line.split()[5].partition(":")[0]
@@ -313,12 +313,12 @@ def test_tcp_asks_whether_the_server_is_still_there(server: Server) -> None:
     assert "02" in local
 
 
-# What no real server does
+# Answers that no real server gives
 
 
 @contextmanager
 def answering(directory: Path, *parts: bytes, hold: bool = False) -> Iterator[str]:
-    """Serve a log over TLS in exactly these parts, and then break off, or go on without a word."""
+    """Serve a log over TLS in exactly these parts; then hang up, or with `hold` stay silent."""
     key, cert = make_server_certificate(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
@@ -400,7 +400,7 @@ def test_events_come_in_pieces(tmp_path: Path) -> None:
         assert [next(events).message for _ in range(3)] == ["one", "two", "three"]
 
 
-# The page of the client
+# The documentation of the client
 
 
 def example(number: int, server: Server) -> str:

@@ -1,4 +1,4 @@
-"""The commands that speak to a server: what a script gets, and what a person sees."""
+"""The commands that use a server: what a script gets, and what a person sees."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_what_a_person_sees(environment: dict[str, str], tmp_path: Path) -> None
 
 
 def test_where_the_client_looks_for_server_and_credentials(server: Server, user: Credentials, tmp_path: Path) -> None:
-    """Protocol section 9: the first that is found wins, and a flag wins over all."""
+    """Protocol section 9: a flag comes first, then the first place that has a value."""
     admin = str(server.admin.api_key)
     files = {"MINIO_KES_KEY_FILE": str(user.key), "MINIO_KES_CERT_FILE": str(user.cert)}
 
@@ -223,7 +223,7 @@ def test_colours_in_a_pipe_are_there_if_they_are_asked_for(environment: dict[str
 
 
 def test_s_is_the_server_also_for_the_status(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    """Alone it is --short, as in the Go tool."""
+    """Without a value, `-s` means `--short`, as in the Go tool."""
     dead = environment | {"KES_SERVER": f"127.0.0.1:{free_port()}"}
     assert "Memory" in kes("status", "-k", "-s", server.url, cwd=tmp_path, environment=dead).stdout
     for arguments in (["-k", "-s"], ["-s", "-k"], ["-k", "--short"]):
@@ -248,8 +248,8 @@ with httpx.Client(verify=context, http2=True) as client:
 @pytest.mark.measured
 def test_a_command_adds_little_to_the_servers_time(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
     kes("key", "create", "quick", "-k", cwd=tmp_path, environment=environment)
-    # The same request by the libraries alone, which tells how fast the machine is; and both as when they are installed:
-    # with the bytecode of their modules in files.
+    # The libraries alone make the same request, as a measure of the machine's speed. Both use compiled bytecode, as
+    # installed programs do.
     files = [str(server.admin.cert), str(server.admin.key)]
     bare = [sys.executable, "-c", LIBRARIES_ALONE, f"{server.url}/v1/key/generate/quick", *files]
     compiled = os.environ | environment | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
@@ -260,5 +260,5 @@ def test_a_command_adds_little_to_the_servers_time(server: Server, environment: 
             start = time.perf_counter()
             subprocess.run(command, env=compiled, stdout=subprocess.DEVNULL, check=True)
             seconds.append(time.perf_counter() - start)
-    # What the server needs for it is in both, and is less than a thousandth of a second.
+    # Both times include the server's, which is less than a millisecond.
     assert min(own) < max(0.25, 1.3 * min(libraries)), (own, libraries)

@@ -36,7 +36,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextmanager
 def still_served(server: Server) -> Iterator[None]:
-    """Show that another client is served at any time while the block runs."""
+    """Check that the server serves another client all the time while the block runs."""
     done = threading.Event()
     slowest: list[float] = [0.0]
     failures: list[str] = []
@@ -63,7 +63,7 @@ def still_served(server: Server) -> Iterator[None]:
 
 @pytest.mark.measured
 def test_one_connection_carries_50000_requests_while_others_come_and_go(busy: Server) -> None:
-    """64 at a time, without one failing; 200 connections are opened and closed meanwhile."""
+    """64 requests run at a time and none fails, while 200 connections open and close."""
 
     def come_and_go() -> int:
         good = 0
@@ -107,7 +107,7 @@ def ask_with_the_handshake(server: Server, context: ssl.SSLContext) -> int:
 
 
 def test_connection_flood(busy: Server) -> None:
-    """Clients that connect and send nothing are closed after a while, and take no place of others until then."""
+    """The server closes silent connections after a while, and until then they take no other client's place."""
     with still_served(busy):
         idle = [socket.create_connection((busy.host, busy.port)) for _ in range(500)]
         try:
@@ -119,7 +119,7 @@ def test_connection_flood(busy: Server) -> None:
 
 
 def test_more_connections_than_the_limit_are_closed(run_server: Callable[..., Server]) -> None:
-    """With room for 128 files beyond the reserve, further connections are closed at once."""
+    """The server has room for 128 connections beyond its reserve of files, and closes all others at once."""
     server = run_server(arguments=(), limit_files=256)
     with ExitStack() as stack:
         for _ in range(128):
@@ -130,7 +130,7 @@ def test_more_connections_than_the_limit_are_closed(run_server: Callable[..., Se
             connection.settimeout(15)
             assert is_closed(connection)
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:  # the server notices in its own time that they are gone
+    while time.monotonic() < deadline:  # the server takes a moment to notice that they are gone
         try:
             with server.connection() as connection:
                 connection.sendall(VERSION_REQUEST)
@@ -142,7 +142,7 @@ def test_more_connections_than_the_limit_are_closed(run_server: Callable[..., Se
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Return whether the other side closes a connection on which nothing was sent."""
+    """Return whether the other side closes a silent connection."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -150,7 +150,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_request_before_the_handshake_ends(busy: Server) -> None:
-    """Plain HTTP on the TLS port gets an answer that says so, and the connection is closed."""
+    """Plain HTTP on the TLS port gets an answer that explains the mistake, and the server closes the connection."""
     with still_served(busy), socket.create_connection((busy.host, busy.port)) as raw:
         raw.sendall(VERSION_REQUEST)
         raw.settimeout(15)
@@ -182,7 +182,7 @@ def test_dribbled_headers_are_timed_out(busy: Server) -> None:
 
 
 def test_dribbled_body_is_timed_out(busy: Server) -> None:
-    """The route's time is for the whole answer: the body has to come within it."""
+    """The body has to arrive within the time of the route, which covers the whole request."""
     head = b"PUT /v1/key/encrypt/my-key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
     with still_served(busy), busy.connection() as connection:
         connection.sendall(head + b'{"plaintext":"')
@@ -208,7 +208,7 @@ def test_body_over_the_limit_is_refused(busy: Server, declared: bytes) -> None:
 
 @pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 def test_client_that_sends_too_much_reads_why(busy: Server, http2: bool) -> None:
-    """The server reads on for a while after its answer: most clients would lose the answer if it closed at once."""
+    """The server reads on for a while after its answer: if it closed at once, most clients would lose the answer."""
     body = b'{"plaintext":"' + b"A" * 1_150_000 + b'"}'
     with busy.client(http2=http2) as client:
         for _ in range(3):
@@ -233,7 +233,7 @@ def test_body_that_never_comes_is_timed_out(busy: Server) -> None:
 
 
 def test_unread_bodies_do_not_block_a_connection(busy: Server) -> None:
-    """Requests that are refused before their bodies are read leave the connection's window to the others."""
+    """Refused requests whose bodies nobody reads don't use up the connection's flow-control window."""
     with busy.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)
         for _ in range(40):
@@ -271,7 +271,7 @@ def test_expect_100_continue(busy: Server) -> None:
 
 
 def test_client_that_only_asks_and_never_reads_is_cut_off(busy: Server) -> None:
-    """The server stops reading once the answers pile up, so that they can't fill the memory."""
+    """The server stops reading when unsent answers pile up, so that they can't fill the memory."""
     before = resident_kib(busy)
     with still_served(busy), busy.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)

@@ -1,4 +1,4 @@
-"""The container image: what is in it, and that it serves with all taken away that can be. Needs a Docker engine."""
+"""The container image: its content, and that it serves with the fewest possible rights. Needs a Docker engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def image() -> Any:
 
 @pytest.fixture
 def owned(tmp_path: Path, image: Any) -> Iterator[Path]:
-    """A folder that belongs to the user of the image until the end of the test."""
+    """A folder that the image's user owns until the end of the test."""
     mounted = {str(tmp_path): {"bind": "/mnt", "mode": "rw"}}
 
     def chown(uid: int, gid: int) -> None:
@@ -79,12 +79,12 @@ def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
     find = ["import importlib.util, shutil", "print(importlib.util.find_spec('pip'), shutil.which('pip'))"]
     find.append("print(shutil.which('gcc'), shutil.which('git'))")
     assert inside(image, "/opt/kes/bin/python3", "-c", "\n".join(find)) == "None None\nNone None\n"
-    # What it adds to its base.
+    # What the image adds to its base.
     assert image.attrs["Size"] - engine().images.get(BASE).attrs["Size"] < 120_000_000
 
 
 def test_nothing_of_the_checkout_but_the_packages_goes_in(image: Any) -> None:
-    """Neither into the image, nor to the engine, which would keep it."""
+    """Other files enter neither the image nor the build context, which the engine would keep."""
     command = "find / -xdev ( -name .git -o -name .venv -o -name kes-demo -o -name src -path /src )"
     assert inside(image, *command.split(), user="0") == ""
     history = json.dumps(image.history())
@@ -94,7 +94,7 @@ def test_nothing_of_the_checkout_but_the_packages_goes_in(image: Any) -> None:
 
 def test_nothing_can_be_written(image: Any) -> None:
     assert inside(image, "python3", "-c", WRITABLE, **HARDENING) == ""
-    # Even if the root is writable, only /tmp and the like.
+    # Even with a writable root, the user can write only to /tmp and the like.
     assert set(inside(image, "python3", "-c", WRITABLE).split()) <= {"/tmp", "/var/tmp", "/run/lock"}
 
 
@@ -137,7 +137,7 @@ def test_container_serves(owned: Path, workers: int) -> None:
         assert re.search(rf"^Uid:\t{UID}\t{UID}\t{UID}\t{UID}$", status, re.MULTILINE)
         assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
         assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
-        # The health check of the documentation.
+        # The health check in the documentation.
         (check,) = [block for block in blocks("docs/deployment.md", "sh") if "--health-cmd" in block]
         (command,) = re.findall(r"--health-cmd '(.*?)'", check)
         health = container.exec_run(["sh", "-c", command.replace("127.0.0.1:7374", probe)])

@@ -38,17 +38,17 @@ _ROWS = [(row["gridPos"]["y"], row["title"]) for row in DASHBOARD["panels"] if r
 _OURS_BEGIN = next(y for y, title in _ROWS if title.startswith("kes-core: "))
 FOR_BOTH = [panel for panel in PANELS if panel["gridPos"]["y"] < _OURS_BEGIN]
 AT_ONCE = {rule["alert"] for rule in ALERTS if "for" not in rule}
-"""Alerts that wait for nothing."""
+"""The alerts that fire at once, without `for`."""
 GO_NAMES = {case["name"] for case in vectors("metrics")["cases"]}
 MAY_BE_ZERO = {"Requests in progress", "Requests in progress by server"}
-"""What is over by the time of a scrape."""
+"""The panels whose requests have ended by the time of a scrape."""
 RATE_INTERVAL = "4s"
-"""What Grafana makes of $__rate_interval where a scrape is due each second."""
+"""Grafana's value of $__rate_interval with one scrape a second."""
 DAY = 86400.0
 
 
 def names(expression: str) -> set[str]:
-    """Return the metrics that an expression is about, a histogram's by its own name."""
+    """Return the metrics that an expression uses; a histogram counts once, under its base name."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bkes_\w+", expression)}
 
 
@@ -57,10 +57,10 @@ def expressions(panels: list[Any]) -> list[str]:
 
 
 class Site:
-    """A server with two workers, what clients do to it, and Prometheus, which scrapes it and a Go server."""
+    """A server with two workers, its clients, and a Prometheus that scrapes it and a Go server."""
 
     def __init__(self, directory: Path, started: ExitStack) -> None:
-        """Start everything, and have `started` end it."""
+        """Start everything; `started` stops it."""
         self.readers: list[Reader] = []
         self.directory = directory
         self.store = directory / "keys"
@@ -115,7 +115,7 @@ class Site:
         return path
 
     def _work(self) -> None:
-        """Do everything that there is to count until Prometheus has seen all of it grow."""
+        """Do everything that has a counter, until Prometheus has seen every counter grow."""
         for _ in self.prometheus.until("count(kes_worker_restarts_total == 0) == 2"):
             self._use()
         os.kill(workers_of(self.server)[0], signal.SIGKILL)
@@ -145,7 +145,7 @@ class Site:
                 pass  # until the server hangs up
 
     def _fail(self) -> None:
-        """Have the key store fail. Only while no worker starts: it would make the directory anew."""
+        """Make the key store fail. Only while no worker starts: it would create the directory again."""
         away = self.directory / "away"
         self.store.rename(away)
         try:
@@ -160,7 +160,7 @@ class Site:
             reader.close()
 
     def variable(self, name: str) -> set[str]:
-        """Return what Grafana offers for a variable of the dashboard, with all jobs selected."""
+        """Return the values that Grafana offers for a variable of the dashboard, with all jobs selected."""
         (variable,) = (entry for entry in DASHBOARD["templating"]["list"] if entry["name"] == name)
         found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
         assert found is not None
@@ -168,7 +168,7 @@ class Site:
         return set(self.prometheus.get(f"/label/{found[2]}/values", **{"match[]": selector}))
 
     def series(self, target: Any, instance: str = "") -> list[Series]:
-        """Return what Grafana gets for a query, of all instances or of one."""
+        """Return the result of a query as Grafana makes it, for all instances or for one."""
         values = {
             "$__rate_interval": RATE_INTERVAL,
             "$job": ".+",
@@ -190,13 +190,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def numbers(series: list[Series]) -> list[float]:
-    """Return all values that are numbers; time without requests has neither quantiles nor ratios."""
+    """Return all values but NaN: while there are no requests, quantiles and ratios are undefined."""
     found = [float(value) for one in series for _, value in one["values"]]
     return [value for value in found if not math.isnan(value)]
 
 
 def check_panel(site: Site, panel: Any, instance: str = "") -> None:
-    """See that each query of a panel has something to show, and the labels that its legend names."""
+    """Check that each query of a panel returns values, with the labels that its legend names."""
     for target in panel["targets"]:
         found = site.series(target, instance)
         shown = numbers(found)
@@ -210,7 +210,7 @@ def check_panel(site: Site, panel: Any, instance: str = "") -> None:
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 def test_every_panel_has_something_to_show(site: Site, panel: Any) -> None:
-    """The sum of all servers, and one server alone, for each way to scrape them."""
+    """Every panel has values for all servers together, and for one server alone in each way to scrape it."""
     for instance in ("", site.api, site.probe):
         check_panel(site, panel, instance)
 
@@ -229,7 +229,7 @@ def test_variables_offer_what_is_scraped(site: Site) -> None:
 
 
 def test_numbers_are_right(site: Site) -> None:
-    """Those that are known."""
+    """The panels show the numbers that are known in advance."""
 
     def last(title: str, instance: str) -> list[float]:
         (panel,) = (panel for panel in PANELS if panel["title"] == title)
@@ -239,7 +239,7 @@ def test_numbers_are_right(site: Site) -> None:
         assert last("Servers up", instance) == [1, 1]
         (ratio,) = last("Cache hit ratio", instance)
         assert 0.1 < ratio < 0.9
-        # One of the six requests of each round that are not refused.
+        # In each round, one of the six allowed requests fails.
         (failed,) = last("Failed requests", instance)
         assert 0.05 < failed < 0.3
         assert last("Server certificate expires in", instance) == [pytest.approx(10 * DAY, abs=300)]
@@ -249,7 +249,7 @@ def test_numbers_are_right(site: Site) -> None:
 
 
 def test_worker_that_dies_makes_no_counter_fall(site: Site) -> None:
-    """A counter that falls is taken for one that began anew: all it has counted would show up as a spike."""
+    """Prometheus takes a falling counter for a reset, so the whole count would show as a spike."""
     series = site.prometheus.get("/series", **{"match[]": '{job=~"kes|kes-probe"}'})
     kept = re.compile(r"kes_.+_(total|bucket|count|sum|success|error|failure|events)")
     counters = {one["__name__"] for one in series if kept.fullmatch(one["__name__"])}
@@ -269,7 +269,7 @@ def test_names_are_those_that_the_server_has(site: Site) -> None:
 
 
 def test_alerts_fire(site: Site) -> None:
-    """Those that need no patience; what the others need is in the example's own tests."""
+    """The alerts without a waiting time fire; the example's own tests cover the others."""
     (group,) = site.prometheus.get("/rules")["groups"]
     assert all(rule["health"] == "ok" and not rule.get("lastError") for rule in group["rules"])
     fired = site.prometheus.at('ALERTS{alertstate="firing"}')
@@ -299,7 +299,7 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
 
 
 def test_grafana_can_import_the_dashboard() -> None:
-    """Each panel has what Grafana needs of it, and no other panel in its place."""
+    """Each panel has the fields that Grafana needs, and a place of its own."""
     assert re.fullmatch(r"[a-zA-Z0-9_-]{1,40}", DASHBOARD["uid"])
     assert DASHBOARD["id"] is None
     assert DASHBOARD["schemaVersion"] >= 36

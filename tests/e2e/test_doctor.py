@@ -1,4 +1,4 @@
-"""`kes doctor` as its users run it; and its explanations beside what a real server does."""
+"""`kes doctor` as users run it; its explanations agree with a real server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A folder with everything for a server, as a user makes it."""
+    """A folder with all files that a server needs, made as a user makes them."""
     files = ["--key", "server.key", "--cert", "server.crt"]
     kes("identity", "new", "--ip", "127.0.0.1", *files, "localhost", cwd=tmp_path)
     write_config(tmp_path, ADMIN, {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "version": "v1"})
@@ -52,7 +52,7 @@ def test_server_that_can_start(directory: Path) -> None:
     subjects = [finding["subject"] for finding in findings]
     assert {"configuration", "certificate", "key store", "cache"} <= set(subjects)
     assert findings[0] == {"level": "ok", "subject": "configuration", "message": "config.yml is valid", "cure": ""}
-    assert not (directory / "keys").exists()  # it only looks
+    assert not (directory / "keys").exists()  # the doctor changes nothing
 
 
 def test_configuration_with_problems(directory: Path) -> None:
@@ -112,7 +112,7 @@ def test_wrong_calls(directory: Path, arguments: Sequence[str], code: int, text:
 
 
 def test_policy_for_a_client_in_a_server(directory: Path, run_server: Callable[..., Server]) -> None:
-    """What it prints works as it stands, and is the least: the client may do its work, and nothing else."""
+    """The printed policy works unchanged and is minimal: it allows the client's work and nothing else."""
     client = make_credentials(directory, "minio")
     arguments = ["client-policy", "minio", "--key", "minio-*", "--identity", client.identity]
     section = yaml.safe_load(kes("doctor", *arguments, cwd=directory).stdout)
@@ -134,12 +134,12 @@ def test_policy_for_a_client_in_a_server(directory: Path, run_server: Callable[.
             assert http.request(method, path).status_code == 403, path
 
 
-# Beside a real server
+# In comparison with a real server
 
 
 @dataclass
 class Site:
-    """A server with clients of all kinds. `clients` has them by name, with the doctor's arguments."""
+    """A server with every kind of client. `clients` maps each name to a client and the doctor's arguments for it."""
 
     server: Server
     clients: dict[str, tuple[Credentials | None, list[str]]]
@@ -181,7 +181,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def requests() -> list[tuple[str, str]]:
-    """Return a request to each API that answers at once, and some that go wrong on the way."""
+    """Return a request to each API that answers at once, and some malformed ones."""
     routes = [route for route in ROUTES if route.timeout]
     paths = [(route.method, route.path + ("my-key" if route.argument is not None else "")) for route in routes]
     return [
@@ -204,7 +204,7 @@ LAYERS = {"route": {307, 404}, "method": {405}, "certificate": {400, 404}, "poli
 
 
 def test_explanations_are_what_the_server_does(site: Site) -> None:
-    """Every kind of client with every kind of request: the doctor names the check by which the server refuses."""
+    """For every kind of client and request, the doctor names the check that refuses it in the server."""
     plugins = load_plugins()
     config = load(site.server.config_path, plugins=plugins).config
     wrong = []
@@ -215,7 +215,7 @@ def test_explanations_are_what_the_server_does(site: Site) -> None:
                 status = send_raw(http, method, path, follow_redirects=False).status_code
                 refused = explanation(config, plugins, asker, method, path)
                 expected = LAYERS.get(refused, set())
-                # Beyond the checks a body may be missing (400), and what is asked for (404).
+                # Past the checks, a request may lack its body (400), and its key may not exist (404).
                 agree = status in expected if refused else status in {200, 400, 404, 409}
                 if not agree:
                     wrong.append((name, method, path, status, refused))
@@ -232,7 +232,7 @@ def client_of(server: Server, credentials: Credentials | None) -> httpx.Client:
 
 
 def explanation(config: Config, plugins: Plugins, asker: Requester, method: str, path: str) -> str:
-    """Return the check that refuses a request, in the doctor's view; empty if none does."""
+    """Return the check that refuses a request according to the doctor; empty if none does."""
     findings = asyncio.run(explain(config, plugins, asker, path, method=method))
     return "" if findings[-1].subject == "decision" else findings[-1].subject
 

@@ -1,4 +1,4 @@
-"""What the documentation shows works: the README's commands, and the examples in Python."""
+"""The documentation is right: the README's commands and the Python examples work."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Quickstart:
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
     def start(self) -> str:
-        """Start it, and return what it prints to be pasted."""
+        """Start the server, and return the commands that it prints."""
         options = {"KES_DEMO": str(self.directory / "kes-demo"), "KES_DEMO_ADDRESS": self.address}
-        # The environment is there already; making it is the first thing that the continuous integration does.
+        # The environment exists already: CI creates it first.
         code = (
             "import sys, pathlib; sys.path.insert(0, 'scripts'); import quickstart; "
             f"quickstart.prepare = lambda dev: pathlib.Path({str(Path(sys.executable).parent)!r}); quickstart.main()"
@@ -64,7 +64,7 @@ class Quickstart:
         self.process.communicate()
 
     def paste(self, commands: str) -> str:
-        """Run lines as in the user's other terminal."""
+        """Run lines as the user does in a second terminal."""
         script = f"set -e\nexport KES_SERVER=https://{self.address}\n{commands}"
         done = subprocess.run(
             ["sh", "-c", script],
@@ -89,7 +89,7 @@ def quickstart(tmp_path: Path) -> Iterator[Quickstart]:
 
 
 def test_tour_of_the_readme(quickstart: Quickstart) -> None:
-    """Its commands in their order; the outputs have the shape that it shows."""
+    """The commands work in the README's order, and their outputs have the shape that it shows."""
     printed = quickstart.start()
     exports = "export KES_API_KEY=$(cat kes-demo/admin.api-key)\n"
     assert "kes key create my-key -k" in printed
@@ -106,7 +106,7 @@ def test_tour_of_the_readme(quickstart: Quickstart) -> None:
         assert {name: len(value) for name, value in shown.items()} == {n: len(v) for n, v in expected.items()}
     sealed = json.loads(quickstart.paste(exports + tour[1]))
     quickstart.stop()
-    quickstart.start()  # the key is still there
+    quickstart.start()  # the key survived the restart
     opened = json.loads(quickstart.paste(f"{exports}kes key decrypt my-key {sealed['ciphertext']} -k"))
     assert opened == {"plaintext": sealed["plaintext"]}
     quickstart.stop()
@@ -115,7 +115,7 @@ def test_tour_of_the_readme(quickstart: Quickstart) -> None:
 
 
 def test_a_server_as_the_readme_sets_one_up(quickstart: Quickstart) -> None:
-    """From the certificate to the server, with nothing that is not shown."""
+    """The README's steps are complete, from the certificate to the running server."""
     begin, end = [text for text in blocks("README.md", "sh") if "kes identity new" in text or "--config" in text]
     install, *rest = begin.splitlines()
     assert install.startswith("pip install")
@@ -145,11 +145,11 @@ def test_python_example_of_the_api_page(server: Server) -> None:
     (code,) = blocks("docs/api.md", "python")
     code = code.replace("https://127.0.0.1:7373", server.url).replace("kes:v1:...", str(server.admin.api_key))
     for _ in range(2):  # the key is there the second time
-        exec(compile(code, "api.md", "exec"), {})  # the example, as it stands there
+        exec(compile(code, "api.md", "exec"), {})  # the example, unchanged
 
 
 def test_plugin_of_the_plugin_page(tmp_path: Path) -> None:
-    """It is installed as a package would be, and a server runs on it."""
+    """The page's plugin, installed as a package, serves as a server's key store."""
     (code,) = blocks("docs/plugins.md", "python")
     (entry,) = blocks("docs/plugins.md", "toml")
     (section,) = blocks("docs/plugins.md", "yaml")
@@ -211,7 +211,7 @@ def test_every_dependency_is_explained() -> None:
 
 
 def test_commands_beside_the_go_server(quickstart: Quickstart) -> None:
-    """The commands of the page use a key that the Go server stored, and leave it as it is."""
+    """The page's commands use a key that the Go server stored, and don't change it."""
     _install, begin, rest = blocks("docs/from-the-go-server.md", "sh")
     folder = quickstart.directory
     admin = APIKey.generate()

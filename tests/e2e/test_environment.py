@@ -1,4 +1,4 @@
-"""The project's own virtual environment where Python can't make one, as on Debian without python3-venv."""
+"""The project's environment where Python can't create virtual environments, as on Debian without python3-venv."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ quickstart.main()
 
 @pytest.mark.parametrize("half_made", [False, True])
 def test_missing_module_is_named_and_nothing_is_left(half_made: bool, tmp_path: Path) -> None:
-    """Also where an upgrade of Python or another program has left an environment that does not work."""
+    """This also holds if an upgrade of Python or another program has left a broken environment."""
     venv = tmp_path / "venv"
     if half_made:
         (venv / "bin").mkdir(parents=True)

@@ -26,14 +26,14 @@ NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", 
 
 
 class Debian:
-    """A root directory with Debian, git and python3 without its module for virtual environments."""
+    """A root directory with Debian, git, and python3 without the module venv."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.address = f"127.0.0.1:{free_port()}"
 
     def command(self, *command: str, user: str = "user", folder: str = "~/kes-core") -> list[str]:
-        """Return the command that runs `command` in it, as `user`, with nothing of this environment."""
+        """Return the command that runs `command` in the root directory as `user`, without our environment variables."""
         environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", f"KES_DEMO_ADDRESS={self.address}"]
         home = "/root" if user == "root" else f"/home/{user}"
         shell = ["sh", "-c", f'cd {folder} && exec "$@"', "sh"]
@@ -46,7 +46,7 @@ class Debian:
         )
 
     def succeed(self, script: str, *, user: str = "user", folder: str = "~/kes-core") -> str:
-        """Run shell commands, which must succeed; return what they print."""
+        """Run shell commands, which must succeed; return their output."""
         done = self.run("sh", "-ec", script, user=user, folder=folder)
         assert done.returncode == 0, f"{script}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout
@@ -91,7 +91,7 @@ def debian(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
-    """Return the lines that a process writes to stderr until one contains `text`."""
+    """Return the lines of a process's stderr, up to the first that contains `text`."""
     lines = []
     for line in process.stderr or ():
         lines.append(line)
@@ -101,7 +101,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
 
 
 def test_first_command_of_the_readme(debian: Debian) -> None:
-    """It says what is missing, recovers from a failure and an interruption, says what it does, and serves."""
+    """The command names what is missing, recovers from a failure and an interruption, shows its steps, and serves."""
     home = debian.root / "home/user/kes-core"
     with debian.quickstart() as refused:
         _out, error = refused.communicate(timeout=60)
@@ -130,7 +130,7 @@ def test_first_command_of_the_readme(debian: Debian) -> None:
             printed += line
             if line.startswith("The commands need -k"):
                 break
-        assert f"kill -HUP {server.pid}\n" in printed  # its own process ID, whatever else runs on the machine
+        assert f"kill -HUP {server.pid}\n" in printed  # the process ID of this server
         exports = [line for line in printed.splitlines() if line.startswith("  export")]
         commands = [line for line in printed.splitlines() if line.startswith("  kes ")]
         assert '"ciphertext"' in debian.succeed("\n".join([*exports, *commands]))
@@ -147,7 +147,7 @@ def test_first_command_of_the_readme(debian: Debian) -> None:
 
 
 def test_each_way_to_install(debian: Debian) -> None:
-    """As the page for deployment shows: from a clone, from a Git server, and from wheels."""
+    """The ways of the deployment page work: from a clone, from a Git server, and from wheels."""
     clone, git, build, wheels = blocks("docs/deployment.md", "sh")[:4]
     git = git.replace("REPOSITORY", "file:///home/user/source")
     debian.succeed("apt-get -qq update && apt-get -qq install python3-venv", user="root", folder="/")
@@ -156,4 +156,4 @@ def test_each_way_to_install(debian: Debian) -> None:
         shown = debian.succeed(f"{environment} && {way.replace('pip ', 'pip --quiet ')} kes --version && kes plugins")
         assert "kes-core" in shown
         assert {"vault", "fs"} <= set(re.findall(r"\w+", shown))
-    assert debian.succeed("git status --porcelain") == ""  # nothing is left in the clone that Git does not ignore
+    assert debian.succeed("git status --porcelain") == ""  # no new files in the clone, except those that Git ignores

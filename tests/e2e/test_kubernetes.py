@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: valid, as safe as a linter asks for, and at one with the configuration in them."""
+"""The manifests for Kubernetes are valid, pass a security linter, and agree with the configuration in them."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def config() -> dict[str, Any]:
     return dict(yaml.safe_load(document("ConfigMap")["data"]["config.yml"]))
 
 
-# Each is valid
+# Each manifest is valid
 
 
 @pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("kind", KINDS)
 def test_manifest_is_valid(kind: str, version: str) -> None:
-    """Strictly: a field that Kubernetes does not know is an error."""
+    """Validation is strict: a field that Kubernetes does not know is an error."""
     kubernetes_validate.validate(document(kind), version, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(document(kind) | {"spek": {}}, version, strict=True)
@@ -69,7 +69,7 @@ def test_manifests_come_in_an_order_in_which_they_can_be_made() -> None:
 
 
 def linter() -> str:
-    """Return the path of kube-score, which comes through Go's module proxy and is built if need be."""
+    """Return the path of kube-score; get it through Go's module proxy and build it if needed."""
     assert GO is not None
     folder = Path(sys.prefix) / f"kube-score-{LINTER}"
     if not (folder / "kube-score").exists():
@@ -94,11 +94,11 @@ def test_linter_finds_nothing_but_what_is_meant() -> None:
     assert found.keys() == EXCEPTIONS.keys(), found
 
 
-# They agree with one another and with the configuration
+# The manifests agree with one another and with the configuration
 
 
 def test_configuration_can_be_used(tmp_path: Path) -> None:
-    """All but the files that are mounted are there in the text; those are put somewhere else."""
+    """The configuration in the manifest loads, with paths of the test for the mounted files."""
     text = document("ConfigMap")["data"]["config.yml"]
     key, cert = make_server_certificate(tmp_path)
     (tmp_path / "token").write_text("a token")
@@ -150,7 +150,7 @@ def test_files_of_the_configuration_are_mounted() -> None:
     volume, name = volume_of(vault["kubernetes"]["jwt"])
     (source,) = volume["projected"]["sources"]
     assert source["serviceAccountToken"]["path"] == name
-    # And what the documentation makes, in Kubernetes and in Vault.
+    # The documentation creates the same objects in Kubernetes and in Vault.
     page = (ROOT / "docs/deployment.md").read_text()
     for text in (
         "create secret tls kes-tls",
@@ -176,7 +176,7 @@ def test_selectors_find_the_pods() -> None:
 
 
 def test_pod_is_the_image_of_the_dockerfile() -> None:
-    """Its user; and nothing starts it but the image's own entry point, of this version."""
+    """The pod has the image's user and entry point, and this version of the image."""
     dockerfile = (ROOT / "examples/docker/Dockerfile").read_text()
     security = pod()["securityContext"]
     assert f"\nUSER {security['runAsUser']}:{security['runAsGroup']}\n" in dockerfile
@@ -187,6 +187,6 @@ def test_pod_is_the_image_of_the_dockerfile() -> None:
 
 def test_time_to_stop_is_enough() -> None:
     pause = int(container()["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pod()["terminationGracePeriodSeconds"] > pause + GRACE + 5  # 5: until it kills workers that do not stop
+    assert pod()["terminationGracePeriodSeconds"] > pause + GRACE + 5  # 5: then it kills workers that hang
     start = container()["startupProbe"]
     assert start["periodSeconds"] * start["failureThreshold"] > 30  # the default of keystore.vault.start_timeout

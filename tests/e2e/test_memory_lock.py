@@ -1,4 +1,4 @@
-"""`--mlock` keeps all memory out of the swap, or says why it can't."""
+"""`--mlock` keeps all memory out of swap space, or explains why it can't."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBE = "import ctypes; raise SystemExit(ctypes.CDLL(None).mlockall(3) != 0)"
 
 @pytest.mark.root
 def test_memory_is_locked(run_server: Callable[..., Server], tmp_path: Path) -> None:
-    """Where the machine allows it; elsewhere the server does not start, and says what it needs."""
+    """The server locks its memory if the machine allows it; otherwise it does not start, and says what it needs."""
     if subprocess.run([sys.executable, "-c", PROBE], check=False).returncode == 0:
         server = run_server(arguments=("--mlock",))
         status = Path(f"/proc/{server.process.pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""`kes migrate` between real stores: files, Vault, and a database that a third party's plugin brings."""
+"""`kes migrate` between real stores: files, Vault, and the database of a third party's plugin."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def kes_keystore_backends():
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a machine on which a third party's plugin is installed."""
+    """The environment of a machine with a third party's plugin."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "third_party.py").write_text(PLUGIN)
     info = folder / "kes_third_party-1.0.dist-info"
@@ -113,12 +113,12 @@ def config(path: Path, keystore: dict[str, Any]) -> Path:
 
 
 def files(directory: Path, count: int = 0) -> tuple[Path, dict[str, bytes]]:
-    """A key store in files; returns its configuration and its keys."""
+    """A key store in files: its configuration and its keys."""
     folder = directory / "files"
     folder.mkdir(mode=0o700)
     key = KeyVersion.generate("me").encode()
     names = [f"key-{number:05}" for number in range(count)]
-    # The bytes of a stored key may be any; generating each key takes longer than copying it.
+    # Any bytes will do for a stored key, and generating real keys would take longer than copying them.
     values = {name: key if number else KeyVersion.generate("me").encode() for number, name in enumerate(names)}
     for name, value in values.items():
         (folder / name).write_bytes(value)

@@ -24,7 +24,7 @@ FORGED_ADDRESS = "203.0.113.9"
 
 
 class Site:
-    """A server, the nginx in front of it, and the clients of both."""
+    """A server behind nginx, and clients of both."""
 
     def __init__(self, directory: Path) -> None:
         self.user, self.other, proxy = (make_credentials(directory, name) for name in ("user", "other", "proxy"))
@@ -69,11 +69,11 @@ class Site:
         said = ""
         for line in self.nginx.stderr:
             said += line
-            if "start worker process" in line:  # and listens
+            if "start worker process" in line:  # by then nginx listens
                 break
         else:
             raise AssertionError(said)
-        self.reading = threading.Thread(target=self.nginx.stderr.read)  # or it would stall one day
+        self.reading = threading.Thread(target=self.nginx.stderr.read)  # a full pipe would block nginx
         self.reading.start()
 
     def client(self, credentials: Credentials | None, url: str = "", *, http2: bool = False) -> httpx.Client:
@@ -139,7 +139,7 @@ def test_header_that_a_client_sends_itself_is_ignored(site: Site, name: str) -> 
 
 
 def test_paths_reach_the_policies_as_they_were_sent(site: Site) -> None:
-    """A proxy that tidied them would have another request authorized than the one that was sent."""
+    """If the proxy normalised paths, the server would authorize another request than the client sent."""
     for target in ("/v1/key/create/../../status", "/v1/key//generate/k", "/v1/key/create/%2e%2e%2fx"):
         with (
             site.client(site.other) as through,

@@ -63,7 +63,7 @@ def streaming(
 
 
 def test_audit_events_reach_all_readers_at_once(streaming: tuple[Server, bool], stranger: Credentials) -> None:
-    """Also where nothing is written to standard output."""
+    """This also holds if the server writes no audit log to standard output."""
     server, http2 = streaming
     readers = [Reader(server, "/v1/log/audit", http2=http2) for _ in range(3)]
     with server.client() as client:
@@ -71,7 +71,7 @@ def test_audit_events_reach_all_readers_at_once(streaming: tuple[Server, bool], 
     with server.client(stranger) as client:
         client.get("/v1/status")
     for number, reader in enumerate(readers):
-        # Each has seen those come that began to read after it.
+        # Each reader also has the events of the readers that began after it.
         events = reader.wait_for(2 - number + 2)[-2:]
         assert [(e["request"]["path"], e["response"]["code"]) for e in events] == [
             ("/v1/key/create/my-key", 200),
@@ -128,7 +128,7 @@ def test_a_hundred_readers_and_no_more(run_server: Callable[..., Server]) -> Non
 
 
 def test_reader_that_reads_nothing_is_cut_off(streaming: tuple[Server, bool]) -> None:
-    """It delays no other request."""
+    """The idle reader delays no other request."""
     server, http2 = streaming
     with (
         server.client(http2=http2) as idle,
@@ -136,7 +136,7 @@ def test_reader_that_reads_nothing_is_cut_off(streaming: tuple[Server, bool]) ->
         server.connection(alpn=["h2"]) as connection,
     ):
         busy = Http2Client(connection)
-        # Short to send and long to log: each of these characters is written as six.
+        # Short to send and long to log: the log writes each of these characters as six.
         assert busy.run("GET", "/v1/key/describe/" + "%01" * 1000, count=3000, at_once=50) == 0
         counted = families(server)["kes_log_audit_events"][1][""]
-        assert counted < 3000  # it has missed some, and is no longer handed any
+        assert counted < 3000  # the reader missed some events and now gets none

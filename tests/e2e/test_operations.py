@@ -1,4 +1,4 @@
-"""What operators have of a running server: systemd, warnings of expiry, and why a request was refused."""
+"""What operators see of a running server: systemd, warnings of expiry, and why it refused a request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Run = Callable[..., Server]
 @pytest.mark.parametrize("abstract", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_systemd_is_notified(run_server: Run, tmp_path: Path, abstract: bool, workers: int) -> None:
-    """`Type=notify` or `notify-reload`."""
+    """The server works with `Type=notify` and with `Type=notify-reload`."""
     path = f"@kes-test-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + path[1:] if abstract else path)
@@ -84,7 +84,7 @@ def test_servers_certificate_that_expires_soon(run_server: Run, tmp_path: Path) 
     assert dt.datetime.fromisoformat(shown).timestamp() == expiry
     left = expiry - dt.datetime.now(dt.UTC).timestamp()
     assert 13 < left / 86400 < 14
-    # Told again only with the days; and a new one is good.
+    # A reload does not repeat the warning, and a certificate with more days gets none.
     server.signal(signal.SIGHUP)
     server.wait_for_log("is reloaded")
     assert sum("expires in" in line for line in server.errors) == 1
@@ -127,7 +127,7 @@ def test_clients_certificate_that_expires_soon(run_server: Run, tmp_path: Path) 
 
 
 def test_clients_certificate_that_expires_soon_where_it_is_not_verified(run_server: Run, tmp_path: Path) -> None:
-    """It is reported, but not as a certificate that will be refused: without verification it will not be."""
+    """The log says that the server will accept the certificate even then, as it does not verify certificates."""
     soon = certificate(tmp_path, "soon", dt.timedelta(days=3))
     server = run_server()
     with server.client(soon) as client:
@@ -252,7 +252,7 @@ def test_metrics_beyond_the_protocols(run_server: Run, tmp_path: Path) -> None:
 
 
 def test_metrics_for_the_go_sdk_have_one_value_each(run_server: Run, tmp_path: Path) -> None:
-    """Without an Accept header the answer has only what the SDK can parse: several values of a metric by code alone."""
+    """Without an Accept header, no label but `code` splits a metric into several values: the SDK can't parse others."""
     user = make_credentials(tmp_path, "user")
     policy = {"allow": ["/v1/key/*"], "deny": ["/v1/key/delete/*"], "identities": [user.identity]}
     server = run_server({"policy": {"p": policy}})
@@ -292,7 +292,7 @@ def test_no_core_dump_and_no_secret_in_arguments(run_server: Run, tmp_path: Path
 
 
 def test_connections_are_kept_alive(run_server: Run) -> None:
-    """A client that has vanished without a word is noticed also while there is nothing to tell it."""
+    """The server notices that a client has vanished even while it has nothing to send to it."""
     server = run_server()
     with server.connection() as connection:
         # Until the client acknowledges the end of the handshake, the timer for sending it again runs instead.
@@ -304,7 +304,7 @@ TIMER_RETRANSMIT, TIMER_KEEPALIVE = 1, 2  # proc(5), /proc/net/tcp, the field tr
 
 
 def tcp_timer(local_port: int, remote_port: int) -> int:
-    """Return which timer of the kernel runs for the connection between two ports of this machine."""
+    """Return the kernel's timer for the connection between two ports of this machine."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, _, _, timer, *_ = line.split()
         if [int(end.rpartition(":")[2], 16) for end in (local, remote)] == [local_port, remote_port]:
@@ -314,19 +314,19 @@ def tcp_timer(local_port: int, remote_port: int) -> int:
 
 @pytest.mark.root
 def test_core_is_not_dumped_whatever_the_limit(run_server: Run) -> None:
-    """A program that collects dumps gets them whatever the limit is."""
+    """The limit alone is not enough: the kernel ignores it for programs that collect dumps."""
     server = run_server()
-    with contextlib.suppress(PermissionError):  # only root may raise it again
+    with contextlib.suppress(PermissionError):  # only root may raise the limit
         resource.prlimit(server.process.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     server.signal(signal.SIGSEGV)
     _pid, status = os.waitpid(server.process.pid, 0)
     assert (os.WTERMSIG(status), os.WCOREDUMP(status)) == (signal.SIGSEGV, False)
-    server.process.returncode = -signal.SIGSEGV  # it is waited for
+    server.process.returncode = -signal.SIGSEGV  # tells Popen that the process has been waited for
 
 
 @pytest.mark.parametrize(("level", "is_logged"), [("on", True), ("debug", True), ("warn", False), ("off", False)])
 def test_levels_of_the_error_log(run_server: Run, tmp_path: Path, level: str, is_logged: bool) -> None:
-    """A refusal is logged at the level info. A server that is silent is known to listen by its answer to systemd."""
+    """The server logs a refusal at the level info. A silent level also hides that the reload is done."""
     stranger = make_credentials(tmp_path, "stranger")
     server = run_server()
     text = server.config_path.read_text()
@@ -338,7 +338,7 @@ def test_levels_of_the_error_log(run_server: Run, tmp_path: Path, level: str, is
             client.get("/v1/status")
             server.wait_for_log("refused '/v1/status'")
             return
-        # From the reload on nothing more is logged: not even that it was done.
+        # From the reload on the server logs nothing more, not even that it is done.
         while True:
             seen = len(server.errors)
             for _ in range(10):

@@ -1,4 +1,4 @@
-"""The packages as they are published: their pages, what is in them, and that everyone can build the same files."""
+"""The published packages: their pages, their content, and reproducible builds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def metadata(project: Path) -> dict[str, Any]:
 
 
 def test_packages_have_one_version() -> None:
-    """The tag of a release is compared with it, and `kes --version` and `/version` report that of kes-core."""
+    """A release's tag must equal this version, and `kes --version` and `/version` report that of kes-core."""
     (version,) = {metadata(project)["version"] for project in PROJECTS}
     major, minor, _patch = version.split(".")
     for project in PROJECTS[1:]:
@@ -39,18 +39,18 @@ def test_packages_have_one_version() -> None:
 
 @pytest.mark.parametrize("project", [*PROJECTS, *EXAMPLES], ids=lambda project: project.name)
 def test_page_of_a_package_links_to_nothing_that_is_not_there(project: Path) -> None:
-    """A package index shows the page alone: a link to another file of the repository leads nowhere."""
+    """A package index shows only the page, so a link to another file of the repository would lead nowhere."""
     page = (project / metadata(project)["readme"]).read_text()
     links = re.findall(r"\]\(([^)]+)\)", page)
-    assert [link for link in links if not link.startswith("https://") or "pypi" in link] == []  # published nowhere yet
-    assert "urls" not in metadata(project)  # nor has the project an address
+    assert [link for link in links if not link.startswith("https://") or "pypi" in link] == []  # not on PyPI yet
+    assert "urls" not in metadata(project)  # and the project has no address yet
 
 
 def build(project: str, sources: Path, output: Path, umask: int) -> None:
-    """Build the source distribution of a project, and the wheel from that, as the release does."""
+    """Build a project's source distribution, and the wheel from it, as the release does."""
     output.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(sources / project)]
-    # A release takes the time of its commit.
+    # A release uses the time of its commit.
     environment = os.environ | {"SOURCE_DATE_EPOCH": "1790000000"}
     done = subprocess.run(
         command, env=environment, umask=umask, capture_output=True, text=True, timeout=300, check=False
@@ -65,7 +65,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_two_builds_are_the_same_files(tmp_path: Path) -> None:
-    """In other folders, with other times and permissions; and neither has tests or anything that is not committed."""
+    """Folder, file times and permissions make no difference; no build contains tests or uncommitted files."""
     for name, umask in (("first", 0o022), ("second", 0o077)):
         folder = tmp_path / name
         for source in SOURCES:

@@ -1,4 +1,4 @@
-"""`kes plugin new`: its tests fail for the missing code only, and pass once it is written."""
+"""`kes plugin new`: its tests fail only for the missing code, and pass once the author has written it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ENGINE = """
 
 
 def generate(directory: Path, kind: str) -> Path:
-    """Write a package, and make it an installed one."""
+    """Create a package from the template and install it."""
     shown = kes("plugin", "new", "kes-acme-store", "--kind", kind, cwd=directory).stdout
     assert "cd kes-acme-store" in shown
     folder = directory / "kes-acme-store"
@@ -61,7 +61,7 @@ def generate(directory: Path, kind: str) -> Path:
 
 
 def fill_in(path: Path, code: str, imports: str) -> None:
-    """Write what the author has to write."""
+    """Write the author's part of the code."""
     head, _, _ = path.read_text().partition("    def __init__")
     path.write_text(head.rstrip("\n") + "\n" + code)
     text = path.read_text()

@@ -1,4 +1,4 @@
-"""The listener for probes: what is behind it, and that it takes nothing away from the API."""
+"""The listener for probes: what it serves, and that it takes no resources from the API."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_probes_need_no_certificate(run_server: Run, tmp_path: Path, workers: in
         metrics = client.get("/metrics")
         assert "kes_http_request_active 0.0" in metrics.text
         assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        # Nothing else is behind it.
+        # It serves nothing else.
         for path in ("/", "/version", "/v1/status", "/v1/key/list/", "/metrics/", "//live"):
             assert client.get(path).status_code == 404, path
         for path in ("/live", "/ready", "/metrics"):
@@ -93,7 +93,7 @@ LIMIT = 32
 
 @contextlib.contextmanager
 def connected(server: Server, count: int) -> Iterator[list[socket.socket]]:
-    """Open connections to the listener for probes, on which nothing is said."""
+    """Open silent connections to the listener for probes."""
     address = httpx.URL(probe_address(server))
     with contextlib.ExitStack() as stack:
         yield [
@@ -122,7 +122,7 @@ def is_live(url: str) -> bool:
 
 
 def wait_until_live(server: Server, timeout: float = 15) -> None:
-    """The server notices in its own time that clients are gone."""
+    """Wait until the server has noticed that clients are gone, and answers a probe."""
     deadline = time.monotonic() + timeout
     while not is_live(probe_address(server)):
         assert time.monotonic() < deadline
@@ -130,7 +130,7 @@ def wait_until_live(server: Server, timeout: float = 15) -> None:
 
 
 def test_many_connections_leave_the_api_its_own(run_server: Run) -> None:
-    """With room for 72 connections of the API. Those of probes that are too many are closed at once."""
+    """The API keeps its room for 72 connections; the server closes surplus connections of probes at once."""
     server = run_server({"probe": {"address": "127.0.0.1:0"}}, limit_files=200)
     with connected(server, 100) as connections:
         assert len(closed_of(connections, 100 - LIMIT)) == 100 - LIMIT
@@ -148,7 +148,7 @@ def test_many_connections_leave_the_api_its_own(run_server: Run) -> None:
 
 
 def test_connections_that_ask_for_nothing_end(run_server: Run) -> None:
-    """Also those that are slow to ask."""
+    """The server closes silent connections, and those whose request comes too slowly."""
     server = run_server({"probe": {"address": "127.0.0.1:0"}})
     with connected(server, LIMIT) as connections:
         idle, slow = connections[: LIMIT // 2], connections[LIMIT // 2 :]
@@ -158,7 +158,7 @@ def test_connections_that_ask_for_nothing_end(run_server: Run) -> None:
         while left := [connection for connection in slow if not select.select([connection], [], [], 0)[0]]:
             assert time.monotonic() < deadline, len(left)
             for connection in left:
-                with contextlib.suppress(OSError):  # closed at this moment
+                with contextlib.suppress(OSError):  # the server may close it at this moment
                     connection.sendall(b"x-more: 1\r\n")
             time.sleep(0.5)
         closed_of(idle, len(idle))
@@ -166,12 +166,12 @@ def test_connections_that_ask_for_nothing_end(run_server: Run) -> None:
 
 
 def test_only_the_first_request_of_a_connection_is_answered(run_server: Run) -> None:
-    """So that none can be held open by asking on and on."""
+    """No client can hold a connection open with one request after another."""
     server = run_server({"probe": {"address": "127.0.0.1:0"}})
     with connected(server, 1) as (connection,):
         connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n" * 100)
         data = b""
-        with contextlib.suppress(ConnectionError):  # what was not read of the requests may reset it
+        with contextlib.suppress(ConnectionError):  # the requests that the server did not read may reset the connection
             while chunk := connection.recv(65536):
                 data += chunk
         assert data.count(b"HTTP/1.1 200") == 1
@@ -179,7 +179,7 @@ def test_only_the_first_request_of_a_connection_is_answered(run_server: Run) -> 
 
 
 def test_clients_that_only_connect_take_no_room(run_server: Run) -> None:
-    """As those do that look whether a port is open."""
+    """Some programs connect only to check that a port is open."""
     server = run_server({"probe": {"address": "127.0.0.1:0"}})
     for _ in range(5):
         with connected(server, LIMIT - 1):
@@ -193,7 +193,7 @@ def test_open_connections_do_not_hold_up_the_end(run_server: Run, tmp_path: Path
     server = run_server({**store, "probe": {"address": "127.0.0.1:0"}})
     with connected(server, 8) as connections:
         connections[0].sendall(b"GET /live HTTP/1.1\r\n")
-        assert is_live(probe_address(server))  # those before it are accepted as well
+        assert is_live(probe_address(server))  # so the server has accepted the earlier connections too
         begin = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begin < 5

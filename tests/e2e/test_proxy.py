@@ -64,7 +64,7 @@ def test_forwarded_text_that_is_not_an_address_is_ignored(setup: Setup) -> None:
 
 
 def test_header_of_anybody_else_is_not_honoured(setup: Setup) -> None:
-    """It does not let a stranger in, and does not replace the sender's own identity."""
+    """The header does not let a stranger in, and does not replace the sender's own identity."""
     for headers in ([(HEADER, escaped(setup.user))], [(HEADER.lower(), escaped(setup.server.admin))]):
         assert setup.ask(setup.other, headers).status_code == 403
         assert setup.server.next_audit_record()["request"]["identity"] == setup.other.identity

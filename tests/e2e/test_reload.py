@@ -1,4 +1,4 @@
-"""SIGHUP swaps everything under the requests' feet, and no request notices; a file that is broken swaps nothing."""
+"""SIGHUP replaces everything while requests run, and no request fails; a broken file replaces nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Run = Callable[..., Server]
 
 CONNECTIONS = 4
 STREAMS = 250
-"""How many requests the server takes at a time on a connection."""
+"""The number of requests that the server takes at a time on one connection."""
 BODY = b'{"plaintext":"AAAA"}'
 
 
 class Waiting(Http2Client):
-    """A connection with requests that have begun, and whose bodies are still to come."""
+    """A connection with requests that have begun and wait for the rest of their bodies."""
 
     def begin(self, count: int, path: str) -> None:
         self.streams = [self.request("PUT", path, end=False) for _ in range(count)]
@@ -54,7 +54,7 @@ class Waiting(Http2Client):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_1000_running_requests_survive_a_reload(run_server: Run, tmp_path: Path, workers: int) -> None:
-    """While policies, identities, certificate, cache, log, keys and the key store itself are swapped."""
+    """The reload replaces policies, identities, certificate, cache, log, keys and the key store."""
     someone, other = make_credentials(tmp_path, "someone"), make_credentials(tmp_path, "other")
     policy = {"allow": ["/v1/key/encrypt/*"], "identities": [someone.identity]}
     stores = [{"keystore": {"fs": {"path": str(tmp_path / name)}}, "keys": [{"name": "k"}]} for name in ("a", "b")]
@@ -68,7 +68,7 @@ def test_1000_running_requests_survive_a_reload(run_server: Run, tmp_path: Path,
         with server.client() as admin:
             while "kes_http_request_active 1000.0" not in admin.get("/v1/metrics").text:
                 pass
-        # The client loses its policy and the key moves to another store: that applies to later requests only.
+        # The client loses its policy and the key moves to another store. Both apply only to later requests.
         key, cert = make_server_certificate(tmp_path)
         change_config(
             server,

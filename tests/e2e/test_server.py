@@ -1,4 +1,4 @@
-"""A server's life: start, restart, reload, stop; its logs; what it says when something is wrong."""
+"""A server's life: start, restart, reload and stop; its logs; its messages when something is wrong."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_stopping_finishes_requests_under_way(run_server: RunServer, http2: bool
     asking = threading.Thread(target=ask)
     asking.start()
     assert started.wait(10)
-    # The server has the request once it answers another one that came after it.
+    # When the server answers this later request, it has received the first one.
     with server.client() as client:
         client.get("/version")
     server.signal(signal.SIGTERM)
@@ -91,7 +91,7 @@ def test_stopping_finishes_requests_under_way(run_server: RunServer, http2: bool
 
 
 def _wait_until_refused(server: Server) -> None:
-    """Wait until the server takes no more connections."""
+    """Wait until the server refuses connections."""
     for _ in range(1000):
         try:
             with server.connection(timeout=5):
@@ -111,7 +111,7 @@ def test_idle_connections_do_not_hold_up_a_stop(run_server: RunServer) -> None:
 
 
 def test_created_key_that_the_store_has_lost_is_not_served(run_server: RunServer, tmp_path: Path) -> None:
-    """Nothing is served from memory that the store has not given back."""
+    """The server serves a key only after it has read it back from the store."""
     keys = tmp_path / "keys"
     server = run_server({"keystore": {"fs": {"path": str(keys)}}})
     with server.client() as client:
@@ -125,7 +125,7 @@ def test_created_key_that_the_store_has_lost_is_not_served(run_server: RunServer
 
 
 def test_request_that_takes_longer_than_its_api_may(run_server: RunServer) -> None:
-    """One whose body does not come. The time is the configured one."""
+    """A request whose body never comes ends after the configured time."""
     server = run_server({"api": {"/v1/key/encrypt/": {"timeout": "1s"}}, "keys": [{"name": "k"}]})
     with server.client() as client:
         listed = {entry["path"]: entry["timeout"] for entry in client.get("/v1/api").json()}
@@ -135,7 +135,7 @@ def test_request_that_takes_longer_than_its_api_may(run_server: RunServer) -> No
         connection.sendall(b"PUT /v1/key/encrypt/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{")
         status, _headers, answer = read_response(connection)
         assert (status, json.loads(answer)) == (504, {"message": "request timed out"})
-        assert 0.9 < time.monotonic() - started < 9  # 15 s would be its time otherwise
+        assert 0.9 < time.monotonic() - started < 9  # the default is 15 s
 
 
 def test_bulk_decryption_is_all_or_nothing(server: Server) -> None:
@@ -155,7 +155,7 @@ def test_bulk_decryption_is_all_or_nothing(server: Server) -> None:
 
 
 def test_imported_keys_decrypt_what_they_encrypted_elsewhere(server: Server) -> None:
-    """The two ciphers under all four of their names."""
+    """The test covers the two ciphers under all four names."""
     sealed = {
         "AES256": "zwdDgHeRlIFRnJ7+DIhs/ka7GFK2CFSfDELqg1VCyTQzZ58o7MAdupMLk3ZjlMo2ZUDwldL2o41nAWDc",
         "ChaCha20": "lbJYQ0hBQ0hBMjAtUE9MWTEzMDXZIDY2Njg3YWFkZjg2MmJkNzc2YzhmYzE4YjhlOWY4ZTIwxBBAr+aptD4x2+qfOhiErbnk"
@@ -191,7 +191,7 @@ def test_deleted_key_is_gone(server: Server) -> None:
 
 
 def test_store_failures(run_server: RunServer, tmp_path: Path) -> None:
-    """A key store is lost: the client's answers, the operator's log lines, and the recovery."""
+    """When the key store is lost, clients get errors, the operator gets log lines, and the server recovers."""
     keys = tmp_path / "keys"
     server = run_server({"keystore": {"fs": {"path": str(keys)}}, "keys": [{"name": "k"}]})
     with server.client() as client:
@@ -220,7 +220,7 @@ def test_store_failures(run_server: RunServer, tmp_path: Path) -> None:
 
 
 def test_every_answer_is_audited(run_server: RunServer, tmp_path: Path) -> None:
-    """Refused requests and unknown routes are recorded too, and no client can forge a record."""
+    """The log also has refused requests and unknown routes, and no client can forge a record."""
     server = run_server({"log": {"audit": "on"}})
     stranger = make_credentials(tmp_path, "stranger")
     requests: list[tuple[Any, str, str, int]] = [
@@ -284,7 +284,7 @@ def test_reload_takes_over_the_file_or_leaves_everything_as_it_was(run_server: R
         write_config(tmp_path, server.admin.identity, overrides)
         server.signal(signal.SIGHUP)
         server.wait_for_log("the configuration is reloaded")
-        assert client.get("/v1/status").status_code == 200  # on the connection that was open all the time
+        assert client.get("/v1/status").status_code == 200  # on the connection that stayed open
         write_config(tmp_path, server.admin.identity, {"policy": {"app": {"alow": []}}})
         server.signal(signal.SIGHUP)
         line = server.wait_for_log("not reloaded")
@@ -312,7 +312,7 @@ def test_server_that_can_not_start_says_why_in_one_line(tmp_path: Path, server: 
         assert text.startswith("Error: ")
         assert message in text
         assert text.count("\n") == 1, text
-    code, text = start_failing(tmp_path, None, "--addr", "x")  # the command was called wrongly
+    code, text = start_failing(tmp_path, None, "--addr", "x")  # wrong usage of the command
     assert (code, "Error: command line: address: 'x' has no port" in text) == (2, True)
 
 
@@ -324,13 +324,13 @@ LIBRARIES = (
 
 @pytest.mark.measured
 def test_start_up_time_and_memory(tmp_path: Path) -> None:
-    """It answers within 1.5 seconds and holds less than 120 MiB when idle.
+    """The server answers within 1.5 seconds and uses less than 120 MiB when idle.
 
-    Where the machine is too slow for that: within 2.5 times what Python takes to load the libraries that it needs.
+    On a slow machine, 2.5 times what Python takes to load the libraries is enough.
     """
     seconds = []
     libraries = seconds_for(f"import {LIBRARIES}")
-    for attempt in range(3):  # the best of three: machines are busy at times
+    for attempt in range(3):  # the best of three, as the machine may be busy
         directory = tmp_path / str(attempt)
         directory.mkdir()
         begin = time.monotonic()
@@ -345,7 +345,7 @@ def test_start_up_time_and_memory(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_development_server(tmp_path: Path) -> None:
-    """What it prints can be pasted, and works."""
+    """The commands that the server prints work when pasted."""
     command = [sys.executable, "-m", "kes_core.cli", "server", "--dev", "--addr", "127.0.0.1:0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:

@@ -45,7 +45,7 @@ def test_reload_reads_the_certificate_again(run_server: RunServer, tmp_path: Pat
 
 
 def test_certificate_is_read_again_by_itself(run_server: RunServer, tmp_path: Path) -> None:
-    """Every fifteen minutes, which are a fifth of a second here."""
+    """The server reads its certificate again every 15 minutes; here, every 0.2 seconds."""
     hurried = "import kes_core.server.server as s, kes_core.cli as c; s.CERTIFICATE_INTERVAL = 0.2; c.main()"
     server = run_server(python=("-c", hurried))
 
@@ -83,7 +83,7 @@ def test_encrypted_private_key(run_server: RunServer, tmp_path: Path) -> None:
 
 
 def test_verified_client_certificates(run_server: RunServer, tmp_path: Path) -> None:
-    """`tls.auth: on` with a CA file or directory: only clients with a certificate of that CA are let in."""
+    """`tls.auth: on` with a CA file or directory lets in only clients with a certificate of that CA."""
     known, stranger = make_credentials(tmp_path, "known"), make_credentials(tmp_path, "unknown")
     authorities = tmp_path / "cas"
     authorities.mkdir()
@@ -141,7 +141,7 @@ def test_old_versions_of_tls_are_refused(server: Server) -> None:
             assert connection.version() == version.name.replace("_", ".")
     context = server.ssl_context(server.admin)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that they are old is the point
+        warnings.simplefilter("ignore", DeprecationWarning)  # the test needs the old versions
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")

@@ -61,7 +61,7 @@ await fetch("/measured", {method: "POST", body: JSON.stringify({pages: measured,
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """Serves a folder, and takes what the browser measures."""
+    """Serves a folder, and receives the browser's measurements."""
 
     def __init__(self, folder: Path) -> None:
         self.measured: queue.Queue[bytes] = queue.Queue()
@@ -82,7 +82,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site as the continuous integration does."""
+    """Build the site as CI does."""
     folder = tmp_path_factory.mktemp("site")
     venv, built = folder / "venv", folder / "site"
     lock = ["--require-hashes", "--requirement", "requirements/docs.txt"]
@@ -117,7 +117,7 @@ def test_pages_and_search(site: Path, served: Site, tmp_path: Path) -> None:
     cases = [[page, width] for page in PAGES for width in WIDTHS]
     page = MEASURE.replace("CASES", json.dumps(cases)).replace("SEARCHED", MESSAGE)
     (site / "measure.html").write_text(page)
-    # Its own sandbox needs more rights than a test has; it opens nothing but our pages.
+    # Chromium's sandbox needs more rights than a test has, and the browser opens only our pages.
     chromium = [
         program("chromium", "chromium"),
         "--headless",

@@ -27,7 +27,7 @@ for target, number in enumerate(spare, 3):
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(spare)), LISTEN_FDNAMES=names)
 os.execv(sys.executable, [sys.executable, "-m", "kes_core.cli", *sys.argv[3:]])
 """
-"""What systemd does between fork and exec. The sockets of the service begin at descriptor 3."""
+"""Does what systemd does between fork and exec. The sockets of the service begin at descriptor 3."""
 
 
 def launcher(*descriptors: int, names: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def admin(tmp_path: Path) -> Credentials:
 
 @contextmanager
 def traffic(call: Callable[[], object]) -> Iterator[Callable[[int], None]]:
-    """Call something again and again in a thread. Yield what waits for further calls; raise what a call raised."""
+    """Call `call` again and again in a thread. Yield a function that waits for more calls; raise a call's error."""
     done, ended = threading.Semaphore(0), threading.Event()
     errors: list[BaseException] = []
 
@@ -77,7 +77,7 @@ def traffic(call: Callable[[], object]) -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_restart_loses_no_request(listening: socket.socket, admin: Credentials, tmp_path: Path, workers: int) -> None:
-    """A client with connections of its own, and new clients, go on through two restarts."""
+    """A client with open connections and new clients go on through two restarts."""
     (tmp_path / "keys").mkdir(mode=0o700)
     overrides = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "keys": [{"name": "my-key"}], "workers": workers}
 
@@ -126,7 +126,7 @@ def test_sockets_of_api_and_probes_have_names(listening: socket.socket, admin: C
 
 
 def test_sockets_of_another_process_are_left_alone(admin: Credentials, tmp_path: Path) -> None:
-    """A shell between systemd and the server keeps the variables, but the sockets are not the server's."""
+    """A shell between systemd and the server passes the variables on, but the sockets are not for the server."""
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1"}
     server = start_server(tmp_path, admin=admin, environment=environment)
     assert server.stop() == 0

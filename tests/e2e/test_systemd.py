@@ -1,4 +1,4 @@
-"""The unit for systemd: systemd's own checks of it, what it runs, and the service under a real systemd."""
+"""The unit for systemd: systemd's own checks, the commands in it, and the service under a real systemd."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROGRAM = Path(sys.executable).parent / "kes"
 
 
 def settings() -> dict[str, list[str]]:
-    """Return what the unit says of the service, by name."""
+    """Return the unit's settings of the service, by name."""
     found: dict[str, list[str]] = defaultdict(list)
     for line in UNIT.read_text().splitlines():
         if "=" in line and not line.startswith("#"):
@@ -65,7 +65,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-# What systemd says of it
+# systemd's own checks
 
 
 def test_systemd_finds_nothing_wrong(installed: Path) -> None:
@@ -77,7 +77,7 @@ def test_systemd_finds_nothing_wrong(installed: Path) -> None:
 
 
 def test_exposure_is_small(installed: Path) -> None:
-    """At most 1.5 of 10, and no capability."""
+    """systemd rates the exposure at no more than 1.5 of 10, and the service has no capability."""
     done = analyze("security", "--offline=yes", "--threshold=15", installed)
     assert done.returncode == 0, done.stdout
     rows = json.loads(analyze("security", "--offline=yes", "--json=short", installed).stdout)
@@ -86,11 +86,11 @@ def test_exposure_is_small(installed: Path) -> None:
     assert page.split(" of 10")[0].split()[-1] in done.stdout.splitlines()[-1]
 
 
-# What it runs
+# The commands in it
 
 
 def test_commands_of_the_unit(tmp_path: Path, systemd: socket.socket) -> None:
-    """Started, reloaded and stopped as systemd does it, with the example's configuration."""
+    """The commands start, reload and stop the server with the example's configuration, run as systemd runs them."""
     admin = APIKey.generate()
     (tmp_path / "tls").mkdir()
     make_server_certificate(tmp_path / "tls")
@@ -136,7 +136,7 @@ def test_time_to_stop_is_more_than_the_server_takes() -> None:
     assert float(settings()["TimeoutStopSec"][0]) > _KILL_AFTER
 
 
-# Under a real systemd, in a container: it is not the first process of every machine that tests run on
+# Under a real systemd, in a container, because not every test machine runs systemd
 
 
 SYSTEMD = """
@@ -145,13 +145,13 @@ umount --recursive /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec /lib/systemd/systemd
 """
-"""What a container lacks of what systemd finds, or makes, on a machine."""
+"""Sets up what systemd needs and a container lacks."""
 NEEDED = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYSLOG", "DAC_READ_SEARCH"]
 
 
 @pytest.fixture
 def machine(tmp_path: Path, systemd: socket.socket) -> Iterator[Any]:
-    """A container in which systemd has started everything, with this project's image and examples in it."""
+    """A container of this project's image, with the examples, in which systemd has started everything."""
     kes_image()
     with run(
         entrypoint=["sh", "-ec", SYSTEMD],
@@ -177,7 +177,7 @@ def shell(machine: Any, script: str, *, code: int = 0) -> str:
 @pytest.mark.container
 @pytest.mark.timeout(1800)  # it builds the image
 def test_service_under_systemd(machine: Any) -> None:
-    """Installed with the commands of the documentation; all that the unit takes away from the server is taken away."""
+    """Installed with the documentation's commands, the service runs without the rights that the unit takes away."""
     install, start = [
         text for text in blocks("docs/deployment.md", "sh") if "systemd-sysusers" in text or "kes.env" in text
     ]
@@ -209,11 +209,11 @@ def test_service_under_systemd(machine: Any) -> None:
     assert files.splitlines() == ["600 kes", "600 kes"]
     shell(machine, "systemctl reload kes")
     assert show("StatusText") == "serving"
-    # What is broken is not taken over, and the reload says so.
+    # The reload fails for a broken configuration, and the old one stays in use.
     shell(machine, "cp /etc/kes/config.yml good.yml; echo broken >>/etc/kes/config.yml")
     shell(machine, "systemctl reload kes 2>/dev/null", code=1)
     assert "plaintext" in cli("key", "dek", "my-key")
-    # With workers, for which the server starts processes; and with a private key that systemd hands over.
+    # With workers, which are processes of their own, and with a private key that systemd passes.
     shell(machine, "{ cat good.yml; echo 'workers: 2'; } >/etc/kes/config.yml; mv /etc/kes/tls/server.key .")
     shell(machine, "sed -i s,/etc/kes/tls/server.key,/run/credentials/kes.service/key, /etc/kes/config.yml")
     (drop_in,) = blocks("docs/deployment.md", "ini")
@@ -223,7 +223,7 @@ def test_service_under_systemd(machine: Any) -> None:
     shell(machine, "systemctl restart kes")
     assert "plaintext" in cli("key", "dek", "my-key")
     shell(machine, "systemctl reload kes")
-    # One that is killed is started again.
+    # systemd restarts a server that was killed.
     before = show("MainPID")
     restarted = "until [ $(systemctl show --property NRestarts --value kes) = 1 ] && systemctl --quiet is-active kes"
     shell(machine, f"kill -KILL {before}; timeout 60 sh -c '{restarted}; do sleep 0.1; done'")

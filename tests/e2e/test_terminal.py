@@ -1,4 +1,4 @@
-"""What a person sees on a terminal, and what a script gets instead, against a real server."""
+"""What a person sees on a terminal, and what a script gets instead, with a real server."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def show(environment: dict[str, str], tmp_path: Path) -> Show:
 
 
 def table(screen: Screen) -> dict[str, str]:
-    """Return names and values, and show that the values stand in one column."""
+    """Return names and values, and check that the values are aligned in one column."""
     rows = [match for line in screen.lines if (match := re.fullmatch(r"([A-Z]\w*( \w+)?)\s{2,}(\S.*)", line))]
     assert len({match.start(3) for match in rows}) == 1
     return {match.group(1): match.group(3) for match in rows}
@@ -201,17 +201,17 @@ def test_a_script_asks_for_json(arguments: list[str], environment: dict[str, str
         assert asked_for.keys() == piped.keys()
 
 
-# Text that is meant for the terminal
+# Text with control sequences
 
 
 TIME = "2026-01-02T03:04:05Z"
-"""The client refuses an answer with what is not a time."""
+"""A valid time, without which the client would refuse the answer."""
 NASTY = "a\x1b]0;owned\x07b\x1b[2Jc\u202ed\x9be"
 SHOWN = r"a\x1b]0;owned\x07b\x1b[2Jc\u202ed\x9be"
 
 
 class NastyServer(BaseHTTPRequestHandler):
-    """Answers with names and messages that hold sequences for the terminal. The real server has no such names."""
+    """Answers with names and messages that contain terminal sequences. The real server has no such names."""
 
     def do_GET(self) -> None:
         facts = {"created_at": TIME, "created_by": NASTY, "name": NASTY, "policy": NASTY, "identity": NASTY}
@@ -228,7 +228,7 @@ class NastyServer(BaseHTTPRequestHandler):
             },
             "/v1/log/error": {"message": f"{NASTY}\n{NASTY}"},
         }
-        if self.path in events:  # as the Go server does, which escapes nothing but the lowest control characters
+        if self.path in events:  # like the Go server, which escapes only the lowest control characters
             body = json.dumps(events[self.path], ensure_ascii=False).encode() + b"\n"
         self.send_response(403 if self.path.endswith("refused") else 200)
         self.send_header("content-length", str(len(body)))
@@ -274,7 +274,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_no_text_of_a_server_is_obeyed_by_the_terminal(
     nasty: str, arguments: list[str], code: int, times: int, show: Show
 ) -> None:
-    """The test's terminal refuses every sequence and control character that is not among the few that are ours."""
+    """The test's terminal rejects every sequence and control character except the few that we use."""
     screen = show(*arguments, code=code, KES_SERVER=nasty)
     assert "".join(screen.lines).count(SHOWN) == times, screen.lines
 
@@ -342,7 +342,7 @@ def test_completion_in_fish(scripts: dict[str, str], with_kes: dict[str, str], t
 
 
 def test_completion_in_zsh(scripts: dict[str, str], with_kes: dict[str, str], tmp_path: Path) -> None:
-    """Only an editing line of zsh completes; what the script hands to it is looked at instead."""
+    """zsh completes only on an interactive line, so the test looks at what the script gives to zsh."""
     (tmp_path / "kes.zsh").write_text(scripts["zsh"])
     code = (
         "autoload -U compinit; compinit -D; source $0; _describe() { print -l ${(P)3} }; "

@@ -1,4 +1,4 @@
-"""What a third party publishes works with what we publish: wheels alone, in an empty environment."""
+"""A third party's wheel works with our wheels, in an empty environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(command: list[str], directory: Path, environment: dict[str, str] | None 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` folder of an environment with our wheels, and then a third party's."""
+    """The `bin` folder of an environment with our wheels and then a third party's."""
     directory = tmp_path_factory.mktemp("wheels")
     dist = directory / "dist"
     sources = [str(ROOT / part) for part in ("", "plugins/vault", "examples/kes-sql")]
@@ -47,7 +47,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """`kes server` of that environment, on the third party's key store."""
+    """`kes server` from that environment, on the third party's key store."""
 
     def __init__(self, programs: Path, directory: Path) -> None:
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The tutorial: its commands and its code, in their order, up to a server that runs on the store it has written."""
+"""The tutorial: its commands and its code work in order, up to a server that runs on the tutorial's store."""
 
 from __future__ import annotations
 

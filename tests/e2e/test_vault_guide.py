@@ -109,7 +109,7 @@ class Guide:
         return done.stdout
 
     def start(self, command: list[str], until: str) -> None:
-        """Start a server and wait for a line of its log."""
+        """Start a server and wait for a line in its log."""
         log = self.directory / f"{len(self.processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -133,7 +133,7 @@ def guide(tmp_path: Path) -> Iterator[Guide]:
 
 
 def set_up_vault(guide: Guide, version: str, policy: str, namespace: str = "") -> tuple[str, str, str]:
-    """The first half of the guide; returns the address of Vault, and ID and secret of the role."""
+    """Follow the first half of the guide; return the address of Vault, and the ID and secret of the role."""
     made = guide.kes("identity", "new", "--key", "vault.key", "--cert", "vault.crt", "--ip", "127.0.0.1", "localhost")
     files = r"\n  Private key:  vault.key\n  Certificate:  vault.crt\n"
     assert re.fullmatch(files + r"  API key:      kes:v1:\S+\n  Identity:     [0-9a-f]{64}\n", made)
@@ -232,7 +232,7 @@ def test_guide(guide: Guide, case: str) -> None:
         check=False,
     )
     assert (again.returncode, again.stderr) == (1, 'Error: failed to create key "my-key-1": key already exists\n')
-    # Another key's ciphertext in the format that the guide shows is read as such, and is not authentic.
+    # The guide's sample ciphertext has the right format, but it belongs to another key and is not authentic.
     refused = subprocess.run(
         [sys.executable, "-m", "kes_core.cli", "key", "decrypt", "my-key-1", SAMPLE, "-k"],
         cwd=guide.directory,

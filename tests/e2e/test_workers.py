@@ -1,4 +1,4 @@
-"""Several processes that are one server."""
+"""Several processes act as one server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Run = Callable[..., Server]
 
 @contextmanager
 def connections(server: Server, count: int = CONNECTIONS) -> Iterator[list[httpx.Client]]:
-    """Give clients with a connection each, which are open at the same time, and so reach all workers."""
+    """Yield clients with one open connection each: enough to reach all workers."""
     clients = [server.client(http2=False) for _ in range(count)]
     try:
         for client in clients:
@@ -52,7 +52,7 @@ def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path)
     with connections(server) as clients:
         assert statuses(clients, "PUT", "/v1/key/generate/k") == {200}
         assert statuses(clients, "PUT", "/v1/key/generate/nothing") == {404}
-    for _ in range(5):  # whichever worker answers
+    for _ in range(5):  # whichever worker answers, the numbers are the same
         found = families(server)
         assert found["kes_http_request_success"][1]["200"] == CONNECTIONS
         assert found["kes_http_request_error"][1]["404"] == CONNECTIONS
@@ -62,7 +62,7 @@ def test_all_serve_on_one_port_and_count_as_one(run_server: Run, tmp_path: Path)
 
 
 def test_each_has_connections_of_its_own(run_server: Run, tmp_path: Path) -> None:
-    """When a worker dies its connections are closed, and those of the others are not."""
+    """When a worker dies, only its own connections close."""
     server = start_with_workers(run_server, tmp_path)
     with connections(server) as clients:
         streams = [client.get("/version").extensions["network_stream"] for client in clients]
@@ -83,7 +83,7 @@ def test_what_one_changes_no_other_still_believes(run_server: Run, tmp_path: Pat
             path = f"/v1/key/generate/k{number}"
             assert statuses(clients, "PUT", path) == {404}
             assert clients[number].put(f"/v1/key/create/k{number}").status_code == 200
-            assert statuses(clients, "PUT", path) == {200}  # it is in the cache of all
+            assert statuses(clients, "PUT", path) == {200}  # now every worker has the key in its cache
             assert clients[-number - 1].delete(f"/v1/key/delete/k{number}").status_code == 200
             assert statuses(clients, "PUT", path) == {404}
 
@@ -94,7 +94,7 @@ def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, pat
     stranger = make_credentials(tmp_path, "stranger")
     with connections(server) as clients:
         readers = [Reader(server, path, http2=False) for _ in range(2)]
-        # Other workers learn of a reader a moment later; until then no event is guaranteed.
+        # The other workers learn of a reader a moment later; until then, the reader may miss their events.
         deadline = time.monotonic() + 10
         with server.client(stranger) as refused:
             while not all(reader.events for reader in readers):
@@ -112,7 +112,7 @@ def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, pat
             wanted |= {f"/v1/key/describe/k{number}" for number in range(CONNECTIONS)}
         for reader in readers:
             reader.wait_until(lambda events: all(name in str(events) for name in wanted))
-    # What the supervisor logs is part of it.
+    # The error log also has the supervisor's lines.
     if path.endswith("error"):
         server.signal(signal.SIGHUP)
         server.wait_for_log("the configuration is reloaded")
@@ -137,7 +137,7 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
     assert len(set(workers_of(server)) - set(before)) == 1
     found = families(server)
     assert found["kes_worker_restarts_total"][1][""] == 1
-    # The server's, not that of whichever worker answers.
+    # The uptime is the server's, not that of the worker that answers.
     for _ in range(5):
         now = families(server)["kes_system_up_time"][1][""]
         assert now > uptime
@@ -196,7 +196,7 @@ def test_running_requests_are_finished(run_server: Run, tmp_path: Path) -> None:
             try:
                 assert request.result().status_code == 200
             except httpx.TransportError:
-                pass  # it had not been sent yet
+                pass  # the request had not been sent yet
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
@@ -215,7 +215,7 @@ def test_audit_records_of_all_are_whole(run_server: Run, tmp_path: Path, chain: 
     path = tmp_path / "audit.log"
     audit = {"log": {"audit": "on"}, "audit": {"file": {"path": str(path), "chain": "on" if chain else "off"}}}
     server = start_with_workers(run_server, tmp_path, audit)
-    long_name = "x" * 9000  # more than a pipe takes at once
+    long_name = "x" * 9000  # more than a pipe takes in one write
     with connections(server, 12) as clients, ThreadPoolExecutor(12) as pool:
         for client in clients:
             assert client.get("/version").status_code == 200
@@ -275,7 +275,7 @@ kes_core.cli.main()
 
 
 def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path) -> None:
-    """Except those that the operator set: workers inherit the environment of the server."""
+    """Workers inherit only the server's own environment, with what the operator set."""
     environment = {"ADMIN": "a" * 64}
     options: dict[str, Any] = {"environment": environment, "python": ("-c", REPORT_ENVIRONMENTS)}
     server = start_with_workers(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)
