@@ -11,10 +11,10 @@ from tests.helpers.fixtures import run_server, server
 
 __all__ = ["run_server", "server"]
 
-# Shells have what they start in the background ignore Ctrl-C, which the programs that tests start would inherit.
+# Shells make background jobs ignore Ctrl-C, and the programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let tests of security try harder when they are asked for by their marker."""
+    """Make the security tests work harder with `-m nightly`."""
     load_profile(nightly=config.option.markexpr == "nightly")

@@ -1,4 +1,4 @@
-"""Key stores that are broken on purpose in how they behave: in races and outages, when cancelled, in what they tell."""
+"""Key stores that behave wrongly on purpose: in races and outages, when cancelled, and in what they reveal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conformance.mutant_stores import Mutant
 
 TOKEN = "a-token-that-nobody-may-see"
 
-# At once, given up, slow
+# Concurrency, cancellation, slowness
 
 
 class TestChecksThenWrites(Mutant):
@@ -165,11 +165,11 @@ class TestSaysNothing(Mutant):
             return self._values[name]
 
 
-# Stores with what is optional: data that outlive them, a server that may be away, a credential
+# Stores with optional features: persistent data, a server that may be unreachable, a credential
 
 
 class RemoteStore(MemoryKeyStore):
-    """Keeps its keys in a dictionary that other stores use too, unless it is down."""
+    """Keeps its keys in a dictionary that it shares with other stores; fails while `down` is set."""
 
     def __init__(self, server: dict[str, bytes]) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class RemoteStore(MemoryKeyStore):
         return await super().list(prefix, start=start, limit=limit)
 
     async def close(self) -> None:
-        """Leave the data where they are."""
+        """Keep the data."""
 
 
 class RemoteMutant(KeyStoreContract):

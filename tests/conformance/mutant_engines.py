@@ -1,4 +1,4 @@
-"""Policy engines that are broken on purpose, each in one way, and the clauses that have to find it."""
+"""Policy engines that are broken on purpose, each in one way, with the clauses that must find the fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOKEN = "a-token-that-nobody-may-see"
 
 
 class Engine(PolicyEngine):
-    """Allows one client everything but one key."""
+    """Allows one client everything except one key."""
 
     def __init__(self) -> None:
         self.token = TOKEN
@@ -31,7 +31,7 @@ class Engine(PolicyEngine):
 
 
 class Mutant(PolicyEngineContract):
-    """What is tested: an engine class, and the clauses that it breaks."""
+    """A contract test of a broken engine class, with the clauses that the class breaks."""
 
     Subject: ClassVar[type[Engine]]
     breaks: ClassVar[str] = ""

@@ -1,4 +1,4 @@
-"""Key stores that are broken on purpose, each in one way, with the clauses that have to find it."""
+"""Key stores that are broken on purpose, each in one way, with the clauses that must find the fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kes_core.testing import KeyStoreContract
 
 
 class Mutant(KeyStoreContract):
-    """What is tested: a store class, and the clauses that it breaks."""
+    """A contract test of a broken store class, with the clauses that the class breaks."""
 
     Subject: ClassVar[type[KeyStore]]
     breaks: ClassVar[str] = ""
@@ -71,7 +71,7 @@ class TestTakesTheSameValueTwice(Mutant):
 
 
 class TestReadsNothingAtFirst(Mutant):
-    """As a store whose readers are behind its writers."""
+    """Like a store whose reads lag behind its writes."""
 
     breaks = (
         "create_then_get refused_create_changes_nothing get_returns_bytes get_changes_nothing "
@@ -194,7 +194,7 @@ class TestDecodesBase64(Mutant):
 
 
 class TestIgnoresCase(Mutant):
-    """As some file systems do: a name keeps its case, and equals the others."""
+    """Like some file systems: a name keeps its case, but matches names in other case."""
 
     breaks = "names_are_case_sensitive"
 
@@ -258,7 +258,7 @@ class TestShortensNames(Mutant):
 
 
 class ListingStore(MemoryKeyStore):
-    """Lists by `page`."""
+    """Lists with the method `page`."""
 
     def page(self, prefix: str, start: str, limit: int) -> Page:
         return page_of(self._values, prefix, start=start, limit=limit)
@@ -327,7 +327,7 @@ class TestDoublesTheNameBetweenPages(Mutant):
 
 
 class TestPromisesAnEmptyPage(Mutant):
-    """A next page whenever the page is full."""
+    """Promises a next page whenever the page is full."""
 
     breaks = "list_next_name"
 

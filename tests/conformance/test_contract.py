@@ -1,4 +1,4 @@
-"""The contract as it is published: complete, and the same in code and documentation."""
+"""The published contract is complete, and the same in code and documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
 CLAUSES = 56 + 16
-"""Of key stores and of policy engines. A release may add clauses, and takes none away."""
+"""The clauses of key stores plus those of policy engines. A release may add clauses, but removes none."""
 
 
 def test_tables_in_the_documentation_are_those_of_the_code() -> None:

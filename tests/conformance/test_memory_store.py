@@ -7,7 +7,7 @@ from kes_core.testing import KeyStoreContract
 
 
 class TestMemoryStore(KeyStoreContract):
-    """Not persistent, and nothing that could be unreachable."""
+    """The store is not persistent and is never unreachable."""
 
     async def make_store(self) -> MemoryKeyStore:
         return MemoryKeyStore()

@@ -1,4 +1,4 @@
-"""The kit finds what is broken and says which clause, and finds nothing where nothing is."""
+"""The kit finds each fault and names the broken clause, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONAL = {clause.name for clause in contract() if clause.needs}
 
 
 class Result:
-    """What the kit says of a test class."""
+    """The kit's report on a test class."""
 
     def __init__(self, line: re.Match[str]) -> None:
         self.kept, self.of = int(line[1]), int(line[2])
@@ -37,7 +37,7 @@ class Result:
 
 @pytest.fixture(scope="module")
 def outputs() -> dict[ModuleType, str]:
-    """Return what pytest prints of all mutants; of the stores with several processes."""
+    """Return pytest's output for all mutants. The tests of the stores run in several processes."""
     options = ["-q", "-r", "N"]
     files = [f"tests/conformance/mutant_{name}.py" for name in ("stores", "conduct")]
     stores = run_pytest(*options, "-n", "2", *files)
@@ -61,7 +61,7 @@ def test_exactly_what_is_broken_is_found(outputs: dict[ModuleType, str], module:
 
 
 def test_every_clause_finds_something() -> None:
-    """A clause that no mutant breaks may be one that can't be broken."""
+    """Each clause is broken by a mutant; otherwise its test might never fail."""
     modules = (mutant_stores, mutant_conduct, mutant_engines)
     broken = {
         clause
@@ -108,7 +108,7 @@ class TestStore(KeyStoreContract):
 
 
 def run_author(directory: Path, *options: str, status: str = "return", make: str = "return Store()") -> str:
-    """Run the test module of an author in a project of its own."""
+    """Run an author's test module in a project of its own."""
     (directory / "pytest.ini").write_text(SETTINGS)
     (directory / "test_store.py").write_text(AUTHOR.format(status=status, make=make))
     return run_pytest(*options, directory=directory)

@@ -1,4 +1,4 @@
-"""The dispatcher, without a server."""
+"""The dispatcher without a server."""
 
 from __future__ import annotations
 

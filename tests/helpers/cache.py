@@ -1,4 +1,4 @@
-"""A key cache on a store that tests can cut off, with a clock that tests turn."""
+"""A key cache on a store that tests can cut off, with a clock that tests set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kes_core.keystore import EntryNotFoundError, KeyStoreUnreachableError
 
 
 class Store(MemoryKeyStore):
-    """A store that counts what it is asked, and can be cut off or held up."""
+    """A store that counts its reads; tests can cut it off or delay it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Setup:
         self.key = KeyVersion.generate("me")
 
     async def reads(self, name: str = "k") -> int:
-        """Use a key and return how often the store has been read by then."""
+        """Get a key from the cache; return the number of reads of the store so far."""
         await self.cache.get(name)
         return self.store.reads
 

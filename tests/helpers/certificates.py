@@ -1,4 +1,4 @@
-"""Keys and certificates of clients and servers, good ones and bad ones."""
+"""Keys and certificates of clients and servers, good and bad ones."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def make_certificate(
     ca: bool = False,
     key: Ed25519PrivateKey | rsa.RSAPrivateKey | None = None,
 ) -> Pair:
-    """Make a certificate, valid from `begins` to `days` from now, with the faults that the caller asks for."""
+    """Make a certificate, valid from `begins` to `days` from now, with the faults that the caller requests."""
     key = key or Ed25519PrivateKey.generate()
     now = dt.datetime.now(dt.UTC)
     builder = (

@@ -1,4 +1,4 @@
-"""The command `kes`: run to its end, as a script or as a person at a terminal."""
+"""The command `kes`, run to its end as by a script or by a person at a terminal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | N
         while True:
             try:
                 chunk = os.read(parent, 65536)
-            except OSError:  # the other side is closed
+            except OSError:  # the program has closed its side
                 break
             if not chunk:
                 break
@@ -60,7 +60,7 @@ def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | N
 
 
 def seconds_for(code: str) -> float:
-    """Return the least time that Python takes for a piece of code in a process of its own."""
+    """Return the shortest time in which a new Python process runs a piece of code."""
     best = 60.0
     for _ in range(5):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""The container image of examples/docker, built by the Docker engine of this machine, if there is one.
+"""The container image of examples/docker, built by this machine's Docker engine, if it has one.
 
-Its base is made of Debian packages on the spot, so that no registry is needed; KES_TEST_PYTHON_IMAGE names another base
-instead. The images stay in the engine: what has not changed is not built again.
+The base image is built from Debian packages, so that no registry is needed; KES_TEST_PYTHON_IMAGE names another base
+instead. The engine keeps the images and builds only what has changed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ROOT = Path(__file__).parents[2]
 BASE = os.environ.get("KES_TEST_PYTHON_IMAGE", "kes-test-python:bookworm")
 IMAGE = "kes-test"
 _PACKAGES = "python3,python3-venv,ca-certificates,systemd,dbus,procps"
-"""Python as in the official images; and systemd, which the tests of the unit start in a container."""
+"""Python as in the official images, and systemd for the tests of the unit."""
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 
 
 @functools.cache
 def engine() -> Any:
-    """Return a client of the Docker engine that DOCKER_HOST names, or of the system's."""
+    """Return a client of the Docker engine at DOCKER_HOST, by default the system's."""
     if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").is_socket():
         pytest.skip("there is no Docker engine: containers are not run")
     client = docker.from_env(timeout=600)
@@ -44,7 +44,7 @@ def engine() -> Any:
 
 @functools.cache
 def kes_image() -> Any:
-    """Build the image as the documentation says, and return it."""
+    """Build the image as in the documentation, and return it."""
     try:
         engine().images.get(BASE)
     except ImageNotFound:
@@ -65,7 +65,7 @@ def kes_image() -> Any:
 
 
 def _make_base() -> None:
-    """Make a base image of Debian packages, which uses the package index and the CAs that this machine uses."""
+    """Make a base image from Debian packages, with this machine's package index and CAs."""
     mmdebstrap = program("mmdebstrap", "mmdebstrap")
     settings = pip_settings()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def _make_base() -> None:
 
 
 def pip_settings() -> dict[str, str]:
-    """Return how pip reaches its package index here, by the names of its configuration file."""
+    """Return this machine's settings for pip's package index, by their names in pip's configuration file."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     lines = subprocess.run(pip, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
     found = (line.partition("=") for line in lines if line.startswith(("global.", ":env:.")))
@@ -105,14 +105,14 @@ def run(**options: Any) -> Iterator[Any]:
 
 
 class Log:
-    """What a container writes, as it is written."""
+    """The live output of a container."""
 
     def __init__(self, container: Any) -> None:
         self._stream = container.logs(stream=True, follow=True)
         self._seen: list[str] = []
 
     def wait_for(self, text: str) -> str:
-        """Return the first line, from here on, that contains `text`."""
+        """Return the next line that contains `text`."""
         for line in self._stream:
             self._seen.append(line.decode().rstrip("\n"))
             if text in self._seen[-1]:
@@ -121,4 +121,4 @@ class Log:
 
     def close(self) -> None:
         """Close the connection to the engine."""
-        self._stream._response.close()  # its own method leaves the socket to the garbage collector
+        self._stream._response.close()  # the stream's `close` leaves the socket to the garbage collector

@@ -28,7 +28,7 @@ def levels(findings: Iterable[Finding]) -> set[str]:
 
 
 def finding_with(findings: Iterable[Finding], text: str) -> Finding:
-    """Return the one finding whose message holds `text`."""
+    """Return the only finding whose message contains `text`."""
     found = list(findings)
     matching = [finding for finding in found if text in finding.message]
     assert len(matching) == 1, "\n".join(str(finding) for finding in found)
@@ -36,14 +36,14 @@ def finding_with(findings: Iterable[Finding], text: str) -> Finding:
 
 
 def assert_none_at(findings: Iterable[Finding], *bad: str) -> None:
-    """Check that no finding is of one of the levels `bad`."""
+    """Check that no finding has a level in `bad`."""
     wrong = [finding for finding in findings if finding.level in bad]
     assert not wrong, wrong
 
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Drop the rights of root, who may read and write everything, inside the block."""
+    """Drop root's rights inside the block, as root may read and write everything."""
     own = os.geteuid()
     if own == 0:
         os.seteuid(65534)

@@ -1,7 +1,7 @@
-"""How much work the security tests do: a minute in every run, and much longer with `-m nightly`.
+"""How much work the security tests do: a minute in every run, much more with `-m nightly`.
 
-Both run the same code. `tests/conftest.py` loads the hypothesis profile of that name; other tests take
-their numbers from here.
+Both run the same code. `tests/conftest.py` loads the hypothesis profile; tests without hypothesis get their numbers
+from `choose`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["choose", "is_nightly", "load_profile", "scaled"]
 _NIGHTLY_FACTOR = 100
 
 _COMMON = settings(
-    deadline=None,  # the machine may be busy; tests that bound time say so themselves
+    deadline=None,  # the machine may be busy; tests that limit time measure it themselves
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -27,7 +27,7 @@ def load_profile(*, nightly: bool) -> None:
 
 
 def is_nightly() -> bool:
-    """Tell whether this is the long form."""
+    """Tell whether this run is the long form."""
     return settings.get_current_profile_name() == "nightly"
 
 

@@ -13,7 +13,7 @@ from tests.helpers.server import Server, start_server
 
 @pytest.fixture
 def run_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers as `tests.helpers.server.start_server` does; each is stopped at the end of the test."""
+    """Start servers as `tests.helpers.server.start_server` does, and stop them at the end of the test."""
     servers: list[Server] = []
 
     def run(overrides: Any = None, **options: Any) -> Server:
@@ -30,7 +30,7 @@ def run_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the in-memory store that the tests of a module share."""
+    """A server with the in-memory store, shared by the tests of a module."""
     server = start_server(tmp_path_factory.mktemp("server"))
     yield server
     assert server.stop() == 0, "\n".join(server.errors)

@@ -1,7 +1,7 @@
-"""Everything that parses what a stranger, a client or a key store sends, as functions of bytes.
+"""All parsers of data from strangers, clients or key stores, as functions of bytes.
 
-A target returns if the input has a meaning or is refused with the one documented kind of error. Whatever else it raises
-is a defect. `test_fuzz.py` calls the targets with inputs of hypothesis, `scripts/fuzz.py` with those of atheris.
+A target returns if the parser accepts the input or refuses it with its documented error. Any other exception is a
+defect. `test_fuzz.py` calls the targets with inputs of hypothesis, `scripts/fuzz.py` with those of atheris.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _api_key(data: bytes) -> None:
     try:
         key = APIKey.parse(data.decode("utf-8", "surrogateescape"))
     except ValueError as error:
-        assert str(error).startswith("not an API key"), error  # noqa: PT017 # the input may be one as well
+        assert str(error).startswith("not an API key"), error  # noqa: PT017 # the input may also be valid
     else:
         assert APIKey.parse(str(key)) == key
 
@@ -61,7 +61,7 @@ def _certificates() -> tuple[bytes, ...]:
 
 
 def _certificate(data: bytes) -> None:
-    """Read a chain as the handshake presents it: DER, one certificate or several."""
+    """Read a chain as in a handshake: DER, one certificate or several."""
     armour = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(data) + b"-----END CERTIFICATE-----\n"
     _check_chain(armour)
 
@@ -82,7 +82,7 @@ def _check_chain(pem: bytes) -> None:
 
 
 def _forwarded(data: bytes) -> None:
-    """Read what a TLS proxy forwards: the certificate, a line end, and the addresses."""
+    """Read the headers of a TLS proxy: the certificate, a line end, and the addresses."""
     header, _, addresses = data.partition(b"\n")
     proxy = ProvenClient("0" * 64, "", None, verified=False, presented=True, address="192.0.2.1")
     rules = AccessRules(proxies=frozenset([proxy.identity]), proxy_header=b"x-tls-client-cert")
@@ -108,7 +108,7 @@ def _check_answer(answer: Any) -> None:
 
 
 def _path(data: bytes) -> None:
-    """Route and authorize a request target, whose first byte picks the method."""
+    """Route and authorize a request target. The first byte of the input picks the method."""
     if not data:
         return
     method = ("GET", "PUT", "DELETE", "POST", "HEAD")[data[0] % 5]
@@ -116,7 +116,7 @@ def _path(data: bytes) -> None:
     _check_answer(ask(method, target))
     raw_path = target.partition(b"?")[0]
     decoded = decode_path(raw_path)
-    # What is compared with the policies is exactly what was sent: no two encodings of different bytes meet.
+    # The policies see exactly the bytes that were sent: different bytes never decode to the same path.
     assert decoded.encode("utf-8", "surrogateescape") == unquote_to_bytes(raw_path)
 
 
@@ -201,7 +201,7 @@ def _check_stored_key(data: bytes) -> None:
         key = KeyVersion.decode(data)
     except StoredKeyError:
         return
-    # A key that is accepted can be described, used and stored again.
+    # An accepted key can be described, used and stored again.
     assert Timestamp.parse(key.created_at.rfc3339()) == key.created_at
     assert key.key.decrypt(key.key.encrypt(b"text")) == b"text"
     if key.hmac_key is not None:
@@ -227,7 +227,7 @@ def _stored_keys() -> Sequence[bytes]:
 
 
 def _pieces(data: bytes) -> Sequence[bytes]:
-    """Cut an input as its first byte says: a connection delivers bytes in pieces of any size."""
+    """Split an input into pieces of a size that its first byte sets, as a connection delivers pieces of any size."""
     size = data[0] * 4 + 1
     return [data[place : place + size] for place in range(1, len(data), size)]
 
@@ -236,7 +236,7 @@ def _http1(data: bytes) -> None:
     if not data:
         return
     said = talk(_pieces(data), http2=False)
-    # The server answers in whole responses of its own, and none of them says that it has failed.
+    # The server answers with complete responses, none of them a 500.
     assert not said or said.startswith(b"HTTP/1.1 "), said
     assert b"HTTP/1.1 500 " not in said, said
 
@@ -284,7 +284,7 @@ def _http2_seeds() -> tuple[bytes, ...]:
         ("GET", "/version", b"", 65535),
         ("PUT", "/v1/key/encrypt/my-key", b"{}", 65535),
         ("GET", "/v1/log/error", b"", 65535),
-        ("GET", "/v1/api", b"", 0),  # never opens, so that the answer waits
+        ("GET", "/v1/api", b"", 0),  # the window never opens, so the answer waits
     ):
         client = h2.connection.H2Connection()
         client.initiate_connection()
@@ -296,7 +296,7 @@ def _http2_seeds() -> tuple[bytes, ...]:
         client.ping(b"12345678")
         said = client.data_to_send()
         seeds += [b"\x00\xff" + said, b"\x00\x01" + said, b"\x02" + _as_input(said.removeprefix(_PREFACE))]
-    # A window that opens too far, a reset, a priority of a stream on itself, a continuation of nothing.
+    # A window update beyond the maximum, a reset, a stream that depends on itself, a continuation without headers.
     frames = [
         (8, 0, 0, b"\x7f\xff\xff\xff"),
         (3, 0, 1, b"\x00\x00\x00\x08"),
@@ -310,7 +310,7 @@ def _http2_seeds() -> tuple[bytes, ...]:
 
 
 def _as_input(said: bytes) -> bytes:
-    """Write frames the way in which `_frames` reads them."""
+    """Encode frames in the form that `_frames` reads."""
     result = b""
     while said:
         size = int.from_bytes(said[:3])
@@ -359,4 +359,4 @@ TARGETS: Final[Mapping[str, Target]] = {
     "http1": Target(_http1, lambda: _HTTP1_SEEDS),
     "http2": Target(_http2, _http2_seeds),
 }
-"""By name."""
+"""The targets by name."""

@@ -1,7 +1,7 @@
-"""TLS handshakes inside one process, so that the CPU of the server's side alone can be measured.
+"""TLS handshakes inside one process, to measure the CPU time of the server's side alone.
 
-The server's side is the real one: `TLSConnection` on a context of `make_context`, up to the `ProvenClient` that the
-runtime makes. Only the transport between the two sides is memory.
+The server's side is real: `TLSConnection` with a context of `make_context`, up to the `ProvenClient` that the server
+creates. Only the transport between the two sides is memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kes_core.tls import ClientCertificate, TLSError, TLSSettings, make_context
 from tests.helpers.effort import choose
 
 CHUNK = 64 * 1024
-"""Bytes that the server receives at a time."""
+"""The number of bytes that the server receives at a time."""
 
 
 def name(text: str) -> x509.Name:
@@ -64,7 +64,7 @@ def certify(
 
 
 def rsa_key(p: int, q: int, e: int) -> rsa.RSAPrivateKey:
-    """Make an RSA key from two primes, whatever its exponent is."""
+    """Make an RSA key from two primes, with any exponent."""
     d = pow(e, -1, (p - 1) * (q - 1))
     numbers = rsa.RSAPrivateNumbers(
         p=p,
@@ -80,37 +80,37 @@ def rsa_key(p: int, q: int, e: int) -> rsa.RSAPrivateKey:
 
 @functools.cache
 def large_rsa_key() -> rsa.RSAPrivateKey:
-    """Return a key of 15,636 bits. Its primes are Mersenne's, since looking for others takes minutes."""
+    """Return a key of 15,636 bits. Its primes are Mersenne primes, as a search for others takes minutes."""
     return rsa_key(2**4423 - 1, 2**11213 - 1, 65537)
 
 
 @functools.cache
 def large_exponent_key() -> rsa.RSAPrivateKey:
-    """Return a key of 3072 bits whose public exponent is about as long."""
+    """Return a key of 3072 bits with a public exponent of about the same length."""
     numbers = rsa.generate_private_key(65537, 3072).private_numbers()
     return rsa_key(numbers.p, numbers.q, numbers.d)
 
 
 @dataclass(frozen=True)
 class Presented:
-    """What a client presents in its handshake, and how it shakes hands."""
+    """A client's key and certificates, and its settings for the handshake."""
 
     key: Any
     chain: Sequence[x509.Certificate]
     version: int = SSL.TLS1_3_VERSION
     group: str = ""
-    """The name of the only group it offers, if it restricts them."""
+    """The only group that the client offers; empty for OpenSSL's default."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a handshake has ended for the server."""
+    """The result of a handshake for the server."""
 
     client: ProvenClient | None
     reason: str
-    """Why it has failed."""
+    """Why the handshake failed."""
     cpu: float
-    """Seconds of CPU that the server's side took."""
+    """The CPU time of the server's side, in seconds."""
 
 
 def own(key: Any, **options: Any) -> Presented:
@@ -133,7 +133,7 @@ def client_context(presented: Presented) -> SSL.Context:
 
 
 class _Transport(asyncio.Transport):
-    """Keeps what the server sends."""
+    """Keeps the bytes that the server sends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class _Transport(asyncio.Transport):
 
 
 class Shaking:
-    """A server's side of one handshake."""
+    """The server's side of one handshake."""
 
     def __init__(self, context: SSL.Context, *, verifies_clients: bool) -> None:
         self.client: ProvenClient | None = None
@@ -240,6 +240,6 @@ class Contexts:
 
 
 def cost(server: SSL.Context, presented: Presented) -> float:
-    """Return the seconds of CPU that a handshake takes on the server."""
+    """Return the server's CPU time for a handshake, in seconds."""
     client = client_context(presented)
     return statistics.median(shake_hands(server, client).cpu for _ in range(choose(5, 15)))

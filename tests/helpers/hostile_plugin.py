@@ -57,7 +57,7 @@ async def in_the_background() -> None:
 
 
 def noise() -> None:
-    """Fail in each way that no caller sees."""
+    """Fail in each way that a caller does not notice."""
     try:
         fail()
     except BaseException:

@@ -12,7 +12,7 @@ import h2.events
 
 
 class Http2Client:
-    """A client that keeps a number of requests under way on one connection."""
+    """A client that can run many requests at a time on one connection."""
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         assert connection.selected_alpn_protocol() == "h2"
@@ -42,7 +42,7 @@ class Http2Client:
         return events
 
     def run(self, method: str, path: str, *, count: int, at_once: int) -> int:
-        """Make `count` requests, `at_once` at a time; return how many were answered with 200."""
+        """Make `count` requests, `at_once` at a time; return the number of answers with status 200."""
         started = answered = good = 0
         while answered < count:
             while started < count and started - answered < at_once:

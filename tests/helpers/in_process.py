@@ -1,6 +1,6 @@
-"""The server's application and its HTTP protocols in this process, without sockets: for very many hostile inputs.
+"""The server's application and HTTP protocols in this process, without sockets, for very many hostile inputs.
 
-The application is the real one with the in-memory key store. What a test sees is what a client would: bytes, statuses.
+The application is real and has the in-memory key store. A test sees what a client would: bytes and statuses.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from tests.helpers.server import write_config
 __all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
 
 TIME_LIMIT = 5.0
-"""Seconds that one input may take at the most, on a busy machine."""
+"""The most seconds that one input may take, even on a busy machine."""
 
 _PATIENCE = 0.2
-"""Seconds after which a connection that is not read any more counts as read."""
+"""Seconds to wait for the server to read all input; then the test goes on, as the server may have stopped reading."""
 
 
 class Answer(NamedTuple):
-    """What the application answers."""
+    """An answer of the application."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -98,9 +98,9 @@ def _scope_base() -> Message:
 
 
 def ask(method: str, raw_path: bytes, body: bytes = b"", headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
-    """Let the application answer one request of the admin's, whose connection ends after it.
+    """Let the application answer one request of the admin, and end the connection after it.
 
-    Exactly one audit record must come of it.
+    Check that the request makes exactly one audit record.
     """
     server = _server()
     raw_path, _, query = raw_path.partition(b"?")
@@ -132,11 +132,11 @@ def ask(method: str, raw_path: bytes, body: bytes = b"", headers: Sequence[tuple
 
 
 def talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
-    """Send `pieces` to the server's side of a connection and close it; return all that the server says.
+    """Send `pieces` to the server's side of a connection and close it; return the server's bytes.
 
-    Nothing that a client sends may make the protocol or a request raise an error.
+    No input may make the protocol or a request raise an error.
     """
-    _server()  # made before there is an event loop
+    _server()  # must be created outside an event loop
     said: bytes = _run(_talk(pieces, http2=http2))
     return said
 
@@ -190,7 +190,7 @@ async def _talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
         connection.send,
     )
     reading = asyncio.ensure_future(_feed(protocol, pieces, connection))
-    # HTTP/1.1 reads no further while it answers, which a log stream does for ever.
+    # HTTP/1.1 stops reading while it answers, and the answer of a log stream never ends.
     await asyncio.wait([reading], timeout=_PATIENCE)
     await protocol.handle(Closed())
     if not reading.done():

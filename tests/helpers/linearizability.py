@@ -1,8 +1,8 @@
-"""Whether a history of concurrent calls could have come from one key store that takes one call after the other.
+"""Check whether a history of concurrent calls could come from one key store that handles one call at a time.
 
-The method is that of Wing and Gong (1993): look for an order of the calls in which each takes effect at some moment
-between its beginning and its end, and in which the results are those of a single register. A register here is one key:
-it is there or not. Keys do not depend on one another, so each has a history of its own.
+The method is that of Wing and Gong (1993): find an order in which each call takes effect at some moment between its
+beginning and its end, and in which the results are those of a single register. Here a register is one key, which exists
+or not. Keys are independent, so each has its own history.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ __all__ = ["Call", "Operation", "is_linearizable"]
 
 
 class Operation(NamedTuple):
-    """What a call did to a key, if it took effect: from which states, and to which."""
+    """The effect of a call on a key: the state that it needs, and the state that it leaves."""
 
     needs: bool | None
-    """Whether the key has to be there, or (nothing) that does not matter."""
+    """Whether the key has to exist; None if it does not matter."""
     leaves: bool | None
-    """Whether the key is there afterwards, or (nothing) that it is as before."""
+    """Whether the key exists afterwards; None if that does not change."""
 
 
 class Call(NamedTuple):
-    """A call of a history: when it began and ended, and what it did by its result."""
+    """A call in a history: its beginning and end, and the operation that its result shows."""
 
     began: float
     ended: float
-    """Infinite where the result is not known: the call may have taken effect at any time since, or never."""
+    """Infinite if the result is unknown: the call may take effect at any time after it began, or never."""
     operation: Operation
 
 
 def is_linearizable(history: Sequence[Call], *, present: bool = False) -> bool:
-    """Tell whether there is an order that explains the history of a key.
+    """Tell whether an order of the calls explains the history of a key.
 
     Args:
         history: The calls in any order.
-        present: Whether the key is there at the beginning.
+        present: Whether the key exists at the beginning.
     """
     calls = sorted(history)
     everything = (1 << len(calls)) - 1
@@ -55,7 +55,7 @@ def is_linearizable(history: Sequence[Call], *, present: bool = False) -> bool:
         first_end = min(call.ended for _number, call in remaining)
         for number, call in remaining:
             if call.began > first_end:
-                break  # another call had ended before this one began, so it comes first
+                break  # an earlier call ended before this one began, so that one comes first
             needs, leaves = call.operation
             if needs is None or needs == there:
                 waiting.append((done | 1 << number, there if leaves is None else leaves))

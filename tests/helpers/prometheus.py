@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, and a target for it with the names of the Go server."""
+"""A real Prometheus for tests, and a target with the Go server's metrics."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.helpers.vectors import vectors
 __all__ = ["GoServer", "Prometheus", "Series"]
 
 Series = dict[str, Any]
-"""Labels, and values with their times, as Prometheus's API has them."""
+"""A series in the form of Prometheus's API: labels, and values with their times."""
 
 
 class Prometheus:
     """One Prometheus, which runs until `close`."""
 
     def __init__(self, config: Path) -> None:
-        """Start one with this configuration, beside which it keeps its data, and wait until it scrapes."""
+        """Start Prometheus with this configuration, and wait until it scrapes. It keeps its data next to the file."""
         self.port = free_port()
         self._process = subprocess.Popen(
             [
@@ -48,12 +48,12 @@ class Prometheus:
             self._process.wait()
             self._process.stderr.close()
             raise AssertionError(said)
-        self._reading = threading.Thread(target=self._process.stderr.read)  # or it would stall one day
+        self._reading = threading.Thread(target=self._process.stderr.read)  # a full pipe would block it
         self._reading.start()
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=30.0, trust_env=False)
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """Return the data of an answer of the API."""
+        """Return the data of the API's answer."""
         answer = self._client.get(path, params=parameters).json()
         assert answer["status"] == "success", (answer["error"], parameters)
         assert not answer.get("warnings")
@@ -72,9 +72,9 @@ class Prometheus:
         return found
 
     def until(self, *conditions: str, timeout: float = 30.0) -> Iterator[None]:
-        """Go on until each of the conditions has a value; what happens meanwhile is up to the caller.
+        """Yield until each condition has a value; the caller decides what to do meanwhile.
 
-        Nothing can be waited for: Prometheus scrapes on its own schedule and sends no notification.
+        There is no event to wait for: Prometheus scrapes on its own schedule and sends no notification.
         """
         deadline = time.monotonic() + timeout
         while missing := [condition for condition in conditions if not self.at(condition)]:
@@ -92,7 +92,7 @@ class Prometheus:
 
 
 class GoServer:
-    """A target that shows exactly the metrics of the Go server, as the vectors have them, with more at each scrape."""
+    """A target with exactly the Go server's metrics in the vectors. The values grow with each scrape."""
 
     def __init__(self) -> None:
         scrapes = itertools.count(1)
@@ -107,7 +107,7 @@ class GoServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 # its name in the standard library
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.instance = f"127.0.0.1:{self._server.server_port}"
@@ -124,7 +124,7 @@ _CODES = {"kes_http_request_success": 200, "kes_http_request_error": 404, "kes_h
 
 
 def go_exposition(count: int) -> str:
-    """Return all metrics of the vectors as the Go server writes them, after `count` of everything."""
+    """Return all metrics of the vectors in the Go server's format, with the value `count` for each counter."""
     metrics = vectors("metrics")
     lines = []
     for case in metrics["cases"]:

@@ -20,7 +20,7 @@ _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "content-enc
 
 
 class Answer(NamedTuple):
-    """What a proxy answers in the place of Vault."""
+    """An answer of the proxy instead of Vault's."""
 
     status: int
     content_type: str
@@ -30,8 +30,8 @@ class Answer(NamedTuple):
 class Proxy:
     """Passes requests on to `bao`, unless `fault` says otherwise.
 
-    `fault` is None; "stall": no answer until `release` is set, and then none either; a number of seconds that each
-    request is held up; a status with which everything is answered here; or a whole `Answer`.
+    `fault` is None; "stall" to keep requests until `release` is set and then drop them; a float to delay each request
+    by that many seconds; an int to answer everything with that status; or a whole `Answer`.
     """
 
     def __init__(self, bao: OpenBao) -> None:
@@ -39,11 +39,11 @@ class Proxy:
         self.fault: str | float | int | Answer | None = None
         self.release = threading.Event()
         self.location = ""
-        """Where an answer with a status of redirection points to."""
+        """The target of the proxy's own redirections."""
         self.message = "in the way"
-        """What an answer with a status of its own says, in Vault's format of errors."""
+        """The message of the proxy's own errors, in Vault's format."""
         self.added: dict[str, str] = {}
-        """Headers that are added to what Vault answers."""
+        """Headers that the proxy adds to Vault's answers."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each request."""
         self._changed = threading.Condition()
@@ -79,12 +79,12 @@ class Proxy:
             self._changed.notify_all()
 
     def wait_for(self, method: str, part: str, count: int, timeout: float = 60) -> None:
-        """Wait until this number of requests has arrived, counted as by `count`."""
+        """Wait until `count` such requests have arrived."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.count(method, part) >= count, timeout), self.requests
 
     def count(self, method: str, part: str) -> int:
-        """Return how many requests of `method` had `part` in their path."""
+        """Return the number of requests with this method and with `part` in their path."""
         return sum(seen == method and part in path for seen, path in self.requests)
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> requests.Response:

@@ -1,4 +1,4 @@
-"""Runs of pytest in a process of its own, on a project that a test has written."""
+"""Run pytest in another process, on a project that a test has written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_pytest(*arguments: str, directory: Path = ROOT) -> str:
-    """Return what pytest prints. Coverage would double the time: tests of real stores run the same code with it."""
+    """Return pytest's output. Without coverage, which would double the time: other tests cover the same code."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and raw TLS connections to it."""
+"""A real server in another process, and raw TLS connections to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import yaml
 from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
 
 START_TIMEOUT = 120.0
-"""Seconds: a start takes less than one, and many times that on a machine that does much else."""
+"""Seconds. A start takes less than one, but many times that on a busy machine."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Server:
         return f"https://{self.host}:{self.port}"
 
     def wait_for_log(self, text: str, timeout: float = START_TIMEOUT) -> str:
-        """Return the first line on standard error, from here on, that contains `text`.
+        """Return the next line of standard error that contains `text`.
 
         Raises:
             queue.Empty: The server logged no such line in time, or ended.
@@ -63,7 +63,7 @@ class Server:
         self.process.send_signal(number)
 
     def stop(self) -> int:
-        """End the process as an operator would and return its exit code."""
+        """Stop the process as an operator would and return its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         return self.process.wait(timeout=40)
@@ -73,7 +73,7 @@ class Server:
         self.process.wait()
 
     def ssl_context(self, credentials: Credentials | None) -> ssl.SSLContext:
-        """Return the TLS settings of a client. The server's certificate is self-made, so it is not verified."""
+        """Return the TLS settings of a client. They don't verify the server's certificate, which is self-signed."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -82,7 +82,7 @@ class Server:
         return context
 
     def client(self, credentials: Credentials | None = None, *, http2: bool = True, **options: Any) -> httpx.Client:
-        """Return an HTTP client; the admin's without `credentials`."""
+        """Return an HTTP client with these credentials, by default the admin's."""
         context = self.ssl_context(credentials if credentials is not None else self.admin)
         return httpx.Client(base_url=self.url, verify=context, http2=http2, timeout=30.0, **options)
 
@@ -90,7 +90,7 @@ class Server:
     def connection(
         self, credentials: Credentials | None = None, *, alpn: Sequence[str] = ("http/1.1",), timeout: float = 30.0
     ) -> Iterator[ssl.SSLSocket]:
-        """Open a TLS connection, to send on it what no HTTP client would send."""
+        """Open a TLS connection, to send what no HTTP client would send."""
         context = self.ssl_context(credentials if credentials is not None else self.admin)
         context.set_alpn_protocols(list(alpn))
         with (
@@ -101,7 +101,7 @@ class Server:
 
 
 def send_raw(client: httpx.Client, method: str, target: str, **options: Any) -> httpx.Response:
-    """Send a request with exactly this target: httpx tidies paths, and an attacker does not."""
+    """Send a request with exactly this target: httpx normalises paths, but an attacker does not."""
     return client.request(method, "/", extensions={"target": target.encode()}, **options)
 
 
@@ -133,7 +133,7 @@ def start_server(
     python: Sequence[str] = ("-m", "kes_core.cli"),
     pass_fds: Sequence[int] = (),
 ) -> Server:
-    """Start `kes server` and wait until it answers. The caller stops it. `python` is how Python gets to the command."""
+    """Start `kes server` and wait until it answers. The caller stops it. `python` has the arguments of Python."""
     admin = admin if admin is not None else make_credentials(directory, "admin")
     path = write_config(directory, admin.identity, overrides)
     process = subprocess.Popen(
@@ -177,7 +177,7 @@ def _collect(stream: Any, lines: queue.Queue[str], all_lines: list[str]) -> None
 
 
 class Receiver(Protocol):
-    """A connection, as far as an answer is read from it."""
+    """The part of a connection that reading an answer needs."""
 
     def recv(self, size: int, /) -> bytes:
         """Return at least one byte; nothing if the other side closed the connection."""
@@ -203,7 +203,7 @@ def read_response(connection: Receiver) -> tuple[int, dict[str, str], bytes]:
 
 
 def resident_kib(server: Server) -> int:
-    """Return the memory that the server's process holds."""
+    """Return the resident memory of the server's process, in KiB."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0])
 
@@ -219,7 +219,7 @@ def reload(server: Server) -> None:
 
 
 def start_failing(directory: Path, overrides: Any = None, *arguments: str) -> tuple[int, str]:
-    """Start a server that can't start; return exit code and standard error."""
+    """Try to start a server that can't start; return its exit code and standard error."""
     config = write_config(directory, "disabled", overrides)
     command = [sys.executable, "-m", "kes_core.cli", "server", "--config", str(config), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=directory)

@@ -1,4 +1,4 @@
-"""A terminal for tests: a program runs on a pseudo-terminal, and what is on the screen can be looked at."""
+"""A terminal for tests: runs a program on a pseudo-terminal and shows what is on the screen."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cell:
 
 
 class Screen:
-    """What a terminal shows, of the sequences that programs here send. One that it does not know is an error."""
+    """What a terminal shows. It knows the sequences that our programs send; any other is an error."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -92,7 +92,7 @@ class Screen:
             if self._row < len(self._rows):
                 self._rows[self._row] = []
         else:
-            assert arguments == "?25", f"unknown sequence {arguments}{command}"  # the cursor is hidden or shown
+            assert arguments == "?25", f"unknown sequence {arguments}{command}"  # hides or shows the cursor
 
     @property
     def lines(self) -> list[str]:
@@ -100,14 +100,14 @@ class Screen:
         return ["".join(cell.text for cell in row).rstrip() for row in self._rows]
 
     def colour_of(self, text: str) -> str:
-        """Return the colour of the first place where `text` stands."""
+        """Return the colour of the first occurrence of `text`."""
         return self._cell(text).colour
 
     def is_bold(self, text: str) -> bool:
         return self._cell(text).bold
 
     def column_of(self, text: str) -> int:
-        """Return where in its line `text` begins."""
+        """Return the column in which `text` begins."""
         return next(line.index(text) for line in self.lines if text in line)
 
     def _cell(self, text: str) -> Cell:
@@ -156,10 +156,10 @@ class Terminal:
     def _read(self) -> None:
         try:
             data = os.read(self._parent, 65536)
-        except OSError:  # the other side is closed
+        except OSError:  # the program has closed its side
             data = b""
         self._open = bool(data)
-        text = data.decode("utf-8")  # characters of several bytes are written whole
+        text = data.decode("utf-8")  # programs write characters of several bytes at once
         self.sent += text
         self.screen.feed(text)
 
@@ -188,7 +188,7 @@ def terminal(
 
 
 def run_on_screen(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, code: int = 0) -> Screen:
-    """Run `kes` on a terminal to its end, and return what it shows."""
+    """Run `kes` on a terminal to its end, and return the screen."""
     with terminal(*arguments, cwd=cwd, environment=environment) as running:
         assert running.end() == code, running.screen.lines
         return running.screen

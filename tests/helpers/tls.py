@@ -1,4 +1,4 @@
-"""A TLS client whose bytes a test sends when it wants, in pieces as it wants."""
+"""A TLS client that lets a test decide when its bytes are sent, and in which pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers.server import Server
 
 
 class MemoryTls:
-    """A TLS connection through memory: what `tls` writes is sent by `flush`."""
+    """A TLS connection through memory: `flush` sends what `tls` has written."""
 
     def __init__(self, server: Server, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -19,7 +19,7 @@ class MemoryTls:
         self.raw = socket.create_connection((server.host, server.port), timeout=20)
 
     def __enter__(self) -> Self:
-        """Make the handshake. Its last message waits for `flush`."""
+        """Make the handshake. The next `flush` sends its last message."""
         while True:
             try:
                 self.tls.do_handshake()
@@ -33,11 +33,11 @@ class MemoryTls:
         self.raw.close()
 
     def flush(self) -> None:
-        """Send all that was written, in one piece."""
+        """Send everything written so far, in one piece."""
         self.raw.sendall(self._outgoing.read())
 
     def recv(self, size: int) -> bytes:
-        """Return what the server sent, at least one byte; nothing if it closed the connection."""
+        """Return at least one byte from the server; nothing if it closed the connection."""
         while True:
             try:
                 return self.tls.read(size)

@@ -1,4 +1,4 @@
-"""Requests that flow while something is going wrong, and what became of each."""
+"""Requests that run while something goes wrong, and their answers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PAUSE = 0.02
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one request."""
+    """The answer to one request."""
 
     kind: str
-    """ "cached": a data key of a key in the cache; "cold": a look at a key that is not; "create": a new key."""
+    """ "cached": use a key that is in the cache; "cold": describe a key that is not; "create": make a new key."""
     at: float
     status: int
     body: dict[str, Any]
@@ -33,13 +33,13 @@ class Answer:
 
 @dataclass
 class Traffic:
-    """Three streams of requests, each one after the other."""
+    """Three threads, each of which makes one request after the other."""
 
     server: Server
     answers: list[Answer] = field(default_factory=list)
     created: list[str] = field(default_factory=list)
     data_keys: list[tuple[str, str, str]] = field(default_factory=list)
-    """Name, plaintext and ciphertext of data keys that were given out."""
+    """Key name, plaintext and ciphertext of the data keys that the server returned."""
     failures: list[BaseException] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -47,7 +47,7 @@ class Traffic:
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
-        """Let the requests flow. What the server must not do, whatever goes wrong, fails at the end."""
+        """Make requests during the block, and check at its end that no answer was one that is never allowed."""
         with self.server.client() as client:
             response = client.put("/v1/key/create/cached")
             assert response.status_code == 200, (response.text, self.server.errors)
@@ -68,7 +68,7 @@ class Traffic:
         assert all(answer.body.get("message") for answer in self.answers if answer.status >= 500)
 
     def wait_for(self, wanted: Callable[[Answer], bool], *, timeout: float = 60) -> Answer:
-        """Return the first answer, of those that come from now on, that is as wanted."""
+        """Return the next answer that meets a condition."""
         with self._changed:
             seen = len(self.answers)
             deadline = time.monotonic() + timeout
@@ -80,7 +80,7 @@ class Traffic:
                 assert self._changed.wait(deadline - time.monotonic()), f"not seen; the last were {self.answers[-3:]}"
 
     def wait_until_healthy(self, *, within: float) -> None:
-        """Wait until keys are read and created again."""
+        """Wait until the server reads and creates keys again."""
         started = time.monotonic()
         for kind, status in (("cold", 404), ("create", 200)):
             self.wait_for(lambda answer, k=kind, s=status: answer.kind == k and answer.status == s)  # type: ignore[misc] # the defaults bind the loop's variables
@@ -91,7 +91,7 @@ class Traffic:
         return [answer for answer in self.answers if answer.kind == kind and answer.at >= since]
 
     def check_keys(self, names: Callable[[], list[str]]) -> None:
-        """Every key that was reported as created is there once, and opens what it has closed."""
+        """Check that every key that the server created is listed once and decrypts its ciphertexts."""
         stored = names()
         assert len(stored) == len(set(stored))
         assert set(self.created) <= set(stored)

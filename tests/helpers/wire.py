@@ -1,4 +1,4 @@
-"""Drive the server's HTTP protocols in process, with bytes and without a socket."""
+"""Run the server's HTTP protocols in this process, with bytes instead of a socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kes_core.server.wire.stream import App, Message, RequestRefusedError
 
 
 class Wire:
-    """A connection to an application: what goes in are the client's bytes, what comes out the server's."""
+    """A connection to an application, which turns the client's bytes into the server's."""
 
     def __init__(self, app: App, *, http2: bool = False) -> None:
         self.app = app
@@ -51,14 +51,14 @@ class Wire:
             self.closed = True
 
     async def feed(self, *pieces: bytes) -> None:
-        """Let the server receive these pieces, and do what it can with them."""
+        """Let the server receive these pieces and process them as far as it can."""
         for piece in pieces:
             if not self.closed:
                 await self.protocol.handle(RawData(piece))
         await self.settle()
 
     async def settle(self) -> None:
-        """Wait until nothing more happens by itself."""
+        """Wait until the server has nothing left to do."""
         while any(not task.done() for task in self.tasks):
             done, _ = await asyncio.wait(self.tasks, timeout=0.05)
             if not done:
@@ -66,7 +66,7 @@ class Wire:
 
 
 class Recorder:
-    """An application that reads each body and answers with it, and remembers what it was asked."""
+    """An application that answers with the body of the request, and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, bytes]] = []
@@ -92,7 +92,7 @@ class Recorder:
 
 
 def exchange(*pieces: bytes) -> tuple[bytes, Sequence[tuple[str, str, bytes]]]:
-    """Return what the server answers to `pieces` on one connection, and the requests that reached the application."""
+    """Send `pieces` on one connection; return the server's bytes and the requests that reached the application."""
 
     async def run() -> tuple[bytes, Sequence[tuple[str, str, bytes]]]:
         app = Recorder()
@@ -124,25 +124,25 @@ class HTTP2Peer:
         return self._wire.closed
 
     def request(self, method: str, path: str, *, end: bool = True, extra: Sequence[tuple[str, str]] = ()) -> int:
-        """Begin a request; return the number of its stream."""
+        """Begin a request; return its stream ID."""
         stream = self.h2.get_next_available_stream_id()
         head = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path)]
         self.h2.send_headers(stream, [*head, *extra], end_stream=end)
         return stream
 
     def allow_malformed_headers(self) -> None:
-        """Send headers as they are, whatever the standard says of them."""
+        """Send headers unchanged, even if they violate the standard."""
         self.h2.config.validate_outbound_headers = False
         self.h2.config.normalize_outbound_headers = False
 
     def exchange(self) -> list[h2.events.Event]:
-        """Send what is to be sent, and return what the server answers by itself."""
+        """Send the pending bytes, and return the events of the server's answer."""
         self._runner.run(self._wire.feed(self.h2.data_to_send()))
         answer, self._wire.sent = self._wire.sent, b""
         return self.h2.receive_data(answer)
 
     def close(self) -> None:
-        """Close the connection, which ends the tasks of the server."""
+        """Close the connection, which ends the server's tasks."""
         self._runner.run(self._end())
 
     async def _end(self) -> None:
@@ -161,6 +161,6 @@ def http2_peer(app: App) -> Iterator[HTTP2Peer]:
 
 
 def statuses(events: Sequence[h2.events.Event]) -> dict[int, int]:
-    """Return the status of each response among the events, by the number of its stream."""
+    """Return the status of each response among the events, by stream ID."""
     responses = [event for event in events if isinstance(event, h2.events.ResponseReceived)]
     return {response.stream_id: int(dict(response.headers)[b":status"]) for response in responses}

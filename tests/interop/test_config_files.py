@@ -1,4 +1,4 @@
-"""Files as operators of the Go server have them: the server starts with each."""
+"""The server starts with the configuration files of operators of the Go server."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(GO is None, reason="Go is not installed: the off
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server with 3,000 keys, one whose store is gone, and an address without a server."""
+    """A server with 3,000 keys, one whose store is gone, and an address where nothing listens."""
     directory, down_directory = tmp_path_factory.mktemp("up"), tmp_path_factory.mktemp("down")
     admin = make_credentials(directory, "admin")
     user = APIKey.generate()
@@ -54,7 +54,7 @@ def go_tests() -> list[str]:
 
 
 def run_go_tests(environment: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Run all Go tests; return the result and the output of each."""
+    """Run all Go tests; return each one's result and output."""
     assert GO is not None
     done = subprocess.run(
         [GO, "test", "-count=1", "-json", "-timeout=300s", "./..."],
@@ -79,7 +79,7 @@ def run_go_tests(environment: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.timeout(900)  # compiling the SDK takes minutes on a busy machine
 def test_go_sdk(environment: dict[str, str]) -> None:
-    """One test, so that one process compiles the SDK."""
+    """All Go tests pass. They are one test here, so that only one process compiles the SDK."""
     results = run_go_tests(environment)
     failed = {name: output for name, (action, output) in results.items() if action != "pass"}
     assert not failed, "\n".join(failed.values())
