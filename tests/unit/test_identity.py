@@ -83,7 +83,7 @@ def test_api_keys_do_not_show_themselves() -> None:
 
 
 def test_certificate_of_an_api_key() -> None:
-    """As protocol section 1 says: common name, 90 days, digital signature, client authentication, 128-bit serial."""
+    """Protocol section 1: common name, 90 days, digital signature, client authentication, 128-bit serial."""
     key = APIKey.generate()
     key_pem, cert_pem = key.certificate()
     certificate = x509.load_pem_x509_certificate(cert_pem)
@@ -134,7 +134,7 @@ def test_private_keys_are_encrypted_on_demand() -> None:
 
 @given(st.data())
 def test_a_damaged_certificate_is_an_identity_or_refused(data: st.DataObject) -> None:
-    """What parses gives an identity or the one kind of error; nothing else comes out."""
+    """A damaged certificate gives an identity or an IdentityError, and no other exception."""
     der = bytearray(x509.load_pem_x509_certificate(CERTIFICATES[0]["pem"].encode()).public_bytes(Encoding.DER))
     der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
     pem = ssl.DER_cert_to_PEM_cert(bytes(der))

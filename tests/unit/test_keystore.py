@@ -123,7 +123,7 @@ def test_blocking_call_ends_although_its_caller_gave_up() -> None:
         results = await asyncio.gather(caller, waiting, return_exceptions=True)
         assert [type(result) for result in results] == [asyncio.CancelledError] * 2
         release.set()
-        assert await calls.run(ended.is_set)  # the thread is free again, and has done what it was at
+        assert await calls.run(ended.is_set)  # the thread has finished its work and is free again
         calls.close()
 
     asyncio.run(check())

@@ -1,4 +1,4 @@
-"""What tests share stands in `tests.helpers`."""
+"""Tests share code only through `tests.helpers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding plugins: what is broken is skipped with a line that names it, and breaks nothing else."""
+"""Finding plugins: a broken plugin is skipped and named in one line, and does not affect the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kes_keystore_backends():
 
 
 class Distribution:
-    """As much of a distribution as an entry point needs."""
+    """The part of a distribution that an entry point needs."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Distribution:
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Write plugins as modules, each in a distribution of its own, and load them."""
+    """Write plugins as modules, each in its own distribution, and load them."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def load(**sources: str) -> Plugins:
@@ -148,7 +148,7 @@ def test_plugin_for_several_versions_of_the_hooks(load: Load) -> None:
 
 
 def test_text_of_a_plugins_exception_is_kept_apart(load: Load) -> None:
-    """It may hold a secret: the server shows the type, and the rest only on demand."""
+    """The text may contain a secret, so the message has only the type; `details` has the rest."""
     (info,) = load(broken="raise RuntimeError('password=hunter2')").infos
     assert "hunter2" not in f"{info} {info.error}"
     assert info.details.startswith("RuntimeError: password=hunter2\n")

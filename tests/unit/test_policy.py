@@ -54,9 +54,9 @@ def test_reasons_name_policy_and_rule() -> None:
     ("allow", "closest"),
     [
         (["/v1/key/create/my-key", "/v1/key/generate/my-app*", "/v1/key/generate/x"], "/v1/key/generate/my-app*"),
-        (["/v1/key/generat/my-key"], "/v1/key/generat/my-key"),  # with a slip in the API
+        (["/v1/key/generat/my-key"], "/v1/key/generat/my-key"),  # a typo in the API
         (["/v1/key/generate/my-key-1"], "/v1/key/generate/my-key-1"),
-        (["/v1/status", "/v1/key/decrypt/my-*"], "/v1/key/decrypt/my-*"),  # this name, but another API
+        (["/v1/status", "/v1/key/decrypt/my-*"], "/v1/key/decrypt/my-*"),  # the right name, but another API
         (["/v1/key/decrypt/other", "/v1/status", ""], ""),
         ([], ""),
     ],
@@ -75,7 +75,7 @@ def test_matching_pattern() -> None:
 
 @pytest.mark.measured
 def test_refusing_a_long_path_is_quick() -> None:
-    """A client that may do nothing must not keep the server busy by asking for it."""
+    """A client without rights must not keep the server busy with long paths."""
     policy = PolicySettings(allow=tuple(f"/v1/key/generate/{n}" for n in range(100)), identities=(IDENTITY,))
     started = time.perf_counter()
     decide({"p": policy}, API + "a" * 8000, api=API)

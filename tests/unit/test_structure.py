@@ -15,7 +15,7 @@ GENERATED = "_pb2.py"
 
 
 def modules() -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each module that is shipped and written by hand."""
+    """Yield the path and the text of each shipped module that is written by hand."""
     for package in (ROOT / "kes_core", *(ROOT / "plugins").glob("*/kes_*")):
         for file in sorted(package.rglob("*.py")):
             if not file.name.endswith(GENERATED):

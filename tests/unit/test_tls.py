@@ -1,4 +1,4 @@
-"""What is said of files that TLS can't use."""
+"""Messages about files that TLS can't use."""
 
 from __future__ import annotations
 

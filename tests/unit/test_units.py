@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kes_core.units import format_date, format_latency, format_time, format_uptime, humanize, parse_time
 
 
-@given(st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 # hypothesis wants it so
+@given(st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 # for hypothesis
 def test_time_is_read_back(time: datetime) -> None:
     assert parse_time(format_time(time)) == time
 

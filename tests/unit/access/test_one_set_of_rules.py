@@ -1,4 +1,4 @@
-"""`kes doctor --path` says what the server does: the same checks, for any request of any client under any rules."""
+"""`kes doctor --path` and the server make the same checks, for any request of any client under any rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.helpers.doctor import config as make_config
 
 
 class OtherEngine(PolicyEngine):
-    """Answers every request alike, or fails."""
+    """Gives the same answer to every request, or fails."""
 
     def __init__(self, answer: str) -> None:
         self._answer = answer
@@ -58,7 +58,7 @@ OTHER = PolicyEngineType(name="other", config=OtherEngineSettings, connect=conne
 
 
 class Site(NamedTuple):
-    """What all cases share: files are made once."""
+    """The files that all cases share, so that they are made only once."""
 
     config: Config
     verifying: Config
@@ -89,7 +89,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @functools.cache
 def application() -> tuple[KESApp, list[Call]]:
-    """Return an application whose handlers only note that they were called, and what they note."""
+    """Return an application whose handlers only record their calls, and the list of these calls."""
     metrics = Metrics()
     nothing: Any = None
     app = KESApp(nothing, metrics, LocalPeers(metrics), ExpiryWatch(metrics))
@@ -103,7 +103,7 @@ def application() -> tuple[KESApp, list[Call]]:
 
 
 async def serve(config: Config, requester: Requester, method: str, raw_path: bytes) -> tuple[int, bool]:
-    """Let the server answer a request; return its status, and whether the request came to a handler."""
+    """Let the server answer a request; return its status, and whether the request reached a handler."""
     app, calls = application()
     app.server_state = state = await connect(config, PLUGINS, counters=StoreCounters(), on_key_change=app.peers.forget)
     sent: list[Message] = []
@@ -150,7 +150,7 @@ OPENABLE = [route.path for route in ROUTES if route.may_skip_auth]
 
 
 def status_of(finding: Finding) -> int:
-    """Return the status that the doctor announces."""
+    """Return the status that the doctor predicts."""
     found = re.search(r"\((\d{3})\)$", finding.message)
     assert found, finding
     return int(found[1])
@@ -193,7 +193,7 @@ def test_doctor_says_what_the_server_does(
         }
     )
     last = asyncio.run(explain(config, PLUGINS, requester, path, method=method, address="10.1.2.3"))[-1]
-    if last.subject == "tls":  # no request is ever made
+    if last.subject == "tls":  # the handshake fails, so there is no request
         assert (name == "nobody" and not open_routes) or (verifying and name in {"ca", "unverified", "two"})
         return
     status, reached = asyncio.run(serve(config, requester, method, path.encode("utf-8", "surrogateescape")))

@@ -1,4 +1,4 @@
-"""The chain over audit records: what was done to a file is found, and nothing else."""
+"""The chain over audit records: a check finds every change of a file, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def problems(lines: Sequence[str], key: bytes = b"") -> list[Problem]:
 
 
 def test_format_as_it_is_documented() -> None:
-    """By hand, with nothing of the module."""
+    """The test computes the hashes itself, without the module under test."""
     (one, two), _end = chain(['{"a":1}', '{"b":2}'])
     first = hashlib.sha256(bytes(32) + b'1 first {"a":1}')
     assert one == f'{{"a":1,"chain":{{"n":1,"prev":"{"00" * 32}","hash":"{first.hexdigest()}"}}}}'
@@ -66,7 +66,7 @@ def test_any_changed_byte_is_found(records: list[str], key: bytes, data: st.Data
 
 @given(RECORDS, KEYS, st.data())
 def test_removed_line_is_found(records: list[str], key: bytes, data: st.DataObject) -> None:
-    """But at the end, where the note beside the file tells."""
+    """A line missing at the end does not count: only the note beside the file can show it."""
     lines, _end = chain([*records, *records], key)
     index = data.draw(st.integers(0, len(lines) - 2))
     del lines[index]
@@ -134,7 +134,7 @@ def test_files_that_follow_one_another() -> None:
 
 
 def test_beginning_of_a_file_cannot_be_taken_away_unnoticed() -> None:
-    """Not even by giving the line that is first then what the first of a file has."""
+    """Removing the first line is found even if the new first line gets the fields of a first line."""
     (one, two, three), _end = chain([f'{{"r":{number}}}' for number in range(3)], b"the key")
     before = parse_link(one)
     assert before is not None

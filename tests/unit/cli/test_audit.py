@@ -1,4 +1,4 @@
-"""What `kes audit verify` says of the end of a chain, which it knows only from the server's note."""
+"""What `kes audit verify` reports on the end of a chain, which it knows only from the server's note."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAID = "The end was not checked: 'audit.log.chain' {}, so records may be missing
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A folder with a chain of three records, and the note of its end."""
+    """A folder with a chain of three records and the note of its end."""
     lines, last = [], ChainLink()
     for number in range(3):
         line, last = make_line(f'{{"number":{number}}}', last, first=number == 0)
@@ -61,7 +61,7 @@ def test_end_that_is_noted(directory: Path) -> None:
 
 
 def test_end_whose_note_is_missing(directory: Path) -> None:
-    """A cut-off line can't be detected then, and the command says so."""
+    """Without the note, the command can't detect a cut-off line, and says so."""
     log = directory / "audit.log"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
     (directory / "audit.log.chain").unlink()

@@ -20,7 +20,7 @@ ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with a plugin that is fine, and one that ends the process that imports it."""
+    """A folder with a working plugin, and one that ends the process that imports it."""
     folder = tmp_path / "site"
     for name, source in {"good": "kes_hookspec_version = 1\n", "nasty": "raise SystemExit('imported')\n"}.items():
         info = folder / f"kes_{name}-1.2.dist-info"

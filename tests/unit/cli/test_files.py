@@ -1,4 +1,4 @@
-"""What `kes identity new` leaves on disk when it can't do all that it should, and what it refuses to begin."""
+"""What `kes identity new` leaves on disk when it fails halfway, and what it refuses to start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_new_key_is_taken_back_when_the_certificate_fails(tmp_path: Path) -> N
 def test_temporary_files_that_cannot_be_removed_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of them, and the files are written all the same."""
+    """The command names each leftover file, and still writes the key and the certificate."""
 
     def fail(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

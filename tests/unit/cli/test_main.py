@@ -41,7 +41,7 @@ def test_identity_of_api_key_and_files(tmp_path: Path) -> None:
 
 
 def test_identity_new_as_the_guide_has_it(tmp_path: Path) -> None:
-    """`kes identity new --ip "127.0.0.1" localhost`, as in releases of 2023."""
+    """The guide's form of 2023 works: `kes identity new --ip "127.0.0.1" localhost`."""
     done = kes("identity", "new", "--ip", "127.0.0.1", "localhost", cwd=tmp_path)
     certificate = x509.load_pem_x509_certificate((tmp_path / "public.crt").read_bytes())
     identity = identity_of_certificate(certificate)
@@ -87,7 +87,7 @@ def test_passphrase_without_a_terminal(tmp_path: Path) -> None:
         text=True,
         timeout=30,
         check=False,
-        start_new_session=True,  # and so without a terminal
+        start_new_session=True,  # so it has no terminal
     )
     expected = "there is no terminal to ask for the passphrase: set KES_PRIVATE_KEY_PASSWORD"
     assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", f"Error: {expected}")
@@ -95,7 +95,7 @@ def test_passphrase_without_a_terminal(tmp_path: Path) -> None:
 
 
 def test_identity_new_prints_the_api_key_of_the_files(tmp_path: Path) -> None:
-    """It stands before the identity, which scripts find at the end. An encrypted key is never printed."""
+    """The API key comes before the identity, which scripts expect at the end. An encrypted key is never printed."""
     names = ["--key", "client.key", "--cert", "client.crt"]
     words = kes("identity", "new", *names, "--dns", "a.example,b.example", cwd=tmp_path).stdout.split()
     key = APIKey.parse(words[words.index("API") + 2])
@@ -177,7 +177,7 @@ def test_errors_and_exit_codes(arguments: list[str], code: int, message: str, tm
 
 
 def test_wrong_options_of_a_server_with_a_file(tmp_path: Path) -> None:
-    """Only what is wrong with the options alone is a wrong call."""
+    """Exit code 2, for wrong usage, needs an error in the options alone."""
     (tmp_path / "config.yml").write_text("tls: {key: k, cert: c}\nadmin: {identity: x}\nkeystore: {memory: }\n")
     done = kes("server", "--config", "config.yml", "--addr", "nowhere", cwd=tmp_path, code=2)
     assert "command line: address: 'nowhere' has no port" in done.stderr
@@ -220,7 +220,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 
 @pytest.mark.measured
 def test_help_starts_fast() -> None:
-    """Within 150 ms, or twice what the library for command lines alone takes where the machine is too slow for that."""
+    """The help appears within 150 ms, or on a slow machine within twice the time to import click."""
     own = seconds_for("import sys; sys.argv = ['kes', '--help']; from kes_core.cli import main; main()")
     assert own < max(0.15, 2 * seconds_for("import click"))
 

@@ -1,4 +1,4 @@
-"""Where the output of `kes` goes: standard output that fails or is closed, and completion in the shell."""
+"""The output of `kes`: a standard output that fails or is closed, and completion in the shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.command import KES
 
 
 def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    # Buffered, as by default: what the buffer still holds at the end must not fail a second time.
+    # Buffered, as by default: data left in the buffer must not cause a second error at the end.
     clean = {name: value for name, value in os.environ.items() if "KES" not in name and name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [*KES, *arguments], env=clean, stderr=subprocess.PIPE, text=True, timeout=30, check=False, **options
@@ -60,12 +60,12 @@ def test_the_shell_completes_commands() -> None:
 
 
 def test_json_does_without_what_only_people_need() -> None:
-    """`rich` takes longer to import than a command may take to answer a program."""
+    """For a program, a command must not import `rich`, which takes longer than the whole command may."""
     code = (
         "import sys\nfrom kes_core.cli._common import connected\n"
         "from kes_core.identity import APIKey\n"
         "with connected('127.0.0.1:1', str(APIKey.generate()), 'list keys', insecure=False):\n    pass\n"
         "found = {'rich', 'pygments', 'tenacity', 'asyncio'} & set(sys.modules)\nassert not found, found\n"
-        "import httpx._main\n"  # the library's own command line is whole again
+        "import httpx._main\n"  # the command line of httpx can be imported again
     )
     subprocess.run([sys.executable, "-c", code], check=True)

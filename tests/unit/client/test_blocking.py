@@ -1,4 +1,4 @@
-"""The blocking client is written from the asynchronous one."""
+"""The blocking client is generated from the asynchronous one, and up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TLS failure that can't change is not tried again."""
+"""The client does not retry after a permanent TLS failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a client's credentials come from, and what it does with a transport of its own."""
+"""Where a client gets its credentials, and how it uses a transport from the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration file: the vectors, and the exact message for everything that can be wrong."""
+"""The configuration file: the vectors, and the exact message for each kind of error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.helpers.configurations import (
 
 DEFAULT_HEADER = "X-Tls-Client-Cert"
 OTHERS = {"vault", "aws", "gcp", "azure", "fortanix", "gemalto", "entrust"}
-"""Key stores whose sections belong to packages of their own."""
+"""Key stores whose sections are tested in their own packages."""
 
 
 class DirectorySection(Section):
@@ -60,7 +60,7 @@ async def connect(_config: Any) -> KeyStore:
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
-    """The core's own plugins and key stores with simple sections."""
+    """The core's plugins, and key stores with simple sections."""
     loaded = load_plugins([])
     sections: dict[str, type[BaseModel]] = {"fs": DirectorySection, "memory": Section, "demo": DemoSection}
     sections |= dict.fromkeys(OTHERS, AnySection)
@@ -82,7 +82,7 @@ def expected_client_certificate(config: Config) -> str:
 
 
 def as_in_vectors(config: Config, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a configuration as the vectors do, which have empty values where the file says nothing."""
+    """Return a configuration in the form of the vectors, which have empty values for missing fields."""
     tls, expiry = config.tls, config.cache.expiry
     cache = {"any": 300.0, "unused": 30.0, "offline": 0.0}
     header = tls.proxy.header.cert
@@ -129,12 +129,12 @@ def test_valid_files_of_the_vectors(case: dict[str, Any], plugins: Plugins) -> N
     config = read(case["yaml"], plugins, case.get("env"))
     expected = dict(case["expected"])
     keystore = expected.pop("keystore")
-    # Off unless it is switched on; the Go server has it on, against its own documentation.
+    # The audit log is off by default. In the Go server it is on, contrary to its documentation.
     if "audit" not in case["yaml"]:
         expected["log"] = {**expected["log"], "audit_level": 9}
     found = as_in_vectors(config, expected)
     if ":" not in str(expected["address"]) and expected["address"]:
-        expected["address"] = ":" + expected["address"]  # a port alone
+        expected["address"] = ":" + expected["address"]  # only a port
     assert found == expected
     assert config.keystore.backend.name == keystore["type"].split(".")[0]
     if keystore["type"] == "fs":
@@ -158,14 +158,14 @@ def test_defaults(plugins: Plugins) -> None:
     expiry = config.cache.expiry
     assert (config.host, config.port) == ("0.0.0.0", 7373)
     assert config.address == defaults["address"]
-    # A missing `unused` does not set `any`, as it does in the Go server.
+    # Unlike in the Go server, a missing `unused` does not set `any`.
     assert (expiry.any, expiry.unused, expiry.offline) == (300.0, 30.0, 0.0)
     assert (config.log.error, config.log.audit) == (0, 9)
     assert not config.tls.auth
     assert read(text + "\ncache: {expiry: {any: 1h}}", plugins).cache.expiry.unused == 30.0
 
 
-# What follows the valid start above, from line 9 on, and the whole message.
+# The text after the valid start above, from line 9 on, and the whole message.
 
 
 @pytest.mark.parametrize("text", BROKEN)

@@ -1,4 +1,4 @@
-"""What others see of configurations: the JSON Schema for editors, and the effective configuration without secrets."""
+"""Views of a configuration: the JSON Schema for editors, and the effective configuration without secrets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inner(Section):
 
 
 class Demo(Section):
-    """A section of a third party."""
+    """A third party's section."""
 
     token: Secret | None = None
     inner: Inner | None = None
@@ -42,7 +42,7 @@ async def connect(_config: Any) -> MemoryKeyStore:
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
-    """Everything that is installed here, and a third party's key store."""
+    """All installed plugins, and a third party's key store."""
     loaded = load_plugins()
     backends = {**loaded.backends, "demo": KeyStoreBackend("demo", Demo, connect)}
     return Plugins(loaded.infos, backends, loaded.engines, loaded.hook)
@@ -123,7 +123,7 @@ def test_schema_takes_every_valid_vector_with_a_known_key_store(
             continue
         if accepted(text, plugins):
             seen += 1
-            as_json = json.loads(json.dumps(document, default=str))  # to an editor, a date is text
+            as_json = json.loads(json.dumps(document, default=str))  # an editor sees a date as text
             assert [error.message for error in validator.iter_errors(as_json)] == [], case.get("name")
     assert seen > 0
 
@@ -184,7 +184,7 @@ def test_file_settings_of_every_installed_backend_are_in_the_schema(plugins: Plu
 def test_broken_files_that_the_schema_can_not_see_are_still_refused(
     validator: Draft202012Validator, plugins: Plugins
 ) -> None:
-    """The schema is for editors: it may take more than the server, and never less."""
+    """The schema is for editors: it may accept more than the server, but never less."""
     for text in BROKEN:
         try:
             document = yaml.safe_load(START + text)

@@ -1,4 +1,4 @@
-"""What a valid configuration is warned of, and what `kes config check` and the server report alike."""
+"""Warnings about a valid configuration, which `kes config check` and the server both report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_variable_inside_a_longer_text(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("place", ["admin", "policy", "proxy"])
 def test_api_key_in_place_of_an_identity(tmp_path: Path, text: str, place: str) -> None:
-    """The message names the identity, and never repeats the secret."""
+    """The message names the identity and never repeats the secret."""
     path = config_file(tmp_path, {})
     config = yaml.safe_load(path.read_text())
     config["admin"]["identity"] = "disabled"
@@ -156,7 +156,7 @@ def check(path: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_check_and_server_warn_alike(tmp_path: Path) -> None:
-    """At start, and again at a reload."""
+    """The server repeats at start and at each reload what `kes config check` prints."""
     server = start_server(tmp_path, {"policy": {"p": {"deny": ["/v1/key/*/secret"]}}})
     try:
         done = check(server.config_path)

@@ -1,4 +1,4 @@
-"""The page of the API and its OpenAPI document have the routes that the server has, and no others."""
+"""The page of the API and its OpenAPI document list exactly the server's routes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_page_lists_every_route() -> None:
 
 
 def test_document_describes_every_route() -> None:
-    """`scripts/openapi.py --check` compares the whole of it, with the versions of the lock file."""
+    """`scripts/openapi.py --check` compares the whole document, with the versions in the lock file."""
     paths = json.loads((DOCS / "openapi.json").read_text())["paths"]
     described = {
         (method.upper(), path): content["summary"] for path, item in paths.items() for method, content in item.items()

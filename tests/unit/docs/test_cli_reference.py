@@ -1,4 +1,4 @@
-"""The reference of the command line is written from the program, and up to date."""
+"""The reference of the command line is generated from the program, and up to date."""
 
 from __future__ import annotations
 

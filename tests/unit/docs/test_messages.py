@@ -1,4 +1,4 @@
-"""docs/messages.md and the code agree: the page quotes what the code says, and explains what the code raises."""
+"""docs/messages.md and the code agree: each quoted message is in the code, and each raised message is on the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.configurations import BROKEN, MISSING, START
 
 ROOT: Final = Path(__file__).parents[3]
 ANY: Final = "…"
-"""What the page writes for a part of a message that varies."""
+"""Stands for a variable part of a message on the page."""
 OF_LIBRARIES: Final = {
     "input should be …",
     "Plugin … for hook …",
@@ -26,7 +26,7 @@ OF_LIBRARIES: Final = {
     "…: [Errno …] Name or service not known",
     "… timed out",
 }
-"""Messages that pydantic, pluggy and httpx make, so that our code does not hold their words."""
+"""Messages of pydantic, pluggy and httpx, whose words are not in our code."""
 REPLACED: Final = {
     "… is not JSON",
     "not a JSON object",
@@ -42,7 +42,7 @@ REPLACED: Final = {
     "ask for its health",
     "a Page",
 }
-"""Texts that no operator sees as they are: a caller puts them into a message, or replaces them with its own."""
+"""Texts that no operator sees alone: a caller embeds them in a message, or replaces them."""
 FINDINGS: Final = re.compile(r"kes_core/doctor/|kes_\w+/doctor\.py")
 """The modules of the doctor, which prints the cure next to each finding."""
 LOG: Final = {"warning", "error", "exception", "critical"}
@@ -50,7 +50,7 @@ FOR_PROGRAMMERS: Final = {"AssertionError", "AttributeError", "NotImplementedErr
 
 
 def quoted() -> Iterator[tuple[str, str]]:
-    """Yield every message that the page quotes, and its place: the code spans in the first column of its tables."""
+    """Yield each message on the page and its place: the code spans in the first column of the tables."""
     for number, line in enumerate((ROOT / "docs" / "messages.md").read_text(encoding="utf-8").splitlines(), 1):
         cell = re.match(r"\| (.*?[^\\]) \|", line)
         for span in cell[1].split("<br>") if cell else ():
@@ -60,13 +60,13 @@ def quoted() -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def modules() -> dict[str, ast.Module]:
-    """Return the modules that run on a server or in a command, by their paths."""
+    """Return the modules of servers and commands, by path."""
     files = sorted([*(ROOT / "kes_core").rglob("*.py"), *ROOT.glob("plugins/*/kes_*/**/*.py")])
     return {str(file.relative_to(ROOT)): ast.parse(file.read_bytes()) for file in files if "testing" not in file.parts}
 
 
 def texts(node: ast.AST, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the strings below `node` and their places, with `…` for what is put into them."""
+    """Yield the strings below `node` and their places, with `…` for their variable parts."""
     waiting: list[ast.AST] = [node]
     for each in waiting:
         if isinstance(each, ast.JoinedStr):
@@ -81,7 +81,7 @@ def texts(node: ast.AST, path: str) -> Iterator[tuple[str, str]]:
 
 
 def raised() -> Iterator[tuple[str, str]]:
-    """Yield every text that is given to an error, to the reader of configurations or to a logger, and its place."""
+    """Yield each text of an error, of a configuration problem or of a log line, and its place."""
     for path, module in modules().items():
         for node in ast.walk(module) if not FINDINGS.search(path) else ():
             if not isinstance(call := node.exc if isinstance(node, ast.Raise) else node, ast.Call):
@@ -106,13 +106,13 @@ def holds(string: list[str], part: list[str]) -> bool:
 
 @functools.cache
 def split(texts: tuple[str, ...]) -> tuple[list[list[str]], str]:
-    """Return the words of each text, and all of them in one string."""
+    """Return the words of each text, and all words in one string."""
     strings = [re.findall(rf"\w+|{ANY}", text) for text in texts]
     return strings, "\n".join(f" {' '.join(string)} " for string in strings)
 
 
 def missing(text: str, others: tuple[str, ...]) -> Iterator[str]:
-    """Yield the parts of a message that none of the other texts has, each with the text that is closest."""
+    """Yield the parts of a message that no other text contains, each with the closest text."""
     strings, everything = split(others)
     for clause in re.split(rf"{ANY}|[:;(),] ", text):
         part = re.findall(r"\w+", clause)

@@ -1,4 +1,4 @@
-"""The reference for authors of plugins is written from the source, and up to date."""
+"""The reference for authors of plugins is generated from the source, and up to date."""
 
 from __future__ import annotations
 

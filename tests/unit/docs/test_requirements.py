@@ -1,4 +1,4 @@
-"""The lock files in requirements/: they hold what the packages and the tools need, and nothing of a machine."""
+"""The lock files in requirements/ have what the packages and the tools need, and nothing specific to a machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUR_OWN = {"kes-core", "kes-cedar", "kes-fs", "kes-vault"}
 
 
 def locked(lock: Path) -> dict[str, str]:
-    """Return the packages of a lock file that this Python installs, with their versions."""
+    """Return the packages in a lock file that apply to this Python, with their versions."""
     text = lock.read_text().replace("\\\n", " ")
     found = [Requirement(line.partition("--hash")[0]) for line in text.splitlines() if not line.startswith("#")]
     return {
@@ -28,7 +28,7 @@ def locked(lock: Path) -> dict[str, str]:
 
 
 def needed(*groups: str) -> list[Requirement]:
-    """Return what the packages need to run, and the dependency groups of that name."""
+    """Return the requirements of the packages and of the named dependency groups."""
     projects: list[Any] = [tomllib.loads(project.read_text()) for project in PROJECTS]
     lines = [line for project in projects for line in project["project"]["dependencies"]]
     lines += [line for group in groups for line in projects[0]["dependency-groups"][group]]
@@ -37,7 +37,7 @@ def needed(*groups: str) -> list[Requirement]:
 
 @pytest.mark.parametrize(("lock", "groups"), [("image", ()), ("dev", ("dev",))])
 def test_lock_has_what_the_packages_need(lock: str, groups: tuple[str, ...]) -> None:
-    """Otherwise: `python3 scripts/lock.py`."""
+    """If this fails, run `python3 scripts/lock.py`."""
     versions = locked(ROOT / "requirements" / f"{lock}.txt")
     for need in needed(*groups):
         assert need.specifier.contains(versions.get(need.name.lower(), "0")), f"{lock}.txt has no {need}"
@@ -50,7 +50,7 @@ def test_image_has_the_versions_that_are_tested() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_every_package_is_pinned_by_version_and_hash_alone(lock: Path) -> None:
-    """No address and no path: neither an index, nor a place on the machine that wrote it."""
+    """A lock file contains no address of an index and no path of the machine that wrote it."""
     pin = re.compile(r"[a-z0-9.-]+(\[[a-z0-9,-]+\])?==\S+( ; [^;@/]+)? \\")
     for line in lock.read_text().splitlines():
         assert (

@@ -20,7 +20,7 @@ from tests.helpers.doctor import PLUGINS, as_nobody, config, finding_with, level
 
 
 def look(directory: Path, **audit: Any) -> list[Finding]:
-    """Return the findings, which are to be in line with what the server does, and to leave all as it was."""
+    """Return the findings; check that the doctor changes no files and has a cure for each error."""
     settings = config(directory, audit=audit)
     before = sorted(directory.rglob("*"))
     found = list(examine_audit(settings))
@@ -31,7 +31,7 @@ def look(directory: Path, **audit: Any) -> list[Finding]:
 
 
 def refused(directory: Path, **audit: Any) -> Finding:
-    """Return the one finding of an error that keeps the server from starting."""
+    """Return the only finding, which is an error that keeps the server from starting."""
     (found,) = look(directory, **audit)
     assert found.level == "error"
     with pytest.raises(AuditError):
@@ -48,7 +48,7 @@ def test_file_that_can_be_written(tmp_path: Path, chain: str) -> None:
     path = tmp_path / "audit.log"
     file = {"path": str(path), "chain": chain}
     expected = [Finding.ok("audit log", f"'{path}' can be written")]
-    assert look(tmp_path, file=file) == expected  # it is not there yet
+    assert look(tmp_path, file=file) == expected  # the file does not exist yet
     path.write_text("a line\n")
     path.with_name("audit.log.chain").write_text("")
     assert look(tmp_path, file=file) == expected
@@ -94,7 +94,7 @@ def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user may list and none may write to. Only the owner may enter those of pytest."""
+    """A directory that every user may list and none may write to. pytest's own directories are only for their owner."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o555)
@@ -143,7 +143,7 @@ def test_syslog_on_a_socket(tmp_path: Path) -> None:
             Finding.ok("audit log", f"syslog at '{address}' can be reached")
         ]
         log.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nothing was sent
+        with pytest.raises(BlockingIOError):  # the doctor sent nothing
             log.recv(1)
     assert "Connection refused" in refused(tmp_path, syslog={"address": address}).message
 

@@ -54,7 +54,7 @@ def test_dates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("days", [3.5, -1])
 def test_dates_hide_nothing(tmp_path: Path, days: float) -> None:
-    """A certificate that needs attention has a private key that may be missing or of another pair."""
+    """A finding about dates does not hide a private key that is missing or belongs to another certificate."""
     pair = make_certificate("kes", begins=-9, days=days)
     assert levels(examine(tmp_path, pair)) >= {"error" if days < 0 else "warning"}
     assert len([finding for finding in examine(tmp_path, pair) if "expire" in finding.message]) == 1
@@ -138,7 +138,7 @@ def test_files(tmp_path: Path, ca: Pair) -> None:
 
 
 def test_cure_for_a_missing_certificate_overwrites_nothing(tmp_path: Path, ca: Pair) -> None:
-    """It is pasted as it stands, beside a private key that is still good."""
+    """The printed command, run unchanged, keeps the existing private key."""
     tls = dict(write_pair(tmp_path, make_certificate("kes", issuer=ca), ca))
     key = Path(tls["key"]).read_bytes()
     (missing,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "no cert.crt")}))
@@ -158,7 +158,7 @@ def test_cure_for_a_missing_certificate_overwrites_nothing(tmp_path: Path, ca: P
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user may list. Only the owner may enter those of pytest."""
+    """A directory that every user may list. pytest's own directories are only for their owner."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)

@@ -1,4 +1,4 @@
-"""Each check that can refuse a request, and the reason that it gives."""
+"""Each check that can refuse a request, and its reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ask(
 
 
 def refusal(*arguments: Any, **options: Any) -> tuple[str, str, str]:
-    """Return check, reason and cure of a refused request whose earlier checks all passed."""
+    """Return the check that refuses a request, its reason and its cure; all earlier checks must pass."""
     *passed, last = ask(*arguments, **options)
     assert {finding.level for finding in passed} <= {"ok", "note"}
     assert last.level == "error"
@@ -44,7 +44,7 @@ def refusal(*arguments: Any, **options: Any) -> tuple[str, str, str]:
 
 
 def allowance(*arguments: Any, **options: Any) -> str:
-    """Return the reason for which a request is allowed."""
+    """Return the reason why a request is allowed."""
     found = ask(*arguments, **options)
     assert [finding.subject for finding in found] == ["tls", "route", "certificate", "policy", "decision"]
     assert found[-1].message.startswith("allowed: ")
@@ -132,7 +132,7 @@ def test_certificates_that_are_no_client(tmp_path: Path) -> None:
 
 
 def test_verified_certificates(tmp_path: Path) -> None:
-    """With `tls.auth: on` clients need a certificate of a CA; the handshake does not tell a client why it fails."""
+    """With `tls.auth: on`, the doctor explains why a certificate is refused, which the handshake does not."""
     ca, stranger = (
         make_certificate("A CA", ca=True, names=(), usages=None),
         make_certificate("Another", ca=True, names=(), usages=None),
@@ -164,7 +164,7 @@ def test_verified_certificates(tmp_path: Path) -> None:
         assert layer == "tls"
         assert why in reason
     assert "it is self-signed" in refusal(tmp_path, key_file(tmp_path), tls=tls)[1]
-    assert ask(tmp_path, CLIENT, tls=tls)[0].level == "note"  # only its identity is known
+    assert ask(tmp_path, CLIENT, tls=tls)[0].level == "note"  # the doctor knows only the identity
 
 
 def key_file(directory: Path) -> Requester:
@@ -198,7 +198,7 @@ def test_proxy(tmp_path: Path) -> None:
 
 
 def test_other_policy_engines_are_asked(tmp_path: Path) -> None:
-    """As in the server: with the facts of the request, one denial refuses, and one at least has to allow."""
+    """As in the server, engines see the facts of the request; one denial refuses it, and one engine has to allow it."""
     file = tmp_path / "policies.cedar"
     engines = {"cedar": {"policies": str(file)}}
     stranger = "1" * 64

@@ -1,4 +1,4 @@
-"""Settings that the server takes and the doctor does not like."""
+"""Settings that the server accepts and the doctor criticizes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_rule_that_matches_no_api(tmp_path: Path, pattern: str, cure: str) -> No
 
 
 def test_rules_that_match_some_api(tmp_path: Path) -> None:
-    """Each path of the API, with and without names, and beginnings of them."""
+    """Rules with each path of the API, with and without names, and with their prefixes, get no warning."""
     patterns = [route.path if route.argument is None else route.path + "my-key" for route in ROUTES]
     needless = {"/version", "/v1/identity/self/describe"}
     patterns = [pattern for pattern in patterns if pattern not in needless]
@@ -140,12 +140,12 @@ def test_cache(tmp_path: Path) -> None:
     assert (
         finding_with(cache(offline="10s"), "offline (10s) is shorter than cache.expiry.unused (30s)").level == "warning"
     )
-    assert list(examine_cache(config(tmp_path))) == []  # in memory
+    assert list(examine_cache(config(tmp_path))) == []  # the key store is in memory
 
 
 @pytest.mark.parametrize("client", sorted(CLIENTS))
 def test_policies_for_clients(tmp_path: Path, client: str) -> None:
-    """They are valid, match APIs, and say what they need."""
+    """The policies are valid, match APIs, and name the variables that they need."""
     section = yaml.safe_load(client_policy(client, key="my-*", identities=[CLIENT]))
     assert list(section["policy"]) == [client]
     assert levels(examine_policies(config(tmp_path, **section))) == {"ok"}

@@ -1,4 +1,4 @@
-"""Key stores, policy engines and plugins: what the doctor makes of what they say, or fail to."""
+"""Key stores, policy engines and plugins: what the doctor concludes from their answers and failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.doctor import PLUGINS, config, levels
 
 
 class Settings(Section):
-    """No fields."""
+    """A section without fields."""
 
 
 def examine(

@@ -1,4 +1,4 @@
-"""The key cache, with a clock that the tests turn."""
+"""The key cache, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_many_requests_for_one_key_cause_one_read() -> None:
         s.store.gate = asyncio.Event()
         waiting = [asyncio.create_task(s.cache.get("k")) for _ in range(100)]
         await asyncio.sleep(0)
-        waiting[0].cancel()  # the one that began it gives up; the others do not notice
+        waiting[0].cancel()  # the first caller gives up; the others do not notice
         await asyncio.sleep(0)
         s.store.gate.set()
         results = await asyncio.gather(*waiting, return_exceptions=True)
@@ -116,7 +116,7 @@ def test_read_under_way_does_not_bring_a_deleted_key_back() -> None:
         await s.store.reading.wait()
         await s.cache.delete("k")
         s.store.gate.set()
-        assert await reading == s.key  # it began before the deletion
+        assert await reading == s.key  # the read began before the deletion
         assert s.cache.peek("k") is None
         s.store.gate = None
         with pytest.raises(EntryNotFoundError):
@@ -160,7 +160,7 @@ def test_key_that_the_store_has_not_kept_is_not_created(kept: bytes | None) -> N
 
 
 def test_created_key_that_the_store_lost_later_is_not_served() -> None:
-    """It is in memory only once it has been read for a use."""
+    """A created key enters the cache only when a request reads it from the store."""
 
     async def check(s: Setup) -> None:
         await s.cache.create("k", s.key)
@@ -220,7 +220,7 @@ def test_key_that_another_server_removed_or_damaged_is_dropped(damage: bytes | N
         with pytest.raises(KeyStoreError):
             await s.cache.get("k")
         await cut_off(s)
-        assert s.cache.peek("k") is None  # nor does an outage bring it back
+        assert s.cache.peek("k") is None  # an outage does not bring it back either
 
     run(check, any=300, unused=30, offline=3600)
 
@@ -322,7 +322,7 @@ def test_callers_that_wait_for_a_key_get_an_error_when_the_cache_is_closed() -> 
 
 
 class Delayed(MemoryKeyStore):
-    """A store that takes some turns of the event loop to do what it is asked, and some to answer."""
+    """A store that waits a few turns of the event loop before and after each call."""
 
     def __init__(self, chance: Random) -> None:
         super().__init__()
@@ -366,7 +366,7 @@ STEPS = st.lists(
 
 @given(STEPS, st.integers(0, 2**32))
 def test_in_no_order_of_events_is_a_key_kept_that_is_not_stored(steps: list[tuple[str, str]], seed: int) -> None:
-    """After any mixture of calls, some of them given up, what is in memory is what is stored."""
+    """After any mixture of calls, some of them cancelled, each key in memory equals the stored one."""
 
     async def check() -> None:
         store = Delayed(Random(seed))

@@ -1,4 +1,4 @@
-"""Keys in the cache that another server has deleted or replaced, with a clock that the tests turn."""
+"""Keys in the cache that another server has deleted or replaced, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERVAL = 10.0
 
 
 class Shared(MemoryKeyStore):
-    """A store that other servers use as well. It can fail or hang, and counts reads."""
+    """A store that other servers use too. It can fail or hang, and counts reads."""
 
     check_interval = INTERVAL
 
@@ -44,7 +44,7 @@ class Setup:
         self.old, self.new = KeyVersion.generate("old"), KeyVersion.generate("new")
 
     async def hold(self) -> None:
-        """Bring the old key into memory, and replace it in the store."""
+        """Load the old key into memory, and replace it in the store."""
         await self.store.create("k", self.old.encode())
         assert await self.cache.get("k") == self.old
         self.store._values["k"] = self.new.encode()
@@ -69,7 +69,7 @@ def test_replaced_key_in_use_is_noticed_without_holding_up_a_request() -> None:
         assert s.store.reads == 1
         s.now += 0.2
         for _ in range(100):
-            assert s.cache.peek("k") == s.old  # while it is looked at
+            assert s.cache.peek("k") == s.old  # while the check runs
         await s.checked()
         assert s.store.reads == 2
         assert s.cache.peek("k") == s.new
@@ -101,7 +101,7 @@ def test_key_that_was_not_used_for_long_is_read_before_it_is_used() -> None:
 
 
 def test_nothing_is_used_for_two_intervals_after_it_was_replaced() -> None:
-    """However the requests are spread."""
+    """This holds for any distance between requests."""
 
     async def check(s: Setup) -> None:
         for step in (0.1, 1.0, 3.3, 9.9, 10.1, 15.0, 19.9, 25.0):
@@ -130,7 +130,7 @@ def test_failing_store_takes_no_key_away(error: KeyStoreError) -> None:
             for _ in range(10):
                 assert await s.cache.get("k") == s.old
                 await s.checked()
-        assert s.store.reads <= 11  # no more than one for each interval
+        assert s.store.reads <= 11  # at most one per interval
         s.store.error = None
         await s.cache.status()
         s.now += 25
@@ -159,7 +159,7 @@ def test_store_that_hangs_holds_up_no_key_in_use() -> None:
         for _ in range(10):
             s.now += INTERVAL
             assert s.cache.peek("k") == s.old
-        assert s.store.reads == 1  # the background read has not begun: nothing was awaited
+        assert s.store.reads == 1  # the background read has not begun, as this test has not awaited anything
         await asyncio.sleep(0)
         assert s.store.reads == 2
         s.store.open.set()
@@ -180,7 +180,7 @@ def test_created_key_replaces_one_in_memory_that_another_server_has_deleted() ->
 
 
 def test_refused_create_does_not_keep_a_key_from_being_checked() -> None:
-    """It makes reads that began before useless; one of them was the check."""
+    """The create discards the results of earlier reads, such as the check, which the cache must then repeat."""
 
     async def check(s: Setup) -> None:
         await s.hold()

@@ -1,4 +1,4 @@
-"""The key cache while its store can't be reached, and how it notices."""
+"""The key cache while its store can't be reached, and how it notices the outage."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_answer_that_a_key_is_absent_or_taken_shows_that_the_store_is_back() -> 
             s.store.down = False
             with pytest.raises(error):
                 await answer()
-            assert s.cache.peek("k") is None  # the ordinary rules apply again
+            assert s.cache.peek("k") is None  # the normal expiry applies again
             assert await s.cache.get("k") == s.key
 
     run(check, any=50, unused=30, offline=3600)
@@ -107,7 +107,7 @@ def test_key_that_expires_before_the_outage_is_noticed_bridges_it(age: int) -> N
         s.store.down = True
         s.clock.now += age
         s.cache.sweep()
-        assert s.cache.peek("k") is None  # the outage is not noticed yet
+        assert s.cache.peek("k") is None  # the cache has not noticed the outage yet
         assert await s.cache.get("k") == s.key
         assert s.cache.peek("k") == s.key
         s.clock.now += 3600 - age
@@ -134,7 +134,7 @@ def test_expired_key_is_forgotten_once_the_store_has_been_seen_to_work() -> None
 
 
 class Watched(Store):
-    """A store whose health a test decides, and that says when it was asked for it."""
+    """A store with the health that a test sets; `done` is set when all of it was asked for."""
 
     def __init__(self, *health: BaseException | None) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Watched(Store):
             self.done.set()
             return
         answer = self.health.pop(0)
-        if isinstance(answer, asyncio.CancelledError):  # stands for a file system that hangs
+        if isinstance(answer, asyncio.CancelledError):  # simulates a file system that hangs
             await asyncio.Event().wait()
         if answer is not None:
             raise answer
@@ -217,7 +217,7 @@ def test_background_task_sweeps_while_the_store_hangs() -> None:
         task = asyncio.create_task(cache.run())
         s.clock.now += 30
         async with asyncio.timeout(20):
-            await emptied.wait()  # it leaves the memory without a request
+            await emptied.wait()  # the key leaves the memory without a request
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""Copying keys between stores, with stores that fail at the worst moment."""
+"""Copying keys between stores that fail at the worst moment."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_damaged_key_is_reported_and_not_copied() -> None:
 
 
 class Faulty(MemoryKeyStore):
-    """Fails the calls that `faults` names, each once, before or after the work is done."""
+    """Fails each call in `faults` once, before or after it does its work."""
 
     def __init__(self, *faults: tuple[str, str, KeyStoreError]) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def test_key_that_can_not_be_replaced_is_put_back() -> None:
         async def full(name: str, value: bytes) -> None:
             nonlocal calls
             calls += 1
-            if calls == 2:  # the first finds the old key
+            if calls == 2:  # the first call finds the old key
                 raise KeyStoreError("no space left")
             await create(name, value)
 
@@ -199,7 +199,7 @@ def test_stop_finishes_what_is_under_way() -> None:
 
 
 def test_key_that_is_kept_has_to_be_a_key() -> None:
-    """Without failures, every matching key can be read at the target."""
+    """If no key failed, the target can read every matching key."""
 
     async def check() -> None:
         for dry_run in (False, True):

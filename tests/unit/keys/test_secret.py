@@ -60,7 +60,7 @@ def test_hmac_of_the_vectors(case: dict[str, Any]) -> None:
 
 
 def test_hchacha20_of_the_draft() -> None:
-    """draft-irtf-cfrg-xchacha-03, section 2.2.1."""
+    """The test vector of draft-irtf-cfrg-xchacha-03, section 2.2.1."""
     key = bytes(range(32))
     nonce = bytes.fromhex("000000090000004a0000000031415927")
     expected = "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc"
@@ -75,7 +75,7 @@ def test_what_is_encrypted_can_be_decrypted(key_type: KeyType, plaintext: bytes,
 
 
 def structured(key: SecretKey, kind: str, plaintext: bytes, context: bytes) -> bytes:
-    """Write a ciphertext in one of the older forms."""
+    """Return a ciphertext in one of the older forms."""
     sealed, random = (made := key.encrypt(plaintext, context))[:-28], made[-28:]
     iv, nonce = random[:16], random[16:]
     if kind == "json":
@@ -112,7 +112,7 @@ def test_no_altered_ciphertext_can_be_opened(
     altered = bytearray(ciphertext)
     altered[place] ^= bits
     try:
-        # The older forms have parts that are ignored: the key's id, white space, spellings of base64.
+        # Some parts of the older forms do not count: the key's ID, white space, variants of base64.
         assert key.decrypt(bytes(altered), context) == plaintext
         assert kind != "binary"
     except CiphertextError:

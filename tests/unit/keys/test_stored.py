@@ -14,7 +14,7 @@ from kes_core.keys.stored import KeyVersion, StoredKeyError, Timestamp
 from tests.helpers.vectors import vectors
 
 ENCODINGS = vectors("key_encoding")
-# Served without HMAC, where the Go server fails.
+# Our server serves this key without HMAC; the Go server fails.
 SERVED = "protobuf, no HMAC key"
 
 
@@ -59,7 +59,7 @@ def test_a_key_without_hmac_key_is_not_written() -> None:
 
 
 def test_generated_module_runs_with_several_major_versions_of_protobuf() -> None:
-    """Code of a later protoc refuses to run with a protobuf that is older than that protoc."""
+    """Code from a newer protoc would refuse to run with an older protobuf."""
     assert not any("runtime_version" in name for name in vars(pb)), "generate it as kes_core/keys/stored_key.proto says"
 
 
@@ -89,7 +89,7 @@ def test_nothing_makes_reading_raise_another_error(raw: bytes) -> None:
         assert raw.decode("utf-8", "replace")[:20] not in str(error) or len(raw) < 20  # noqa: PT017 # either may happen
 
 
-# Always the same: an encoded key is a few bytes longer or shorter from one moment to the next.
+# A fixed key, because the length of an encoded key varies with the time of its creation.
 STORED = KeyVersion(
     SecretKey(bytes(32), KeyType.AES256), HMACKey(bytes(32)), Timestamp(1_700_000_000, 5), "me"
 ).encode()

@@ -1,4 +1,4 @@
-"""Events for many readers, some of which do not keep up."""
+"""Events for many readers; some do not keep up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kes_core.server.events import MAX_BACKLOG, Hub
 
 
 async def started(hub: Hub, wanted: int) -> list[AsyncIterator[bytes]]:
-    """Return readers that have seen one event, and wait for nothing yet."""
+    """Return readers that have seen one event and do not wait for the next."""
     readers = [hub.read() for _ in range(wanted)]
     first = [asyncio.ensure_future(anext(reader)) for reader in readers]
     await asyncio.sleep(0)
@@ -23,7 +23,7 @@ async def started(hub: Hub, wanted: int) -> list[AsyncIterator[bytes]]:
 
 
 def test_readers_that_read_nothing_cost_little_memory() -> None:
-    """However many there are, and however long the events: refused clients can't fill the memory."""
+    """Neither many readers nor long events can fill the memory."""
 
     async def run() -> None:
         calls: list[int] = []
@@ -55,7 +55,7 @@ def test_reader_that_does_not_keep_up_gets_no_gap_but_an_end() -> None:
         numbers = [json.loads(line)["number"] for line in got.splitlines()]
         assert numbers == list(range(len(numbers)))
         assert MAX_BACKLOG - 2000 < len(got) <= MAX_BACKLOG
-        assert hub.has_readers  # the quick one
+        assert hub.has_readers  # the quick reader is left
 
     asyncio.run(run())
 

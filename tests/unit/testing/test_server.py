@@ -1,4 +1,4 @@
-"""`FakeServer`: what an application's test can do with it, through both clients."""
+"""`FakeServer`, as the tests of an application use it, with both clients."""
 
 from __future__ import annotations
 

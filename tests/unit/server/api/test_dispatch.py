@@ -1,4 +1,4 @@
-"""The dispatcher without a server: its routes, and what it answers before a handler runs."""
+"""The dispatcher without a server: its routes, and its answers before a handler runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_route_is_documented() -> None:
 
 
 def test_a_request_costs_no_more_than_it_must() -> None:
-    """No middleware of FastAPI stands in a request's way: it is the dispatcher that answers."""
+    """The dispatcher gets requests directly, without FastAPI's middleware."""
     stack = make_app().build_middleware_stack()
     assert type(stack).__module__ == "kes_core.server.api.dispatch"
     assert asyncio.iscoroutinefunction(type(stack).__call__)

@@ -1,4 +1,4 @@
-"""HTTP/1.1: requests that proxies would read in different ways are refused, and so are those that are too long."""
+"""HTTP/1.1: the server refuses requests that proxies may interpret differently, and those that are too long."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PIPELINED = (
     ],
 )
 def test_ambiguous_or_too_long_head_is_refused(request_bytes: bytes, status: int) -> None:
-    """Whether it comes in one piece or in several; what follows it is not looked at."""
+    """The server refuses the head in one piece or in several, and ignores what follows it."""
     follow = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
     middle = len(request_bytes) // 2
     for pieces in ([request_bytes + follow], [request_bytes[:middle], request_bytes[middle:], follow]):
@@ -106,7 +106,7 @@ def test_head_up_to_the_limit_is_taken() -> None:
     ids=["two", "negative", "chunked as well", "21 digits"],
 )
 def test_body_whose_length_is_not_clear_is_refused(head: bytes) -> None:
-    """What follows is not taken for another request."""
+    """The server does not take the following bytes for another request."""
     answer, requests = exchange(
         b"PUT /a HTTP/1.1\r\nHost: a\r\n" + head + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -1,4 +1,4 @@
-"""HTTP/2: a malformed request ends its own stream, and a client that goes on with them loses the connection."""
+"""HTTP/2: a malformed request ends its stream, and a client that keeps sending them loses the connection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_malformed_request_ends_its_stream_only(headers: list[tuple[str, str]]) 
 
 
 def is_cut_off(events: list[h2.events.Event]) -> bool:
-    """Tell whether the server ends the connection because the client sends too much that is of no use."""
+    """Tell whether the server ends the connection because the client sends too many useless frames."""
     ends = [event for event in events if isinstance(event, h2.events.ConnectionTerminated)]
     return bool(ends) and ends[0].error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
 
@@ -74,7 +74,7 @@ def reset_many(peer: HTTP2Peer, count: int) -> None:
 
 
 def test_rapid_resets_end_the_connection() -> None:
-    """A client that opens streams and resets them at once (CVE-2023-44487) is cut off."""
+    """The server disconnects a client that opens streams and resets them at once (CVE-2023-44487)."""
     with http2_peer(Recorder()) as peer:
         for _ in range(20):
             reset_many(peer, 100)
