@@ -1,4 +1,4 @@
-"""Fixtures of the tests of security."""
+"""Fixtures of the security tests."""
 
 from __future__ import annotations
 

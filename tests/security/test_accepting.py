@@ -1,4 +1,4 @@
-"""Connecting costs a stranger nothing: it must cost the clients and the key store nothing either."""
+"""Connections are free for a stranger, so they must not cost clients and the key store anything either."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.helpers.server import Server, start_server
 
 FLOOD = 3000
 KEPT = 500
-"""Connections that the stranger keeps open at a time."""
+"""The number of connections that the stranger keeps open at a time."""
 
 
 @contextlib.contextmanager
 def flood(server: Server) -> Iterator[threading.Event]:
-    """Connect again and again and send nothing; yields what is set once `FLOOD` connections were made."""
+    """Connect again and again and send nothing; yield an event that is set after `FLOOD` connections."""
     enough, stop = threading.Event(), threading.Event()
     kept: collections.deque[socket.socket] = collections.deque()
 
@@ -55,7 +55,7 @@ def flood(server: Server) -> Iterator[threading.Event]:
 
 
 def assert_log_is_short(server: Server, seconds: float) -> None:
-    """The log has no traceback, and at most a line a second on what was not accepted."""
+    """Check that the log has no traceback, and at most one line a second on connections that were not accepted."""
     assert [line for line in server.errors if "Traceback" in line or "Too many open files" in line] == []
     lines = [line for line in server.errors if "connections" in line]
     assert len(lines) <= seconds + 2, lines
@@ -73,7 +73,7 @@ def test_keys_are_created_while_a_stranger_connects(tmp_path: Path, workers: int
             number = 0
             while not enough.is_set() or number < 20:
                 old.put(f"/v1/key/create/old-{number}").raise_for_status()
-                with server.client() as new:  # whose handshake has to find room
+                with server.client() as new:  # there must be room for its handshake
                     new.put(f"/v1/key/create/new-{number}").raise_for_status()
                 number += 1
         assert len(list((tmp_path / "keys").iterdir())) >= 2 * number
@@ -105,12 +105,12 @@ def test_client_that_has_begun_its_handshake_has_more_time(server: Server) -> No
 
 
 def test_server_out_of_descriptors_waits_for_some(tmp_path: Path) -> None:
-    """It does not spin, says so once a second, and serves again as soon as it can."""
+    """The server does not spin, logs the shortage once a second, and serves again as soon as it can."""
     server = start_server(tmp_path)
     pid = server.process.pid
     try:
         _soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))  # it has more than that open, and gets no further one
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))  # more are open already, so it gets no new one
         with socket.create_connection((server.host, server.port)):
             server.wait_for_log("can't accept connections at the moment: Too many open files")
             before = cpu_seconds(pid)

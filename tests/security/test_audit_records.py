@@ -1,4 +1,4 @@
-"""Every request has exactly one audit record, whatever happens to it."""
+"""Every request makes exactly one audit record, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLIENT = ProvenClient(IDENTITY, "", None, verified=False, presented=True, addres
 
 
 class Faulty:
-    """An application whose state fails in one place, and what its requests leave behind."""
+    """An application with a fault in its state; records its audit records and answers."""
 
     def __init__(self, rules: Any = None, **faults: Any) -> None:
         metrics = Metrics()
@@ -75,7 +75,7 @@ def fail(*_arguments: object) -> Any:
 
 
 def test_forwarded_certificate_that_breaks_a_library(caplog: pytest.LogCaptureFixture) -> None:
-    """It is the client's fault, and nothing of it reaches the log but that it was refused."""
+    """The client gets the blame (400), and nothing of the certificate reaches the log."""
     authorities: Any = SimpleNamespace(verify=fail)
     proxy = replace(CLIENT, verified=True)
     rules = AccessRules(proxies=frozenset([IDENTITY]), proxy_header=b"cert", authorities=authorities)
@@ -90,7 +90,7 @@ def test_forwarded_certificate_that_breaks_a_library(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("faults", [{"timeouts": None}, {"rules": AccessRules(engines=("no pair",))}])  # type: ignore[arg-type] # that is the fault
 def test_failure_in_any_place(faults: dict[str, Any]) -> None:
-    """An unexpected error is a 500, in the record too."""
+    """An unexpected error is a 500, in the answer and in the record."""
     faulty = Faulty(**faults)
     asyncio.run(faulty.ask("GET", "/v1/status"))
     assert faulty.sent[0]["status"] == 500
@@ -119,7 +119,7 @@ def test_request_that_is_stopped_with_the_server() -> None:
 
 @pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 def test_client_that_leaves_before_its_answer(server: Server, http2: bool) -> None:
-    """Its request is recorded, with a status that no answer has."""
+    """The audit log records the request, with a status that no answer ever has."""
     path = f"/v1/key/encrypt/left-{base64.b32encode(bytes([http2])).decode().strip('=')}"
     with server.client() as reader, reader.stream("GET", "/v1/log/audit") as log:
         lines = log.iter_lines()

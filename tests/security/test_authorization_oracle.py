@@ -1,7 +1,7 @@
-"""Requests made from the API's own description, by several clients, decided once more by an oracle in this file.
+"""Several clients make requests generated from the API's description, and an oracle predicts each decision.
 
-The oracle is written from the protocol's section 2 alone and shares no code with the server. For every request it says
-whether the server has to refuse it; whether the server did must be the same. The answers must be the documented ones.
+The oracle follows section 2 of the protocol and shares no code with the server. For every request, the oracle and the
+server must decide alike, and the answers must be documented ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ POLICIES: Mapping[str, Mapping[str, list[str]]] = {
     "odd": {"allow": ["/v1/key/*/alpha", "/v1/key/create/%61*", "/v1/key/create/a/../b", "", "/V1/*", "/v1/api/"]},
 }
 OPEN = {"/v1/ready"}
-"""What the configuration serves without authentication."""
+"""The paths that the configuration serves without authentication."""
 NAMES = (
     "a",
     "alpha",
@@ -77,7 +77,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def expected(who: Somebody, path: str) -> str:
-    """Say what the server has to answer to a request for the decoded `path`: "served", "certificate" or "refused"."""
+    """Return the right decision on a request for the decoded `path`: "served", "certificate" or "refused"."""
     if path in {"/version", "/v1/identity/self/describe"} or path in OPEN:
         return "served"
     if not who.has_certificate:
@@ -126,7 +126,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
 
 
 def send(client: httpx.Client, method: str, target: bytes, content: bytes | None) -> httpx.Response:
-    """Send a request and read its answer, but of a log only the beginning."""
+    """Send a request and read its answer, or only the beginning of a log stream."""
     request = client.build_request(method, "/", content=content, extensions={"target": target})
     response = client.send(request, stream=True)
     if response.headers.get("content-type") != "application/x-ndjson":

@@ -1,4 +1,4 @@
-"""Whatever a plugin raises: its text, which may hold a key, reaches no log and no client, and the server goes on."""
+"""The text of a plugin's exception, which may contain a key, reaches no log and no client, and the server goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = b"canary-6f1d0c-as-the-key's-bytes"
 
 
 def install(directory: Path, module: Path = PLUGIN) -> dict[str, str]:
-    """Install a plugin as pip would, into a folder; return the environment in which Python finds it."""
+    """Install a plugin into a folder as pip would; return the environment in which Python finds it."""
     folder = directory / "site"
     folder.mkdir()
     shutil.copy(module, folder / "hostile_plugin.py")
@@ -47,7 +47,7 @@ def running(directory: Path, fault: str, overrides: dict[str, Any], **environmen
 
 
 class Stream:
-    """What a client reads from the stream of the error log."""
+    """The lines that a client reads from the stream of the error log."""
 
     def __init__(self, server: Server) -> None:
         self.lines: list[str] = []
@@ -111,7 +111,7 @@ def test_no_text_of_a_plugins_exception_is_shown(fault: str, level: str, workers
         stream = Stream(server)
         with server.client() as admin, server.client(stranger) as client:
             answers = ask_for_everything(admin, client)
-            # What a failing store or engine answers, and nothing worse: no 500, no connection that ends.
+            # A failing store is a 502 and a failing engine a 403; nothing is a 500, and no connection ends.
             assert [answer.status_code for answer in answers] == [502] * 7 + [200] + [403] * 2
         assert server.stop() == 0
         streamed = stream.end()
@@ -132,14 +132,14 @@ def test_no_text_of_a_plugins_exception_is_shown(fault: str, level: str, workers
     assert "the audit sink Sink of the plugin 'hostile' of kes-hostile did not take 1 records" in log
     assert "the plugin 'hostile' of kes-hostile failed in kes_server_started" in log
     assert "the plugin 'hostile' of kes-hostile failed in kes_server_stopping" in log
-    # Where it failed, with `log.error: debug` alone; what no caller sees can't be attributed.
+    # Only `log.error: debug` shows where a plugin failed, and only if a caller sees the error.
     of_the_store = [line for line in lines if "failed in create" in line]
     assert any("hostile_plugin.py:" in line for line in of_the_store) == (level == "debug" and fault != "chained")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_server_stops_though_a_plugin_does_not(workers: int, tmp_path: Path) -> None:
-    """Neither a `close` that takes no notice of being cancelled nor a thread that never ends keeps it."""
+    """The server stops despite a `close` that ignores cancellation and a thread that never ends."""
     with running(tmp_path, "hang", {"workers": workers}) as server:
         assert server.stop() == 0
     whose = "the key store 'hostile' (plugin 'hostile' of kes-hostile 1.0)"

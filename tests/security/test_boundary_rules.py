@@ -1,4 +1,4 @@
-"""What the boundary lets through of a plugin: answers of the right kind, in time."""
+"""The boundary lets only results of the right type through, and only in time."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def failure(call: Awaitable[Any]) -> str:
 
 
 async def hang(*_arguments: object) -> Any:
-    """Take no notice of being cancelled, as what waits for a dead disk does."""
+    """Ignore cancellation, like a call that waits for a dead disk."""
     while True:
         try:
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Keys whose bytes are known go through everything; then nothing that the server or a command wrote holds them."""
+"""Keys with known bytes go through all features, and no output of the server or a command contains them."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from tests.helpers.server import Server, start_server
 
 pytestmark = pytest.mark.nightly
 
-# No byte of them is text, and no three of them follow one another in anything else.
+# The bytes are not text, and no other data contains three of them in a row.
 KEY = bytes((number * 37 + 129) % 256 for number in range(32))
 HMAC_KEY = bytes((number * 91 + 200) % 256 for number in range(32))
 PLAINTEXT = b"the plaintext of a client, 7f3a91"
 CONTEXT = b"the context of a client, c0ffee41"
 CHAIN_KEY = "the key of the audit chain, 19d4e7"
 PART = 12
-"""Bytes of a secret that must not be anywhere: a part of a key is a secret as well."""
+"""The length of the parts to look for: a part of a key is a secret too."""
 
 
 def spellings(secret: bytes) -> set[bytes]:
-    """Return what a secret looks like in an output, whichever way it got there."""
+    """Return all forms in which a secret could appear in an output."""
     texts = {secret.hex(), secret.hex().upper(), secret.hex(" "), secret.hex(":"), repr(secret)[2:-1]}
     texts |= {", ".join(map(str, secret)), " ".join(map(str, secret)), json.dumps(secret.decode("latin-1"))[1:-1]}
-    for shift in range(3):  # inside other data base64 begins at any of three places
+    for shift in range(3):  # inside other data, base64 has three possible alignments
         for encode in (base64.standard_b64encode, base64.urlsafe_b64encode):
             padded = encode(bytes(shift) + secret).decode()
             whole = (len(secret) + shift) // 3 * 4
@@ -51,14 +51,14 @@ def spellings(secret: bytes) -> set[bytes]:
 
 
 def spellings_of_parts(secret: bytes) -> set[bytes]:
-    """Return the spellings of the beginning, the middle and the end of a secret."""
+    """Return the forms of the beginning, the middle and the end of a secret."""
     starts = (0, (len(secret) - PART) // 2, len(secret) - PART)
     return {spelling for start in starts for spelling in spellings(secret[start : start + PART])}
 
 
 SECRET = spellings_of_parts(KEY) | spellings_of_parts(HMAC_KEY)
 CLIENTS = spellings_of_parts(PLAINTEXT) | spellings_of_parts(CONTEXT) | spellings_of_parts(CHAIN_KEY.encode())
-"""What clients entrust to the server and it returns to them, but that is in no log."""
+"""Secrets that the server may return to clients but must not log."""
 
 
 def assert_clean(what: str, output: str | bytes, secrets: set[bytes] = SECRET) -> None:
@@ -70,7 +70,7 @@ def assert_clean(what: str, output: str | bytes, secrets: set[bytes] = SECRET) -
 @scaled(100)
 @given(before=st.binary(max_size=20), after=st.binary(max_size=20))
 def test_secret_is_found_however_it_is_written(before: bytes, after: bytes) -> None:
-    """The search that the other tests rely on finds a key in all that Python makes of bytes."""
+    """The search, on which the other tests rely, finds a key in each of Python's forms of bytes."""
     data = before + KEY + after
     for output in (
         data,
@@ -113,7 +113,7 @@ class Damaged:
 
 
 class Place:
-    """A server at its most talkative, with a key store that holds the known keys."""
+    """A server with all logs on and at the level debug, and a key store with the known keys."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -136,7 +136,7 @@ class Place:
         self.server: Server = start_server(directory, overrides)
 
     def logs(self) -> str:
-        """Return all that the server has logged so far."""
+        """Return everything that the server has logged so far."""
         audit = [self.server.audit.get() for _ in range(self.server.audit.qsize())]
         return "\n".join([*self.server.errors, *audit, self.audit_file.read_text()])
 
@@ -154,7 +154,7 @@ def encoded(data: bytes) -> str:
 
 
 def bodies(client: httpx.Client) -> list[Any]:
-    """Return bodies for every route that takes one: good ones, and such as must be refused."""
+    """Return valid and invalid bodies for every route that takes one."""
     plaintext, context = encoded(PLAINTEXT), encoded(CONTEXT)
     sealed = client.put("/v1/key/encrypt/known", json={"plaintext": plaintext, "context": context}).json()["ciphertext"]
     good: list[dict[str, Any]] = [
@@ -212,13 +212,13 @@ def test_no_log_stream_holds_a_key(place: Place) -> None:
                     body = {"plaintext": encoded(PLAINTEXT), "context": encoded(CONTEXT)}
                     other.put(f"/v1/key/encrypt/{name}", json=body)
                 event = ""
-                while "unclosed" not in event:  # the last of them
+                while "unclosed" not in event:  # the last entry
                     event = next(events)
                     assert_clean(f"the {log} log", event, SECRET | CLIENTS)
 
 
 def test_no_command_shows_a_key(place: Place) -> None:
-    """Each command as an operator runs it, with keys that it can read and with keys that it can't."""
+    """Commands, run as operators run them, show no key, whether it is readable or damaged."""
     server, directory = place.server, place.directory
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
     target = yaml.safe_load(server.config_path.read_text())
@@ -266,20 +266,20 @@ def test_no_command_shows_a_key(place: Place) -> None:
 
 
 def test_no_error_of_python_holds_a_key() -> None:
-    """Whatever is printed of the objects that hold keys, by a log line or a traceback with the values of variables."""
+    """Objects with keys show none of them in a log line or in a traceback with the values of variables."""
     version = KeyVersion(SecretKey(KEY, KeyType.AES256), HMACKey(HMAC_KEY), Timestamp(0, 1), "")
     api_key = APIKey(KEY)
     for value in (version, version.key, version.hmac_key, api_key):
         for shown in (repr(value), f"{value!s}" if value is not api_key else "", f"{[value]}", f"{ {'key': value} }"):
             assert_clean(f"a {type(value).__name__}", shown)
     for name, entry in Damaged(version.encode()).entries.items():
-        with pytest.raises(ValueError) as caught:  # noqa: PT011 # whatever kind of it
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 # any subclass
             KeyVersion.decode(entry)
         assert_clean(f"the error about {name}", repr(caught.value) + repr(caught.value.__cause__))
 
 
 def test_server_that_crashes_leaves_no_core_dump(place: Place, tmp_path: Path) -> None:
-    """A dump of the memory would hold every cached key."""
+    """A core dump would contain every cached key."""
     server = start_server(tmp_path, {"keystore": {"fs": {"path": str(place.directory / "keys")}}})
     with server.client() as client:
         assert client.get("/v1/key/describe/known").status_code == 200

@@ -1,7 +1,7 @@
-"""The wall clock jumps by hours and by years, forward and back, while the server runs.
+"""The wall clock jumps by hours and years, forward and back, while the server runs.
 
-Durations use a clock that does not jump; points in time use the wall clock. Nothing hangs,
-and when the clock is right again everything is as before.
+Durations use a monotonic clock; points in time use the wall clock. Nothing hangs, and everything works again when the
+clock is right again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKEN_SECONDS = 4
 
 
 class Clock:
-    """The wall clock of a server; the time that it is off may change while the server runs."""
+    """The wall clock of a server. Its error may change while the server runs."""
 
     def __init__(self, directory: Path) -> None:
         program("faketime", "faketime")
@@ -43,7 +43,7 @@ class Clock:
         self.set(0)
 
     def set(self, seconds: int) -> None:
-        """Put the clock `seconds` ahead of the right time."""
+        """Set the clock `seconds` ahead of the right time."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+d}")
         new.replace(self._file)
@@ -112,7 +112,7 @@ def describe(client: httpx.Client) -> int:
 
 
 def test_cached_key_lasts_as_long_as_it_should(run: Callable[..., Server], clock: Clock, tmp_path: Path) -> None:
-    """A clock that jumps ahead makes no key expire, and one that jumps back makes none last."""
+    """A clock that jumps ahead expires no key, and one that jumps back does not prolong its life."""
     keys = tmp_path / "keys"
     expiry = {"any": "4s", "unused": "4s"}
     server = run(
@@ -128,7 +128,7 @@ def test_cached_key_lasts_as_long_as_it_should(run: Callable[..., Server], clock
             (keys / "my-key").unlink()
             clock.set(ahead)
             status = describe(client)
-            if time.monotonic() - read < 2:  # unless the machine was busy
+            if time.monotonic() - read < 2:  # the machine may be too busy
                 assert status == 200
             wait_until(lambda: describe(client) == 404, seconds=15)
 
@@ -139,7 +139,7 @@ def test_warnings_of_certificates_come_again_when_the_clock_was_ahead(run: Calla
     def look() -> None:
         server.signal(signal.SIGHUP)
 
-    clock.set(80 * DAY)  # the certificate is good for 90 days
+    clock.set(80 * DAY)  # the certificate is valid for 90 days
     look()
     server.wait_for_log("expires in")
     clock.set(9 * YEAR)
@@ -156,7 +156,7 @@ def test_warnings_of_certificates_come_again_when_the_clock_was_ahead(run: Calla
 
 
 def test_token_of_vault_is_kept_alive(run: Callable[..., Server], clock: Clock, bao: OpenBao) -> None:
-    """Tokens last four seconds here, and the server has to renew its own whatever its clock says."""
+    """Tokens last four seconds here, and the server renews its token whatever its clock says."""
     tenant = Tenant(bao, "v2", token_period=f"{TOKEN_SECONDS}s")
     server = run({"keystore": {"vault": tenant.section()}})
     with server.client() as client:
@@ -169,7 +169,7 @@ def test_token_of_vault_is_kept_alive(run: Callable[..., Server], clock: Clock, 
                 assert created.status_code == 200, created.text + "\n".join(server.errors)
                 number += 1
                 time.sleep(0.2)
-        # To a clock that is years off the certificate of Vault is not valid: that is an outage, and it ends.
+        # With a clock that is years off, Vault's certificate is not valid. That is an outage, and it ends.
         for ahead in (10 * YEAR, -10 * YEAR):
             clock.set(ahead)
             answers = [client.put(f"/v1/key/create/k{ahead}-{number}").status_code for number in range(3)]

@@ -1,4 +1,4 @@
-"""What a connection keeps of its client's certificates is bounded, and given back."""
+"""A connection uses a bounded amount of memory for its client's certificates, and frees it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.server import Server, start_server
 CONNECTIONS = choose(60, 200)
 REQUEST = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LIMIT = 128 * 1024
-"""Bytes that the largest chain may cost more than an ordinary certificate."""
+"""The most bytes that the largest chain may cost in addition to an ordinary certificate."""
 ROUNDS = 3
 
 
@@ -41,7 +41,7 @@ KEY = p256()
 
 
 def largest_chain() -> list[x509.Certificate]:
-    """Return nearly as much as a handshake may bring, with as many names as are kept."""
+    """Return a chain of nearly the largest allowed size, with the most names that the server keeps."""
     names = [x509.DNSName(f"{number:05}-host.example") for number in range(256)]
     signer = ec.generate_private_key(ec.SECP521R1())
     leaf = certify(KEY.public_key(), signer, issuer="ca", extensions=[x509.SubjectAlternativeName(names)])
@@ -53,7 +53,7 @@ def largest_chain() -> list[x509.Certificate]:
 
 
 def resident(server: Server) -> int:
-    """Return the bytes of memory that the server has."""
+    """Return the server's resident memory in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
@@ -78,7 +78,7 @@ def test_chains_of_strangers_cost_little_memory_and_give_it_back(tmp_path: Path)
         ordinary = [hold(server, context(tmp_path, "ordinary", [certify(KEY.public_key(), KEY)])) for _ in range(2)][-1]
         large = [hold(server, context(tmp_path, "large", chain)) for _ in range(ROUNDS)]
         assert large[0] - ordinary < CONNECTIONS * LIMIT
-        # If nothing were given back, the two rounds after the first would add twice this difference.
+        # If the server freed nothing, the two rounds after the first would add twice this difference.
         assert large[-1] - large[0] < large[0] - ordinary
     finally:
         assert server.stop() == 0

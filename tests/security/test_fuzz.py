@@ -1,4 +1,4 @@
-"""No input makes a parser do anything but return a value or refuse with its one kind of error, in bounded time."""
+"""Every parser returns a value or raises its one kind of error for any input, in bounded time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS_WITH_ATHERIS = 300
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """Take a good input and change a few places of it."""
+    """Change a few places of a good input."""
     data = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, len(data)))

@@ -1,4 +1,4 @@
-"""The cost of a stranger's handshake is bounded, in processor time, bytes and certificates."""
+"""A stranger's handshake has a bounded cost in processor time, bytes and certificates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.helpers.handshakes import (
 pytestmark = pytest.mark.nightly
 
 LIMIT = 10.0
-"""Ordinary handshakes that a stranger's may cost."""
+"""A stranger's handshake may cost this many times an ordinary one."""
 TLS12 = SSL.TLS1_2_VERSION
 
 
@@ -47,7 +47,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
 
 
 def issued(key: ec.EllipticCurvePrivateKey, **options: object) -> Presented:
-    """Present a certificate that the CA in `tls.ca` has issued."""
+    """Present a certificate from the CA in `tls.ca`."""
     return Presented(key, [certify(key.public_key(), ROOT, issuer="root")], **options)  # type: ignore[arg-type] # those of Presented
 
 
@@ -67,13 +67,13 @@ def ladder(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, length: int) -> 
 
 
 def matching(key: ec.EllipticCurvePrivateKey, length: int) -> Presented:
-    """Present certificates each of which may have issued each other, and the CA in `tls.ca` all of them."""
+    """Present certificates whose names allow each of them, and the CA in `tls.ca`, to be the issuer of every other."""
     cas = [certify(key.public_key(), key, subject="root", issuer="root", is_ca=True) for _ in range(length)]
     return Presented(LEAF, [certify(LEAF.public_key(), key, issuer="root"), *cas])
 
 
 def below_a_ca(key: rsa.RSAPrivateKey) -> Presented:
-    """Present a leaf whose issuer has any key, and a certificate of the CA in `tls.ca`."""
+    """Present a leaf, and its issuer's certificate for `key` from the CA in `tls.ca`."""
     ca = certify(key.public_key(), ROOT, subject="between", issuer="root", is_ca=True)
     return Presented(LEAF, [certify(LEAF.public_key(), key, issuer="between"), ca])
 
@@ -125,7 +125,7 @@ print(cost(Contexts(Path(sys.argv[1])).off, own(p256())))
 
 
 def test_key_exchange_of_the_clients_choice_is_cheap_enough(tmp_path: Path) -> None:
-    """The most that a client can choose is ffdhe3072: OpenSSL offers larger groups only if it is configured to."""
+    """The most expensive choice is ffdhe3072: OpenSSL supports larger groups only if configured to."""
     costs = []
     for number, group in enumerate(("X25519", "P-521", "X448", "ffdhe3072")):
         config = tmp_path / f"{number}.cnf"
@@ -156,7 +156,7 @@ def test_refusal_is_explained(contexts: Contexts, what: str) -> None:
 
 
 def test_key_of_a_kind_that_tls_does_not_know_is_refused(contexts: Contexts) -> None:
-    """No client of OpenSSL's presents one, but a proxy may forward it."""
+    """OpenSSL's clients present no such key, but a proxy may forward it."""
     for key, reason in (
         (dsa.generate_private_key(2048), "its key has a type that TLS can't use"),
         (ec.generate_private_key(ec.SECP256K1()), "its key is on the curve secp256k1; P-256, P-384 and P-521"),
@@ -167,7 +167,7 @@ def test_key_of_a_kind_that_tls_does_not_know_is_refused(contexts: Contexts) -> 
 
 @pytest.mark.parametrize("make", [lambda: below_a_ca(large_exponent_key()), lambda: below_a_ca(large_rsa_key())])
 def test_ca_between_is_bound_by_the_same_rules(contexts: Contexts, make: Callable[[], Presented]) -> None:
-    """In a handshake, and in a chain that a TLS proxy forwards."""
+    """The rules hold in a handshake, and in a chain that a TLS proxy forwards."""
     presented = make()
     outcome = shake_hands(contexts.on, client_context(presented), verifies_clients=True)
     assert "its RSA key" in outcome.reason
@@ -196,7 +196,7 @@ def test_ordinary_clients_get_in(contexts: Contexts, version: int) -> None:
 
 
 def test_ordinary_client_with_a_chain_gets_in(contexts: Contexts) -> None:
-    """Three CAs of RSA-4096 between the client and the one in `tls.ca`."""
+    """The server accepts a chain with three RSA-4096 CAs between the client and the CA in `tls.ca`."""
     key = rsa.generate_private_key(65537, 4096)
     chain = [certify(key.public_key(), ROOT, subject="ca 3", issuer="root", is_ca=True)]
     for number in (2, 1):
@@ -217,7 +217,7 @@ def test_more_names_than_are_kept_do_not_identify(contexts: Contexts) -> None:
 
 
 def finish(contexts: Contexts, *, chunk: int, data: bytes = b"") -> Shaking:
-    """Shake hands, with the client's bytes in pieces of `chunk`, and `data` right behind them."""
+    """Make a handshake with the client's bytes in pieces of `chunk` bytes, and send `data` right after it."""
     client = SSL.Connection(client_context(own(p256())), None)
     client.set_connect_state()
     shaking = Shaking(contexts.off, verifies_clients=False)
@@ -252,7 +252,7 @@ def test_request_behind_the_handshake_is_no_part_of_it(contexts: Contexts) -> No
 
 
 def test_handshake_in_many_small_pieces_is_refused(contexts: Contexts) -> None:
-    """Each piece costs a turn of the event loop, even a small one."""
+    """Each piece, even a small one, costs a turn of the event loop."""
     assert finish(contexts, chunk=200).client is not None
     shaking = finish(contexts, chunk=1)
     assert shaking.client is None

@@ -1,4 +1,4 @@
-"""Clients can't hold shared resources: connections that they do not read, readers' places, memory for bodies."""
+"""Clients can't tie up shared resources: unread connections, places for log readers, memory for bodies."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def with_small_buffer(self, transport):
 tls_connection.TLSConnection.connection_made = with_small_buffer
 cli.main()
 """
-"""Runs the server with short times and few readers. What the kernel does not take for a client, the server has."""
+"""Runs the server with short timeouts, few places for readers, and small send buffers in the kernel."""
 LISTENING = "0A"
-"""The state of a socket that listens, in /proc/net/tcp."""
+"""The state of a listening socket in /proc/net/tcp."""
 LISTING = b"GET /v1/api HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LOG = b"GET /v1/log/error HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def connections_of(server: Server) -> int:
-    """Return how many accepted connections the server has open.
+    """Return the number of accepted connections that the server has open.
 
-    The kernel's table (proc(5), /proc/net/tcp) has the inode 0 for connections that are not accepted yet, and for those
-    that the process has closed. An ordinary user can't list the files of a server: it is not dumpable.
+    In the kernel's table (proc(5), /proc/net/tcp), connections that are not accepted yet or already closed have the
+    inode 0. An ordinary user can't list the server's open files, because the process is not dumpable.
     """
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{server.port:04X}") and row[3] != LISTENING and row[9] != "0" for row in rows)
@@ -68,7 +68,7 @@ def wait_until(condition: Callable[[], bool], what: str, *, within: float = 20.0
 
 @contextlib.contextmanager
 def slow_reader(server: Server, alpn: str = "http/1.1") -> Iterator[ssl.SSLSocket]:
-    """Connect with hardly any room for answers."""
+    """Connect with a very small receive buffer."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.settimeout(20)
@@ -82,7 +82,7 @@ def slow_reader(server: Server, alpn: str = "http/1.1") -> Iterator[ssl.SSLSocke
 @pytest.mark.parametrize("last", [b"", b"GET /v1/api HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"])
 @pytest.mark.parametrize("requests", [3, 8, 20, 40])
 def test_client_that_does_not_read_loses_its_connection(run_server: RunServer, requests: int, last: bytes) -> None:
-    """However little of its answers is left, and whether it asked to close the connection after them or not."""
+    """This holds however few answers are left, with or without `Connection: close`."""
     server = run_server(python=("-c", HURRIED))
     with slow_reader(server) as connection:
         connection.sendall(LISTING * requests + last)
@@ -91,7 +91,7 @@ def test_client_that_does_not_read_loses_its_connection(run_server: RunServer, r
 
 
 def test_http2_stream_whose_window_stays_closed_is_reset(run_server: RunServer) -> None:
-    """The server resets the stream of a log, and that of an answer, from which the client takes nothing."""
+    """The server resets streams from which the client takes nothing: a log and an ordinary answer."""
     server = run_server(python=("-c", HURRIED))
     with server.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)
@@ -108,7 +108,7 @@ def test_http2_stream_whose_window_stays_closed_is_reset(run_server: RunServer) 
 
 
 def test_log_readers_that_disconnect_free_their_places(run_server: RunServer) -> None:
-    """Even if they have sent more requests behind the one for the log."""
+    """The place is free even if the client has sent more requests after the one for the log."""
     server = run_server(python=("-c", HURRIED))
     for behind in (b"", LISTING, LISTING * 100, LISTING * 2000):
         with contextlib.ExitStack() as stack:
@@ -129,7 +129,7 @@ def test_log_readers_that_disconnect_free_their_places(run_server: RunServer) ->
 
 @pytest.mark.parametrize("end", ["close_notify", "close_notify and FIN"])
 def test_client_that_ends_its_side_still_gets_its_answers(server: Server, end: str) -> None:
-    """`unwrap` of a socket would lose answers that arrive before it, so the bytes go through memory."""
+    """The client sends through memory, because `unwrap` on a socket would lose answers that arrive before it."""
     context = server.ssl_context(server.admin)
     with MemoryTls(server, context) as connection:
         connection.tls.write(LISTING + LISTING)
@@ -145,7 +145,7 @@ def test_client_that_ends_its_side_still_gets_its_answers(server: Server, end: s
 
 
 def test_halves_of_many_bodies_do_not_wait_for_each_other(server: Server) -> None:
-    """250 requests on one connection each send half of their body, and then the rest."""
+    """250 requests on one connection first send half of each body, and then the rest."""
     with server.client() as client:
         assert client.put("/v1/key/create/halves").status_code == 200
     body = b'{"plaintext":"' + b"QUFB" * 2000 + b'"}'
@@ -154,7 +154,7 @@ def test_halves_of_many_bodies_do_not_wait_for_each_other(server: Server) -> Non
 
 
 def test_unfinished_bodies_have_a_limit(run_server: RunServer) -> None:
-    """Requests over the limit are refused at once, and every request is answered."""
+    """The server refuses requests over the limit at once, and answers every request."""
     server = run_server({"api": {"/v1/key/encrypt/": {"timeout": "1m"}}})
     with server.client() as client:
         assert client.put("/v1/key/create/halves").status_code == 200
@@ -168,7 +168,7 @@ def test_unfinished_bodies_have_a_limit(run_server: RunServer) -> None:
 
 
 def send_in_halves(server: Server, body: bytes) -> list[int]:
-    """Send 250 requests at a time on one connection, first half a body of each, and return the statuses."""
+    """Send 250 requests at a time on one connection, first half of each body; return the statuses."""
     with server.connection(alpn=["h2"]) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = Http2Client(connection)

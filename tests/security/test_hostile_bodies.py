@@ -1,4 +1,4 @@
-"""Bodies, stored keys and durations that are made to hurt: each ends at once, with a value or one kind of error."""
+"""Malicious bodies, stored keys and durations: each ends at once, with a value or one kind of error."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_listing_with_an_entry_that_is_not_text(entry: Any) -> None:
 
 @pytest.mark.parametrize("address", ["fe80::1%eth0", 'fe80::1%"],x', "1.2.3.4.5", "localhost", "10.1.2.3:80", "\u0661"])
 def test_forwarded_address_that_is_not_an_address(tmp_path: Path, address: str) -> None:
-    """A zone may be any text, which would end up in logs and before policy engines."""
+    """The zone of an address may be any text, and would reach logs and policy engines."""
     proxy, client = make_credentials(tmp_path, "proxy"), make_credentials(tmp_path, "app")
     overrides = {
         "admin": {"identity": client.identity},

@@ -1,4 +1,4 @@
-"""A configuration file that is made to hurt ends at once, with one error that has the line."""
+"""A malicious configuration file is refused at once, with one error that has the line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kes_core.plugins import Plugins, load_plugins
 from tests.helpers.vectors import vectors
 
 CPU_SECONDS = 20.0
-"""Twice what the slowest of these takes with the pure parser under coverage; without limits most take minutes."""
+"""Twice the time of the slowest case with the pure parser under coverage. Without limits, most take minutes."""
 IDENTITY = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 HEAD = f"admin: {{identity: {IDENTITY}}}\ntls: {{key: k, cert: c}}\nkeystore: {{memory: }}\n"
 
@@ -46,7 +46,7 @@ def read(text: str) -> Document:
 
 
 def tower(width: int, levels: int, line: str) -> str:
-    """Return lines; each has several aliases of the line before."""
+    """Return lines, each with several aliases of the line before."""
     names = [f"*a{level}" for level in range(levels)]
     lines = [line.format(level=n, many=", ".join([names[n - 1]] * width), one=names[n - 1]) for n in range(1, levels)]
     return "\n".join(["a0: &a0 {x: y}", *lines])
@@ -132,7 +132,7 @@ MEANT = {
 @pytest.mark.parametrize("place", ["admin", "policy", "proxy"])
 @pytest.mark.parametrize("identity", MEANT)
 def test_what_is_almost_an_identity_is_an_error(place: str, identity: str, plugins: Plugins) -> None:
-    """It would lock the admin, an application or a proxy out without a word."""
+    """Such a typo would silently lock out the admin, an application or a proxy."""
     text = {
         "admin": HEAD.replace(IDENTITY, identity),
         "policy": HEAD + f"policy:\n  p:\n    identities: [{identity}]",
@@ -151,7 +151,7 @@ def test_another_word_switches_the_admin_off(word: str, plugins: Plugins) -> Non
 
 
 def both(text: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Return what each of the two parsers reads, or the line of its error."""
+    """Return the result of each of the two parsers, or the line of its error."""
     results: list[object] = []
     for with_libyaml in (True, False):
         monkeypatch.setattr(yaml, "__with_libyaml__", with_libyaml)

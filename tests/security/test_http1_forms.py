@@ -1,4 +1,4 @@
-"""Request targets that are not paths, handled as Go's HTTP server takes them."""
+"""Request targets that are not paths, handled as in Go's HTTP server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_request_target(server: Server, line: bytes, status: int) -> None:
 
 
 def test_absolute_form_is_held_against_the_policies(server: Server, tmp_path: Path) -> None:
-    """What is authorised is the path that is executed, whichever way it is written."""
+    """The server authorizes the path that it executes, in any form of the target."""
     with server.connection(make_credentials(tmp_path)) as connection:
         connection.sendall(b"GET https://localhost/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert read_response(connection)[0] == 403

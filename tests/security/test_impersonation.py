@@ -1,4 +1,4 @@
-"""Only the holder of a private key is its identity, whatever other certificates it presents beside its own."""
+"""A client has only the identity of its own private key, whatever other certificates it presents."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_certificate(
     subject: str = "attacker",
     issuer: str = "attacker",
 ) -> bytes:
-    """Certify any public key, as an attacker may who has one of its own to sign with."""
+    """Certify any public key, as an attacker with a signing key can."""
     now = dt.datetime.now(dt.UTC)
     builder = (
         x509.CertificateBuilder()
@@ -53,7 +53,7 @@ def make_certificate(
 
 
 class Attacker:
-    """Somebody with a key of their own, and with what is public of others."""
+    """An attacker with a private key and with the public data of others."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -65,13 +65,13 @@ class Attacker:
         self.as_leaf = make_certificate(self.key.public_key(), self.key, is_ca=False)
 
     def forge(self, victim: Credentials) -> bytes:
-        """Certify the bare public key of a victim."""
+        """Certify a victim's public key with the attacker's key."""
         return make_certificate(victim.api_key.private_key().public_key(), self.key, is_ca=False, subject="victim")
 
     def ask(
         self, server: Server, chain: Sequence[bytes], *, path: str = "/v1/key/create/stolen", header: str = ""
     ) -> httpx.Response:
-        """Send a request over a connection whose handshake presents `chain`; the attacker's is the first."""
+        """Send a request over a connection whose handshake presents `chain`, the attacker's certificate first."""
         chain_file = self.directory / "chain.pem"
         chain_file.write_bytes(b"".join(chain))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -120,7 +120,7 @@ def test_certificate_of_the_admin_behind_an_own_one_does_not_make_an_admin(serve
 
 
 def test_chain_to_a_ca_behind_an_own_certificate_is_no_obstacle(server: Server, attacker: Attacker) -> None:
-    """The first certificate identifies, and the CAs behind it change nothing."""
+    """The first certificate identifies the client; the CAs after it change nothing."""
     response = attacker.ask(server, [attacker.as_leaf, attacker.as_ca], path="/v1/identity/self/describe")
     assert response.status_code == 200
     assert response.json()["identity"] == attacker.identity
@@ -153,7 +153,7 @@ def test_chain_that_a_proxy_forwards_identifies_by_its_first_certificate(
 def test_verified_certificate_identifies_and_no_other_one_beside_it(
     tmp_path: Path, attacker: Attacker, proxy: Credentials
 ) -> None:
-    """`tls.auth: on`: a certificate of the CA's, flagged as one itself, does not lend its holder another identity."""
+    """`tls.auth: on`: a certificate from the CA that is itself a CA gives its holder no other identity."""
     root = ec.generate_private_key(ec.SECP256R1())
     root_pem = make_certificate(root.public_key(), root, is_ca=True, subject="root", issuer="root")
     (tmp_path / "ca.pem").write_bytes(root_pem)

@@ -1,13 +1,13 @@
-"""Creating and deleting keys through three servers at once is as if there were one, over files and over Vault's K/V v2.
+"""Three servers create and delete keys as if they were one server, over files and over Vault's K/V v2.
 
-What is checked is what is promised. A server keeps keys in memory for up to `cache.expiry.any`, so it may describe a
-key for that long after another server has deleted it, and is not wrong. In the history of three servers there are
-therefore creations and deletions only; `describe` comes when all of them are done, and no server has read a key before.
-What one server does itself it knows at once: in the history of many clients of one server `describe` comes at any time.
+The tests check what is promised. A server keeps keys in memory for up to `cache.expiry.any`, so it may rightly describe
+a key for that long after another server has deleted it. Therefore the history of three servers has only creations and
+deletions; `describe` follows when all of them are done, and no server has read a key before. A server knows at once
+what it has done itself, so with one server and many clients, `describe` may come at any time.
 
-K/V v1 has no check-and-set, and Vault can let two creations of one moment succeed: it is not tested here.
+K/V v1 is not tested here: it has no check-and-set, so two creations at the same moment can both succeed in Vault.
 
-Vault answers 204 to the deletion of a key that is not there, so a deletion over Vault needs nothing.
+Vault answers 204 to the deletion of a missing key, so a deletion over Vault does not show whether the key existed.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ DELETED = Operation(needs=True, leaves=False)
 MISSED = Operation(needs=False, leaves=None)
 DESCRIBED = Operation(needs=True, leaves=None)
 REMOVED = Operation(needs=None, leaves=False)
-"""What a deletion in Vault did, which does not say whether there was a key."""
+"""A deletion in Vault, which does not show whether the key existed."""
 UNKNOWN_CREATE = Operation(needs=None, leaves=True)
-"""What a creation did, if anything, that failed to read its key back."""
+"""A creation that could not read its key back, so that its effect is unknown."""
 
 SERVERS = 3
 CLIENTS = 6
 
 
 class Recorder:
-    """Makes calls and keeps what came of them, by key."""
+    """Makes calls and records the history of each key."""
 
     def __init__(self, *, deletes_blindly: bool) -> None:
         self.histories: defaultdict[str, list[Call]] = defaultdict(list)
@@ -70,7 +70,7 @@ class Recorder:
             ("describe", 200): DESCRIBED,
             ("describe", 404): MISSED,
         }
-        # A creation whose key another server deleted before it was read back says that it does not know: 502.
+        # If another server deletes the new key before the creation has read it back, the result is unknown: 502.
         if outcome == ("create", 502):
             call = Call(began, float("inf"), UNKNOWN_CREATE)
         else:
@@ -82,7 +82,7 @@ class Recorder:
     def work(
         self, clients: Sequence[httpx.Client], names: Sequence[str], operations: Sequence[str], calls: int
     ) -> None:
-        """Let each client make calls at the same time as the others."""
+        """Let all clients make calls at the same time."""
         start = threading.Barrier(len(clients))
 
         def run(number: int) -> None:
@@ -148,7 +148,7 @@ def test_one_server_knows_what_it_did(servers: list[Server], request: pytest.Fix
 @scaled(200)
 @given(effects=st.lists(st.sampled_from(["create", "delete", "describe"]), max_size=12), data=st.data())
 def test_every_real_history_is_accepted(effects: list[str], data: st.DataObject) -> None:
-    """Calls that took effect one after the other are explained, however long before and after they began and ended."""
+    """The checker accepts calls that took effect one after the other, however much they overlap."""
     there = False
     history = []
     for moment, effect in enumerate(effects):

@@ -1,7 +1,7 @@
-"""Keys behave as a dictionary of keys would, in any order of calls: each key store, through the cache and the API.
+"""In any order of calls, keys behave like a dictionary of keys: for each key store, through the cache and the API.
 
-A model remembers what every key must be able to do. It holds no key: it remembers ciphertexts and codes that the server
-has made, and that they must open, or be made again, as long as that key is there, and never again once it is gone.
+A model remembers the ciphertexts and HMACs that each key has made, but no keys. As long as the key exists, the server
+must decrypt the ciphertexts and compute the same HMACs; once the key is gone, it must never decrypt them again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OLD_KEY = base64.b64encode(bytes(range(32))).decode()
 
 @dataclass
 class Key:
-    """What is known of a key that is there."""
+    """What the model knows about an existing key."""
 
     algorithm: str
     sealed: list[tuple[str, str, str]] = field(default_factory=list)
@@ -45,7 +45,7 @@ def b64(data: bytes) -> str:
 
 
 class Keys(RuleBasedStateMachine):
-    """Rules of the API of keys. Each run has a prefix of its own in the store that all share."""
+    """Rules for the key API. Each run has its own prefix in a shared store."""
 
     client: httpx.Client
     new_prefix: Callable[[], str]
@@ -55,7 +55,7 @@ class Keys(RuleBasedStateMachine):
         self.prefix = type(self).new_prefix()
         self.model: dict[str, Key] = {}
         self.gone: list[tuple[str, str, str]] = []
-        """Name, ciphertext and context of what was encrypted under a key that is gone."""
+        """Name, ciphertext and context of each encryption under a deleted key."""
 
     def ask(self, method: str, operation: str, name: str, body: Any = None) -> httpx.Response:
         return self.client.request(method, f"/v1/key/{operation}/{self.prefix}{name}", json=body)
@@ -79,7 +79,7 @@ class Keys(RuleBasedStateMachine):
     def delete(self, name: str) -> None:
         answer = self.ask("DELETE", "delete", name)
         known = self.model.pop(name, None)
-        if known is None:  # Vault can't tell that there was nothing
+        if known is None:  # Vault does not say that the key was missing
             assert answer.status_code in {200, 404}
         else:
             assert answer.status_code == 200
@@ -129,7 +129,7 @@ class Keys(RuleBasedStateMachine):
     @precondition(lambda self: self.gone)
     @rule(data=st.data())
     def decrypt_what_is_lost(self, data: st.DataObject) -> None:
-        """A key that was deleted, and created again, does not open what the old one has sealed."""
+        """A key that was created again does not decrypt the ciphertexts of the deleted one."""
         name, sealed, context = data.draw(st.sampled_from(self.gone))
         answer = self.ask("PUT", "decrypt", name, {"ciphertext": sealed, "context": context})
         if not self._is_missing(name, answer) and answer.status_code == 200:
@@ -138,7 +138,7 @@ class Keys(RuleBasedStateMachine):
             assert self.is_imported(name, sealed, context)
 
     def is_imported(self, name: str, sealed: str, context: str) -> bool:
-        """Tell whether the known imported key opens a ciphertext: it may have been stored again."""
+        """Tell whether the known key material, which may have been imported again, decrypts a ciphertext."""
         twin = f"{self.prefix}twin"
         for cipher in ("AES256", "ChaCha20"):
             self.client.put(f"/v1/key/import/{twin}", json={"key": OLD_KEY, "cipher": cipher})
@@ -191,7 +191,7 @@ def check(server: Server, examples: int) -> None:
 
 @contextmanager
 def running(directory: Path, keystore: Any) -> Iterator[Server]:
-    """Run a server whose cache forgets so fast that keys are read from the store as well as from memory."""
+    """Run a server whose keys expire so fast that it reads them from the store as well as from memory."""
     server = start_server(directory, {"keystore": keystore, "cache": {"expiry": {"any": "50ms", "unused": "20ms"}}})
     try:
         yield server

@@ -1,4 +1,4 @@
-"""With `tls.auth: on` the same certificates are accepted directly and through a TLS proxy."""
+"""With `tls.auth: on`, the server accepts the same certificates directly and through a TLS proxy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def key_usage(*names: str) -> x509.KeyUsage:
 
 
 class Setting:
-    """A server with `tls.auth: on` behind a proxy, and the CA that it trusts."""
+    """A server with `tls.auth: on` behind a proxy, and its trusted CA."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -72,7 +72,7 @@ class Setting:
         return certify(key.public_key(), self.root, issuer="root", extensions=extensions)
 
     def issue_below(self, *extensions: x509.ExtensionType) -> list[x509.Certificate]:
-        """Issue a certificate with a CA that has `extensions`."""
+        """Issue a certificate with an intermediate CA that has `extensions`."""
         ca = certify(
             self.between.public_key(), self.root, subject="between", issuer="root", is_ca=True, extensions=extensions
         )
@@ -162,7 +162,7 @@ def test_self_signed_certificate_that_is_listed(setting: Setting) -> None:
 
 
 def test_certificate_without_extensions(setting: Setting) -> None:
-    """Of version 1 of X.509, which OpenSSL makes where it is given no extensions."""
+    """The server accepts an X.509 v1 certificate, which OpenSSL makes if no extensions are given."""
     root, request = setting.directory / "root.key", setting.directory / "request.pem"
     root.write_bytes(setting.root.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     key_file = setting.directory / "leaf.key"

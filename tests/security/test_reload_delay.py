@@ -1,4 +1,4 @@
-"""A reload does not hold up the server: neither a large configuration nor a worker that hangs while it starts."""
+"""Neither a large configuration nor a worker that hangs at its start makes a reload delay the server."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.helpers.server import start_server, write_config
 POLICIES = 2_000
 IDENTITIES = 10_000
 LIMIT = 0.050
-"""Seconds for which a reload may hold up requests."""
+"""The most seconds that a reload may delay requests."""
 INTERVAL = 0.001
-"""Seconds between two looks at the event loop."""
+"""Seconds between two measurements of the event loop."""
 
 
 def policies() -> dict[str, Any]:
@@ -45,10 +45,10 @@ def policies() -> dict[str, Any]:
 
 
 async def watch(until: asyncio.Event) -> tuple[float, float]:
-    """Return the longest time for which the event loop worked on one thing, and for which it was late, in seconds.
+    """Return the event loop's longest turn and longest delay, in seconds.
 
-    The first is processor time of the loop's own thread. The second is time by the clock: it counts the waits for
-    Python's lock, which another thread may hold, and also what other processes take of the machine.
+    The turn is CPU time of the loop's thread. The delay is wall-clock time: it includes waiting for Python's lock,
+    which another thread may hold, and the time that other processes take.
     """
     turn = lag = 0.0
     worked, woke = time.thread_time(), time.monotonic()
@@ -61,7 +61,7 @@ async def watch(until: asyncio.Event) -> tuple[float, float]:
 
 
 async def reload_once(process: SingleProcess, wanted: asyncio.Event) -> int:
-    """Reload, and wait until the state that is replaced is freed; return the thread that freed it."""
+    """Reload, and wait until the old state is freed; return the thread that freed it."""
     loop = asyncio.get_running_loop()
     freed_by: asyncio.Future[int] = loop.create_future()
 
@@ -74,7 +74,7 @@ async def reload_once(process: SingleProcess, wanted: asyncio.Event) -> int:
 
 
 async def while_watching(work: Coroutine[Any, Any, Any]) -> tuple[float, float, Any]:
-    """Return what `watch` saw while `work` ran, and what `work` returned."""
+    """Return the results of `watch` while `work` ran, and the result of `work`."""
     done = asyncio.Event()
     watching = asyncio.create_task(watch(done))
     result = await work
@@ -83,7 +83,7 @@ async def while_watching(work: Coroutine[Any, Any, Any]) -> tuple[float, float, 
 
 
 def test_reload_of_a_large_configuration_holds_up_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither does the end of the state that the reload replaces."""
+    """Neither loading the new state nor freeing the old one delays requests."""
     monkeypatch.setattr("kes_core.server.log.set_level", lambda _level: None)
     monkeypatch.setattr("kes_core.server.server.GRACE", 0.1)
     asyncio.run(_reload_large_configuration(tmp_path))
@@ -96,11 +96,11 @@ async def _reload_large_configuration(tmp_path: Path) -> None:
     load_again = partial(load, path, plugins=loaded.plugins)
     with contextlib.closing(Sockets(loaded.config)) as sockets:
         await process.start(sockets)
-        await process.reload(load_again())  # the first state stays in memory: `loaded` has its configuration
+        await process.reload(load_again())  # `loaded` keeps the first state in memory
         reloading = asyncio.create_task(reload_when_wanted(wanted, process, loaded.config, load_again))
         try:
             assert len(process.server.app.server_state.policy_of) == IDENTITIES
-            for attempts_left in (2, 1, 0):  # other processes may take the machine away at any time
+            for attempts_left in (2, 1, 0):  # other processes may slow this one down at any time
                 _turn, quiet, _result = await while_watching(asyncio.sleep(1))
                 turn, lag, freed_by = await while_watching(reload_once(process, wanted))
                 assert turn < LIMIT

@@ -1,4 +1,4 @@
-"""A key is deleted on one server and made again on another: a third server stops using the deleted one in time."""
+"""A key is deleted on one server and created again on another: a third server stops using the old key in time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from kes_vault.store import VaultKeyStore
 VaultKeyStore.check_interval = 2.0
 cli.main()
 """
-"""Runs the server, which reads each key of Vault again every 2 seconds instead of 10."""
+"""Runs a server that checks each of Vault's keys every 2 seconds instead of 10."""
 SLACK = 3.0
-"""Seconds that store and machine may take on top: tests run beside others."""
+"""Extra seconds for the store and a busy machine."""
 
 
 @contextmanager
 def _servers(directory: Path, keystore: Mapping[str, Any], **options: Any) -> Iterator[list[Server]]:
-    """Run three servers on one key store, in whose caches keys expire after an hour."""
+    """Run three servers on one key store. In their caches, keys expire after an hour."""
     with ExitStack() as stack:
         servers = []
         for number in range(3):
@@ -42,7 +42,7 @@ def _servers(directory: Path, keystore: Mapping[str, Any], **options: Any) -> It
 
 
 def _data_key(client: httpx.Client) -> tuple[float, str] | None:
-    """Return a data key's ciphertext and when it was asked for; nothing while the key does not exist."""
+    """Generate a data key; return the time of the request and the ciphertext, or None if the key does not exist."""
     asked_at = time.monotonic()
     answer = client.put("/v1/key/generate/k", json={})
     assert answer.status_code in {200, 404}, answer.text
@@ -50,7 +50,7 @@ def _data_key(client: httpx.Client) -> tuple[float, str] | None:
 
 
 def _check(servers: list[Server], interval: float, *, hot: bool) -> None:
-    """Replace the key, and see what the third server encrypts from then on; with `hot` it is asked all the time."""
+    """Replace the key, and check which one the third server uses; with `hot`, requests to it never stop."""
     with servers[0].client() as first, servers[1].client() as second, servers[2].client() as third:
         assert first.put("/v1/key/create/k").status_code == 200
         assert _data_key(third) is not None

@@ -1,4 +1,4 @@
-"""Objects that hold secrets show them only through the one method that is meant for it."""
+"""Objects show their secrets only through the one method for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOLDERS = [
 
 
 def forms(value: Any) -> str:
-    """Return what tools show of an object: debuggers, serializers, formatters."""
+    """Return an object as debuggers, serializers and formatters show it."""
     texts = [repr(value), str(value), f"{value}", "%s %r" % (value, value), json.dumps(value, default=repr)]  # noqa: UP031 # one more way to show it
     if hasattr(value, "__dict__"):
         texts.append(repr(vars(value)))

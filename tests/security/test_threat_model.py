@@ -1,4 +1,4 @@
-"""The threat model names tests that exist."""
+"""The threat model names only existing tests."""
 
 from __future__ import annotations
 
