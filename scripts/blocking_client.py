@@ -1,6 +1,6 @@
 """Write the blocking client from the asynchronous one: `python3 scripts/blocking_client.py`.
 
-With `--check` nothing is written; the exit code is 1 if the blocking client is out of date.
+`--check` writes nothing; the exit code is 1 if the blocking client is out of date.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[clic
 
 
 def _common(context: click.Context) -> list[click.Parameter]:
-    """Return the options that say which server to ask, as most commands have them."""
+    """Return the options that select the server, which most commands share."""
     command = cli.get_command(context, "ls")
     assert command is not None
     return [parameter for parameter in command.params if parameter.name in _COMMON]
@@ -104,7 +104,7 @@ def _help(command: click.Command) -> str:
     lines = []
     verbatim = False
     for line in inspect.cleandoc(command.help or "").splitlines():
-        if line == "\b":  # click's sign: the lines up to the next empty one stay as they are
+        if line == "\b":  # click's mark: keep the line breaks up to the next empty line
             verbatim = True
             lines.append("```text")
         elif verbatim and not line:
@@ -119,7 +119,7 @@ def _options(parameters: list[click.Parameter], context: click.Context) -> str:
     rows = []
     for parameter in parameters:
         record = parameter.get_help_record(context)
-        if record is not None and isinstance(parameter, click.Option):  # arguments stand in the usage
+        if record is not None and isinstance(parameter, click.Option):  # the usage shows arguments
             names, help_text = (text.replace("|", "\\|") for text in record)
             rows.append(f"| `{names}` | {' '.join(help_text.split())} |\n")
     return "".join(["| option | |\n|---|---|\n", *rows]) if rows else ""

@@ -44,7 +44,7 @@ def prepare(*, dev: bool) -> Path:
 
 
 def _fill(folder: Path, locks: list[Path]) -> None:
-    """Install everything into `folder`, and say each step on stderr."""
+    """Install everything into `folder`, and print each step to stderr."""
     if not _has_pip(folder):
         _make(folder)
     _say(f"Downloading and installing the packages of {', '.join(lock.name for lock in locks)}:")
@@ -56,7 +56,7 @@ def _fill(folder: Path, locks: list[Path]) -> None:
 
 
 def _has_pip(folder: Path) -> bool:
-    """Whether the environment has a pip that runs with its own Python: not after an upgrade of the system's."""
+    """Return whether pip runs with the environment's Python. It does not after an upgrade of the system's Python."""
     try:
         version = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
         return subprocess.run([folder / "bin/python", "-c", version], capture_output=True, check=False).returncode == 0
@@ -94,5 +94,5 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 def _say(text: str) -> None:
-    """Tell the user, who may wait for a minute, what happens."""
+    """Print what happens, as the user may wait for a minute."""
     print(text, file=sys.stderr, flush=True)

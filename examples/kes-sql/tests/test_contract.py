@@ -1,4 +1,4 @@
-"""The contract of key stores, on both databases."""
+"""The contract of key stores on both databases."""
 
 from __future__ import annotations
 

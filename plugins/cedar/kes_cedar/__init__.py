@@ -41,7 +41,7 @@ class CedarConfig(Section):
     """The section `policy_engines.cedar`."""
 
     policies: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more), AfterValidator(_not_empty)]
-    """Files with policies, and directories; all their files `*.cedar` count. A single path may be a string."""
+    """Files with policies, or directories, of which all files `*.cedar` are read. A single path may be a string."""
     # Not `schema`: pydantic models have a method of that name.
     schema_file: Path | None = Field(default=None, alias="schema")
     """The schema of policies and entities, in Cedar's schema language. The default is the schema in the package."""

@@ -125,7 +125,7 @@ def _policies(file: Path) -> Iterator[_CedarPolicy]:
     text = _read(file)
     begin = _end_of_blank(text, 0)
     if begin == len(text):
-        # More likely a file that is being written than one that is meant to be empty.
+        # The file is more likely being written than empty on purpose.
         raise _problem(file, "has no policy")
     ends = [match.end() for match in _TOKEN.finditer(text) if match["end"]]
     for end in [*ends, len(text)]:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the Cedar engine."""
+"""Fixtures for the tests of the Cedar engine."""
 
 from __future__ import annotations
 

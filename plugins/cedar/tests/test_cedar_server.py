@@ -1,4 +1,4 @@
-"""The Cedar engine in a real server: beside the static policies, reloaded, broken, and as the README shows it."""
+"""The Cedar engine in a real server: with static policies, after reloads, with broken files, and as in the README."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def app(tmp_path: Path) -> Credentials:
 
 @pytest.fixture
 def policies(tmp_path: Path) -> Path:
-    """A file of policies that a test may change."""
+    """A file with policies that a test may change."""
     file = tmp_path / "policies.cedar"
     file.write_text('@id("all") permit(principal, action, resource);')
     return file

@@ -58,5 +58,5 @@ def test_decision_time(open_engine: OpenEngine, count: int) -> None:
     seconds = asyncio.run(measure())
     p50, p99 = seconds[REQUESTS // 2], seconds[REQUESTS * 99 // 100]
     print(f"| {count} | {p50 * 1e6:.0f} us | {p99 * 1e6:.0f} us |")  # noqa: T201 # for the README
-    # Generous, so that only parsing policies or schema at each request fails, and not a busy machine.
+    # The limit is generous: a busy machine stays below it, but parsing policies or schema at each request does not.
     assert p50 < 0.001 + count * 0.00001

@@ -1,4 +1,4 @@
-"""The filesystem key store of kes-core: one file a key in a directory (protocol section 6)."""
+"""The filesystem key store of kes-core: one file per key in a directory (protocol section 6)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FileConfig(Section):
     """The section `keystore.fs`."""
 
     path: Annotated[str, AfterValidator(_required)]
-    """The directory that holds the keys. It is made if it is not there."""
+    """The directory with the keys. The server creates it if it is missing."""
 
 
 async def _connect(config: FileConfig) -> FileKeyStore:

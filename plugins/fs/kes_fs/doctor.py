@@ -22,7 +22,7 @@ _FEW_FILES: Final = 1000
 
 async def diagnose(path: Path) -> Sequence[Finding]:
     """Examine the key directory at `path`. It may be missing."""
-    path = path.absolute()  # noqa: ASYNC240 # asks no disk
+    path = path.absolute()  # noqa: ASYNC240 # does not access the disk
     calls, store = BlockingCalls("fs-doctor"), FileKeyStore(path)
     try:
         async with asyncio.timeout(TIME_LIMIT):
@@ -78,7 +78,7 @@ def _cure(path: Path) -> str:
 def _owner(path: Path) -> Iterator[Finding]:
     status = path.stat()
     owner = status.st_uid
-    is_shared = status.st_mode & stat.S_IWGRP and is_own_group(status)  # as with `fsGroup` of Kubernetes
+    is_shared = status.st_mode & stat.S_IWGRP and is_own_group(status)  # like Kubernetes' `fsGroup`
     if owner != os.geteuid() and not is_shared:
         yield Finding.warning(
             _SUBJECT,

@@ -148,7 +148,7 @@ class FileKeyStore(KeyStore):
 
     def _prepare(self) -> None:
         if _make_directory(self._path):
-            # The first start of a server, or a disk that is not there: then its keys seem to be gone.
+            # Either this is the server's first start, or the disk is missing, and the keys with it.
             logger.warning(
                 "the key directory %r was missing and was created: it holds no keys; is the disk mounted?",
                 str(self._path),
@@ -211,7 +211,7 @@ class FileKeyStore(KeyStore):
 
     def _status(self) -> None:
         os.close(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        for path in list(self._left):  # a disk that failed may work again
+        for path in list(self._left):  # a failed disk may work again
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 self._left.discard(path)
@@ -220,7 +220,7 @@ class FileKeyStore(KeyStore):
         if len(value) > MAX_VALUE_SIZE:
             raise KeyStoreError(f"the value of a key has at most {MAX_VALUE_SIZE} bytes")
         with self._temporary() as (temporary, output):
-            os.fchmod(output, 0o600)  # whatever the process's umask takes away
+            os.fchmod(output, 0o600)  # regardless of the process's umask
             with os.fdopen(output, "wb", closefd=False) as stream:
                 stream.write(value)
             os.fsync(output)
@@ -245,7 +245,7 @@ class FileKeyStore(KeyStore):
             path = self._path / f"{_TEMPORARY}{secrets.token_hex(16)}"
             output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                with contextlib.suppress(OSError):  # without locks, the age of a file decides
+                with contextlib.suppress(OSError):  # without locks, the file's age decides
                     fcntl.flock(output, fcntl.LOCK_EX)
                 if os.fstat(output).st_nlink == 0:
                     continue  # another server started and removed it before it was locked
@@ -332,7 +332,7 @@ def _remove_leftover(path: Path) -> bool:
                 return False
         path.unlink()
     except FileNotFoundError:
-        return False  # its writer removed it meanwhile
+        return False  # its writer has removed it meanwhile
     except OSError as error:
         logger.warning(
             "the temporary file %r, which may hold the text of a key, can't be removed: %s", str(path), error.strerror
@@ -347,7 +347,7 @@ def _make_directory(path: Path) -> bool:
     """Create a directory and the missing ones above it, durable and with mode 0700. Return whether it was missing."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for each in reversed(missing):
-        each.mkdir(mode=0o700, exist_ok=True)  # another server may make it as well
+        each.mkdir(mode=0o700, exist_ok=True)  # another server may make it too
         _sync(each.parent)
     return bool(missing)
 

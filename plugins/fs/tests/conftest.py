@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the filesystem key store."""
+"""Fixtures for the tests of the filesystem key store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def open_and_close() -> OpenAndClose:
-    """Open the store in a directory as a server does that starts, close it, and return the names of its keys."""
+    """Open the store in a directory like a starting server, close it, and return the names of its keys."""
 
     async def open_and_close(path: Path) -> list[str]:
         store = await FileKeyStore.open(path)

@@ -24,7 +24,7 @@ class TestFileStore(KeyStoreContract):
 
     @contextlib.asynccontextmanager
     async def make_unreachable(self, store: KeyStore) -> AsyncIterator[None]:
-        """Answer as a network file system that has lost its server; no test can bring a real one into that state."""
+        """Fail like a network file system that has lost its server, a state in which a test can't put a real one."""
 
         def fail(*_arguments: Any, **_options: Any) -> Any:
             raise OSError(errno.EIO, os.strerror(errno.EIO))

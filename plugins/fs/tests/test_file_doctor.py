@@ -82,7 +82,7 @@ def test_no_directory(tmp_path: Path) -> None:
 
 
 def test_full_disk(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a limit that this disk is below: none is filled for the test."""
+    """The test does not fill a disk, but sets the limit so high that this disk is below it."""
     monkeypatch.setattr(doctor, "_LITTLE_SPACE", 2**62)
     found = diagnose(keys)[-1]
     assert (found.level, "KiB left for keys" in found.message) == ("warning", True)
@@ -94,7 +94,7 @@ def test_full_disk(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.root
 def test_directory_that_belongs_to_the_servers_group(keys: Path) -> None:
-    """As `fsGroup` of Kubernetes makes it: the owner is another user."""
+    """The owner is another user, as with Kubernetes' `fsGroup`."""
     if os.geteuid() == 0:
         os.chown(keys, 65534, -1)
     keys.chmod(0o2775)

@@ -80,12 +80,12 @@ def test_create_that_fails_leaves_nothing(
 def test_temporary_file_that_cannot_be_removed_is_removed_later(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a second name of the key's file, and would outlive the key."""
+    """The temporary file is a second name of the key's file, and would outlive the key."""
 
     async def check(store: FileKeyStore) -> None:
         with monkeypatch.context() as patch:
             patch.setattr("kes_fs.store.Path.unlink", failing(errno.EIO))
-            await store.create("k", b"the secret")  # the key is stored, which is what its creator asks
+            await store.create("k", b"the secret")  # succeeds, because the key is stored
             assert await store.get("k") == b"the secret"
         await store.delete("k")
         (left,) = (tmp_path / "keys").iterdir()
@@ -107,7 +107,7 @@ def test_file_system_without_hard_links_is_named(run: Run, monkeypatch: pytest.M
 
 
 def failing(number: int) -> Callable[..., Any]:
-    """Stand in for a file system in a state that no test can bring a real one into."""
+    """Return a function that fails like a file system in a state in which a test can't put a real one."""
 
     def fail(*_arguments: Any, **_options: Any) -> Any:
         raise OSError(number, os.strerror(number))
@@ -167,7 +167,7 @@ def test_file_system_that_hangs_is_unreachable_and_delays_no_other_call(
 def test_key_is_durable_before_it_is_there_and_its_name_before_it_is_acknowledged(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No test can cut the power, so this one checks the order of the system calls."""
+    """A test can't cut the power, so this one checks the order of the system calls."""
     order: list[str] = []
 
     def spy(name: str) -> None:

@@ -42,7 +42,7 @@ def test_leftovers_are_removed_but_not_those_of_living_processes(
         fcntl.flock(held, fcntl.LOCK_EX)
         assert asyncio.run(open_and_close(keys)) == []
     left = {path.name for path in keys.iterdir()}
-    assert left == {alive.name, link.name, pipe.name, ".new-plans", f"{dead.name}.txt"}  # those that are not ours
+    assert left == {alive.name, link.name, pipe.name, ".new-plans", f"{dead.name}.txt"}  # the files that are not ours
     assert alive.read_text() == "half"
     assert (tmp_path / "outside").read_text() == "kept"
     assert [record.getMessage() for record in caplog.records] == [
@@ -53,7 +53,7 @@ def test_leftovers_are_removed_but_not_those_of_living_processes(
 def test_leftovers_where_there_are_no_locks(
     open_and_close: OpenAndClose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then only their age shows whether a server may still be writing them."""
+    """Without locks, only a file's age shows whether a server may still be writing it."""
 
     def no_locks(*_arguments: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -70,7 +70,7 @@ def test_leftovers_where_there_are_no_locks(
 
 
 def test_creating_keys_while_other_servers_start(open_and_close: OpenAndClose, tmp_path: Path) -> None:
-    """A file that was made, but is not locked yet, looks like a leftover to a server that starts."""
+    """To a starting server, a new file that is not locked yet looks like a leftover."""
 
     async def start_again_and_again(creating: asyncio.Task[None]) -> None:
         while not creating.done():
@@ -126,7 +126,7 @@ for round_ in range(int(sys.argv[2])):
 
 
 def test_killed_at_any_moment(open_and_close: OpenAndClose, tmp_path: Path) -> None:
-    """A key is whole or not there, and one that was acknowledged is there."""
+    """Each key is complete or absent, and each acknowledged key is present."""
     keys = tmp_path / "keys"
     asyncio.run(open_and_close(keys))
     result = subprocess.run(
@@ -173,7 +173,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def racers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
-    """Four processes that are about to create the same keys."""
+    """Four processes, ready to create the same keys."""
     started = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, str(tmp_path / "keys"), str(number)],
@@ -243,7 +243,7 @@ def test_caller_that_gives_up_leaves_a_key_whole_or_not_there(tmp_path: Path) ->
             for name in (await store.list()).names:
                 assert await store.get(name) == value
         await store.close()
-        for thread in threading.enumerate():  # what is still under way
+        for thread in threading.enumerate():  # calls that still run
             if thread.name.startswith("kes-fs"):
                 thread.join(20)
 

@@ -1,4 +1,4 @@
-"""The filesystem key store: what it keeps and where, and what it refuses."""
+"""The filesystem key store: what it stores where, and what it refuses."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_relative_path_stays_the_same_directory(tmp_path: Path, monkeypatch: pyt
 def test_new_key_directory_is_logged(
     open_and_close: OpenAndClose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that is not mounted looks like a new server."""
+    """A disk that is not mounted would look like a new server."""
     path = tmp_path / "disk" / "keys"
     asyncio.run(open_and_close(path))
     (record,) = caplog.records
@@ -136,7 +136,7 @@ def test_what_is_no_key_is_neither_listed_nor_read_nor_removed(run: Run, tmp_pat
 
 
 def test_keys_of_a_mounted_secret(run: Run, tmp_path: Path) -> None:
-    """Links as Kubernetes makes them: it changes all keys at once, by another target of `..data`."""
+    """Kubernetes mounts secrets as links, and changes all keys at once with another target of `..data`."""
 
     async def check(store: FileKeyStore) -> None:
         keys = tmp_path / "keys"
@@ -282,7 +282,7 @@ def test_key_that_others_can_get_at_is_refused(
 
 
 FOREIGN_GROUP = 65533
-"""A group that the tests' process is not in. Only root can give files to it."""
+"""A group of which this process is not a member. Only root can give files to it."""
 IS_ROOT = os.geteuid() == 0
 
 
@@ -292,7 +292,7 @@ IS_ROOT = os.geteuid() == 0
     [
         (0o2770, 0o600, True, "others can write into"),
         (0o750, 0o640, True, "others can read or change the key"),
-        (0o750, 0o604, True, ""),  # for members of the group, the bits of the group count
+        (0o750, 0o604, True, ""),  # group members get the group's bits
         (0o710, 0o600, True, ""),
         *([(0o750, 0o604, False, "others can read or change the key"), (0o750, 0o660, False, "")] if IS_ROOT else []),
     ],

@@ -21,7 +21,7 @@ __all__ = ["Login", "Token", "login_of", "namespace_of", "path_prefix_of", "retr
 
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
-"""A token that can be sent: it is the value of a header."""
+"""The characters of a token, which is the value of a header."""
 
 
 class Token(NamedTuple):
@@ -53,7 +53,7 @@ def _text_or_file(value: Secret, what: str) -> str:
 
 
 def token_of(answer: dict[str, Any], value: str = "") -> Token:
-    """Return the token that an answer of Vault gives, or `value` with what the answer says of it.
+    """Return the token in an answer of Vault, or `value` with the lifetime in the answer.
 
     Raises:
         KeyStoreError: The token can't be sent.
@@ -113,7 +113,7 @@ def _approle(config: AppRoleConfig) -> Login:
 
 
 def _given_token(read: Callable[[], str], what: str) -> Login:
-    """Use a token that the operator made: look up its lifetime."""
+    """Use a token from the operator: look up its lifetime."""
 
     def login(client: hvac.Client) -> Token:
         token = _sendable(read(), what)
@@ -168,9 +168,9 @@ def namespace_of(config: VaultConfig) -> str:
 
 
 def path_prefix_of(config: VaultConfig) -> str:
-    """Return what policies write in front of the paths of the keys: "team/", or nothing.
+    """Return the prefix that policies need before the paths of the keys: "team/", or nothing.
 
-    A policy belongs to the namespace of the login, and names what is in a namespace below by its path from there.
+    A policy belongs to the namespace of the login. Its paths are relative to that namespace, also for child namespaces.
     """
     login, keys = namespace_of(config).strip("/"), config.namespace.strip("/")
     return "" if keys == login else keys.removeprefix(f"{login}/") + "/"

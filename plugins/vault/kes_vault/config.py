@@ -28,7 +28,7 @@ _SHORTEST_PING: Final = 0.1
 
 def _endpoint(value: str) -> str:
     parts = urlsplit(value)
-    if parts.username or parts.password:  # said without the value
+    if parts.username or parts.password:  # the message leaves out the value
         raise ValueError("must not hold a user or a password; expected a URL like https://127.0.0.1:8200")
     is_server = parts.scheme in {"https", "http"} and bool(parts.hostname)
     if not is_server or parts.query or parts.fragment or (parts.path.strip("/") and not _is_path(parts.path)):
@@ -55,7 +55,7 @@ def _required_secret(value: Secret) -> Secret:
 
 
 def _is_path(value: str) -> bool:
-    """Tell whether a path, without the slashes at its ends, arrives at the server as it is written."""
+    """Tell whether a path, without the slashes at its ends, reaches the server unchanged."""
     parts = value.strip("/").split("/")
     return not any(part in {"", ".", ".."} for part in parts) and value.isprintable() and not set(value) & set("%?#+*")
 
@@ -72,7 +72,7 @@ def _default(name: str) -> AfterValidator:
 
 
 def _token_or_file(value: Secret) -> Secret:
-    """Check a token or the file of one. A value with a path separator is a file, and has to exist already."""
+    """Check a token or its file. A value with a path separator is a file, which must exist already."""
     text = _required_secret(value).get()
     if os.sep in text and not (Path(text).is_file() and os.access(text, os.R_OK)):
         raise ValueError(f"the file {text!r} can't be read")
@@ -151,7 +151,7 @@ class TLSConfig(Section):
     key: ReadableFile = ""
     cert: ReadableFile = ""
     ca: ReadableFile = ""
-    """A PEM file, or a directory of them."""
+    """A PEM file, or a directory of PEM files."""
 
     @model_validator(mode="after")
     def _both(self) -> Self:

@@ -33,9 +33,9 @@ __all__ = ["diagnose"]
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _CLOCK_TOLERANCE: Final = 60.0
 _SHORT: Final = 60.0
-"""Seconds. A token that lives shorter is renewed all the time."""
+"""Seconds. A token with a shorter lifetime needs constant renewal."""
 _MANY: Final = 1000
-"""Entries that are looked at, one request each."""
+"""The number of entries to examine, one request each."""
 _ROTATED: Final = "nothing to do, unless you go back to the Go server: it reads only values that begin with vault:v1:"
 _POLICY: Final = "kes doctor store-policy | vault policy write <policy of the role> -"
 _MATTERS: Final = {
@@ -47,7 +47,7 @@ _MATTERS: Final = {
 
 
 async def diagnose(config: VaultConfig, *, login: bool) -> Sequence[Finding]:
-    """Examine everything that the server needs of Vault, up to the first failure that hides the rest.
+    """Examine everything that the server needs in Vault, up to the first failure that hides the rest.
 
     Args:
         config: The section of the configuration.
@@ -60,7 +60,7 @@ async def diagnose(config: VaultConfig, *, login: bool) -> Sequence[Finding]:
     findings: list[Finding] = []
     try:
         async for finding in _examine(config, session, login=login):
-            findings.append(finding)  # noqa: PERF401 # those before an error are kept
+            findings.append(finding)  # noqa: PERF401 # keeps the findings before an error
     except KeyStoreError as error:
         findings.append(Finding.error("Vault", str(error), _cure(config, error)))
     finally:
@@ -99,7 +99,7 @@ async def _examine(config: VaultConfig, session: Session, *, login: bool) -> Asy
             yield finding
     finally:
         if config.token is None and not config.token_file:
-            with contextlib.suppress(KeyStoreError, InvalidPath):  # some can't be, and expire
+            with contextlib.suppress(KeyStoreError, InvalidPath):  # some tokens can't be revoked, and expire
                 await session.call("revoke the token", lambda client: client.auth.token.revoke_self())
 
 
@@ -281,7 +281,7 @@ async def _transit(config: VaultConfig, session: Session, mount: Engine) -> Sequ
         else:
             matter = "no key can be created" if operation == "encrypt" else "no key can be used"
             findings.append(Finding.error("Vault transit", f"update on {path} is not granted: {matter}", _POLICY))
-    # With the capability "create" the trial itself would create the key.
+    # With the capability "create", the trial itself would create the key.
     if granted[paths["encrypt"]] & {"update"} and not granted[paths["encrypt"]] & {"create", "root"}:
         findings += await _trial(session, engine, key)
     return findings
@@ -321,7 +321,7 @@ async def _trial(session: Session, engine: str, key: str) -> Sequence[Finding]:
 
 
 async def _deletion(config: VaultConfig, session: Session) -> Sequence[Finding]:
-    """Find out whether the engine deletes entries after a while. The policy may not let the server see that."""
+    """Find out whether the engine deletes entries after a while, if the policy lets the server see that."""
     path = f"{config.engine}/config"
     try:
         data = await session.call(f"read {path}", lambda client: client.adapter.get(f"/v1/{path}")["data"])
@@ -345,7 +345,7 @@ async def _entries(store: VaultKeyStore) -> Sequence[Finding]:
         page = await store.list(limit=_MANY)
     except KeyStoreError as error:
         if error.reason is KeyStoreReason.FORBIDDEN:
-            return []  # which is found already
+            return []  # another finding reports it
         raise
     findings, rotated = [], 0
     for name in page.names:

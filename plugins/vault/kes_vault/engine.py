@@ -1,4 +1,4 @@
-"""The K/V engine that holds the keys: its paths, and what the token may do there."""
+"""The K/V engine with the keys: its paths, and what the token may do there."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Engine:
         return "/".join(part for part in (self._config.prefix, name) if part)
 
     def shown(self, name: str = "", kind: str = "data") -> str:
-        """Return the path of an entry as Vault's policies write it."""
+        """Return the path of an entry in the form of Vault's policies."""
         parts = (self._config.engine, kind if self._is_v2 else "", self.path(name))
         return "/".join(part for part in parts if part)
 
@@ -90,12 +90,12 @@ class Engine:
                 f"set version: {found}"
             )
         mount = str(data.get("path") or engine).strip("/")
-        if self._is_v2 and mount != engine:  # entries of v2 lie below "data", which a folder in between would shift
+        if self._is_v2 and mount != engine:  # entries of v2 are below "data", directly after the mount
             prefix = f"{engine}/{self._config.prefix}".removeprefix(f"{mount}/").strip("/")
             raise KeyStoreError(f"the K/V engine is mounted at {mount!r}: set engine: {mount}, prefix: {prefix}")
 
     async def _check_capabilities(self) -> None:
-        """Log what the policy of the token does not grant. It may still grant it for the names that are in use."""
+        """Log the missing capabilities of the token. The policy may still grant them for the names in use."""
         needed = self.needed_capabilities()
         granted = await self.capabilities(*needed.values())
 
@@ -153,7 +153,7 @@ class Engine:
         Args:
             capability: What the call needs: "read", "create", "list" or "delete".
             path: Where, as `shown` returns it, with a slash at its end for "list".
-            other: Another reason that is possible, as the end of a sentence.
+            other: Another possible reason, as the end of a sentence.
         """
         try:
             granted = (await self.capabilities(path))[path]

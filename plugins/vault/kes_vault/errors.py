@@ -29,9 +29,9 @@ _MAX_REASON: Final = 200
 _EXPIRED: Final = 10
 _MISMATCHES: Final = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
 _NEEDS_TLS: Final = b"Client sent an HTTP request to an HTTPS server"
-"""What a server in Go answers on its TLS port (net/http), with status 400."""
+"""The answer of a Go server to plain HTTP on its TLS port (net/http), with status 400."""
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-"""OpenSSL's reasons for an answer that does not begin with a TLS record."""
+"""OpenSSL's errors for an answer that does not begin with a TLS record."""
 
 
 class TokenRefusedError(KeyStoreError):
@@ -43,7 +43,7 @@ class TokenRefusedError(KeyStoreError):
 
 
 class CapabilityLackingError(TokenRefusedError):
-    """The policy of the token is known not to grant what a request needs."""
+    """The policy of the token certainly does not grant what a request needs."""
 
 
 class CapabilitiesUnknownError(TokenRefusedError):
@@ -98,7 +98,7 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
 
 
 def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachableError | None:
-    """Return the error for an answer that means that Vault can't serve at the moment."""
+    """Return the error if an answer means that Vault can't serve at the moment."""
     if isinstance(error, vault.VaultNotInitialized):
         return not_initialized(endpoint)
     if isinstance(error, vault.VaultDown) and "sealed" in reason:
@@ -143,7 +143,7 @@ def _of_foreign_answer(error: requests.exceptions.RequestException, what: str, e
 
 
 def _cause_of(causes: Sequence[BaseException]) -> str:
-    """Return why the connection failed, from an exception and all that it wraps."""
+    """Return why the connection failed, from an exception and the exceptions inside it."""
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return "its host name can't be resolved"
     failure = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
@@ -165,7 +165,7 @@ def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that it wraps: the libraries keep the cause in several places."""
+    """Yield an exception and all exceptions inside it: the libraries keep the cause in several places."""
     seen: dict[int, BaseException] = {}
     waiting: list[Any] = [error]
     while waiting:

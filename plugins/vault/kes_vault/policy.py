@@ -18,13 +18,13 @@ _OF_THE_TOKEN: Final = (
     ("auth/token/lookup-self", ("read",)),
     ("auth/token/renew-self", ("update",)),
 )
-"""What the policy `default` grants, but only in the namespace of the login."""
+"""The rules that Vault's policy `default` has too, but only in the namespace of the login."""
 
 
 def access_policy(config: VaultConfig) -> str:
     """Return the policy in HCL.
 
-    `+` is one part of a path: keys are entries of one folder, and what is deeper below may be another tenant's.
+    `+` matches one part of a path: keys are entries of one folder, and deeper entries may belong to another tenant.
     """
     login, below = namespace_of(config).strip("/"), path_prefix_of(config)
     where = f" -namespace={login}" if login else ""

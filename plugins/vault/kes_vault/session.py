@@ -242,10 +242,10 @@ class Session:
     # The token
 
     async def _log_in(self, seen: int) -> None:
-        """Log in, unless another call did since `seen` logins.
+        """Log in, unless another call did after `seen` logins.
 
-        After Vault refuses, no request tries again for a while: `retry` of the configuration, and twice as long each
-        time, up to the time between two health checks.
+        After a refusal, no request tries again for a while: first for the time `retry` of the configuration, then for
+        twice as long each time, up to the time between two health checks.
         """
         async with self._lock:
             if self._logins != seen:

@@ -38,18 +38,18 @@ __all__ = ["VaultKeyStore", "connect"]
 logger = logging.getLogger("kes.vault")
 
 _STANDBY_DELAY: Final = 1.0
-"""Seconds that a standby, which may answer reads itself, can be behind the active node."""
+"""The seconds by which a standby, which may answer reads itself, can lag behind the active node."""
 _FENCE: Final = (0.5, 5.0)
 """The shortest and the longest wait, in seconds, between a write over K/V v1 and the read that checks it."""
 _FENCE_FACTOR: Final = 3.0
-"""The wait is this many times as long as the slowest of the recent writes."""
+"""The wait is this multiple of the time of the slowest recent write."""
 _RECENT_WRITES: Final = 100
 _BINARY: Final = "binary:base64,"
-"""Marks a value that is not text. Keys are text, but a key store has to take any value."""
+"""Marks a value that is not text. Keys are text, but a key store must accept any value."""
 
 
 _FIRST: Final = 1
-"""The version of an entry that holds its key. The server never writes another one."""
+"""The version of an entry that contains its key. The server never writes another version."""
 _REMOVE: Final = "remove the entry with 'vault kv metadata delete'"
 
 
@@ -57,7 +57,7 @@ class _KVEntry(NamedTuple):
     """A version of an entry."""
 
     data: dict[str, Any] | None
-    """Its fields; None if the version is deleted."""
+    """The fields of the entry; None if the version is deleted."""
     number: int
     deleted_at: str
     """When Vault deleted or will delete it; empty if never."""
@@ -134,11 +134,11 @@ class VaultKeyStore(KeyStore):
             return await self._engine.refused("create", path, other)
 
     async def _settle(self, name: str, text: str) -> None:
-        """See whose key is stored, once every write that began before ours ended should have ended too.
+        """Wait until all writes that overlapped ours should have ended, then check whose key is stored.
 
-        K/V v1 has no check-and-set, and Vault checks *create* against *update* before it writes, not while it does: of
-        two writes at once the later one stays. So a creator that finds another's key has lost. The cache checks for the
-        other callers that the store holds what it was given.
+        K/V v1 has no check-and-set, and Vault checks *create* against *update* before it writes, not while it writes:
+        of two concurrent writes, the later one stays. So a creator that finds another server's key has lost. For the
+        winner, the cache checks that the store has the key.
         """
         shortest, longest = _FENCE
         await asyncio.sleep(min(max(_FENCE_FACTOR * max(self._write_times), shortest), longest))
@@ -184,7 +184,7 @@ class VaultKeyStore(KeyStore):
             self._write_times.append(time.monotonic() - started)
         if self._is_v2 and deleted_at:
             with contextlib.suppress(KeyStoreError):  # the policy may not allow it
-                await self.delete(name)  # no client has used it yet, and the name becomes free again
+                await self.delete(name)  # no client has used the key yet, and its name becomes free again
             raise KeyStoreError(
                 f"Vault would delete the key {name!r} at {deleted_at}: set delete_version_after=0s for the engine "
                 f"{config.engine!r}"
@@ -200,7 +200,7 @@ class VaultKeyStore(KeyStore):
         return await self._read(name) is not None
 
     async def _appears(self, name: str) -> bool:
-        """Tell whether an entry exists, also if a standby that is behind shows it only a moment later."""
+        """Tell whether an entry exists. Wait a moment for a standby that lags behind."""
         attempts = AsyncRetrying(
             retry=retry_if_result(lambda found: not found),
             stop=stop_after_delay(_STANDBY_DELAY),
@@ -256,7 +256,7 @@ class VaultKeyStore(KeyStore):
             except InvalidPath as error:
                 answer = error.json
                 if error.errors is not None:
-                    raise  # there is nothing, not even metadata
+                    raise  # nothing is there, not even metadata
             version = answer["data"]
             data, metadata = version["data"], version["metadata"]
             return _KVEntry(data and dict(data), int(metadata["version"]), str(metadata["deletion_time"]))
@@ -320,7 +320,7 @@ class VaultKeyStore(KeyStore):
         def read(client: hvac.Client) -> Any:
             version = client.secrets.kv.v2 if self._is_v2 else client.secrets.kv.v1
             names = version.list_secrets(path, mount_point=engine)["data"]["keys"]
-            # What ends in a slash is a folder, of another tenant perhaps.
+            # A name that ends in a slash is a folder, perhaps of another tenant.
             return [name for name in names if not name.endswith("/")]
 
         shown = self._engine.shown(kind="metadata")
@@ -339,7 +339,7 @@ def _text_of(value: bytes) -> str:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return _BINARY + base64.b64encode(value).decode("ascii")
-    # What looks like one of the marked forms is marked itself.
+    # A text that looks like a marked form is marked too.
     if text.startswith((_BINARY, MARK)):
         return _BINARY + base64.b64encode(value).decode("ascii")
     return text

@@ -1,4 +1,4 @@
-"""Vault's transit engine, which encrypts stored values where it is configured."""
+"""Vault's transit engine, which encrypts stored values if it is configured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_rotated(text: str) -> bool:
 
 
 class Transit:
-    """Encrypts and decrypts values with the key of the configuration; without one it leaves them as they are."""
+    """Encrypts and decrypts values with the configured key; leaves them unchanged without one."""
 
     def __init__(self, config: TransitConfig | None, session: Session) -> None:
         self._config = config

@@ -63,10 +63,10 @@ class ForeignAnswerError(requests.exceptions.ConnectionError):
 class VaultHTTP(requests.Session):
     """Connections that are kept and used again, with the certificates of the configuration.
 
-    Standby nodes of a cluster may answer reads themselves, and may be behind. So every request says which write of ours
-    the answer has to know of: https://openbao.org/community/rfcs/index-headers/ and, for Vault,
-    https://developer.hashicorp.com/vault/docs/enterprise/consistency. A node that is behind passes the request on to
-    the active one; or refuses it, where operators do not allow that, and is asked again.
+    Standby nodes of a cluster may answer reads themselves, and may be behind. So every request names the last write of
+    ours that the answer must reflect: https://openbao.org/community/rfcs/index-headers/ and, for Vault,
+    https://developer.hashicorp.com/vault/docs/enterprise/consistency. A node that is behind forwards the request to the
+    active node, or refuses it if forwarding is not allowed; then the request is repeated.
     """
 
     def __init__(self, config: VaultConfig, *, connections: int) -> None:
@@ -108,7 +108,7 @@ class VaultHTTP(requests.Session):
             request.headers.update({_INDEX: index, "X-Vault-Inconsistent": "forward-active-node"})
         response = super().send(request, **kwargs)
         if index and not response.ok and _INDEX.encode() in response.content:
-            # Vault can't read the index, which is another cluster's or was garbled. It did nothing.
+            # Vault can't read the index: it comes from another cluster or is damaged. Vault did nothing.
             self._index = ""
             del request.headers[_INDEX], request.headers["X-Vault-Inconsistent"]
             response = super().send(request, **kwargs)
@@ -118,11 +118,11 @@ class VaultHTTP(requests.Session):
             raise ForeignAnswerError(response=response)
         if "Content-Type" in response.headers:
             response.headers["Content-Type"] = _JSON  # without parameters, as hvac expects it
-        if request.method in _WRITES:  # a refused write too: the next answer has to know that the name is taken
+        if request.method in _WRITES:  # a refused write too: the next answer must reflect that the name is taken
             given = response.headers.get(_INDEX, index)
             self._index = given if _USABLE_INDEX.fullmatch(given) else ""
         if response.status_code in _BEHIND:
-            self._index = ""  # it is useless: another cluster, or a restored one
+            self._index = ""  # useless: another cluster, or a restored one
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:

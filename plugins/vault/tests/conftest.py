@@ -1,4 +1,4 @@
-"""One OpenBao for all tests of the Vault store; each has an engine, a policy and a role of its own."""
+"""One OpenBao for all tests of the Vault store. Each test has its own engine, policy and role."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
 
 @pytest.fixture(scope="module")
 def mortal_bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
-    """An OpenBao that the tests of a module may seal and kill; each leaves it well."""
+    """An OpenBao that the tests of a module may seal and kill. Each test leaves it running and unsealed."""
     with OpenBao.running(tmp_path_factory.mktemp("openbao")) as server:
         yield server

@@ -1,4 +1,4 @@
-"""The section `keystore.vault`: each field that is missing, wrong or contradictory has an error of its own."""
+"""The section `keystore.vault`: each missing, wrong or contradictory field has its own error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Vault store keeps the contract of key stores, against a real OpenBao."""
+"""The Vault store keeps the contract of key stores, on a real OpenBao."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
 from tests.helpers.openbao import KV2_POLICY, OpenBao
 
-# The guide's, and listing. Without *update*, K/V v1 keeps what it promises even if servers race.
+# The guide's policy plus *list*. Without *update*, K/V v1 keeps its promises even if servers race.
 KV1_POLICY = 'path "{engine}/*" {{ capabilities = ["create", "read", "delete", "list"] }}'
 
 
@@ -66,7 +66,7 @@ class TestVaultStoreVersion1(VaultStoreContract):
 
     @pytest.fixture(autouse=True)
     def _short_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Wait less after each of hundreds of writes. The wait itself has tests of its own."""
+        """Wait less after each of hundreds of writes. Other tests cover the wait itself."""
         monkeypatch.setattr("kes_vault.store._FENCE", (0.02, 0.02))
 
 

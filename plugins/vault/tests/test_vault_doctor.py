@@ -1,4 +1,4 @@
-"""The doctor finds each fault, made in a real Vault; and the policy that it writes works."""
+"""The doctor finds each fault in a real Vault, and the policy that it prints works."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def diagnose(config: VaultConfig, *, login: bool = True) -> Sequence[Finding]:
 
 
 def problem(config: VaultConfig, text: str) -> Finding:
-    """Return the one finding that is not ok. It has `text`."""
+    """Return the only finding that is not ok; it must contain `text`."""
     found = diagnose(config)
     bad = [finding for finding in found if finding.level != "ok"]
     assert len(bad) == 1, found
@@ -65,7 +65,7 @@ def test_vault_that_is_set_up_as_it_should_be(bao: OpenBao, version: str) -> Non
     metadata = f"{tenant.engine}/metadata" if version == "v2" else tenant.engine
     paths = {"read": f"{data}/*", "create": f"{data}/*", "delete": f"{metadata}/*", "list": metadata}
     assert messages[3:] == [f"{capability} on {path}" for capability, path in paths.items()]
-    assert tokens(bao) == before  # its own was revoked
+    assert tokens(bao) == before  # the doctor has revoked its own
 
 
 def test_vault_that_does_not_answer(bao: OpenBao) -> None:
@@ -115,7 +115,7 @@ def test_logins_that_fail(bao: OpenBao) -> None:
 
 
 def test_wrapped_secret_is_left_to_the_server(bao: OpenBao) -> None:
-    """It can be unwrapped once. Had the doctor done it, the server could not start."""
+    """The secret can be unwrapped once. If the doctor did that, the server could not start."""
     tenant = Tenant(bao, "v2")
     answer = bao.root.adapter.post(f"/v1/auth/approle/role/{tenant.role}/secret-id", headers={"X-Vault-Wrap-TTL": "5m"})
     approle = {"id": tenant.role_id, "secret": answer["wrap_info"]["token"], "secret_wrapped": "on"}
@@ -128,7 +128,7 @@ def test_wrapped_secret_is_left_to_the_server(bao: OpenBao) -> None:
 
 
 def test_secret_that_may_be_counted_is_left_to_the_server(bao: OpenBao) -> None:
-    """Had the doctor used the one login that the secret ID is good for, the server could not start."""
+    """The secret ID may allow only one login. If the doctor used it, the server could not start."""
     tenant = Tenant(bao, "v2", secret_id_num_uses=1)
     found = diagnose(tenant.config(), login=False)
     assert [(finding.level, finding.subject) for finding in found] == [("ok", "Vault"), ("note", "Vault login")]
@@ -148,7 +148,7 @@ def test_tokens_that_will_not_last(bao: OpenBao) -> None:
         tenant.config(approle=None, token=fixed), "the token can't be renewed: the server loses it in 60 min"
     )
     assert (found.level, "vault token create" in found.cure) == ("warning", True)
-    assert bao.root.auth.token.lookup(fixed)["data"]["ttl"] > 0  # it is not the doctor's to revoke
+    assert bao.root.auth.token.lookup(fixed)["data"]["ttl"] > 0  # the doctor must not revoke the operator's token
     few = Tenant(bao, "v2", token_num_uses=20)
     found = problem(few.config(), "more times, and the server uses it for each key")
     assert (found.level, found.cure) == ("warning", "set token_num_uses=0 in the role")
@@ -203,7 +203,7 @@ def test_transit(bao: OpenBao) -> None:
     found = [finding for finding in diagnose(config) if finding.level == "error"]
     assert ["the key 'kes' of" in finding.message for finding in found] == [True]
     assert found[0].cure.endswith(f"vault write -f {transit}/keys/kes")
-    with pytest.raises(InvalidPath):  # it was not made by trying
+    with pytest.raises(InvalidPath):  # the trial did not create it
         bao.root.secrets.transit.read_key("kes", mount_point=transit)
     bao.root.secrets.transit.create_key("kes", mount_point=transit)
     assert {finding.level for finding in diagnose(config)} == {"ok"}
@@ -241,7 +241,7 @@ def test_token_that_may_not_look_up_its_capabilities(bao: OpenBao) -> None:
     tenant.bao.root.secrets.kv.v2.update_metadata("bare", mount_point=tenant.engine)
     found = {finding.subject: finding for finding in diagnose(tenant.config()) if finding.level != "ok"}
     assert "grant 'update' on 'sys/capabilities-self'" in found["Vault policy"].message
-    assert "has metadata, but no version" in found["Vault entries"].message  # the rest is examined
+    assert "has metadata, but no version" in found["Vault entries"].message  # the doctor still examines the rest
 
 
 def test_entries_of_others_are_not_problems(bao: OpenBao) -> None:
@@ -265,7 +265,7 @@ def test_clocks_that_differ() -> None:
     (ahead,) = clock_findings(90)
     assert (ahead.level, ahead.subject, "s ahead of Vault's" in ahead.message) == ("warning", "clock", True)
     assert "s behind Vault's" in clock_findings(-3600)[0].message
-    assert list(doctor._clock(requests.Response(), 0.0)) == []  # another server answers, which is a finding of its own
+    assert list(doctor._clock(requests.Response(), 0.0)) == []  # another server answers, which another finding reports
 
 
 def test_endpoint_without_tls() -> None:
@@ -276,11 +276,11 @@ def test_endpoint_without_tls() -> None:
     assert endpoint_findings("http://127.0.0.1:8200") == endpoint_findings("https://vault.example.com:8200") == []
 
 
-# The policy that it writes
+# The policy that it prints
 
 
 async def lifecycle(store: VaultKeyStore) -> None:
-    """Do all that a server does."""
+    """Do everything that a server does."""
     await store.create("my-key", b"value")
     assert await store.get("my-key") == b"value"
     assert (await store.list()).names == ["my-key"]
@@ -303,7 +303,7 @@ def test_policy_is_the_least_that_works(bao: OpenBao, version: str, prefix: str)
     body = {"data": {"k": "v"}} if version == "v2" else {"k": "v"}
     client.adapter.post(f"/v1/{folder}/k", json=body)
     for method, path in (
-        ("post", f"{folder}/k"),  # to overwrite it
+        ("post", f"{folder}/k"),  # overwrites it
         ("post", f"{folder}/deeper/k"),
         ("get", f"{folder}/deeper/k"),
         ("list", f"{metadata}/{prefix}/deeper" if prefix else f"{metadata}/deeper"),
@@ -317,7 +317,7 @@ def test_policy_is_the_least_that_works(bao: OpenBao, version: str, prefix: str)
 
 @pytest.mark.parametrize(("login", "where"), [("", "-namespace=team "), ("/", ""), ("/team", "-namespace=team ")])
 def test_policy_of_a_namespace(login: str, where: str) -> None:
-    """It belongs to the namespace of the login, and reaches the keys from there."""
+    """The policy belongs to the namespace of the login, and its paths lead from there to the keys."""
     approle = {"id": "i", "secret": "s", "namespace": login}
     section = {"endpoint": "https://127.0.0.1:8200", "version": "v2", "namespace": "team", "approle": approle}
     text = access_policy(VaultConfig.model_validate(section))
@@ -326,7 +326,7 @@ def test_policy_of_a_namespace(login: str, where: str) -> None:
 
 
 def test_policy_works_across_namespaces(bao: OpenBao) -> None:
-    """With the login in the root namespace, and the keys in another."""
+    """The login is in the root namespace, and the keys are in another."""
     namespace = bao.unique("team")
     bao.root.adapter.post(f"/v1/sys/namespaces/{namespace}")
     inner = bao.root.__class__(bao.url, verify=str(bao.ca), namespace=namespace, token=bao.root.token)
@@ -340,7 +340,7 @@ def test_policy_works_across_namespaces(bao: OpenBao) -> None:
 
 
 def test_commands(bao: OpenBao, tmp_path: Path) -> None:
-    """As an operator runs them: the policy of one makes the other content."""
+    """The commands work together: with the policy that one prints, the other finds nothing wrong."""
     tenant = Tenant(bao, "v2", 'path "{engine}/data/*" {{ capabilities = ["read"] }}')
     write_config(tmp_path, "disabled", {"keystore": {"vault": tenant.section()}})
 

@@ -1,4 +1,4 @@
-"""Entries that exist and hold no key, and engines with another path than the configuration has."""
+"""Entries that exist but contain no key, and engines that are not at the configured path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GONE = "has no version 1 any more, but its metadata remains"
 
 
 def deleted(tenant: Tenant) -> None:
-    """As after `bao kv delete`."""
+    """Leave the entry as `bao kv delete` does."""
     tenant.write("k", {"k": "v"})
     tenant.bao.root.secrets.kv.v2.delete_latest_version_of_secret("k", mount_point=tenant.engine)
 
@@ -36,7 +36,7 @@ def destroyed(tenant: Tenant) -> None:
 
 
 def trimmed(tenant: Tenant) -> None:
-    """Vault dropped the first version because another program wrote many."""
+    """Make Vault drop the first version, by writing many, as another program could."""
     for _ in range(12):
         tenant.write("k", {"k": "v"})
 
@@ -127,7 +127,7 @@ def test_parameter_rule_of_a_policy_is_no_key_that_exists(bao: OpenBao, version:
 @pytest.mark.parametrize("rule", ['required_parameters = ["x"]', 'min_wrapping_ttl = "1s"'])
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_refusal_by_a_rule_of_the_policy_names_the_call(bao: OpenBao, version: str, rule: str) -> None:
-    """A granted capability is not reported as missing."""
+    """The message does not report a granted capability as missing."""
     data, metadata = ("{engine}/data/*", "{engine}/metadata/*") if version == "v2" else ("{engine}/*", "{engine}/")
     policy = f'path "{data}" {{{{ capabilities = ["create", "read", "delete"]\n {rule} }}}}\n'
     tenant = Tenant(bao, version, policy + f'path "{metadata}" {{{{ capabilities = ["list", "delete"] }}}}')
@@ -140,7 +140,7 @@ def test_refusal_by_a_rule_of_the_policy_names_the_call(bao: OpenBao, version: s
                 await call
             assert not isinstance(caught.value, EntryExistsError | EntryNotFoundError)
             if version == "v1":
-                capability = "read"  # noqa: PLW2901 # over K/V v1 a create begins with a read
+                capability = "read"  # noqa: PLW2901 # on K/V v1, a create begins with a read
             expected = f"Vault refuses to {capability} {path!r}: the policy grants '{capability}', so the reason may be"
             assert str(caught.value).startswith(expected)
 

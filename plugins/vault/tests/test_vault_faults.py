@@ -1,4 +1,4 @@
-"""What clients of a real server see while something is wrong with its Vault, and that it recovers by itself."""
+"""What clients of a real server see while its Vault has a fault, and that the server recovers by itself."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_state(server: Server, status: int, reason: str) -> None:
 
 
 def complaints(server: Server) -> list[str]:
-    """Return what the log says of the key store's state: each change once."""
+    """Return the log's messages about the key store's state, one for each change."""
     found = [re.search(r'"message":"(the key store is [^"]*)"', line) for line in server.errors]
     return [match.group(1) for match in found if match]
 
@@ -145,7 +145,7 @@ def test_nothing_is_renewed_while_sealed(bao: OpenBao) -> None:
         await store.create("k", b"v")
         await asyncio.to_thread(bao.seal)
         proxy.requests.clear()
-        # When it is time to renew the token, and once more.
+        # Once when the renewal of the token is due, and once more.
         await asyncio.to_thread(proxy.wait_for, "GET", "/v1/sys/health", 2)
         assert {path for _method, path in proxy.requests} == {"/v1/sys/health"}
         await asyncio.to_thread(bao.unseal)
@@ -233,7 +233,7 @@ def test_errors_of_vault_or_a_proxy(bao: OpenBao, start: Start, status: int) -> 
 
 
 def test_certificate_replaced(bao: OpenBao, start: Start, tmp_path: Path) -> None:
-    """First Vault's, and only then what the server trusts."""
+    """First Vault gets a new certificate, and only later the server's trusted CA changes."""
     tenant = Tenant(bao, "v2")
     ca = tmp_path / "ca.crt"
     shutil.copy(bao.ca, ca)
@@ -257,7 +257,7 @@ def test_certificate_replaced(bao: OpenBao, start: Start, tmp_path: Path) -> Non
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[OpenBao]]:
-    """Three nodes; the first is the active one."""
+    """Three nodes; the first is active."""
     leader = OpenBao(tmp_path_factory.mktemp("leader"))
     nodes = [leader, *(OpenBao(tmp_path_factory.mktemp("node"), leader=leader) for _ in range(2))]
     try:
@@ -275,7 +275,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[OpenBao]]
 
 @pytest.mark.slow
 def test_key_is_seen_by_its_maker_though_a_standby_is_behind(cluster: list[OpenBao]) -> None:
-    """Standbys answer reads themselves, and may not know yet of what the active node has just stored."""
+    """Standbys answer reads themselves, and may not have the active node's last write yet."""
     leader, node, _other = cluster
     tenant = Tenant(leader, "v2")
     node.wait_for_engine(tenant.engine)
@@ -310,10 +310,10 @@ def test_cluster_loses_its_leader(cluster: list[OpenBao], start: Start) -> None:
     with traffic.flowing():
         traffic.wait_until_healthy(within=30)
         leader.kill()
-        # The standbys find out after some seconds, and vote.
+        # The standbys notice after some seconds, and elect a leader.
         tenant.bao = node.wait_for_active_node(cluster[1:])
         traffic.wait_until_healthy(within=WITHIN)
-        # One of three is not a majority: it still reads, but can't store.
+        # One node of three is not a majority: it still reads, but can't store.
         other.kill()
         traffic.wait_for(lambda answer: answer.kind == "create" and answer.status == 502)
         other.start()
@@ -342,7 +342,7 @@ def test_offline_mode_serves_cached_keys_until_its_time_is_up(bao: OpenBao, star
 
 
 def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
-    """Data keys of a cached key cost Vault nothing; a cold key costs one read for all that ask at once."""
+    """Data keys of a cached key need no call to Vault; concurrent requests for a cold key share one read."""
     tenant = Tenant(bao, "v2")
     tenant.write("cold", {"cold": KeyVersion.generate("me").encode().decode()})
     with Proxy(bao).running() as proxy:
@@ -357,14 +357,13 @@ def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
             proxy.requests.clear()
             assert set(pool.map(data_key, ["cached"] * 1000)) == {200}
             assert proxy.count("GET", f"/v1/{tenant.engine}/") == proxy.count("POST", "/") == 0
-            proxy.fault = 0.5  # so that all of them come while the first waits
+            proxy.fault = 0.5  # all requests arrive while the first waits
             assert set(pool.map(data_key, ["cold"] * 20)) == {200}
             assert proxy.count("GET", f"/v1/{tenant.engine}/") == 1
 
 
 def test_standby_without_an_active_node_is_named(bao: OpenBao) -> None:
-    """As its health shows it, and as requests are answered. Servers that read themselves while there is no leader don't
-    show it, so it is made here."""
+    """Health checks and other requests report the standby. The proxy simulates it, as OpenBao may still read then."""
     tenant = Tenant(bao, "v2")
 
     async def check(proxy: Proxy) -> None:
@@ -384,7 +383,7 @@ def test_standby_without_an_active_node_is_named(bao: OpenBao) -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 418])
 def test_answer_that_vault_did_not_send(bao: OpenBao, status: int) -> None:
-    """Another server at the address: it answers everything with success, or with nonsense."""
+    """Another server at the address answers everything with success, or with nonsense."""
     tenant = Tenant(bao, "v2")
 
     async def check(proxy: Proxy) -> None:
@@ -410,7 +409,7 @@ def test_answer_that_vault_did_not_send(bao: OpenBao, status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303])
 def test_redirect_is_never_taken_for_success(bao: OpenBao, status: int) -> None:
-    """A redirected POST becomes a GET, and so a creation a mere look."""
+    """A redirected POST becomes a GET, so a create would only read."""
     tenant = Tenant(bao, "v2")
 
     async def check(proxy: Proxy) -> None:
@@ -441,7 +440,7 @@ def test_redirect_to_the_active_node_is_followed_over_tls_only(bao: OpenBao) -> 
         proxy.location = proxy.location.replace("https:", "http:")
         with pytest.raises(KeyStoreError, match="redirects requests"):
             await store.get("k")
-        proxy.location = f"{proxy.url}/v1/{tenant.engine}/data/k"  # round and round
+        proxy.location = f"{proxy.url}/v1/{tenant.engine}/data/k"  # an endless loop
         with pytest.raises(KeyStoreError, match="redirects requests"):
             await store.get("k")
         proxy.fault = None
@@ -454,7 +453,7 @@ def test_redirect_to_the_active_node_is_followed_over_tls_only(bao: OpenBao) -> 
 
 
 def test_connection_cut_in_the_handshake_is_an_outage(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
-    """And not an untrusted certificate: that message would send the operator the wrong way."""
+    """The message does not blame an untrusted certificate, which would mislead the operator."""
     caplog.set_level(logging.WARNING)
 
     async def check() -> None:

@@ -1,4 +1,4 @@
-"""Answers that are not Vault's, and credentials that can't be sent. The store recovers from all of them."""
+"""Answers from other programs than Vault, and credentials that can't be sent. The store recovers from all of them."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_engine_that_is_gone_is_no_missing_key(bao: OpenBao, version: str) -> No
 
 @pytest.mark.parametrize("index", ["garbled", "\xff\xfe", "two words", "x" * 5000, "", "a\r\n b"])
 def test_garbled_index_costs_no_request(bao: OpenBao, index: str) -> None:
-    """A proxy that spoils the header by which a standby knows of our last write."""
+    """A proxy damages the header that tells a standby about our last write."""
     tenant = Tenant(bao, "v2")
 
     async def check(proxy: Proxy) -> None:
@@ -163,7 +163,7 @@ def test_token_that_cannot_be_sent_is_named_and_replaced(bao: OpenBao, tmp_path:
         token_file.write_text(new_token())
         session = store._session
         session._wake.clear()
-        while session._problem is not None:  # the session tries again by itself
+        while session._problem is not None:  # the session retries by itself
             await session._wake.wait()
         assert await store.get("k") == b"v"
 

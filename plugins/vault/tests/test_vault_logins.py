@@ -29,7 +29,7 @@ from tests.helpers.openbao import OpenBao, Tenant
 
 
 def serve(config: VaultConfig) -> None:
-    """Log in, and do what the role allows; then once more, with the token gone."""
+    """Log in and use the role; then revoke the token and use the role again."""
 
     async def start() -> None:
         store = await connect(config)
@@ -66,7 +66,7 @@ def lifetime(**claims: Any) -> dict[str, Any]:
 
 
 def test_jwt(bao: OpenBao, tmp_path: Path) -> None:
-    """With a token signed by a key that Vault knows, from a file that is read again at each login."""
+    """The server logs in with a token from a file, which it reads again at each login. Vault knows the signing key."""
     tenant = Tenant(bao, "v2")
     engine = bao.unique("jwt")
     bao.root.sys.enable_auth_method("jwt", path=engine)
@@ -105,7 +105,7 @@ def test_client_certificate(bao: OpenBao, tmp_path: Path) -> None:
 
 @contextmanager
 def token_review(bao: OpenBao, accounts: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Answer TokenReviews as the API server of Kubernetes does, which is too large to be run here.
+    """Answer TokenReviews like the API server of Kubernetes, which is too large to run here.
 
     https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/
     """
@@ -143,7 +143,7 @@ def token_review(bao: OpenBao, accounts: dict[str, dict[str, Any]]) -> Iterator[
 
 
 def test_kubernetes_service_account(bao: OpenBao, tmp_path: Path) -> None:
-    """With Vault's own method, which asks Kubernetes to review the token."""
+    """The login uses Vault's real method, which asks Kubernetes to review the token."""
     tenant = Tenant(bao, "v2")
     engine = bao.unique("kubernetes")
     bao.root.sys.enable_auth_method("kubernetes", path=engine)
@@ -175,7 +175,7 @@ def test_kubernetes_service_account(bao: OpenBao, tmp_path: Path) -> None:
         serve(tenant.config(approle=None, kubernetes=section))
         bao.root.adapter.delete(f"/v1/{tenant.engine}/metadata/k")
         serve(tenant.config(approle=None, kubernetes={**section, "jwt": token}))
-        file.write_text(other)  # signed by the same key, but Kubernetes does not know it
+        file.write_text(other)  # the same key signed it, but Kubernetes does not know it
         assert "login to Vault failed" in refusal(tenant.config(approle=None, kubernetes=section))
         wrong = {**section, "jwt": token, "role": "other"}
         assert "login to Vault failed" in refusal(tenant.config(approle=None, kubernetes=wrong))

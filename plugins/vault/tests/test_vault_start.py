@@ -1,4 +1,4 @@
-"""Faults that the server finds when it starts: each has one line that says what to do."""
+"""Faults that the server finds at its start: each has one line that says what to do."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_messages_at_the_start(bao: OpenBao) -> None:
 
 
 def test_directory_of_cas(bao: OpenBao, tmp_path: Path) -> None:
-    """Plain files, as operators put them there; and again, when they have changed."""
+    """The server trusts plain files without hashed names, and reads them again after a change."""
     tenant = Tenant(bao, "v2")
     cas = tmp_path / "cas"
     cas.mkdir()
@@ -118,7 +118,7 @@ def test_directory_of_cas(bao: OpenBao, tmp_path: Path) -> None:
 
 @contextmanager
 def mute_listener() -> Iterator[int]:
-    """Accept connections and say nothing; give the port."""
+    """Accept connections and stay silent; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -141,7 +141,7 @@ def test_cause_of_a_vault_that_cannot_be_reached(bao: OpenBao) -> None:
 
 @contextmanager
 def plain_http() -> Iterator[int]:
-    """Serve HTTP without TLS; give the port."""
+    """Serve HTTP without TLS; yield the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_arguments: object) -> None:
@@ -186,7 +186,7 @@ def test_waiting_for_vault_is_logged_once_a_cause(mortal_bao: OpenBao, caplog: p
 def test_system_roots_are_trusted_without_a_ca_in_the_configuration(
     bao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of the package certifi, which the HTTP library would trust, are not."""
+    """The server does not trust the CAs of the package certifi, as the HTTP library would."""
     tenant = Tenant(bao, "v2")
     nobody = make_credentials(tmp_path).cert
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
@@ -236,7 +236,7 @@ BLIND = (
 
 @pytest.mark.parametrize("uses", [0, 1])
 def test_token_that_may_not_look_up_its_capabilities(bao: OpenBao, caplog: pytest.LogCaptureFixture, uses: int) -> None:
-    """The server serves, with one warning; also if the secret ID is good for this one login."""
+    """The server serves, with one warning, even if the secret ID allows only this login."""
     tenant = Tenant(bao, "v2", BLIND, token_no_default_policy=True, secret_id_num_uses=uses)
 
     async def check(store: VaultKeyStore) -> None:

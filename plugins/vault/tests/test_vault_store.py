@@ -1,4 +1,4 @@
-"""The Vault key store against a real OpenBao."""
+"""The Vault key store on a real OpenBao."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_contract(bao: OpenBao, version: str) -> None:
         assert await store.list(limit=2) == (["a", "b"], "empty")
         assert await store.list("l") == (["large"], "")
         await store.delete("a")
-        await store.delete("a")  # Vault can't tell
+        await store.delete("a")  # Vault does not report absence
         with pytest.raises(EntryNotFoundError):
             await store.get("a")
         await store.create("a", b"again")
@@ -91,7 +91,7 @@ def test_prefixes_keep_tenants_apart(bao: OpenBao, version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("width", ["narrow", "wide"])
 def test_of_eight_servers_that_create_one_key_one_wins(bao: OpenBao, version: str, width: str) -> None:
-    """Over K/V v1 with a policy that grants *update* Vault can't promise it: a winner's key is stored."""
+    """On K/V v1 with *update* in the policy, several may win, but the stored key is a winner's."""
     tenant = Tenant(bao, version, WIDE if width == "wide" else None)
 
     async def race() -> None:
@@ -126,7 +126,7 @@ def test_wide_policy_over_v1_is_warned_of(bao: OpenBao, caplog: pytest.LogCaptur
 
 
 def test_listing_without_the_capability_says_so(bao: OpenBao, caplog: pytest.LogCaptureFixture) -> None:
-    """The guide's policy for K/V v1 grants no *list*."""
+    """The guide's policy for K/V v1 does not grant *list*."""
     tenant = Tenant(bao, "v1")
 
     async def check(store: VaultKeyStore) -> None:
@@ -203,7 +203,7 @@ def test_transit(bao: OpenBao, version: str) -> None:
 
 
 def test_namespaces(bao: OpenBao) -> None:
-    """Engine and login in a namespace; and a login in the root namespace for an engine in another."""
+    """Engine and login share a namespace, or the login is in the root namespace and the engine in another."""
     namespace = bao.unique("ns")
     bao.root.adapter.post(f"/v1/sys/namespaces/{namespace}")
     bao.root.adapter.namespace = namespace
@@ -247,7 +247,7 @@ def test_secret_and_token_from_files(bao: OpenBao, tmp_path: Path) -> None:
 def test_secret_file_is_read_again_at_each_login(
     bao: OpenBao, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A secret that is destroyed and replaced in its file."""
+    """A secret is destroyed and then replaced in its file."""
     tenant = Tenant(bao, "v2")
     secret_file = tmp_path / "secret"
     secret_file.write_text(tenant.secret)
@@ -260,13 +260,13 @@ def test_secret_file_is_read_again_at_each_login(
         with pytest.raises(KeyStoreError, match="login to Vault failed") as caught:
             await store.get("k")
         assert caught.value.reason == "forbidden"
-        for call in (store.get("k"), store.status()):  # reported at once, without another login
+        for call in (store.get("k"), store.status()):  # fails at once, without another login
             with pytest.raises(KeyStoreError, match="login to Vault failed"):
                 await call
         assert store._session._failures == 1
         secret_file.write_text(approle.generate_secret_id(tenant.role)["data"]["secret_id"])
         store._session._wake.clear()
-        while store._session._problem is not None:  # the session tries again by itself
+        while store._session._problem is not None:  # the session retries by itself
             await store._session._wake.wait()
         assert await store.get("k") == b"v"
         await store.status()
@@ -285,7 +285,7 @@ def test_response_wrapped_secret_is_unwrapped_once(bao: OpenBao) -> None:
     async def check(store: VaultKeyStore) -> None:
         await store.create("k", b"v")
         bao.root.auth.token.revoke(store._session.client.token)
-        assert await store.get("k") == b"v"  # another login, with the secret that was in the wrapping
+        assert await store.get("k") == b"v"  # another login with the unwrapped secret
 
     run_store(tenant.config(approle=approle), check)
     assert "login to Vault failed: wrapping token is not valid" in failure(tenant.config(approle=approle))
@@ -302,7 +302,7 @@ def test_revoked_token_is_replaced_at_once(bao: OpenBao) -> None:
         session = store._session
         bao.root.auth.token.revoke(session.client.token)
         assert await asyncio.gather(*(store.get("k") for _ in range(50))) == [b"v"] * 50
-        assert session._logins == 2  # one for all of them
+        assert session._logins == 2  # one login for all calls
 
     run_store(tenant.config(), check)
 

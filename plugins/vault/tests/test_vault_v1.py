@@ -14,11 +14,11 @@ from tests.helpers.openbao import WIDE, OpenBao, Tenant
 from tests.helpers.proxy import Proxy
 
 LATE = 0.1
-"""Seconds after the first server's write at which the second one's reaches Vault."""
+"""The second server's write reaches Vault this many seconds after the first one's."""
 
 
 class SlowWrites(Proxy):
-    """Holds up writes to `engine` until `may_write`."""
+    """Delays writes to `engine` until `may_write` is set."""
 
     engine = ""
     may_write: threading.Event
@@ -30,7 +30,7 @@ class SlowWrites(Proxy):
 
 
 class ReportedWrites(Proxy):
-    """Sets `may_write` a moment after a write to `engine` was made."""
+    """Sets `may_write` a moment after a write to `engine`."""
 
     engine = ""
     may_write: threading.Event
@@ -43,7 +43,7 @@ class ReportedWrites(Proxy):
 
 
 def test_write_that_comes_late_does_not_make_a_second_winner(bao: OpenBao) -> None:
-    """Both servers see that the name is free. The second one's write arrives when the first could have answered."""
+    """Both servers find the name free. The second write arrives after the first server could have answered."""
     tenant = Tenant(bao, "v1", WIDE)
 
     async def race(first: ReportedWrites, second: SlowWrites) -> None:
@@ -70,7 +70,7 @@ def test_write_that_comes_late_does_not_make_a_second_winner(bao: OpenBao) -> No
 
 @pytest.mark.parametrize(("version", "reads", "writes"), [("v1", 2, 1), ("v2", 0, 1)])
 def test_requests_that_creating_a_key_costs(bao: OpenBao, version: str, reads: int, writes: int) -> None:
-    """Only K/V v1 needs reads of its own. That a new key can be read is for the cache in front to see."""
+    """Only on K/V v1 does a create need reads. The cache checks that a new key can be read."""
     tenant = Tenant(bao, version)
 
     async def check(proxy: Proxy) -> None:
