@@ -12,7 +12,7 @@ _LINE_ENDS: Final = {ord("\r"): None, ord("\n"): None}
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode standard base64 (RFC 4648, section 4) with its padding. Line ends are ignored, and nothing else.
+    """Decode standard base64 (RFC 4648, section 4) with its padding. Only line ends are ignored.
 
     Raises:
         ValueError: `text` is not valid base64.

@@ -8,10 +8,10 @@ __all__ = ["MAX_NAME_LENGTH", "NAME_RULE", "is_valid_name", "is_valid_pattern"]
 MAX_NAME_LENGTH: Final = 80
 """The longest name, in characters. All of them are ASCII, so in bytes too."""
 NAME_RULE: Final = f"1 to {MAX_NAME_LENGTH} of A-Z a-z 0-9 - _, no - at either end"
-"""What makes a name valid, for messages."""
+"""The rule for valid names, for messages."""
 
 _NAME: Final = re.compile(r"(?!_\Z)(?!-)[A-Za-z0-9_-]{1,80}(?<!-)", re.ASCII)
-# A pattern's prefix is a name that may end early, but not with a hyphen unless a `*` says that more follows.
+# The prefix in a pattern is the start of a name. It may end with a hyphen only before a `*`.
 _PREFIX: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,79}\*", re.ASCII)
 
 

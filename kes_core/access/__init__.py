@@ -1,4 +1,4 @@
-"""The rules of access: the route of a request, its sender, and whether the sender may. Internal.
+"""The rules of access: the route of a request, its sender, and whether the sender may make it. Internal.
 
 The server's dispatcher and `kes doctor --path` call these functions in this order, so that they never differ:
 

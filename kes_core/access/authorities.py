@@ -1,4 +1,4 @@
-"""The CAs of `tls.ca`, for certificates that no handshake has verified."""
+"""The CAs of `tls.ca`, for certificates that were not verified in a handshake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Authorities"]
 
 
 class Authorities:
-    """Verifies certificates of clients against the CAs of `tls.ca`, as a handshake does."""
+    """Verifies client certificates against the CAs of `tls.ca`, as a handshake does."""
 
     def __init__(self, ca: Path | None) -> None:
         """Load the CAs from a PEM file or a directory of PEM files; without `ca` load the system's.

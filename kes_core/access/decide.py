@@ -20,12 +20,12 @@ __all__ = ["AccessDecision", "EngineAnswer", "decide"]
 
 
 class EngineAnswer(NamedTuple):
-    """What one policy engine said of a request."""
+    """The answer of one policy engine to a request."""
 
     engine: str
     verdict: Verdict
     failure: PluginError | None = None
-    """Why it gave no verdict. Its answer then counts as a denial."""
+    """Why the engine gave no verdict. Its answer then counts as a denial."""
 
 
 class AccessDecision(NamedTuple):
@@ -35,17 +35,17 @@ class AccessDecision(NamedTuple):
     layer: str
     """The check that decided: "certificate" or "policy"."""
     rule: str = ""
-    """The rule of that check in a few words. Empty where the policy engines decided: see `reason`."""
+    """The rule of that check in a few words. Empty if the policy engines decided: see `reason`."""
     status: int = 200
     """The status of the answer to a refused request."""
     message: str = ""
     """The answer to a refused request."""
     answers: Sequence[EngineAnswer] = ()
-    """What the policy engines said, in the order in which they were asked, up to the first that denied."""
+    """The answers of the policy engines, in the order of the calls, up to the first denial."""
 
     @property
     def reason(self) -> str:
-        """Why, for the operator: the rule, or what the engines said; after a denial only the engine that denied."""
+        """The reason, for the operator: the rule, or the reasons of the engines; after a denial, only that engine's."""
         if not self.answers:
             return self.rule
         last = self.answers[-1]
@@ -62,15 +62,15 @@ async def decide(
 ) -> AccessDecision:
     """Decide whether `sender` may make a request.
 
-    One engine that denies refuses the request, and one at least has to allow it: `policy.combine`.
+    A single denial refuses the request, and at least one engine has to allow it: see `policy.combine`.
 
     Args:
         rules: The rules of access.
         route: The route of the request.
         sender: The sender of the request.
         method: Its method.
-        path: Its decoded path, exactly as it will be executed.
-        argument: What follows the route's path in it, not yet checked.
+        path: Its decoded path, exactly as the server will execute it.
+        argument: The part of the path after the route's path, not yet checked.
     """
     if route.auth is Auth.NONE or route.path in rules.open_routes:
         return _OPEN
@@ -100,7 +100,7 @@ async def decide(
             verdict, failure = Verdict(Decision.DENY, "failed"), error
         answers.append(EngineAnswer(name, verdict, failure))
         decisions.append(verdict.decision)
-        if verdict.decision is Decision.DENY:  # it refuses, whatever the others would say
+        if verdict.decision is Decision.DENY:  # the other engines can't change that
             break
     if combine(decisions) is Decision.ALLOW:
         return AccessDecision(True, "policy", "", 200, "", answers)

@@ -8,7 +8,7 @@ __all__ = ["NotRoutedError", "RequestError", "UnidentifiedSenderError", "error_b
 
 
 def error_body(message: str, reason: str | None = None) -> bytes:
-    """Return the JSON body that carries `message`, and the reason of a failing key store."""
+    """Return a JSON body with `message`, and with the reason if a key store failed."""
     # Undecodable bytes of a path reach messages as lone surrogates, which no JSON parser has to accept.
     clean = message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     members = {"message": clean} | ({"reason": reason} if reason else {})
@@ -16,7 +16,7 @@ def error_body(message: str, reason: str | None = None) -> bytes:
 
 
 class RequestError(Exception):
-    """The server answers a request with an error. The client receives the message: it must hold no secret."""
+    """The server answers a request with an error. The message goes to the client and must not contain a secret."""
 
     def __init__(self, status: int, message: str, reason: str | None = None) -> None:
         super().__init__(message)
@@ -26,15 +26,15 @@ class RequestError(Exception):
 
 
 class UnidentifiedSenderError(RequestError):
-    """A TLS proxy forwards no certificate of a client, or not a valid one (protocol section 1)."""
+    """A TLS proxy forwards no client certificate, or an invalid one (protocol section 1)."""
 
     def __init__(self, status: int, message: str, why: str = "") -> None:
         """Refuse the request.
 
         Args:
             status: The status of the answer.
-            message: What the client reads; may be empty.
-            why: What the operator reads in the log; the message unless given.
+            message: The message for the client; may be empty.
+            why: The message for the operator's log; the same by default.
         """
         super().__init__(status, message)
         self.why = why or message

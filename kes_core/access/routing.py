@@ -1,6 +1,6 @@
-"""From the target of a request to its route and argument, or to the answer that it gets instead.
+"""Find the route and the argument of a request, or the answer that it gets instead.
 
-A path is decoded once, when the request arrives. Routes, policies and handlers all see that one string.
+A path is decoded once, when the request arrives. Routes, policies and handlers all see the same string.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def find_route(method: str, raw_path: bytes, path: str, query: bytes = b"") -> t
         method: The method as the client sent it.
         raw_path: The path as the client sent it.
         path: `decode_path(raw_path)`.
-        query: What followed the `?`.
+        query: The part after the `?`.
 
     Raises:
-        NotRoutedError: No route has this path and method, or the client has to ask elsewhere.
+        NotRoutedError: No route has this path and method, or the client is redirected.
     """
-    if method == "OPTIONS" and raw_path == b"*":  # asks about the server (RFC 9110, section 9.3.7)
+    if method == "OPTIONS" and raw_path == b"*":  # asks about the whole server (RFC 9110, section 9.3.7)
         raise NotRoutedError("method", "OPTIONS asks about the server, not about a path", 200, [])
     if method == "CONNECT":  # names a host instead of a path
         raise NotRoutedError("method", "CONNECT names no path", 404, [_TEXT, _NO_SNIFFING], NO_ROUTE)
@@ -79,7 +79,7 @@ def _match(raw_path: bytes, path: str, query: bytes) -> tuple[Route, str]:
 
 
 def _clean(raw_path: bytes) -> bytes:
-    """Return a path without empty and dot segments. Nothing is decoded: `%2e` is an ordinary part of a name."""
+    """Return a path without empty and dot segments. `%2e` is not decoded: it is an ordinary part of a name."""
     clean = b"/" + posixpath.normpath(b"/" + raw_path).lstrip(b"/")
     return clean + b"/" if raw_path.endswith(b"/") and clean != b"/" else clean
 
@@ -91,7 +91,7 @@ def _redirect(reason: str, raw_path: bytes, query: bytes) -> NotRoutedError:
 
 
 def check_argument(route: Route, argument: str) -> None:
-    """Refuse an argument that is not a valid name or listing pattern, before anything is done with it.
+    """Refuse an argument that is not a valid name or listing pattern, before the handler uses it.
 
     Raises:
         RequestError: It is not valid.

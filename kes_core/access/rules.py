@@ -1,4 +1,4 @@
-"""What one configuration says about access: replaced as a whole when the configuration is read again."""
+"""The access rules of one configuration. A reload replaces them as a whole."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class AccessRules:
     proxies: frozenset[str] = frozenset()
     """Identities of TLS proxies. Only they may forward the certificates of other clients."""
     proxy_header: bytes = b""
-    """The header in which they do, in lower case."""
+    """The header in which they forward a certificate, in lower case."""
     authorities: Authorities | None = None
     """The CAs that verify clients (`tls.auth: on`)."""
     open_routes: frozenset[str] = frozenset()
     """Paths of the routes with `skip_auth`."""
     engines: tuple[tuple[str, PolicyEngine], ...] = ()
-    """The policy engines by name, in the order in which they are asked."""
+    """The policy engines by name, in the order in which the server asks them."""
     mark: object = field(default_factory=object)
-    """Identifies these rules. A connection remembers this and not the rules, which it would keep in memory."""
+    """Identifies these rules. A connection remembers this mark, because the rules themselves would stay in memory."""
 
     async def close(self) -> None:
         """Close the policy engines."""

@@ -30,7 +30,7 @@ class Sender(NamedTuple):
     identity: str
     """Empty if the client did not prove an identity."""
     error: str
-    """Why the identity is missing. The client receives this text where a route needs one."""
+    """Why the identity is missing. The client gets this text if a route needs an identity."""
     address: str
     """Its IP address as text; empty if unknown."""
     certificate: CertificateFacts | None
@@ -79,7 +79,7 @@ class ProvenClient:
             facts = certificate_facts(leaf, verified=verified)
         except IdentityError as error:
             return cls("", str(error), None, verified, bool(chain), address=address)
-        if len(facts.dns_names) + len(facts.ip_addresses) > MAX_NAMES:  # they stay in memory with the connection
+        if len(facts.dns_names) + len(facts.ip_addresses) > MAX_NAMES:  # they stay in memory as long as the connection
             too_many = f"tls: client certificate has more than {MAX_NAMES} names"
             return cls("", too_many, None, verified, presented=True, address=address)
         expires = facts.not_after.timestamp()
@@ -97,7 +97,7 @@ class ProvenClient:
     def sender_under(self, rules: AccessRules) -> Sender | None:
         """Return the sender of this connection's requests; None for a TLS proxy, which forwards other clients.
 
-        The connection remembers the result, so that only the first request under `rules` looks it up.
+        The connection remembers the result, so that only its first request under `rules` has to find it.
         """
         if self._mark is not rules.mark:
             self._sender = self._find_sender(rules)
@@ -125,7 +125,7 @@ def identify(client: ProvenClient, headers: list[tuple[bytes, bytes]], rules: Ac
         rules: The rules of access.
 
     Raises:
-        UnidentifiedSenderError: A proxy forwards no certificate, or not a valid one (protocol section 1).
+        UnidentifiedSenderError: A proxy forwards no certificate, or an invalid one (protocol section 1).
     """
     sender = client.sender_under(rules)
     if sender is not None:
@@ -135,7 +135,7 @@ def identify(client: ProvenClient, headers: list[tuple[bytes, bytes]], rules: Ac
     except UnidentifiedSenderError:
         raise
     except Exception:
-        # A forwarded certificate may be of a kind that one library reads and the next does not.
+        # One library may be able to read a forwarded certificate while the next one is not.
         raise UnidentifiedSenderError(*INVALID_CERTIFICATE) from None
 
 
@@ -166,7 +166,7 @@ def _identify_forwarded(headers: list[tuple[bytes, bytes]], proxy_address: str, 
     forwarded = next((value for name, value in headers if name == b"x-forwarded-for"), b"")
     try:
         text = forwarded.split(b",")[0].strip().decode("ascii")
-        # What follows a `%` may be any text, which would end up in logs and before policy engines.
+        # Any text can follow a `%`, and it would reach logs and policy engines.
         address = str(ipaddress.ip_address(text)) if "%" not in text else proxy_address
     except ValueError:
         address = proxy_address

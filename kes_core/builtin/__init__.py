@@ -1,1 +1,1 @@
-"""The plugins that the core brings: the in-memory key store and the policies of the configuration. Internal."""
+"""The core's own plugins: the in-memory key store, and the engine for the policies of the configuration. Internal."""

@@ -23,7 +23,7 @@ ENGINE_NAME: Final = STATIC_ENGINE
 
 
 class _Patterns:
-    """A set of patterns, compiled: one that ends in `*` matches what begins with the rest, another what equals it."""
+    """A compiled set of patterns. A pattern that ends in `*` matches by prefix, any other only the equal path."""
 
     __slots__ = ("_exact", "_prefixes", "all")
 
@@ -37,15 +37,15 @@ class _Patterns:
         return path in self._exact or path.startswith(self._prefixes)
 
     def find(self, path: str) -> str | None:
-        """Return the first pattern that matches. Slower than `match`: for those who want to know which it was."""
+        """Return the first pattern that matches. Slower than `match`."""
         return next((pattern for pattern in self.all if _Patterns([pattern]).match(path)), None)
 
     def closest(self, request: PolicyRequest) -> str:
         """Return the pattern that comes closest to the path of `request`; empty if none comes close.
 
-        One for the same API with a similar name, or else one for the same name and another API.
+        It is a pattern for the same API with a similar name, or else one for the same name and another API.
 
-        A client chooses the path, and may send many: so this does nothing that takes long for a long one.
+        Clients choose the paths and can send many, so this must be fast for a long path too.
         """
         begins = [(commonprefix((pattern.removesuffix("*"), request.path)), pattern) for pattern in self.all]  # noqa: RUF071 # by characters: patterns may end inside a part of a path
         shared, pattern = max(begins, key=lambda item: len(item[0]), default=("", ""))
@@ -104,7 +104,7 @@ class StaticPolicyEngine(PolicyEngine):
 
 
 async def _connect(config: StaticPolicyConfig) -> StaticPolicyEngine:
-    # Beside the event loop: there may be thousands of policies, and others are being served.
+    # Off the event loop, which serves requests meanwhile: there may be thousands of policies.
     return await asyncio.to_thread(StaticPolicyEngine, config.policies)
 
 

@@ -1,4 +1,4 @@
-"""The `kes` command. Internal. Each group of commands is a module, which is imported when it is called."""
+"""The `kes` command. Internal. Each group of commands is a module, imported only when called."""
 
 from kes_core.cli.main import main
 

@@ -1,4 +1,4 @@
-"""What every command and every group of commands accepts."""
+"""The base classes of all commands and groups of commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share: the options and the client of those that ask a server, and how they print."""
+"""The shared parts of commands: the options and the client for a server, and the output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SERVER_HELP: Final = "The server, or several, separated by commas."
 _PASSWORD: Final = "KES_CLIENT_KEY_PASSWORD"
 _CERTIFICATE_REFUSED: Final = re.compile(r"ALERT_(?:\w*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
-"""The TLS alerts of a server about a client's certificate, in OpenSSL's names."""
+"""A server's TLS alerts about a client's certificate, by OpenSSL's names."""
 
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -54,13 +54,13 @@ def _ignore_enclave(_context: click.Context, _parameter: click.Parameter, name: 
 
 
 def server_options(function: F, *, bare_server: str | None = None) -> F:
-    """Add the options that say which server to ask, and as whom. The command gets them as `server`.
+    """Add the options for the server and for the client's identity. The command gets them as `server`.
 
     Call `server("list keys")` for a client. Its errors then begin with `failed to list keys`.
 
     Args:
         function: The command.
-        bare_server: What `-s` without a value means: the command gets it as an option of its own, `short`.
+        bare_server: The meaning of `-s` without a value: the command gets it as its own option, `short`.
     """
     bare: dict[str, Any] = {"is_flag": False, "flag_value": ""} if bare_server is not None else {}
 
@@ -82,7 +82,7 @@ def server_options(function: F, *, bare_server: str | None = None) -> F:
         metavar="NAME",
         expose_value=False,
         callback=_ignore_enclave,
-        hidden=True,  # only scripts written for the Go tool pass it
+        hidden=True,  # only scripts for the Go tool pass it
     )
     @functools.wraps(function)
     def command(endpoint: str | None, api_key: str | None, insecure: bool, **arguments: Any) -> Any:
@@ -97,26 +97,26 @@ def server_options(function: F, *, bare_server: str | None = None) -> F:
 def _keep_httpx_small() -> None:
     """Import httpx without its own command line, which imports rich and takes a sixth of a command's time.
 
-    httpx skips its command line if the packages for it are missing. Pretend so, in this process only.
+    httpx skips its command line if the packages for it are missing. This function pretends that they are missing.
     """
     if "httpx" in sys.modules:
         return
     modules: dict[str, Any] = sys.modules
     modules["httpx._main"] = None
     try:
-        import httpx  # noqa: F401 # imported for its effect
+        import httpx  # noqa: F401 # imported now, without its command line
     finally:
         modules.pop("httpx._main", None)
 
 
 @contextlib.contextmanager
 def connected(endpoint: str | None, api_key: str | None, task: str, *, insecure: bool) -> Iterator[Client]:
-    """Yield a client for the server that the options or the environment name.
+    """Yield a client for the server in the options or the environment.
 
     Args:
         endpoint: The value of `--server`.
         api_key: The value of `--api-key`.
-        task: What the command does, for its errors: `list keys`.
+        task: The command's task, for its errors: `list keys`.
         insecure: Whether to skip the verification of the server's certificate.
 
     Raises:
@@ -166,7 +166,7 @@ def for_people(as_json: bool = False) -> bool:
 
 def print_json(value: object) -> None:
     """Print `value` as one line of JSON."""
-    # ASCII only. JSON leaves one control character of it as it is.
+    # ASCII only. JSON does not escape one of its control characters.
     click.echo(json.dumps(value, separators=(",", ":")).replace("\x7f", "\\u007f"))
 
 

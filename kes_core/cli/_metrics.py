@@ -1,6 +1,6 @@
-"""A server's metrics: read from the text format of Prometheus, summed up for people and scripts.
+"""A server's metrics: parsed from Prometheus's text format and summarized for people and scripts.
 
-The Go server counts less. A metric that it does not send is missing in the result.
+The Go server has fewer metrics. A metric that a server does not send is missing in the result.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Times:
     """A histogram of times."""
 
     buckets: Mapping[float, float] = field(default_factory=dict)
-    """From a bound in seconds to the number of times up to that bound."""
+    """Maps a bound in seconds to the number of times up to that bound."""
     count: float = 0.0
     seconds: float = 0.0
 
     def since(self, earlier: Times) -> Times:
-        """Return the difference to `earlier`; everything, if the server was restarted since then."""
+        """Return the difference to `earlier`, or everything if the server was restarted since then."""
         if self.count < earlier.count:
             return self
         buckets = {bound: count - earlier.buckets.get(bound, 0.0) for bound, count in self.buckets.items()}
@@ -57,14 +57,14 @@ class Times:
         return self.seconds / self.count if self.count else 0.0
 
     def below(self, quantile: float) -> float:
-        """Return the least bound, in seconds, of this part of all times; infinity if no bound is large enough."""
+        """Return the smallest bound, in seconds, of at least this part of all times; infinity if there is none."""
         wanted = quantile * self.count
         return min((bound for bound, count in self.buckets.items() if count >= wanted), default=float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The metrics of a server at one moment. `numbers` lacks those that the server does not send."""
+    """The metrics of a server at one moment. Metrics that the server does not send are missing in `numbers`."""
 
     requests: Mapping[str, float]
     """By outcome: success, error, failure."""
@@ -73,10 +73,10 @@ class Snapshot:
     store_times: Times
 
     def facts(self, earlier: Snapshot | None, elapsed: float) -> dict[str, Any]:
-        """Return everything for a script, under the names of the metrics; with rates, if there is an earlier snapshot.
+        """Return everything for a script, by the names of the metrics, with rates if there is an earlier snapshot.
 
-        What the Go tool prints has its form: the uptime and the bounds of the response time are in nanoseconds. Other
-        times are in seconds.
+        Values that the Go tool prints have the same form here: the uptime and the bounds of the response time are in
+        nanoseconds. Other times are in seconds.
         """
         facts: dict[str, Any] = {f"kes_http_request_{outcome}": int(count) for outcome, count in self.requests.items()}
         bounds = {bound: count for bound, count in self.times.buckets.items() if bound != float("inf")}
@@ -97,7 +97,7 @@ class Snapshot:
         return facts
 
     def recent(self, earlier: Snapshot | None) -> Times:
-        """Return the times since an earlier snapshot; all times, if no request came since then."""
+        """Return the times since an earlier snapshot, or all times if no request came since then."""
         since = self.times.since(earlier.times) if earlier is not None else self.times
         return since if since.count else self.times
 
@@ -119,7 +119,7 @@ def parse(text: str) -> Snapshot:
     """Read the text of `/v1/metrics`.
 
     Raises:
-        ValueError: The text does not hold the metrics of a KES server.
+        ValueError: The text does not contain the metrics of a KES server.
     """
     from prometheus_client.parser import text_string_to_metric_families
 

@@ -18,10 +18,10 @@ _FIRST_YEAR: Final = 1970
 
 
 def escape_control(text: str) -> str:
-    """Return `text` with an escape in place of each character that a terminal would obey or hide.
+    """Return `text` with escapes for all characters that a terminal would interpret or hide.
 
-    Names, paths and messages come from servers, and anybody can write into a server's log. Such text could move the
-    cursor, change the title of the window, or look like something else.
+    Names, paths and messages come from servers, and anyone can write into a server's log. Such text could move the
+    cursor, change the window's title, or imitate other output.
     """
     if text.isprintable():
         return text
@@ -29,7 +29,7 @@ def escape_control(text: str) -> str:
 
 
 def colours() -> bool:
-    """Return whether the output may have colours: `--color` decides, else the environment."""
+    """Return whether the output may have colours: `--color` decides, or else the environment."""
     context = click.get_current_context(silent=True)
     if context is not None and context.color is not None:
         return context.color

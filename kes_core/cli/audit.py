@@ -28,7 +28,7 @@ __all__ = ["command"]
 
 _KEY_VARIABLE: Final = "KES_AUDIT_KEY"
 _GZIP: Final = b"\x1f\x8b"
-"""How a compressed file begins (RFC 1952)."""
+"""The first bytes of a compressed file (RFC 1952)."""
 _MAX_SHOWN: Final = 100
 
 
@@ -85,8 +85,8 @@ def _key(file: Path | None) -> bytes:
 def _opened(file: Path) -> Any:
     try:
         opened = file.open("rb")
-        compressed = opened.peek(2)[:2] == _GZIP  # as logrotate leaves it
-        # No other line ends count. A line that is not text is not a record.
+        compressed = opened.peek(2)[:2] == _GZIP  # logrotate compresses files
+        # Only line feeds end lines. A line that is not text is not a record.
         return io.TextIOWrapper(
             gzip.GzipFile(fileobj=opened) if compressed else opened,
             encoding="utf-8",
@@ -98,7 +98,7 @@ def _opened(file: Path) -> Any:
 
 
 def _read_note(file: Path) -> tuple[tuple[int, str] | None, str]:
-    """Return the number and the hash that the server noted for the end of the chain in `file`, or why it has not."""
+    """Return the server's note of the number and the hash at the end of the chain in `file`, or why there is none."""
     note = Path(f"{file}.chain")
     try:
         state = json.loads(note.read_bytes())
@@ -113,7 +113,7 @@ def _read_note(file: Path) -> tuple[tuple[int, str] | None, str]:
 
 
 def _cut_off(file: Path, verification: Verification, note: tuple[int, str]) -> Iterator[Problem]:
-    """Look whether records are missing at the end, by what the server has noted of it."""
+    """Compare the end with the server's note, to find out whether records are missing there."""
     from kes_core.audit.chain import Problem
 
     (number, digest), end = note, verification.end
@@ -126,7 +126,7 @@ def _cut_off(file: Path, verification: Verification, note: tuple[int, str]) -> I
 
 
 def _print(verification: Verification, problems: list[Problem], not_checked: str, *, as_json: bool) -> None:
-    """Print the outcome. `not_checked` says why the end was not checked, if it was not."""
+    """Print the result. If the end was not checked, `not_checked` says why."""
     end = verification.end
     facts: dict[str, Any] = {
         "ok": not problems,

@@ -18,11 +18,11 @@ def command(shell: str) -> None:
     bash, in ~/.bashrc:  eval "$(kes completion bash)"
     zsh, in ~/.zshrc, after compinit:  eval "$(kes completion zsh)"
     fish:  kes completion fish > ~/.config/fish/completions/kes.fish
-    """  # noqa: D301 # the one escape is click's sign for lines that are not to be joined
+    """  # noqa: D301 # the escape is click's mark for lines that it must not join
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
     if kind is None:
         raise CLIError(f"the installed release of click knows no completion for {shell}")
-    # The name of the variable that the script sets is the one that click looks for when `kes` is called.
+    # The script sets the variable that click looks for when `kes` is called.
     click.echo(kind(cli, {}, "kes", "_KES_COMPLETE").source())

@@ -74,7 +74,7 @@ def command(
         raise click.UsageError("Missing option '--path': what the client asks for, as /v1/key/generate/my-key.")
     if client is not None and identity is not None:
         raise click.UsageError("--client and --identity exclude each other.")
-    logging.getLogger("kes").addHandler(logging.NullHandler())  # what a store would log is among its findings
+    logging.getLogger("kes").addHandler(logging.NullHandler())  # a store's findings include what it would log
     findings = _findings(config_file, path, method, client, identity, address, login=login)
     return _report(findings, as_json=as_json, strict=strict)
 

@@ -37,7 +37,7 @@ _HOST: Final = re.compile(
 _MAX_HOST: Final = 253
 _MAX_SUBJECT: Final = 64
 _MAX_PASSPHRASE: Final = 1023
-"""In bytes: what OpenSSL takes."""
+"""The limit of OpenSSL, in bytes."""
 _PASSPHRASE_VARIABLE: Final[str] = "KES_PRIVATE_KEY_PASSWORD"
 """The environment variable for the passphrase. Without it, the command asks."""
 _LABELS: Final = {
@@ -254,7 +254,7 @@ def write_certificate(
 
 
 def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> None:
-    """Write all files or none: write each beside its place, then move them there. Undo everything if one fails."""
+    """Write all files or none: write each next to its place, then move them all. Undo everything if one fails."""
     staged: dict[Path, Path] = {}
     kept: dict[Path, Path] = {}
     placed: list[Path] = []
@@ -271,7 +271,7 @@ def _write_all(contents: dict[Path, tuple[bytes, int]], *, overwrite: bool) -> N
                 kept[file] = _back_up(file)
                 temporary.replace(file)
             else:
-                os.link(temporary, file)  # fails if the file exists by now
+                os.link(temporary, file)  # fails if the file exists
             placed.append(file)
     except BaseException as error:
         for done in placed:
@@ -335,7 +335,7 @@ def _identity_of(what: str) -> str:
         try:
             return APIKey.parse(what).identity
         except ValueError:
-            # Never repeated: it may be most of an API key.
+            # Do not repeat the argument: it may be most of an API key.
             raise CLIError(
                 f"the argument is neither an API key nor a file that can be read: {error.strerror}"
             ) from None

@@ -49,7 +49,7 @@ def create(server: Any, names: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def _naming(name: str, verb: str, names: tuple[str, ...]) -> Iterator[None]:
-    """Let an error name its key, and say that the keys before it are done."""
+    """Make an error name its key, and say that the keys before it are done."""
     from kes_core.client import KESError
 
     try:
@@ -112,7 +112,7 @@ def ls(server: Any, pattern: str, as_json: bool) -> None:
 
 
 def print_names(names: list[str], title: str, *, as_json: bool) -> None:
-    """Print a listing: a header and a name a line. An empty listing prints nothing in a pipe, as the Go tool."""
+    """Print a header, and one name per line. In a pipe, print nothing for an empty listing, as the Go tool does."""
     if as_json:
         print_json(names)
     elif names or for_people():
@@ -181,7 +181,7 @@ def dek(server: Any, name: str, context: str, as_json: bool) -> None:
 
 
 def _print_values(values: Mapping[str, str], line: str, *, as_json: bool, frame: bool = False) -> None:
-    """Print what a cryptographic command returns: JSON in a pipe, as the Go tool."""
+    """Print the result of a cryptographic command: JSON in a pipe, as in the Go tool."""
     if not for_people(as_json):
         print_json(values)
         return

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTED", "command"]
 
 INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C, as of `tail -f`: a script that runs the command stops too."""
+"""The exit code after Ctrl-C, as with `tail -f`: a script that runs the command stops too."""
 _HEADER: Final = f"{'Time':<8}  {'Identity':<11}  {'IP':<15}  {'Status':<6}  {'Latency':>9}  API"
 _MIN_PATH: Final = 40
 _OTHER_COLUMNS: Final = len(_HEADER) - len("API")
 _SHORT: Final = 10
-"""How many characters of an identity are shown."""
+"""The number of shown characters of an identity."""
 _LEVEL: Final = re.compile(r"\S+ (WARNING|ERROR|CRITICAL)\b", re.ASCII)
 
 
@@ -65,7 +65,7 @@ def _copy(client: Client, *, error: bool) -> None:
 
 
 def _harmless(line: bytes) -> str:
-    """Return the same JSON with escapes for all that a terminal would obey."""
+    """Return the same JSON with escapes for everything that a terminal would interpret."""
     text = line.decode("utf-8", "replace")
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
@@ -112,5 +112,5 @@ def _show_errors(client: Client) -> None:
             level = _LEVEL.match(first)
             colour = {"WARNING": "yellow"}.get(level.group(1), "red") if level is not None else None
             click.echo(styled(escape_control(first), fg=colour))
-            for line in more:  # indented: it must not look like another event
+            for line in more:  # indented, so as not to look like another event
                 click.echo(f"    {escape_control(line)}")

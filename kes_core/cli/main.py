@@ -39,7 +39,7 @@ _SECTIONS: Final = {
         "completion": "Print a script that completes commands in the shell.",
     },
 }
-"""The commands, in the order of the help, each in the module of its name."""
+"""The commands in the order of the help. Each is in the module of the same name."""
 _COMMANDS: Final = {name: text for commands in _SECTIONS.values() for name, text in commands.items()}
 
 
@@ -97,7 +97,7 @@ def _drop_output() -> None:
 def main() -> NoReturn:
     """Run the command that the process's arguments name. Exit with 1 if it fails, with 2 for wrong usage."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an encoding other than UTF-8 lacks a few signs
+        sys.stdout.reconfigure(errors="replace")  # other encodings than UTF-8 lack some characters
     try:
         code = cli.main(standalone_mode=False)
     except click.UsageError as error:

@@ -69,7 +69,7 @@ def command(server: Any, rate: float | None, as_json: bool) -> int:
 
 
 def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, Snapshot | None, float]]:
-    """Yield a snapshot, the one before it, and the seconds between them; for ever if there is a rate, else once."""
+    """Yield a snapshot, the one before it, and the seconds between them: forever if there is a rate, else once."""
     from kes_core.cli._metrics import parse
 
     earlier: Snapshot | None = None
@@ -84,7 +84,7 @@ def _snapshots(client: Client, rate: float | None) -> Iterator[tuple[Snapshot, S
         if rate is None:
             return
         earlier = snapshot
-        due = max(due + rate, time.monotonic())  # never catch up on intervals that were missed
+        due = max(due + rate, time.monotonic())  # do not catch up on missed intervals
         time.sleep(max(0.0, due - time.monotonic()))
 
 
@@ -93,7 +93,7 @@ def _show(client: Client, rate: float) -> None:
     from rich.live import Live
 
     console = Console(highlight=False, markup=False)
-    if console.is_dumb_terminal:  # it can't draw over its lines
+    if console.is_dumb_terminal:  # the terminal can't overwrite its lines
         for snapshot, earlier, elapsed in _snapshots(client, rate):
             console.print(_table(snapshot, earlier, elapsed))
             console.print()

@@ -115,7 +115,7 @@ def _report(migration: Migration, keys: int, *, dry_run: bool, as_json: bool) ->
 
 @contextlib.contextmanager
 def _progress(total: int, *, show: bool) -> Iterator[Callable[[], None]]:
-    """Show a bar to a person; give what moves it on by one key."""
+    """Show a progress bar to a person; yield the function that advances it by one key."""
     if not show:
         yield lambda: None
         return

@@ -38,7 +38,7 @@ _FILES: Final = {
         "policy/test_plugin.py": "tests/test_plugin.py",
     },
 }
-"""The templates of each kind, and the files that are made of them."""
+"""The templates of each kind, and the files that they produce."""
 _KINDS: Final = {"keystore": ("key store", "KeyStore"), "policy": ("policy engine", "PolicyEngine")}
 
 

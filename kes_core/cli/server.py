@@ -94,7 +94,7 @@ def _run(loaded: LoadedConfig, **options: object) -> None:
 
 
 def _announce(info: ServerInfo, config: Config) -> None:
-    """Show a person what has started. Programs read the log."""
+    """Tell a person what has started. Programs read the log."""
     if not sys.stderr.isatty():
         return
     lines = [

@@ -27,7 +27,7 @@ _GO_NAMES: Final = {
     "heap_memory": "mem_heap_used",
     "stack_memory": "mem_stack_used",
 }
-"""The members of `/v1/status` that have another name in the Python client."""
+"""The members of `/v1/status` with another name in the Python client."""
 
 
 @click.command("status", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +38,7 @@ _GO_NAMES: Final = {
 def command(server: Any, short: bool, api: bool, as_json: bool) -> None:
     """Show the state of a server and its key store."""
     with server("get the status") as client:
-        client.version()  # connects: the latency below is that of a round trip
+        client.version()  # opens the connection, so that the latency below is one round trip
         started = time.perf_counter()
         status = client.status()
         latency = time.perf_counter() - started

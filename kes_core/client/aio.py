@@ -176,7 +176,7 @@ class AsyncClient:
         return await self._send(requests.describe_key(name))
 
     async def delete_key(self, name: str) -> None:
-        """Delete a key for good. Nothing that it has encrypted can be decrypted any more."""
+        """Delete a key permanently. Data that it encrypted can't be decrypted any more."""
         await self._send(requests.delete_key(name))
 
     async def generate_data_key(self, name: str, context: bytes = b"") -> DataKey:
@@ -280,7 +280,7 @@ class AsyncClient:
         with connection_errors(endpoint):
             async with self._http.stream(request.method, url, content=content, headers=headers) as response:
                 body = b""
-                # A transport of a test may give a response that has been read. Never decompress one of a server.
+                # A test's transport may return a response that was read already. Never decompress a server's.
                 chunks = response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
                 async for chunk in chunks:
                     body += chunk

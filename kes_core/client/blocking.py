@@ -175,7 +175,7 @@ class Client:
         return self._send(requests.describe_key(name))
 
     def delete_key(self, name: str) -> None:
-        """Delete a key for good. Nothing that it has encrypted can be decrypted any more."""
+        """Delete a key permanently. Data that it encrypted can't be decrypted any more."""
         self._send(requests.delete_key(name))
 
     def generate_data_key(self, name: str, context: bytes = b"") -> DataKey:
@@ -279,7 +279,7 @@ class Client:
         with connection_errors(endpoint):
             with self._http.stream(request.method, url, content=content, headers=headers) as response:
                 body = b""
-                # A transport of a test may give a response that has been read. Never decompress one of a server.
+                # A test's transport may return a response that was read already. Never decompress a server's.
                 chunks = response.iter_bytes() if response.is_stream_consumed else response.iter_raw()
                 for chunk in chunks:
                     body += chunk

@@ -1,4 +1,4 @@
-"""The errors of the client, and which answer means which error. The names are public in `kes_core.client`."""
+"""The errors of the client, and the answers that cause them. The names are public in `kes_core.client`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class APIError(KESError):
 
 
 class ClientCertificateError(APIError):
-    """The server, or the TLS proxy in front of it, got no client certificate that it can use."""
+    """The server, or the TLS proxy in front of it, got no usable client certificate."""
 
 
 class NotAllowedError(APIError):

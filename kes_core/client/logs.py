@@ -29,7 +29,7 @@ MAX_LINE: Final = 1024 * 1024
 _HEADERS: Final = {"accept": "application/x-ndjson", "accept-encoding": "identity"}
 _WHY: Final = "the server is stopping, or this client did not keep up with the events"
 _PROBES: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
-"""After 30 seconds without an event TCP probes the other side, every 10 seconds, and gives up after three probes."""
+"""After 30 seconds without an event, TCP probes the other side every 10 seconds, and gives up after three probes."""
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
@@ -38,7 +38,7 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 
 def _wait_for_ever(response: httpx.Response) -> None:
-    """Remove the time limit from here on. The client's timeout applied up to the headers."""
+    """Remove the time limit. The client's timeout applies only up to the headers."""
     response.request.extensions["timeout"]["read"] = None
 
 
@@ -68,7 +68,7 @@ class _Lines:
 
 
 def _tries(settings: Settings) -> Iterator[tuple[bool, str]]:
-    """Yield each endpoint once, beginning with the one that answered last; the flag marks the last one to try."""
+    """Yield each endpoint once, first the one that answered last. The flag marks the last attempt."""
     count = len(settings.endpoints)
     for number, endpoint in enumerate(itertools.islice(settings.in_turn(), count), 1):
         yield number == count, endpoint
@@ -96,7 +96,7 @@ class LogStream(Generic[E]):
         self._chunks: Iterator[bytes] = iter(())
         self._lines = _Lines()
         self._closed = False
-        # A reading thread holds it. While it reads, its connection must only be shut down, not closed.
+        # A reading thread holds this lock. While it reads, its connection must only be shut down, not closed.
         self._reading = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -113,13 +113,13 @@ class LogStream(Generic[E]):
         """End the log at once."""
         self._closed = True
         if self._response is not None:
-            stream = self._response.extensions.get("network_stream")  # an injected transport may have none
+            stream = self._response.extensions.get("network_stream")  # a transport from the caller may have none
             connection = stream.get_extra_info("socket") if stream is not None else None
             try:
                 if connection is not None:
-                    # The plain socket's method: that of TLS would take the session away from a reading thread.
+                    # Shut down the plain socket: the TLS object's own method would break a reading thread's session.
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
-            except OSError:  # it is closed, or the other side was faster
+            except OSError:  # it is closed already, perhaps by the other side
                 pass
         with self._reading:
             self._http.close()

@@ -1,4 +1,4 @@
-"""What servers answer, as a client sees it (protocol section 4). The names are public in `kes_core.client`."""
+"""The answers of servers as Python objects (protocol section 4). The names are public in `kes_core.client`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ServerStatus:
     os: str
     arch: str
     uptime: timedelta
-    """Since the server started, in whole seconds."""
+    """The time since the server started, in whole seconds."""
     cpus: int
     usable_cpus: int
     heap_memory: int
@@ -42,14 +42,14 @@ class ServerStatus:
     stack_memory: int
     """Bytes."""
     keystore_latency: timedelta | None
-    """How long the key store took to answer, to the microsecond; `None` while it is down."""
+    """The key store's response time, to the microsecond; `None` while it is down."""
     keystore_reachable: bool
     keystore_reason: str = ""
     """Why the key store can't serve, if the server says so: "sealed", "unreachable", ..."""
     certificate_expires_at: datetime | None = None
     """When the server's certificate expires; `None` while that is more than 14 days away."""
     client_certificates_expiring: int = 0
-    """How many clients the server has seen whose certificate expires within 14 days."""
+    """The number of clients that the server has seen with a certificate that expires within 14 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class APIRoute:
     max_body: int
     """Bytes."""
     timeout: timedelta | None
-    """The time for the whole answer; `None` if there is no limit."""
+    """The time limit for the whole answer; `None` if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class KeyInfo:
     created_at: datetime
     """In UTC, to the microsecond."""
     created_by: str
-    """An identity; empty if it is not known."""
+    """The identity that created the key; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +117,15 @@ class AuditEvent:
     time: datetime
     """In UTC, to the microsecond."""
     ip: str
-    """Where the request came from."""
+    """The client's IP address."""
     path: str
-    """What the request asked for. The client wrote it: it may hold anything."""
+    """The decoded path of the request. It comes from the client and may contain anything."""
     identity: str
     """The sender's identity; empty without a client certificate."""
     code: int
     """The HTTP status of the answer."""
     response_time: timedelta
-    """How long the answer took, to the microsecond."""
+    """The time until the answer, to the microsecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +133,4 @@ class ErrorEvent:
     """One entry of the server's error log."""
 
     message: str
-    """A formatted line, or several with a traceback."""
+    """A formatted line, or several lines with a traceback."""

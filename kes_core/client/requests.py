@@ -1,4 +1,4 @@
-"""The API as requests, each with the way to read its answer (protocol section 4). Both clients are built on it."""
+"""The API as requests, each with a parser for its answer (protocol section 4). Both clients use them."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """A request to the API, and how to read the answer."""
+    """A request to the API, and how to parse its answer."""
 
     method: str
     path: str
     parse: Callable[[Any], T]
-    """Reads the JSON of a successful answer; gets `None` if the answer has no content."""
+    """Parses the JSON of a successful answer; gets `None` if the answer has no content."""
     body: Any = None
     repeatable: bool = True
-    """Whether the client may send it again without knowing whether the first one arrived."""
+    """Whether the client may send the request again if it does not know whether the first one arrived."""
     is_text: bool = False
     """Whether the answer is plain text instead of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log(Generic[T]):
-    """A log to read, and how to read a line of it."""
+    """A log, and how to parse its lines."""
 
     path: str
     parse: Callable[[Any], T]
-    """Reads the JSON of a line."""
+    """Parses the JSON of a line."""
 
 
 def _path(api: str, argument: str) -> str:

@@ -1,4 +1,4 @@
-"""How a client speaks to servers: its credentials, what it sends, and when it tries again."""
+"""How a client talks to servers: credentials, requests and retries."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ T = TypeVar("T")
 DEFAULT_ENDPOINT: Final = "https://127.0.0.1:7373"
 MAX_ANSWER: Final = 4 * 1024 * 1024
 MAX_REQUEST: Final = 1024 * 1024
-"""The longest body, in bytes, that any release of the server takes."""
+"""The longest body, in bytes, that any release of the server accepts."""
 _ATTEMPTS: Final = 3
-"""How often the client tries each endpoint."""
+"""The number of times that the client tries each endpoint."""
 _EXPECTED: Final = "expected a URL like https://127.0.0.1:7373"
 _HTTP: Final = re.compile(r"(?<![^\s,])http://", re.IGNORECASE)
 SELF_SIGNED_HINT: Final = "; if the server's certificate is self-signed, trust it or skip its verification"
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-"""What httpx raises before it sends a request."""
+"""The errors that httpx raises before it sends a request."""
 
-# The first variable that is set wins (protocol section 9).
+# The first variable with a value wins (protocol section 9).
 _SERVER: Final = ("MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT")
 _API_KEY: Final = ("MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY")
 _KEY_FILE: Final = ("MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY")
@@ -67,12 +67,12 @@ class MissingCredentialsError(ValueError):
 def arguments_from_environment(
     environment: Mapping[str, str], *, endpoints: str | None = None, api_key: str | None = None
 ) -> dict[str, Any]:
-    """Return the arguments of a client that environment variables give (protocol section 9).
+    """Return a client's arguments from environment variables (protocol section 9).
 
     Args:
         environment: The variables.
-        endpoints: An option of the command line. It wins over the variables.
-        api_key: An option of the command line. It wins over the variables, those that name files included.
+        endpoints: A command-line option. It overrides the variables.
+        api_key: A command-line option. It overrides the variables, including those that name files.
 
     Raises:
         MissingCredentialsError: The client credentials are missing, or given twice.
@@ -82,7 +82,7 @@ def arguments_from_environment(
         return next((value for name in names if (value := environment.get(name))), None)
 
     servers = endpoints or first(_SERVER) or DEFAULT_ENDPOINT
-    # As the Go tool: servers speak TLS only.
+    # Like the Go tool, because servers speak only TLS.
     arguments: dict[str, Any] = {"endpoints": _HTTP.sub("https://", servers)}
     key_file, cert_file = first(_KEY_FILE), first(_CERT_FILE)
     if api_key is not None:
@@ -100,7 +100,7 @@ def arguments_from_environment(
 
 
 class Settings:
-    """Where the servers are and how to speak to them. Both clients and their logs use it."""
+    """The servers' endpoints and how to connect to them. Both clients and their logs use this."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Settings:
             _load_key_pair(self.ssl, key_file, cert_file, password)
 
     def in_turn(self) -> Iterator[str]:
-        """Yield the endpoints for ever, beginning with the one that answered last: a dead one costs time only once."""
+        """Yield the endpoints forever, first the one that answered last, so that a dead one costs time only once."""
         return itertools.cycle(self.endpoints[self._first :] + self.endpoints[: self._first])
 
     def check_usable(self, loop: object = None, *, closed: bool) -> None:
@@ -166,12 +166,12 @@ class Settings:
 
 def _endpoint(text: str) -> str:
     text = text.strip().rstrip("/")
-    if "@" in text:  # do not repeat the text: it may hold a password
+    if "@" in text:  # do not repeat the text: it may contain a password
         raise ValueError(f"an endpoint can't have a user name or password: {_EXPECTED}")
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
         host = url.host
-        url.raw_host.decode("ascii").encode("idna")  # connecting does the same, and its error would be of another type
+        url.raw_host.decode("ascii").encode("idna")  # connecting would do the same, but raise another type of error
     except (httpx.InvalidURL, UnicodeError):
         raise ValueError(f"{text!r} is not a valid URL: {_EXPECTED}") from None
     if url.scheme != "https" or not host or url.raw_path != b"/" or url.fragment:
@@ -181,7 +181,7 @@ def _endpoint(text: str) -> str:
 
 def _ssl_context(ca: str | os.PathLike[str] | None, insecure: bool) -> ssl.SSLContext:
     if insecure:
-        # Skip the system's CAs: reading them takes longer than a request, and nothing would use them.
+        # Do not read the system's CAs: that takes longer than a request, and they would not be used.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -201,9 +201,9 @@ def _ssl_context(ca: str | os.PathLike[str] | None, insecure: bool) -> ssl.SSLCo
 
 
 def _load_api_key(context: ssl.SSLContext, api_key: APIKey) -> None:
-    """Let `context` present a certificate made for `api_key`. Python's ssl reads it from a file only."""
+    """Let `context` present a certificate made for `api_key`. Python's ssl can read it only from a file."""
     key_pem, cert_pem = api_key.certificate()
-    # Only its owner can look into the directory, which exists for as long as it takes to read the file.
+    # Only its owner can read the directory, which exists just long enough to read the file.
     with tempfile.TemporaryDirectory(prefix="kes-") as directory:
         file = Path(directory) / "client.pem"
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -256,19 +256,19 @@ def content_of(request: Request[T]) -> tuple[bytes | None, dict[str, str]]:
     Raises:
         KESError: The body is larger than any server accepts.
     """
-    # Not compressed: a compressed answer hides how long it gets.
+    # Do not accept compression: it hides the real length of an answer.
     headers = {"accept": "text/plain" if request.is_text else "application/json", "accept-encoding": "identity"}
     if request.body is None:
         return None, headers
     content = json.dumps(request.body, separators=(",", ":")).encode()
     if len(content) > MAX_REQUEST:
-        # The server stops reading such a body before its end, and its answer may get lost.
+        # The server would stop reading such a body before its end, and its answer could get lost.
         raise KESError(f"the request has {len(content)} bytes: servers accept up to {MAX_REQUEST}")
     return content, headers | {"content-type": "application/json"}
 
 
 def read_answer(request: Request[T], status: int, body: bytes) -> T:
-    """Return what the answer to a request says.
+    """Return the parsed answer to a request.
 
     Raises:
         APIError: It is an error, or does not follow the protocol.
@@ -294,7 +294,7 @@ def too_large(endpoint: str) -> KESError:
 
 @contextlib.contextmanager
 def connection_errors(endpoint: str) -> Iterator[None]:
-    """Turn errors of the connection into httpx's. On asyncio it lets some through, such as a refused certificate."""
+    """Turn connection errors into httpx's. On asyncio, httpx does not convert some, such as a refused certificate."""
     try:
         yield
     except OSError as error:
@@ -304,7 +304,7 @@ def connection_errors(endpoint: str) -> Iterator[None]:
 def may_repeat(request: Request[T], error: BaseException | None, settings: Settings, attempt: int) -> bool:
     """Return whether the client may send a request again, after `error` in an attempt with the given number, from 1.
 
-    A TLS failure would be the same again: after it, the client asks each other endpoint once.
+    A TLS failure would repeat itself: after one, the client asks each other endpoint once.
     """
     if _is_tls_failure(error) and attempt >= len(settings.endpoints):
         return False
@@ -312,15 +312,15 @@ def may_repeat(request: Request[T], error: BaseException | None, settings: Setti
 
 
 def _is_tls_failure(error: BaseException | None) -> bool:
-    """Return whether one side refused the TLS handshake: a certificate is not trusted, for example."""
+    """Return whether one side refused the TLS handshake, for example because it does not trust a certificate."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
-    # The others mean that the connection broke.
+    # All other errors mean that the connection broke.
     return error is not None and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
 
 
 def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
-    """Return how often and when to send a request again: arguments of tenacity's classes."""
+    """Return how often and when to retry a request, as arguments of tenacity's classes."""
     import tenacity
 
     def again(state: tenacity.RetryCallState) -> bool:
@@ -336,10 +336,10 @@ def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
 
 
 def failed(error: httpx.TransportError) -> KESConnectionError:
-    """Return the client's error for one of httpx: it names the endpoint and the reason."""
+    """Return the client's error for an error of httpx, with the endpoint and the reason."""
     endpoint = f"{error.request.url.scheme}://{error.request.url.netloc.decode('ascii')}"
     reason = str(error) or type(error).__name__
-    if isinstance(error, httpx.ProtocolError):  # its text may be just the number of a stream
+    if isinstance(error, httpx.ProtocolError):  # its text may be only a stream ID
         reason = f"the connection broke in the middle of an answer: {type(error.__cause__ or error).__name__} {reason}"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         reason += SELF_SIGNED_HINT

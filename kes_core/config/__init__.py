@@ -1,6 +1,6 @@
 """The configuration file (protocol section 8).
 
-`Section` and the types of values are public: plugins build the models of their sections with them.
+`Section` and the types of values are public: plugins define their sections with them.
 """
 
 from __future__ import annotations

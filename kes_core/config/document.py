@@ -1,8 +1,8 @@
-"""YAML with the place of every value, so that an error can say where it is. Internal.
+"""YAML with the line of every value, for error messages. Internal.
 
-PyYAML parses, with libyaml (`yaml.CParser`) where it has it: that is many times faster, and it takes tabs wherever YAML
-allows them. The pure parser refuses some. Only their events are used here. PyYAML's own composer is recursive and
-has no limits, so a short file could end the process or keep it busy for ever.
+PyYAML parses the text, with libyaml (`yaml.CParser`) if available: it is many times faster, and it accepts tabs
+wherever YAML allows them, while the pure parser refuses some. This module uses only the parser's events. PyYAML's own
+composer is recursive and has no limits, so a short file could crash the process or keep it busy forever.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import yaml
 __all__ = ["MAX_SIZE", "Document", "Path", "YAMLError", "parse"]
 
 Path = tuple[str | int, ...]
-"""The way to a value: member names and list indexes."""
+"""The path to a value: member names and list indexes."""
 
 MAX_SIZE: Final = 2 << 20
-"""Bytes of a file at the most."""
+"""The largest size of a file, in bytes."""
 _MAX_VALUES: Final = 200_000
-"""Values at the most, each counted once for every alias that stands for it."""
+"""The largest number of values. Each alias of a value counts as another value."""
 _MAX_CHARACTERS: Final = 4 * MAX_SIZE
-"""Characters of all names and values at the most, counted likewise."""
+"""The largest number of characters in all names and values, counted in the same way."""
 _MAX_DEPTH: Final = 32
 _MAX_NAME: Final = 1024
-"""Characters of a member's name. YAML has this limit for names without a question mark."""
+"""The longest name of a member, in characters. YAML has this limit for names without a question mark."""
 _MAX_DIRECTIVES: Final = 16
 _ENVIRONMENT: Final = re.compile(r"\$\{([^}]*)\}")
 _HOME: Final = re.compile(r"~[\w.-]*/", re.ASCII)
@@ -36,7 +36,7 @@ _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _NULL: Final = "tag:yaml.org,2002:null"
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-"""What is not printable (YAML 1.1, section 5.1). A byte order mark is allowed only at the beginning."""
+"""Characters that are not printable (YAML 1.1, section 5.1). A byte order mark is allowed only at the beginning."""
 
 
 class YAMLError(Exception):
@@ -50,20 +50,20 @@ class YAMLError(Exception):
 
 @dataclass
 class Document:
-    """A YAML document whose scalars are all text."""
+    """A YAML document with all scalars as text."""
 
     value: Any
-    """Mappings, lists, text, and None where the file has nothing."""
+    """Mappings, lists and text, and None for empty values."""
     lines: dict[Path, int] = field(default_factory=dict)
-    """The line of every value, of members that of their names."""
+    """The line of every value; for a member, the line of its name."""
     from_environment: dict[Path, str] = field(default_factory=dict)
-    """The name of the environment variable of every value that comes from one."""
+    """The environment variable of every value that comes from one."""
     unexpanded: dict[Path, str] = field(default_factory=dict)
-    """The beginning of each value that a shell would replace by a home directory, such as `~/`."""
+    """The beginning of each value that a shell would replace with a home directory, such as `~/`."""
     embedded: dict[Path, str] = field(default_factory=dict)
-    """The first `${NAME}` in each longer value, which stays as it is."""
+    """The first `${NAME}` in each longer value, where it is not replaced."""
     problems: list[YAMLError] = field(default_factory=list)
-    """What is wrong with the document itself."""
+    """The errors of the document itself."""
 
     def line(self, path: Path) -> int:
         """Return the line of the value at `path`, or of the nearest one around it."""
@@ -73,7 +73,7 @@ class Document:
 
 
 class _Node:
-    """A value with its place: `content` is text, None, a list of nodes, or a list of pairs of nodes."""
+    """A value with its line: `content` is text, None, a list of nodes, or a list of pairs of nodes."""
 
     __slots__ = ("content", "is_mapping", "is_merge", "line")
 
@@ -85,7 +85,7 @@ class _Node:
 
 
 class _Composer:
-    """Makes nodes of a parser's events."""
+    """Builds nodes from a parser's events."""
 
     def __init__(self, parser: Any) -> None:
         self._next: Callable[[], Any] = parser.get_event
@@ -94,8 +94,8 @@ class _Composer:
         self._count = 0
 
     def document(self) -> _Node | None:
-        """Return the one document, or None if the text is empty."""
-        self._next()  # the beginning of the stream
+        """Return the only document, or None if the text is empty."""
+        self._next()  # the start of the stream
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
         node = self._node(self._next(), 0)
@@ -159,7 +159,7 @@ def _check_limits(line: int, path: Path, count: int, depth: int) -> None:
 
 
 class _DocumentReader:
-    """Makes values of nodes: replaces aliases, merge keys and environment variables by what they stand for."""
+    """Converts nodes to values: resolves aliases, merge keys and environment variables."""
 
     def __init__(self, environ: Mapping[str, str], literal: Callable[[Path], bool]) -> None:
         self._environ = environ
@@ -202,7 +202,7 @@ class _DocumentReader:
         for source in sources:
             if not source.is_mapping:
                 raise YAMLError(node.line, path, "'<<' must name a mapping")
-            # Counted here: a mapping of merge keys alone has no value that would be.
+            # Count it here, because a mapping with only merge keys has no values to count.
             self._count += 1
             _check_limits(source.line, path, self._count, depth)
             merged = {**self._mapping(source, path, depth), **merged}
@@ -251,16 +251,16 @@ def _name(node: _Node, path: Path) -> str:
 
 
 def parse(text: str, *, environ: Mapping[str, str], literal: Callable[[Path], bool]) -> Document:
-    """Read the one YAML document in `text`.
+    """Read the only YAML document in `text`.
 
     Args:
         text: The YAML.
         environ: The environment variables that `${NAME}` refers to.
-        literal: Tells for a path whether `${NAME}` there is ordinary text.
+        literal: Returns whether `${NAME}` is ordinary text at a path.
 
     Raises:
-        YAMLError: It is not valid YAML, holds more than one document, or is larger or nested deeper than any
-            configuration needs to be.
+        YAMLError: It is not valid YAML, contains more than one document, or is larger or nested deeper than any
+            configuration needs.
     """
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_SIZE:
@@ -269,7 +269,7 @@ def parse(text: str, *, environ: Mapping[str, str], literal: Callable[[Path], bo
     if forbidden is not None:
         line = text.count("\n", 0, forbidden.start()) + 1
         raise YAMLError(line, (), "not valid YAML: a character that is not allowed")
-    if text.count("\n%") > _MAX_DIRECTIVES:  # libyaml compares each with all before it
+    if text.count("\n%") > _MAX_DIRECTIVES:  # libyaml compares each one with all before it
         raise YAMLError(1, (), f"more than {_MAX_DIRECTIVES} lines begin with '%', as directives do")
     reader = _DocumentReader(environ, literal)
     try:

@@ -1,4 +1,4 @@
-"""What the models of sections say about a field, found by its path. Internal."""
+"""Facts about the field at a path, from the models of the sections. Internal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["dotted", "field_names", "is_secret", "wrong_kind"]
 
 
 def dotted(path: Path) -> str:
-    """Return a path as messages write it: `policy.my-app.identities[1]`."""
+    """Return a path in the form of messages: `policy.my-app.identities[1]`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -29,7 +29,7 @@ def _annotation(model: Any, loc: Path) -> Any:
 
 
 def _plain(annotation: Any) -> Any:
-    """Take off `Annotated` and `| None`."""
+    """Remove `Annotated` and `| None`."""
     while True:
         arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
         optional = len(arguments) == 1 and type(None) in get_args(annotation)
@@ -67,7 +67,7 @@ def is_secret(model: type[BaseModel], loc: Path) -> bool:
 
 
 def wrong_kind(model: type[BaseModel], loc: Path, kind: str, message: str) -> str:
-    """Return what the value at `loc` must be, after pydantic's error of this `kind` with this `message`."""
+    """Return what the value at `loc` must be, for a pydantic error with this `kind` and `message`."""
     if kind in {"model_type", "dict_type", "model_attributes_type"}:
         fields = field_names(model, loc)
         return "must be a mapping" + (f" with the fields {', '.join(fields)}" if fields else "")

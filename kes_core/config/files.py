@@ -1,4 +1,4 @@
-"""The certificates that a configuration names, for the server and for the commands that check it. Internal."""
+"""The certificates in a configuration, for the server and for commands that check it. Internal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["certificate_warnings", "check_files", "expiry_problem", "make_server
 
 
 def check_files(config: Config) -> tuple[str, ...]:
-    """Check the certificates that `config` names, as the server does when it starts; return its warnings.
+    """Check the certificates in `config`, as the server does at start; return its warnings.
 
     Raises:
         TLSError: They can't be used, or clients refuse them.
@@ -40,11 +40,11 @@ def check_files(config: Config) -> tuple[str, ...]:
 
 
 def make_server_tls(config: Config) -> ServerTLS:
-    """Return what new connections use with `config`.
+    """Return the TLS settings that `config` gives to new connections.
 
     Raises:
         TLSError: A file can't be used. That includes `tls.ca` while `tls.auth` is off: otherwise a wrong path would
-            come to light only when somebody switches `tls.auth` on.
+            show only when `tls.auth` is switched on.
     """
     settings = _tls_settings(config)
     if settings.ca is not None and not settings.client_certificate.verified:
@@ -53,7 +53,7 @@ def make_server_tls(config: Config) -> ServerTLS:
 
 
 def expiry_problem(config: Config, now: datetime | None = None) -> str:
-    """Return why clients refuse the server's certificate because of its dates; empty if they do not.
+    """Return why clients refuse the server's certificate for its dates; empty if they accept them.
 
     Raises:
         TLSError: It can't be read.
@@ -69,7 +69,7 @@ def expiry_problem(config: Config, now: datetime | None = None) -> str:
 
 
 def certificate_warnings(config: Config) -> tuple[str, ...]:
-    """Return why clients that verify the server's certificate refuse it, apart from its dates and its issuer.
+    """Return why clients that verify the server's certificate refuse it, except for its dates and its issuer.
 
     Raises:
         TLSError: It can't be read.

@@ -1,7 +1,7 @@
-"""`load`: from a configuration file to a configuration that is valid as a whole, and the plugins for it. Internal.
+"""`load` reads a configuration file and returns a valid configuration and the plugins for it. Internal.
 
-The file is read and parsed once. Everything is checked before anything is used: the result is a valid configuration, or
-one `ConfigError` that lists every problem with file, line and field.
+The file is read and parsed once. Everything is checked before it is used: the result is a valid configuration, or one
+`ConfigError` that lists every problem with file, line and field.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["LoadedConfig", "blocked_plugins", "load", "load_keystores", "load_va
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A valid configuration with all that belongs to it."""
+    """A valid configuration, with its plugins and warnings."""
 
     config: Config
     plugins: Plugins
-    """The plugins that its key store and policy engines come from, loaded without those that it blocks."""
+    """The plugins of its key store and policy engines. Plugins that it blocks are not loaded."""
     warnings: tuple[ConfigProblem, ...] = ()
-    """What is valid but hardly meant, such as a rule that matches nothing."""
+    """What is valid but probably a mistake, such as a rule that matches nothing."""
     filename: str = ""
-    """What messages call the file."""
+    """The name of the file in messages."""
     values: str = field(default="", repr=False)
-    """What the file and the overrides say, as JSON for `load_values`. It may hold secrets."""
+    """The values of the file and the overrides, as JSON for `load_values`. They may contain secrets."""
 
 
 def load(
@@ -50,10 +50,10 @@ def load(
 
     Args:
         path: The file.
-        plugins: Where key stores and policy engines come from: the installed plugins, without those that the file
-            blocks, unless given.
+        plugins: The plugins of key stores and policy engines; by default the installed ones, except those that the
+            file blocks.
         environ: The environment variables that `${NAME}` refers to.
-        overrides: Values that win over the file, by their path: `{"tls.key": "server.key"}`.
+        overrides: Values that override the file, by path: `{"tls.key": "server.key"}`.
 
     Raises:
         ConfigError: The configuration can't be used.
@@ -65,14 +65,14 @@ def load(
 
 
 def load_values(values: str, *, filename: str, plugins: Plugins | None = None) -> LoadedConfig:
-    """Make the configuration of `values`, which another process has loaded as `LoadedConfig.values`.
+    """Return the configuration in `values`, which another process has loaded as `LoadedConfig.values`.
 
-    It has no warnings: that process has them. The other arguments and the errors are those of `load`.
+    It has no warnings, because that process has reported them. The other arguments and the errors are those of `load`.
     """
     from kes_core.config.document import Document
     from kes_core.config.reader import ConfigReader
 
-    document = Document(json.loads(values), lines={(): 0})  # that process knows the lines
+    document = Document(json.loads(values), lines={(): 0})  # only that process knows the lines
     if plugins is None:
         plugins = _load_plugins(document.value)
     config = ConfigReader(filename, plugins, document).read({})
@@ -87,7 +87,7 @@ def parse_config(
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
-    """Return the configuration in `text`, which is YAML and which messages call `filename`.
+    """Return the configuration in the YAML `text`; messages call it `filename`.
 
     The other arguments and the errors are those of `load`.
     """
@@ -97,10 +97,10 @@ def parse_config(
 
 
 def load_keystores(*paths: Path, environ: Mapping[str, str] = os.environ) -> tuple[KeyStoreChoice, ...]:
-    """Return the key store of each of the configuration files at `paths`, whose other sections are not checked.
+    """Return the key store of each configuration file at `paths`, without checking the other sections.
 
     Raises:
-        ConfigError: A file does not name a key store that can be used.
+        ConfigError: A file does not name a usable key store.
     """
     from kes_core.config.reader import ConfigReader
     from kes_core.plugins import load_plugins
@@ -134,7 +134,7 @@ def _load_plugins(values: Any) -> Plugins:
 
 
 def _blocked(values: Any) -> tuple[str, ...]:
-    """Return the plugins that a file blocks, before any is loaded. `ConfigReader` reports what is wrong with them."""
+    """Return the plugins that a file blocks, before any is loaded. `ConfigReader` reports errors in the list."""
     section = values.get("plugins") if isinstance(values, dict) else None
     names = section.get("block") if isinstance(section, dict) else None
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()

@@ -1,4 +1,4 @@
-"""A configuration that is valid as a whole, and the errors of one that is not. Internal."""
+"""A valid configuration, and the errors of an invalid one. Internal."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = [
 ]
 
 COMMAND_LINE: Final = "command line"
-"""What stands for the file in problems of values that options give."""
+"""Replaces the name of the file in problems with options."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing that is wrong, or that hardly anybody means, in a configuration file."""
+    """An error, or a probable mistake, in a configuration file."""
 
     file: str
     line: int
@@ -43,7 +43,7 @@ class ConfigProblem:
 
 
 class ConfigError(Exception):
-    """A configuration can't be used. Its text has one line for each problem."""
+    """A configuration can't be used. The text has one line for each problem."""
 
     def __init__(self, *problems: ConfigProblem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -52,7 +52,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyStoreChoice:
-    """The key store that a configuration selects, with its section."""
+    """The configured key store, with its section."""
 
     backend: KeyStoreBackend
     config: BaseModel
@@ -60,18 +60,18 @@ class KeyStoreChoice:
 
 @dataclass(frozen=True, slots=True)
 class PolicyEngineChoice:
-    """A policy engine that a configuration selects, with its section."""
+    """A configured policy engine, with its section."""
 
     type: PolicyEngineType
     config: BaseModel
 
 
 _CHECKED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
-"""Plugins' sections have been checked with the plugins' own models."""
+"""The sections of plugins, checked with the plugins' own models."""
 
 
 class Config(CheckedSettings):
-    """A valid configuration: the sections of the core as the file has them, and the plugins that it chooses."""
+    """A valid configuration: the sections of the core, and the plugins that the file selects."""
 
     keystore: Annotated[KeyStoreChoice, _CHECKED]
     policy_engines: Annotated[tuple[PolicyEngineChoice, ...], _CHECKED] = ()
@@ -83,14 +83,14 @@ class Config(CheckedSettings):
 
     @property
     def port(self) -> int:
-        """The port to listen on; 0 for any that is free."""
+        """The port to listen on; 0 for any free port."""
         return int(self.address.rpartition(":")[2])
 
     @classmethod
     def from_file(
         cls, file: FileSettings, keystore: KeyStoreChoice, policy_engines: tuple[PolicyEngineChoice, ...] = ()
     ) -> Self:
-        """Combine the checked sections of a file with the plugins that it chooses."""
+        """Combine the checked sections of a file with the plugins that it selects."""
         sections = {name: getattr(file, name) for name in CheckedSettings.model_fields}
         return cls.model_construct(
             _fields_set=file.model_fields_set, **sections, keystore=keystore, policy_engines=policy_engines

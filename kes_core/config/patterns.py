@@ -1,4 +1,4 @@
-"""Patterns of policies that match no request, and what may have been meant. Internal."""
+"""Patterns of policies that match no request, and suggestions for them. Internal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kes_core.protocol import ROUTES, Argument, Auth, Route
 __all__ = ["problem_of"]
 
 _ALIKE: Final = 0.6
-"""How much two paths have to have in common, from 0 to 1, for one to be a misspelling of the other."""
+"""The similarity of two paths, from 0 to 1, from which one may be a misspelling of the other."""
 
 
 def problem_of(pattern: str) -> tuple[str, str]:
-    """Return why a pattern matches no request of the API, and what may have been meant; empty if it does match one."""
+    """Return why a pattern matches no request of the API, with a suggestion; empty if it matches one."""
     if not pattern:
         return "is empty and matches nothing", "remove it"
     start, is_prefix = pattern.removesuffix("*"), pattern.endswith("*")
@@ -43,7 +43,7 @@ def _can_match(route: Route, start: str, *, is_prefix: bool) -> bool:
     argument = start.removeprefix(route.path)
     if route.argument is Argument.NAME:
         return (is_prefix and _may_begin_name(argument)) or is_valid_name(argument)
-    beginning, separator, _place = argument.partition("~")  # clients ask for the next page so
+    beginning, separator, _place = argument.partition("~")  # clients ask for the next page in this way
     return is_valid_pattern(beginning) or bool(separator) or (is_prefix and _may_begin_name(argument))
 
 
@@ -52,7 +52,7 @@ def _may_begin_name(text: str) -> bool:
 
 
 def _suggestion(start: str) -> str:
-    """Return what a pattern that matches no API may have been meant for."""
+    """Return a suggestion for a pattern that matches no API."""
     with_name = next((route for route in ROUTES if route.path == start + "/"), None)
     if with_name is not None:
         return f"a name follows in the path: {with_name.path}*"
@@ -61,7 +61,7 @@ def _suggestion(start: str) -> str:
         rest = start.removeprefix(known.path)
         return f"{rest!r} is not, and does not begin, a valid name: {NAME_RULE}"
     folder, _separator, rest = start.rpartition("/")
-    # A rule with a name is like an API without it, and one for an API without names is like the API as it stands.
+    # Compare a rule with a name without the name, and a rule for an API without names as a whole.
     likeness = {
         (route, text): difflib.SequenceMatcher(None, text, route.path.rstrip("/")).ratio()
         for route in ROUTES

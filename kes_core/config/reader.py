@@ -1,4 +1,4 @@
-"""From the values in a configuration file to a `Config`, or to everything that is wrong with it. Internal."""
+"""Turns the values in a configuration file into a `Config`, or into a list of all its errors. Internal."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _RENAMED: Final = {
     "tls.auth_ca": "tls.ca",
     "policy.*.paths": "policy.*.allow",
 }
-"""Old names of fields, with the new ones. A mapping under `keys` is old too: it was the key store."""
+"""Old names of fields, with the new ones. A mapping under `keys` is old too: it was the key store's section."""
 _STORE_PACKAGES: Final = {"fs": "kes-fs", "vault": "kes-vault"}
 _ENGINE_PACKAGES: Final = {"cedar": "kes-cedar"}
-"""The packages that are known to provide key stores and policy engines."""
+"""The known packages with key stores and policy engines."""
 _MAX_SHOWN: Final = 60
 _MAX_PROBLEMS: Final = 100
-"""The most problems of one file: a person reads them, and finding the likely spelling takes time for each."""
+"""The largest number of problems to report for one file: a person reads them, and each suggestion takes time."""
 
 
 class ConfigReader:
@@ -56,9 +56,9 @@ class ConfigReader:
         """Set up.
 
         Args:
-            filename: What messages call the file.
-            plugins: Where key stores and policy engines come from.
-            document: What the file holds.
+            filename: The name of the file in messages.
+            plugins: The plugins of key stores and policy engines.
+            document: The content of the file.
         """
         self._filename = filename
         self._plugins = plugins
@@ -71,7 +71,7 @@ class ConfigReader:
         """Return the configuration.
 
         Args:
-            overrides: Values that win over the file, by their path.
+            overrides: Values that override the file, by path.
 
         Raises:
             ConfigError: It can't be used.
@@ -101,7 +101,7 @@ class ConfigReader:
         return Config.from_file(file, keystore, engines)
 
     def read_keystore(self) -> KeyStoreChoice:
-        """Return the key store alone; the other sections are not checked.
+        """Return only the key store; do not check the other sections.
 
         Raises:
             ConfigError: It can't be used.
@@ -119,9 +119,9 @@ class ConfigReader:
         return choice
 
     def warnings(self, config: Config) -> tuple[ConfigProblem, ...]:
-        """Return what is valid in `config`, which `read` has returned, but hardly meant.
+        """Return the probable mistakes in `config`, which `read` has returned.
 
-        Fields of the command line have no warnings: a relative path there is what a user expects.
+        Values from the command line get no warnings: there, users expect relative paths.
         """
         found = itertools.islice(itertools.chain(self._embedded(config), _warnings(config)), _MAX_PROBLEMS)
         return tuple(
@@ -149,7 +149,7 @@ class ConfigReader:
         if path in self._overridden:
             self._problems.append((0, COMMAND_LINE, field, message))
             return
-        # One problem a field is enough: a missing variable leaves an empty value behind, which may be another.
+        # One problem per field is enough: a missing variable also leaves an empty value, which may be a second problem.
         if not field or field not in self._reported:
             self._reported.add(field)
             self._problems.append((line or self._document.line(path), self._filename, field, message))
@@ -159,7 +159,7 @@ class ConfigReader:
         return ConfigError(*(ConfigProblem(file, line, path, text) for line, file, path, text in problems))
 
     def _shown(self, path: Path, value: object) -> str:
-        """Return how a message calls a value: as it stands in the file, if that may be shown."""
+        """Return a value in the form for messages: as it is in the file, or the name of its variable."""
         variable = self._document.from_environment.get(path)
         if variable is not None:
             return f"the value of ${{{variable}}}"
@@ -197,7 +197,7 @@ class ConfigReader:
             return None
 
     def _explain(self, model: type[BaseModel], detail: ErrorDetails, base: Path) -> None:
-        """Turn one of pydantic's errors into a problem with a place."""
+        """Turn an error of pydantic into a problem with a line."""
         loc = _loc(detail)
         path = (*base, *loc)
         kind, value = detail["type"], detail["input"]
@@ -205,7 +205,7 @@ class ConfigReader:
             self._unknown_field(model, loc, path)
         elif kind == "missing":
             if path == ("keystore",):
-                return  # said with the names of what is installed
+                return  # `_keystore` reports it, with the installed key stores
             if not any(dotted(path) == new or new.startswith(dotted(path) + ".") for new in self._renamed):
                 self._report(path, "required, but missing")
         elif kind == "value_error":
@@ -230,12 +230,12 @@ class ConfigReader:
     def _keystore(self, section: object, keys: object) -> KeyStoreChoice | None:
         known = ", ".join(sorted(self._plugins.backends))
         if section is None and isinstance(keys, dict):
-            return None  # reported there: its old name was used
+            return None  # reported as the old name of the section
         if section is None or section == {}:
             self._report(("keystore",), f"required: name the one key store to use; installed: {known}")
             return None
         if not isinstance(section, dict):
-            return None  # reported with the rest of the file
+            return None  # reported with the other fields
         given = {name: settings for name, settings in section.items() if settings not in (None, "")}
         if len(given) == 1:  # the others are empty
             section = given
@@ -267,7 +267,7 @@ class ConfigReader:
                 choices.append(PolicyEngineChoice(type=engine, config=valid))
         return tuple(choices)
 
-    # What the fields have to do with each other
+    # Rules between fields
 
     def _check(self, file: FileSettings) -> None:
         if file.version not in {"", "v1"}:
@@ -295,7 +295,7 @@ class ConfigReader:
                 self._report(("api", path, "skip_auth"), f"anybody could call this API; allowed only for {allowed}")
 
     def _check_identities(self, file: FileSettings) -> None:
-        """An identity is one thing only: the admin, a proxy, or in one policy."""
+        """Check that each identity has one role: the admin, a proxy, or a member of one policy."""
         owners = {file.admin.identity: "the admin"}
         for index, identity in enumerate(file.tls.proxy.identities):
             self._claim(owners, identity, "a TLS proxy", ("tls", "proxy", "identities", index))
@@ -336,7 +336,7 @@ def _unknown_identities(identities: tuple[str, ...], base: Path) -> Iterator[tup
 
 
 def _collide(address: str, other: str) -> bool:
-    """Tell whether no two listeners can have these addresses."""
+    """Tell whether two listeners can't use both addresses."""
     (host, _, port), (other_host, _, other_port) = address.rpartition(":"), other.rpartition(":")
     hosts = {host.lower(), other_host.lower()}
     if int(port) != int(other_port) or int(port) == 0:
@@ -350,12 +350,12 @@ def _loc(detail: ErrorDetails) -> Path:
 
 
 def is_literal(path: Path) -> bool:
-    """Tell where `${NAME}` is ordinary text: in policies' patterns and in the version (vectors/config.json)."""
+    """Return whether `${NAME}` is ordinary text at `path`: in patterns and the version (vectors/config.json)."""
     return path == ("version",) or (len(path) > 2 and path[0] == "policy" and path[2] in {"allow", "deny"})  # noqa: PLR2004 # policy, name, list
 
 
 def _without_nulls(value: Any) -> Any:
-    """Return `value` without the members that have none: what is empty in the file is not given."""
+    """Return `value` without the empty members: an empty field counts as missing."""
     if isinstance(value, dict):
         return {name: _without_nulls(member) for name, member in value.items() if member is not None}
     if isinstance(value, list):
@@ -376,7 +376,7 @@ def _renamed(path: Path, kind: str) -> str:
 
 
 def _not_installed(name: str, installed: Collection[str], packages: Mapping[str, str]) -> str:
-    """Return what to do about a key store or a policy engine that no installed plugin provides."""
+    """Return what to do if no installed plugin provides a key store or a policy engine."""
     known = ", ".join(sorted(installed)) or "none"
     if name in packages:
         return f"no installed plugin provides it: install the package {packages[name]}; installed: {known}"

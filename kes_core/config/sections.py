@@ -1,4 +1,4 @@
-"""The sections of the configuration file as models: each field once, with its default. Internal.
+"""The models of the sections of the configuration file, with all fields and defaults. Internal.
 
 `kes_core.config` has the public ones.
 """
@@ -50,14 +50,14 @@ _SYSLOG_PORT: Final = 514
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+(%\w+)?\]|", re.ASCII)
 _IDENTITY_LENGTH: Final = 64
 _ALMOST: Final = re.compile(r"[0-9A-Fa-f]{32,}", re.ASCII)
-"""What must be meant as an identity: no word that disables the admin has that many hex digits."""
+"""A text that must be meant as an identity: a word that disables the admin does not have that many hex digits."""
 _SMALL: Final = re.compile(r"\d{1,5}", re.ASCII)
-"""A number of few digits: Python refuses to convert very long ones."""
+"""A number with few digits: Python refuses to convert very long ones."""
 _FACILITIES: Final = ("auth", "authpriv", "daemon", "user", *(f"local{number}" for number in range(8)))
 
 
 class Section(BaseModel):
-    """A part of the configuration file: fields that are not in the model are errors."""
+    """A part of the configuration file. Fields that are not in the model are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -155,7 +155,7 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_list)]
 
 
 class AdminSettings(Section):
-    """`admin`: the identity that may do everything."""
+    """`admin`: the identity that may use every route."""
 
     identity: Annotated[Required, AfterValidator(_admin)]
     """The admin's identity, or a word that is not hex, such as `disabled`, for no admin."""
@@ -175,7 +175,7 @@ class ProxySettings(Section):
 
 
 class TLSSection(Section):
-    """`tls`: the server's certificate, and what it asks of clients."""
+    """`tls`: the server's certificate, and its requirements for clients."""
 
     key: Required
     cert: Required
@@ -193,7 +193,7 @@ class APISettings(Section):
 
 
 class PolicySettings(Section):
-    """`policy.<name>`: what its identities may do."""
+    """`policy.<name>`: what the identities of the policy may do."""
 
     allow: Patterns = ()
     deny: Patterns = ()
@@ -203,17 +203,17 @@ class PolicySettings(Section):
 class CacheExpiry(Section):
     """`cache.expiry`: how long the server uses keys without asking the store again, in seconds; 0 disables a rule.
 
-    Each key has its own time, counted from when it was read. So no key is used longer than if the cache were emptied
-    at that interval, and the keys are not all read again at the same moment.
+    The time of each key counts from when the server read it. So a key is used no longer than if the cache were emptied
+    at that interval, but the keys are not all read again at the same moment.
     """
 
     any: Duration = 300.0
-    """However often they are used."""
+    """The time for every key, however often it is used."""
     unused: Duration = 30.0
-    """After their last use."""
+    """The time after the last use of a key."""
     offline: Duration = 0.0
-    """Instead of both, while the store is unreachable. If this is set, a key whose time is up stays in memory until the
-    store has answered once more: an outage is noticed only some seconds after it began."""
+    """Replaces both times while the store is unreachable. If it is set, an expired key stays in memory until the store
+    answers again, because the server notices an outage only some seconds after it began."""
 
 
 class CacheSettings(Section):
@@ -223,7 +223,7 @@ class CacheSettings(Section):
 
 
 class LogSettings(Section):
-    """`log`: what is logged."""
+    """`log`: what the server logs."""
 
     error: LogLevel = 0
     audit: LogLevel = LOG_OFF
@@ -234,9 +234,9 @@ class AuditFileSettings(Section):
 
     path: Required
     chain: Switch = False
-    """Whether each record carries a hash over all records before it."""
+    """Whether each record has a hash over all records before it."""
     key: Secret | None = None
-    """The key of that hash."""
+    """The key for that hash."""
 
     @model_validator(mode="after")
     def _key_is_of_a_chain(self) -> AuditFileSettings:
@@ -339,7 +339,7 @@ class KeySettings(Section):
 
 
 class CheckedSettings(Section):
-    """The sections that the core knows: what a file and a valid configuration have in common."""
+    """The sections of the core, which a file and a valid configuration have in common."""
 
     version: str = ""
     address: Address = DEFAULT_ADDRESS
@@ -357,7 +357,7 @@ class CheckedSettings(Section):
 
 
 class FileSettings(CheckedSettings):
-    """The whole file. Plugins check their own sections: here these are mappings with any content."""
+    """The whole file. Plugins check their own sections, so here these are mappings with any content."""
 
     keystore: dict[str, Any]
     policy_engines: dict[str, Any] = Field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""The kinds of value that a configuration file has, each read from the text that stands there. Private.
+"""The types of values in a configuration file, each parsed from the text in the file. Private.
 
-The messages do not repeat the value: the caller knows whether it may be shown.
+The messages do not repeat the value, because only the caller knows whether it may be shown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Duration = Annotated[
         }
     ),
 ]
-"""A span of time as Go writes it; seconds as a number."""
+"""A duration in Go's format; the value is in seconds."""
 
 _TRUTH: Final = dict.fromkeys(("on", "yes", "y", "true"), True) | dict.fromkeys(("off", "no", "n", "false"), False)
 
@@ -54,7 +54,7 @@ Switch = Annotated[
     PlainSerializer(lambda value: "on" if value else "off", when_used="json"),
     WithJsonSchema({"enum": [True, False, "on", "off", "yes", "no", "true", "false", "y", "n"]}),
 ]
-"""Something that is switched on or off."""
+"""A switch: on or off."""
 
 
 def _on_off(value: Any) -> Any:
@@ -72,7 +72,7 @@ OnOff = Annotated[
     PlainSerializer(lambda value: "on" if value else "off", when_used="json"),
     WithJsonSchema({"enum": ["on", "off", "", True, False]}),
 ]
-"""As `Switch`, with these two words only."""
+"""Like `Switch`, but only these two words are valid."""
 
 LOG_OFF: Final = 9
 _LEVELS: Final = {"debug": -4, "info": 0, "warn": 4, "error": 8, "on": 0, "off": LOG_OFF}
@@ -104,16 +104,16 @@ LogLevel = Annotated[
     PlainSerializer(_level_text, when_used="json"),
     WithJsonSchema({"type": "string", "examples": ["on", "off", "debug", "info", "warn", "error", "error+1"]}),
 ]
-"""A log level on Go's scale: debug is -4, info 0, warn 4, error 8; from 9 on nothing is logged."""
+"""A log level on Go's scale: debug is -4, info 0, warn 4, error 8. From 9 on, nothing is logged."""
 
 
 class Secret(SecretStr):
-    """Text that never shows itself: `get()` returns it.
+    """A text that only `get()` returns.
 
-    It stands in no `repr()`, text, JSON or `vars()`, and can't be pickled. A copy of it is the same object.
+    It does not appear in `repr()`, `str()`, JSON or `vars()`, and can't be pickled. A copy is the same object.
     """
 
-    # Not in the dictionary of the object, where pydantic would put it and which many tools show.
+    # Not in the object's `__dict__`, where pydantic would put it and where many tools would show it.
     __slots__ = ("_text",)
 
     def __init__(self, secret_value: str) -> None:

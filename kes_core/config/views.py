@@ -1,4 +1,4 @@
-"""Views of configurations: the effective one with its secrets masked, and the format as a JSON Schema. Internal."""
+"""Views of configurations: the effective one with masked secrets, and the format as a JSON Schema. Internal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _EMPTY: Final = {"type": "null"}
 _NUMBERS: Final = frozenset({"number", "integer", "boolean"})
 _REFERENCE: Final = {"type": "string", "pattern": r"^\s*\$\{[^}]*\}\s*$"}
-"""`${NAME}`: the value of an environment variable, which may replace any scalar."""
+"""`${NAME}`, a reference to an environment variable, which may replace any scalar."""
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """Return the configuration as the server applies it, in the shape of the file and with secrets masked."""
-    # In JSON's mode pydantic masks secrets, and our own types write themselves as the file does.
+    """Return the configuration as the server applies it, in the structure of the file and with masked secrets."""
+    # In JSON mode, pydantic masks secrets, and our own types have the form of the file.
     shown = config.model_dump(mode="json", exclude_none=True, include=set(CheckedSettings.model_fields))
     shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.config)}
     shown["policy_engines"] = {choice.type.name: _dump(choice.config) for choice in config.policy_engines}
@@ -39,7 +39,7 @@ def _dump(settings: BaseModel) -> Any:
 def json_schema(plugins: Plugins) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration file with the sections of `plugins`.
 
-    The server may still refuse a file that this schema accepts: rules between fields are not in it.
+    The server may still refuse a file that this schema accepts: the schema has no rules between fields.
     """
     backends = {name: backend.config for name, backend in plugins.backends.items()}
     engines = {name: engine.config for name, engine in plugins.engines.items() if name != STATIC_ENGINE}
@@ -64,7 +64,7 @@ def _sections(models: Mapping[str, type[BaseModel]], places: Mapping[Any, Any]) 
 
 
 def _as_text(schema: Any) -> Any:
-    """Widen a schema to what the file may hold: there each scalar is text, a reference, or empty."""
+    """Widen a schema to what the file may contain: there, each scalar is text, a reference, or empty."""
     if isinstance(schema, list):
         return [_as_text(item) for item in schema]
     if not isinstance(schema, dict):
@@ -93,7 +93,7 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the schemas of what may replace a value of `schema`."""
+    """Return the schemas of the values that may replace a value of `schema`."""
     if "enum" in schema or "pattern" in schema:
         return [schema, _REFERENCE]
     if schema.get("type") == "string":

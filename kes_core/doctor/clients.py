@@ -1,4 +1,4 @@
-"""The policies that well-known clients need: what to put under `policy:` in the server's configuration."""
+"""The policies that well-known clients need, for the section `policy` of the server's configuration."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ CLIENTS: Final[Mapping[str, _Client]] = {
         (_Rule("/v1/ready", "whether the server and its key store work"),),
     ),
 }
-"""By name."""
+"""The clients by name."""
 
 
 def client_policy(client: str, *, name: str = "", key: str = "*", identities: Sequence[str] = ()) -> str:
-    """Return the section `policy` for a client as YAML, with the least that it needs.
+    """Return the minimal section `policy` for a client, as YAML.
 
     Args:
         client: One of `CLIENTS`.
-        name: The name of the policy; that of the client unless another is given.
-        key: The name of its key, or the beginning of the names of its keys and a `*`.
-        identities: The client's identities. Without any, the text says where to put them.
+        name: The name of the policy; by default the client's name.
+        key: The name of its key, or a prefix of the names of its keys followed by `*`.
+        identities: The client's identities. If there are none, the text shows where to put them.
     """
     about, rules = CLIENTS[client]
     patterns = {rule.pattern.replace("{key}", key): rule.why for rule in rules}

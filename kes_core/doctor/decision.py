@@ -1,6 +1,6 @@
-"""Why the server allows or refuses a client's request: its checks in their order, up to the one that refuses.
+"""Explain why the server allows or refuses a request: all checks in order, up to the one that refuses.
 
-The checks are the server's own, from `kes_core.access`. What is added here is what to do about a refusal.
+The checks are the server's own, from `kes_core.access`. This module adds what to do about a refusal.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The client of a request: its certificates, or only its identity."""
+    """The client that makes a request: its certificates, or only its identity."""
 
     identity: str
     """Empty for a client without a certificate."""
@@ -63,7 +63,7 @@ class Requester:
         """Read a client's certificate, with its chain, or its API key.
 
         Raises:
-            ValueError: It can't be read, or holds neither. The message holds nothing of it.
+            ValueError: It can't be read, or contains neither. The message has nothing of its content.
         """
         try:
             content = file.read_bytes()
@@ -84,7 +84,7 @@ class Requester:
         try:
             return cls(identity_of_chain(chain)[0], chain)
         except IdentityError:
-            return cls("", chain)  # what is wrong with it is a finding
+            return cls("", chain)  # a finding reports the error
 
     def client(self, address: str, *, verified: bool) -> ProvenClient:
         """Return the client of a connection that this requester opened.
@@ -116,14 +116,14 @@ async def explain(
 
     Args:
         config: The configuration of the server.
-        plugins: Where policy engines come from.
+        plugins: The plugins of the policy engines.
         requester: The client.
         path: The path as the client sends it, such as `/v1/key/generate/my-key`, or a URL.
-        method: The method; the one that the API takes unless given.
+        method: The method; by default the usual one of the API.
         address: The client's IP address.
 
     Returns:
-        A finding for each check, in their order. The last is an error if the request is refused.
+        A finding for each check, in order. The last is an error if the request is refused.
     """
     try:
         rules = await connect_rules(config, plugins)
@@ -154,7 +154,7 @@ def _request(requester: Requester, path: str, method: str, address: str, *, veri
 
 
 def _usual_method(raw_path: bytes, path: str) -> str:
-    """Return the method that the API of a path takes; GET if there is no such API."""
+    """Return the usual method of a path's API; GET if there is no such API."""
     for method in dict.fromkeys(route.method for route in ROUTES):
         try:
             find_route(method, raw_path, path)
@@ -167,7 +167,7 @@ def _usual_method(raw_path: bytes, path: str) -> str:
 
 
 async def _check(config: Config, rules: AccessRules, request: _Request, findings: list[Finding]) -> None:
-    """Make the checks that follow the handshake, and add a finding for each that passes."""
+    """Make the checks after the handshake, and add a finding for each that passes."""
     try:
         route, argument = find_route(request.method, request.raw_path, request.path)
     except NotRoutedError as error:
@@ -201,7 +201,7 @@ _CURES_OF_ROUTES: Mapping[int, str] = {
 
 
 def _check_handshake(config: Config, rules: AccessRules, requester: Requester) -> Finding:
-    """Return what the TLS handshake makes of the client, or refuse the client."""
+    """Return the client as the TLS handshake proves it, or refuse the client."""
     if not requester.chain and not requester.identity:
         if rules.open_routes:
             paths = ", ".join(path for path in config.api if path in rules.open_routes)
@@ -236,7 +236,7 @@ def _check_handshake(config: Config, rules: AccessRules, requester: Requester) -
 
 
 def _identify(config: Config, rules: AccessRules, client: ProvenClient) -> Sender:
-    """Return the sender of the request. One from a TLS proxy has no header here, so the server would refuse it."""
+    """Return the sender of the request. A TLS proxy has no header here, so the server would refuse its request."""
     try:
         return identify(client, [], rules)
     except UnidentifiedSenderError as error:
@@ -255,7 +255,7 @@ def _identify(config: Config, rules: AccessRules, client: ProvenClient) -> Sende
 def _check_decision(
     config: Config, sender: Sender, path: str, decision: AccessDecision, findings: list[Finding]
 ) -> None:
-    """Explain what the policy engines answered, or why they were not asked."""
+    """Explain the answers of the policy engines, or why they were not asked."""
     if not decision.answers and decision.allowed:
         findings.append(Finding.ok("policy", f"allowed: {decision.rule}"))
         return
@@ -282,7 +282,7 @@ def _reason(answer: EngineAnswer) -> str:
 
 
 def _rule(config: Config, policy: str, path: str, answer: EngineAnswer) -> str:
-    """Return the rule by which an engine allows a path. The static engine names only the policy, to be quick."""
+    """Return the rule by which an engine allows a path. To be fast, the static engine names only the policy."""
     if answer.engine != ENGINE_NAME:
         return _reason(answer)
     return f"rule {matching_pattern(config.policy[policy].allow, path)!r} of policy {policy!r}"

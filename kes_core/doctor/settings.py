@@ -1,4 +1,4 @@
-"""Settings that are valid but hardly meant: of policies, proxies, open APIs and the cache."""
+"""Settings that are valid but probably mistakes: of policies, proxies, open APIs and the cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 
 
 def examine_policies(config: Config) -> Iterator[Finding]:
-    """Look for identities that no client has, and rules that match nothing."""
+    """Find identities that no client can have, and rules that match nothing."""
     admin = config.admin.identity
     if not is_identity(admin) and not any(policy.identities for policy in config.policy.values()):
         rest = "; only the other policy engines can allow something" if config.policy_engines else ""
@@ -86,7 +86,7 @@ def _rules(name: str, policy: PolicySettings) -> Iterator[Finding]:
 
 
 def examine_proxies(config: Config) -> Iterator[Finding]:
-    """Look at the TLS proxies that may speak for clients."""
+    """Check the TLS proxies that may forward client certificates."""
     proxy = config.tls.proxy
     header = proxy.header.cert
     if not proxy.identities:
@@ -127,7 +127,7 @@ def examine_api(config: Config) -> Iterator[Finding]:
 
 
 def examine_cache(config: Config) -> Iterator[Finding]:
-    """Report settings of the cache that may surprise."""
+    """Report surprising settings of the cache."""
     expiry = config.cache.expiry
     persistent = config.keystore.backend.persistent
     if not expiry.offline and persistent:

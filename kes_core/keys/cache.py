@@ -30,7 +30,7 @@ T = TypeVar("T")
 logger = logging.getLogger("kes.keystore")
 
 _TASKS: Final = {"create": "create a key", "get": "read a key", "delete": "delete a key", "list": "list keys"}
-"""How the log names the operation that failed. The store may still serve the others."""
+"""Names of operations in the log. If one fails, the store may still serve the others."""
 HEALTH_TIMEOUT: Final = 10.0
 """The shortest time limit of a health check, in seconds."""
 

@@ -1,4 +1,4 @@
-"""Certificates that expire soon: the server's own, and those of its clients."""
+"""Certificates that expire soon: the server's and its clients'."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["ExpiryWatch"]
 logger = logging.getLogger("kes.tls")
 
 REPEAT: Final = timedelta(days=1)
-"""How often they are repeated."""
+"""Seconds until a warning is repeated."""
 MAX_CLIENTS: Final = 1000
-"""The most clients to remember: anybody may connect, with any number of certificates."""
+"""The largest number of clients to remember: anyone can connect, with any number of certificates."""
 
 
 class ExpiryWatch:
-    """Warns of certificates that expire soon, once a day for each, and counts them for the metrics."""
+    """Warns about certificates that expire soon, once a day for each, and counts them for the metrics."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -69,7 +69,7 @@ class ExpiryWatch:
         now = datetime.now(UTC)
         left = certificate.not_after - now
         if left < timedelta(0):
-            # A server that verifies certificates refuses this one earlier; for any other the date means nothing.
+            # A server that verifies certificates has refused this one earlier; others ignore the date.
             self._clients.pop(identity, None)
             return
         if identity not in self._clients and len(self._clients) >= MAX_CLIENTS:
@@ -87,7 +87,7 @@ class ExpiryWatch:
         )
 
     def see_renewed(self, identity: str) -> None:
-        """Forget a client that has a certificate with more time left."""
+        """Forget a client that now has a certificate with more time left."""
         self._clients.pop(identity, None)
 
     @property

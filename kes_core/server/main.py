@@ -1,6 +1,7 @@
 """Running the server: start, reload on SIGHUP, stop on SIGTERM and SIGINT.
 
-One process serves on its own (`SingleProcess`). Several have a supervisor, which serves nothing itself (`supervisor`).
+A single process serves alone (`SingleProcess`). Several processes have a supervisor, which serves no requests itself
+(`supervisor`).
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ def run(
     mlock: bool = False,
     on_started: Callable[[ServerInfo], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way are finished first.
+    """Serve until SIGTERM or SIGINT; finish the requests in progress first.
 
     Args:
         loaded: The configuration, with its plugins.
-        reload: Loads it again, with the same plugins, for SIGHUP. Without it SIGHUP only reads the certificate again.
-        mlock: Keep all memory out of the swap.
+        reload: Loads the configuration again, with the same plugins, for SIGHUP. Without it, SIGHUP only reads the
+            certificate again.
+        mlock: Keep all memory out of swap space.
         on_started: Called once, when the server answers.
 
     Raises:
@@ -66,7 +68,7 @@ def run(
 
 
 class _Process(Protocol):
-    """What runs between start and stop: the one process that serves, or the supervisor of several."""
+    """The only serving process, or the supervisor of several."""
 
     async def start(self, sockets: Sockets) -> None:
         """Serve on `sockets`."""
@@ -79,7 +81,7 @@ class _Process(Protocol):
         """
 
     async def stop(self) -> None:
-        """Finish the requests under way and close everything."""
+        """Finish the requests in progress and close everything."""
 
 
 async def _serve(
@@ -125,7 +127,7 @@ def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
 
 
 async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> bool:
-    """Start, unless a signal ends the server while it still waits for its key store; tell whether it started."""
+    """Start; return false if a signal ends the server while it still waits for its key store."""
     starting, stopping = asyncio.ensure_future(process.start(sockets)), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,12 +145,12 @@ async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> 
 async def reload_when_wanted(
     wanted: asyncio.Event, process: _Process, config: Config, load: Callable[[], LoadedConfig]
 ) -> None:
-    """Whenever `wanted` is set, use what `load` returns, or log why it can't be used. Runs until cancelled.
+    """Whenever `wanted` is set, use the configuration from `load`, or log why it can't be used. Runs until cancelled.
 
     Args:
         wanted: Set to request a reload; this function clears it.
         process: Reloads.
-        config: What the server was started with: some of its fields change only with a restart.
+        config: The configuration at the start: some of its fields change only with a restart.
         load: Loads the configuration.
     """
     while True:
@@ -159,7 +161,7 @@ async def reload_when_wanted(
             await _reload(process, config, load)
         except (ConfigError, ConfigRejectedError) as error:
             logger.error("the configuration is not reloaded, the old one stays in use: %s", error)
-        except Exception as error:  # without this there would never be another reload
+        except Exception as error:  # otherwise there would never be another reload
             message = "internal error: the configuration is not reloaded, the old one stays in use"
             log_fault(logger, message, error=error)
         else:
@@ -169,7 +171,7 @@ async def reload_when_wanted(
 
 
 async def _reload(process: _Process, config: Config, load: Callable[[], LoadedConfig]) -> None:
-    # Beside the loop, which goes on serving: a large file takes a second or more.
+    # Off the event loop, which goes on serving: a large file takes a second or more.
     loaded = await asyncio.to_thread(load)
     await process.reload(loaded)
     _log_warnings(loaded)
@@ -181,7 +183,7 @@ async def _reload(process: _Process, config: Config, load: Callable[[], LoadedCo
 
 
 def _log_warnings(loaded: LoadedConfig) -> None:
-    """Log what `kes config check` warns of, too."""
+    """Log the warnings of `kes config check`."""
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     with contextlib.suppress(TLSError):  # the process reports it
@@ -201,7 +203,7 @@ class SingleProcess:
         await self.server.connect(self._config)
         log.publish(ErrorLogHandler(self.server.app.error_log, asyncio.get_running_loop()))
         await self.server.start(sockets.api, sockets.probes)
-        # What is loaded by now stays: the garbage collector need not visit it again and again.
+        # The objects loaded so far stay, so the garbage collector does not have to visit them again and again.
         gc.collect()
         gc.freeze()
 

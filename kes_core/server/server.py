@@ -32,9 +32,9 @@ __all__ = ["GRACE", "ConfigRejectedError", "ServerProcess"]
 logger = logging.getLogger("kes.server")
 
 GRACE: Final = 20.0
-"""Seconds that requests under way get when the server stops; the longest default timeout is 15."""
+"""Seconds that requests in progress get when the server stops; the longest default timeout is 15."""
 CERTIFICATE_INTERVAL: Final = 15 * 60.0
-"""Seconds after which the certificate is read again (protocol section 8)."""
+"""Seconds until the certificate is read again (protocol section 8)."""
 
 
 class ConfigRejectedError(Exception):
@@ -45,11 +45,11 @@ class ServerProcess:
     """Serves from `start` to `stop`. Belongs to one event loop."""
 
     def __init__(self, plugins: Plugins, metrics: Metrics, peers: Peers, *, output_lock: int | None = None) -> None:
-        """Set up; nothing is connected yet.
+        """Set up, without any connections yet.
 
         Args:
-            plugins: Where key stores and policy engines come from.
-            metrics: Where to count.
+            plugins: The plugins of key stores and policy engines.
+            metrics: The counters.
             peers: The other processes of the server.
             output_lock: The file descriptor whose lock keeps them from writing to standard output at the same time.
         """
@@ -65,7 +65,7 @@ class ServerProcess:
         self.app: KESApp
 
     async def connect(self, config: Config) -> None:
-        """Connect to what `config` names.
+        """Connect to the key store and the policy engines of `config`.
 
         Raises:
             ConfigRejectedError: It can't be used.
@@ -82,8 +82,8 @@ class ServerProcess:
         return tls
 
     async def start(self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket]) -> None:
-        """Serve on `sockets`, and probes on `probes`; other processes may do the same."""
-        # A worker that replaces another one has missed which keys were created and deleted until now.
+        """Serve the API on `sockets` and probes on `probes`. Other processes may use the same sockets."""
+        # A worker that replaces another one does not know which keys were created and deleted until now.
         self.app.server_state.cache.forget_all()
         self._cache_task = self._spawn(self.app.server_state.cache.run())
         await self._runtime.start(sockets)
@@ -95,19 +95,19 @@ class ServerProcess:
         self._spawn(self._reload_certificate_regularly())
 
     async def prepare(self, config: Config) -> State:
-        """Connect to what another configuration names; return the state for `apply`, which can no longer fail.
+        """Connect to the key store and the policy engines of a new configuration; return the state for `apply`.
 
         Raises:
             ConfigRejectedError: It can't be used. Nothing has changed.
         """
         try:
-            # Beside the loop: a log host that does not answer must not hold up requests.
+            # Off the event loop: a log host that does not answer must not delay requests.
             sinks = await asyncio.to_thread(open_sinks, config, lock=self._output_lock)
         except AuditError as error:
             raise ConfigRejectedError(str(error)) from error
         audit = AuditLog(sinks, self._plugin_sinks)
         try:
-            # Off the event loop: decrypting a private key takes long on purpose.
+            # Off the event loop: decrypting a private key is slow on purpose.
             tls = await asyncio.to_thread(make_server_tls, config)
             return await connect(
                 config,
@@ -124,12 +124,12 @@ class ServerProcess:
             raise
 
     def apply(self, state: State) -> None:
-        """Serve with `state` from now on; requests under way go on with the state they began with.
+        """Serve with `state` from now on. Requests in progress keep the state with which they began. This can't fail.
 
         One assignment replaces everything: TLS, policies, key store, cache and audit log.
         """
         old, old_cache_task = self.app.server_state, self._cache_task
-        # It does not know which keys were created and deleted since it was prepared.
+        # The new cache does not know which keys were created and deleted since it was prepared.
         state.cache.forget_all()
         self.app.use(state)
         self._cache_task = self._spawn(state.cache.run())
@@ -139,16 +139,16 @@ class ServerProcess:
         self._check_expiry()
 
     async def discard(self, state: State) -> None:
-        """Close a state that was prepared and is not used."""
+        """Close a prepared state that is not used."""
         state.audit.close()
         await state.close()
 
     def forget(self, name: str) -> None:
-        """Remove a key from memory that another process has created or deleted."""
+        """Remove a key from memory, because another process has created or deleted it."""
         self.app.server_state.cache.forget(name)
 
     async def stop(self) -> None:
-        """Accept no more connections, finish the requests under way, and close everything."""
+        """Accept no more connections, finish the requests in progress, and close everything."""
         self._stopping.set()
         self.app.close_streams()
         await self._runtime.stop(grace=GRACE)
@@ -159,7 +159,7 @@ class ServerProcess:
         await self.app.server_state.close()
 
     async def _invalidate_key(self, name: str) -> None:
-        """Remove a key from the memory of all processes, and from the state in use, which may be newer than its own."""
+        """Remove a key from the memory of all processes, here from the current state, not that of the request."""
         if hasattr(self, "app"):
             self.forget(name)
         await self._peers.forget(name)
@@ -175,18 +175,18 @@ class ServerProcess:
                 tls = await asyncio.to_thread(make_server_tls, config)
             except TLSError as error:
                 logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
-            except Exception as error:  # without this the certificate would never be read again
+            except Exception as error:  # otherwise the certificate would never be read again
                 message = "internal error: the certificate is not reloaded, the old one stays in use"
                 log_fault(logger, message, error=error)
             else:
-                if self.app.server_state.config is config:  # else a reload was faster, and has read it
+                if self.app.server_state.config is config:  # otherwise a reload was faster and has read it
                     self.app.use(dataclasses.replace(self.app.server_state, tls=tls))
                     self._check_expiry()
 
     def _check_expiry(self) -> None:
         try:
             self.app.expiry.check_server(self.app.server_state.config)
-        except TLSError as error:  # replaced at this very moment
+        except TLSError as error:  # someone is replacing the file
             logger.error("the certificate can't be checked for its expiry: %s", error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -197,10 +197,10 @@ class ServerProcess:
 
 
 async def _retire(states: list[State]) -> None:
-    """Let requests that still work with the one state in `states` finish, then close and free it.
+    """Let the requests finish that still use the only state in `states`, then close and free it.
 
-    The caller must not keep the state: this frees it beside the event loop, as one with thousands of policies takes
-    some milliseconds.
+    The caller must not keep a reference. The state is freed off the event loop, because freeing thousands of policies
+    takes some milliseconds.
     """
     await asyncio.sleep(GRACE)
     await states[0].close()

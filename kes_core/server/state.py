@@ -26,7 +26,7 @@ __all__ = ["State", "connect"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """The running configuration with what it is connected to. A request takes it once and keeps it to its end."""
+    """The running configuration with its connections. A request takes it once and keeps it to its end."""
 
     config: Config
     cache: KeyCache
@@ -35,9 +35,9 @@ class State:
     policy_of: Mapping[str, str]
     """The name of the policy of each identity that has one."""
     timeouts: Mapping[str, float | None]
-    """The time for a request by route, in seconds."""
+    """The time limit of a request by route, in seconds."""
     tls: ServerTLS | None
-    """What new connections use; nothing without a network."""
+    """The TLS settings of new connections; None without a network."""
     audit: AuditLog
     started_at: Timestamp
     """When the server began to use this configuration."""
@@ -57,15 +57,15 @@ async def connect(
     tls: ServerTLS | None = None,
     audit: AuditLog | None = None,
 ) -> State:
-    """Connect to the key store and the policy engines that `config` names, and make the keys that it asks for.
+    """Connect to the key store and the policy engines of `config`, and create its missing keys.
 
     Args:
         config: The configuration.
-        plugins: From where its back ends come.
-        counters: Where to count what the cache and the store do.
+        plugins: The plugins of its key store and policy engines.
+        counters: Count the work of the cache and the store.
         on_key_change: Tells the server's other processes that a key was created or deleted.
-        tls: What new connections use. A server without a network has none.
-        audit: Where audit records go; nowhere unless given.
+        tls: The TLS settings of new connections; None without a network.
+        audit: The audit log; by default there is none.
 
     Raises:
         BackendError: The key store or a policy engine can't be used, or a key can't be created.

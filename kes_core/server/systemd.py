@@ -23,14 +23,14 @@ _FIRST_DESCRIPTOR: Final = 3
 def passed_descriptors() -> list[tuple[str, int]]:
     """Return the name and the number of each descriptor that systemd passed to this process.
 
-    The environment says so once: it is cleared, so that no other process takes them for its own.
+    This clears the environment variables, so that no other process takes the descriptors for its own.
     """
     pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
     numbers = range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count))
     for number in numbers:
-        with contextlib.suppress(OSError):  # not open: the user of the number reports it
+        with contextlib.suppress(OSError):  # not open: whoever uses the number reports it
             os.set_inheritable(number, False)
     known = names.split(":") if names else []
     return list(zip(known + [""] * (len(numbers) - len(known)), numbers, strict=False))

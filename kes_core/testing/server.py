@@ -1,4 +1,4 @@
-"""A server for the tests of applications: the real one with keys in memory, without network and certificates."""
+"""A server for the tests of applications: the real server with keys in memory, without network and certificates."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FakeServer:
 
     It is the application that `kes server` runs, with the in-memory key store: keys, policies, errors and the audit log
     are real. It opens no socket, and needs neither certificates nor files. Its event loop runs in a thread, which ends
-    with the `with` block. Each server has keys of its own.
+    with the `with` block. Each server has its own keys.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class FakeServer:
 
         Args:
             keys: Names of keys that exist from the beginning.
-            policies: The section `policy` of a configuration: by name the lists `allow`, `deny` and `identities`.
-            identity: The identity of its clients, 64 hex digits in lower case; the admin unless given.
+            policies: The section `policy` of a configuration: the lists `allow`, `deny` and `identities` of each
+                policy, by name.
+            identity: The identity of its clients, 64 hex digits in lower case; by default the admin's.
         """
         self._identity = identity or _ADMIN
         sections = {
@@ -87,15 +88,15 @@ class FakeServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the server. Its clients get connection errors from then on, and logs end."""
+        """Stop the server. From then on, its clients get connection errors, and logs end."""
         self._thread.stop()
 
     def transport(self, identity: str | None = None) -> httpx.BaseTransport:
-        """Return a transport for `Client`. Its requests come from `identity`, or else from that of the server."""
+        """Return a transport for `Client`. Its requests come from `identity`, by default the server's."""
         return _Transport(self._thread, identity or self._identity)
 
     def async_transport(self, identity: str | None = None) -> httpx.AsyncBaseTransport:
-        """Return a transport for `AsyncClient`, on any asyncio loop; as `transport`."""
+        """Return a transport for `AsyncClient`, like `transport`. It works on any asyncio loop."""
         return _AsyncTransport(self._thread, identity or self._identity)
 
 
@@ -124,7 +125,7 @@ class _ServerThread:
             raise
 
     def stop(self) -> None:
-        with self._lock:  # what was submitted before this is done before the loop ends
+        with self._lock:  # work submitted before this is done before the loop ends
             self._is_running = False
         try:
             asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).result()
@@ -144,7 +145,7 @@ class _ServerThread:
         raise httpx.ConnectError("the fake server is not running")
 
     async def begin(self, request: httpx.Request, body: bytes, identity: str) -> _FakeExchange:
-        """Begin to serve a request; return once the status of its response is known."""
+        """Begin to serve a request; return when the status of its response is known."""
         client = ProvenClient(identity, "", None, verified=False, presented=True, address=_ADDRESS)
         link = cast("ConnectionLink", _Connection(client))
         headers = [(name.lower(), value) for name, value in request.headers.raw]
@@ -178,7 +179,7 @@ class _ServerThread:
 
 
 class _Connection:
-    """What the requests of a client have in common."""
+    """The common state of a client's requests."""
 
     def __init__(self, client: ProvenClient) -> None:
         self.scope_base: Message = {
@@ -231,7 +232,7 @@ class _FakeExchange:
         return None if message is None else message.get("body", b"")
 
     async def close(self) -> None:
-        """Leave: the server stops answering."""
+        """Disconnect, so that the server stops answering."""
         self._gone.set()
         await self._task
 
@@ -257,7 +258,7 @@ class _Body(httpx.SyncByteStream):
             yield part
 
     def close(self) -> None:
-        with contextlib.suppress(httpx.ConnectError):  # the server has stopped, and with it the exchange
+        with contextlib.suppress(httpx.ConnectError):  # the server has stopped, and so has the exchange
             self._server.submit(self._exchange.close()).result()
 
 

@@ -1,1 +1,1 @@
-"""The API: dispatching requests, and the handlers, one module for each resource. Internal. It knows no TLS."""
+"""The API: the dispatcher, and a module of handlers for each resource. Internal. It does not deal with TLS."""

@@ -1,4 +1,4 @@
-"""A request as its handler sees it, and how handlers read its body."""
+"""A request for its handler, and functions to read its body."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Call", "binary_member", "json_body"]
 
 
 class Call(Request):
-    """A request with its route, its argument, its sender and the state of the server it is served from."""
+    """A request with its route, its argument, its sender and the state of the server."""
 
     def __init__(
         self, scope: Message, receive: Any, *, state: State, route: Route, argument: str, sender: Sender
@@ -35,7 +35,7 @@ class Call(Request):
         self.is_authorized = False
 
     async def limited_body(self) -> bytes:
-        """Return the body, cut off at the route's limit: what follows a complete value is not read."""
+        """Return the body, cut off at the route's limit. Handlers ignore what follows a complete JSON value."""
         limit = self.kes_route.max_body
         body = b""
         while True:
@@ -51,12 +51,12 @@ class Call(Request):
 
 
 def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:
-    """Return the first JSON value of `body`, ignoring what follows it, or None for null.
+    """Return the first JSON value of `body` and ignore the rest; return None for null.
 
     Names of members are in lower case, however the client wrote them.
 
     Raises:
-        RequestError: With `error`, if the body holds no JSON value.
+        RequestError: With `error`, if the body contains no JSON value.
     """
     try:
         return decode_json(body.decode("utf-8", "replace"))

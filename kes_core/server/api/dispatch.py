@@ -1,9 +1,9 @@
-"""The FastAPI application: the table of routes, and the path that every request takes through it.
+"""The FastAPI application, and the steps that every request goes through.
 
-Everything between the HTTP server and the handlers happens in `_Dispatcher`, in the order that the protocol lays down:
-route, method, certificate, policy, argument, and then the handler, which reads the body. The rules are those of
-`kes_core.access`. FastAPI keeps the routes and their documentation; its middleware, its parameters and its validation,
-which these routes do not use, cost more than the cryptography and are left out of a request's way.
+Everything between the HTTP server and the handlers happens in `_Dispatcher`, in the order of the protocol: route,
+method, certificate, policy, argument, and then the handler, which reads the body. The rules are those of
+`kes_core.access`. FastAPI keeps the routes and their documentation. Requests do not go through its middleware,
+parameters and validation: the routes do not use them, and they cost more than the cryptography.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ logger = logging.getLogger("kes.server")
 Handler = Callable[[Call], Awaitable[Any]]
 
 _UNANSWERED: Final = 499
-"""The status in the audit log of a request without an answer: the client left, or the server ended, too early. The
-server never sends this status; nginx records the same number."""
+"""The status in the audit log for a request without an answer, because the client disconnected or the server stopped.
+The server never sends this status; nginx logs the same number."""
 _JSON: Final = (b"content-type", b"application/json")
 _NDJSON: Final = (b"content-type", b"application/x-ndjson")
 _MAX_LOGGED_PATH: Final = 500
@@ -56,7 +56,7 @@ _MAX_LOGGED_PATH: Final = 500
 
 
 class KESApp(FastAPI):
-    """The API of the server. `use` gives it the state that it works with, and replaces everything at once."""
+    """The API of the server. `use` sets its state, and replaces the old one as a whole."""
 
     def __init__(self, state: State, metrics: Metrics, peers: Peers, expiry: ExpiryWatch) -> None:
         super().__init__(title=openapi.TITLE, version=system.version(), openapi_url=None, redirect_slashes=False)
@@ -80,7 +80,7 @@ class KESApp(FastAPI):
             openapi.add_route(self, route, self.handlers[route.path])
 
     def use(self, state: State) -> None:
-        """Work with `state` from now on; requests under way go on with the state they began with."""
+        """Use `state` from now on. Requests in progress keep the state with which they began."""
         state.audit.readers = self.audit_log
         self.server_state = state
 
@@ -117,7 +117,7 @@ class _Dispatcher:
         try:
             await self._answer(exchange, scope, receive)
         finally:
-            # Before any part of the answer is sent: no client may have an answer that no record shows.
+            # Before any part of the answer is sent: no client may get an answer that has no record.
             self._record(exchange, scope, time.perf_counter() - started)
         if exchange.status == _UNANSWERED:
             return
@@ -131,7 +131,7 @@ class _Dispatcher:
             await send_stream(body, receive, send)
 
     async def _answer(self, exchange: _Exchange, scope: Message, receive: Receive) -> None:
-        """Find the answer to a request. Every failure becomes an answer too."""
+        """Find the answer to a request, also to one that fails."""
         try:
             call = exchange.call = self._begin(scope, receive)
             async with asyncio.timeout(call.server_state.timeouts[call.kes_route.path]):
@@ -165,7 +165,7 @@ class _Dispatcher:
         return Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
 
     def _note_expiry(self, sender: Sender) -> None:
-        """Remember a client whose certificate expires soon, and forget it once it has a new one."""
+        """Remember a client whose certificate expires soon; forget it when it has a new certificate."""
         expiry = self._app.expiry
         if sender.expires < expiry.horizon:
             if sender.certificate is not None:

@@ -36,12 +36,12 @@ _DATA_KEY_SIZE: Final = 32
 _KEY_SIZE: Final = 32
 _MAX_CIPHERTEXTS: Final = 1000
 _PLACE: Final = "~"
-"""Separates the prefix from the place in the pattern that continues a listing. It is in no name."""
+"""Separates the prefix from the position in a pattern that continues a listing. Names can't contain it."""
 
 
 @contextlib.contextmanager
 def _store_errors(operation: str, name: str) -> Iterator[None]:
-    """Answer for a failing key store: the client learns what failed, the operator why."""
+    """Turn a key store's error into an answer: the client learns what failed, and the operator why."""
     try:
         yield
     except EntryNotFoundError:
@@ -49,7 +49,7 @@ def _store_errors(operation: str, name: str) -> Iterator[None]:
     except EntryExistsError:
         raise RequestError(*KEY_EXISTS) from None
     except KeyStoreError as error:
-        # What is known of the store's state is logged when it changes, by the cache; not for every request.
+        # The cache logs changes of the store's state, so do not log the same state again for every request.
         level = logging.DEBUG if error.reason is not None else logging.ERROR
         logger.log(level, "failed to %s %r: %s", operation, name, error)
         raise RequestError(502, f"failed to {operation}", error.reason) from None
@@ -113,7 +113,7 @@ async def _list(call: Call) -> dict[str, Any]:
     prefix = pattern.removesuffix("*")
     with _store_errors("list keys", call.argument):
         page = await call.server_state.cache.list(prefix, start=start)
-    # Only names that the other routes accept: a store may hold entries of other programs.
+    # Only names that the other routes accept: a store may contain other programs' entries.
     answer: dict[str, Any] = {"names": [name for name in page.names if is_valid_name(name)]}
     if page.next:
         answer["continue_at"] = f"{prefix}{_PLACE}{page.next}"

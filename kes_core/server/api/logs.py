@@ -1,4 +1,4 @@
-"""`/v1/metrics` and `/v1/log/*`: what goes on in the server."""
+"""`/v1/metrics` and `/v1/log/*`: the server's activity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Text", "handlers"]
 
 
 class Text:
-    """An answer that is text and no JSON."""
+    """An answer in plain text, not JSON."""
 
     def __init__(self, content_type: bytes, body: bytes) -> None:
         self.content_type = content_type
@@ -26,10 +26,10 @@ class Text:
 
 
 def handlers(metrics: Metrics, peers: Peers, errors: Hub, audit: Hub) -> Mapping[str, Callable[[Call], Awaitable[Any]]]:
-    """Return the handlers by path, for what the server counts and the events that it publishes."""
+    """Return the handlers for the metrics and the logs, by path."""
 
     async def read_metrics(call: Call) -> Text:
-        # Everybody but the official Go SDK says what they accept.
+        # All clients except the official Go SDK send this header.
         labelled = "accept" in call.headers
         return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics, labelled=labelled))
 

@@ -1,6 +1,6 @@
-"""What requests and answers look like, for the documentation of the API (OpenAPI).
+"""The models of requests and answers, for the documentation of the API (OpenAPI).
 
-The routes themselves read and write plain JSON: making a model for each request costs more than its cryptography.
+The handlers themselves read and write plain JSON: a model for each request would cost more than its cryptography.
 """
 
 from __future__ import annotations
@@ -159,14 +159,14 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "/v1/identity/self/describe": Self,
     "/v1/identity/list/": Identities,
 }
-"""What a route answers, by its path; nothing where it is missing."""
+"""The model of each route's answer, by path. A missing route has an empty answer."""
 
 TEXTS: Final[Mapping[str, str]] = {
     "/v1/metrics": "text/plain",
     "/v1/log/error": "application/x-ndjson",
     "/v1/log/audit": "application/x-ndjson",
 }
-"""The media types of answers that are not one JSON value, by the path of the route."""
+"""The media types of answers that are not a single JSON value, by path."""
 
 BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/import/": ImportKey,
@@ -176,11 +176,11 @@ BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/hmac/": Message,
     "/v1/key/bulk/decrypt/": list[CiphertextInContext],
 }
-"""What a route takes as its body, by its path."""
+"""The model of each route's body, by path."""
 
 
 def add_route(app: FastAPI, route: Route, handler: Callable[..., Awaitable[Any]]) -> None:
-    """Add a route of the table to an application, with its documentation."""
+    """Add a route to an application, with its documentation."""
     argument = f"{{{route.argument.value}}}" if route.argument is not None else ""
     body = BODIES.get(route.path)
     extra: dict[str, Any] = {}
@@ -196,7 +196,7 @@ def add_route(app: FastAPI, route: Route, handler: Callable[..., Awaitable[Any]]
     app.add_api_route(
         route.path + argument,
         handler,
-        methods=[route.method],  # and POST for PUT, which is an older spelling and not documented
+        methods=[route.method],  # POST, an older alternative to PUT, is not documented
         summary=route.summary,
         operation_id="_".join(part for part in route.path.split("/") if part not in {"", "v1"}),
         response_model=ANSWERS.get(route.path),
@@ -221,8 +221,8 @@ async def _no_handler() -> None:
 
 
 def _schema(body: Any) -> dict[str, Any]:
-    """Return the JSON schema of a body, complete in itself: FastAPI collects only the models of answers."""
+    """Return the self-contained JSON schema of a body: FastAPI collects only the models of answers."""
     schema = TypeAdapter(body).json_schema()
-    for model in schema.pop("$defs", {}).values():  # the one that a list consists of
+    for model in schema.pop("$defs", {}).values():  # the model of a list's elements
         schema["items"] = model
     return schema

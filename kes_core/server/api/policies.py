@@ -1,4 +1,4 @@
-"""`/v1/policy/*` and `/v1/identity/*`: what the configuration file says about who may do what."""
+"""`/v1/policy/*` and `/v1/identity/*`: the policies and identities of the configuration file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PLACE: Final = "~"
 
 
 def _origin(state: State) -> dict[str, str]:
-    """When and by whom policies were made: they come with the configuration, which is the admin's."""
+    """Return when and by whom policies were created: with the configuration, by the admin."""
     origin = {"created_at": state.started_at.rfc3339()}
     if state.access.admin:
         origin["created_by"] = state.access.admin

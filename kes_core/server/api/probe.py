@@ -1,4 +1,4 @@
-"""The answers of the probe listener: is the process alive, does the key store answer, and the metrics."""
+"""The answers of the probe listener: liveness of the process, readiness of the key store, and the metrics."""
 
 from __future__ import annotations
 

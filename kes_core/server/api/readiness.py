@@ -1,4 +1,4 @@
-"""Whether the server can serve: what `/v1/ready` and the probe listener answer."""
+"""Whether the server is ready, for `/v1/ready` and the probe listener."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["readiness"]
 
 
 async def readiness(cache: KeyCache) -> RequestError | None:
-    """Ask the key store for its status; return the error to answer with if it fails."""
+    """Check the key store's status; return the error for the answer if the check fails."""
     try:
         await cache.status()
     except KeyStoreUnreachableError as error:

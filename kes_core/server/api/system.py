@@ -1,4 +1,4 @@
-"""`/version`, `/v1/ready`, `/v1/status` and `/v1/api`: the server itself."""
+"""`/version`, `/v1/ready`, `/v1/status` and `/v1/api`: facts about the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "commit", "stat
 API_PATH: Final = "/v1/api"
 STATUS_PATH: Final = "/v1/status"
 _UNKNOWN: Final = "<unknown>"
-# Clients know these by Go's names.
+# Clients expect Go's names.
 _OS: Final = {"win32": "windows"}.get(sys.platform, sys.platform)
 _ARCH: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}.get(platform.machine(), platform.machine())
 
@@ -42,7 +42,7 @@ def version() -> str:
 
 @functools.cache
 def commit() -> str:
-    """Return the commit the server was installed from, where the installer has noted one."""
+    """Return the commit from which the server was installed, if the installer recorded it."""
     text = metadata.distribution("kes-core").read_text("direct_url.json")
     origin = json.loads(text) if text else {}
     found = origin.get("vcs_info", {}).get("commit_id", _UNKNOWN)
@@ -80,7 +80,7 @@ async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
     if expiring:
         answer["client_certificates_expiring"] = expiring
     try:
-        # Integers that clients read as nanoseconds (protocol section 4).
+        # Clients read these integers as nanoseconds (protocol section 4).
         answer["keystore_latency"] = max(1, int(await call.server_state.cache.status() * 1e9))
     except KeyStoreError as error:
         # Clients refuse an answer with only one of the two.

@@ -25,7 +25,7 @@ MAX_HANDSHAKE_READS: Final = 128
 
 _PLAIN_HTTP: Final = "the client speaks plain HTTP"
 _PLAIN_HTTP_ANSWER: Final = (
-    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # as Go's net/http
+    b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # like Go's net/http
 )
 _REASONS: Final = {
     "peer did not return a certificate": "the client presented no certificate",

@@ -1,1 +1,1 @@
-"""Several server processes on one port, and how they talk to each other. Internal."""
+"""Several server processes on one port, and their communication. Internal."""

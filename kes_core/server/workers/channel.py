@@ -1,6 +1,7 @@
 """Messages between the processes of one server: lines of JSON over a pair of connected sockets.
 
-`tell` sends what needs no answer and never waits; `ask` waits for one. The other side has a function for each.
+`tell` sends a message without an answer and never waits; `ask` waits for the answer. The other side has a function for
+each message.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ logger = logging.getLogger("kes.server")
 
 _MAX_LINE: Final = 64 * 1024 * 1024
 MAX_UNSENT: Final = 4 * 1024 * 1024
-"""Bytes that may wait to be read by the other side before `tell` drops what is not urgent."""
+"""The limit of unread bytes. Beyond it, `tell` drops messages that are not urgent."""
 
 
 class ChannelClosedError(Exception):
@@ -28,7 +29,7 @@ class ChannelClosedError(Exception):
 
 
 class PeerError(Exception):
-    """The other process could not do what it was asked for. The message says why."""
+    """The other process could not carry out a request. The message says why."""
 
 
 class Channel:
@@ -40,7 +41,7 @@ class Channel:
         asked: Mapping[str, Callable[..., Awaitable[Any]]],
         handlers: Mapping[str, Callable[..., None]],
     ) -> None:
-        """Set up an end with the functions that the other one can call: by `ask`, and by `tell`."""
+        """Set up an end with the functions that the other end can call with `ask`, and with `tell`."""
         self._asked = asked
         self._handlers = handlers
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -50,7 +51,7 @@ class Channel:
         self._writer: asyncio.StreamWriter | None = None
 
     async def open(self, sock: socket.socket) -> None:
-        """Use `sock`. Nothing is received before `run`."""
+        """Use `sock`. Only `run` starts to receive."""
         self._reader, self._writer = await asyncio.open_connection(sock=sock, limit=_MAX_LINE)
 
     async def run(self) -> None:
@@ -89,7 +90,7 @@ class Channel:
 
         Raises:
             ChannelClosedError: The other process is gone.
-            PeerError: It could not do it.
+            PeerError: It could not carry out the request.
         """
         if self._writer is None:
             raise ChannelClosedError("the other process is gone")
@@ -116,7 +117,7 @@ class Channel:
         else:
             answer = self._waiting.get(message["number"])
             if answer is None or answer.done():
-                return  # who asked has given up
+                return  # the caller of `ask` has given up
             if "failed" in message:
                 answer.set_exception(PeerError(message["failed"]))
             else:

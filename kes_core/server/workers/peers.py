@@ -1,4 +1,4 @@
-"""What the processes of one server have to tell one another, as the one that serves a request sees it."""
+"""The communication between the processes of a server, as the serving process uses it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Peers(Protocol):
     """All processes of the server, this one included."""
 
     async def snapshot(self) -> dict[str, Any]:
-        """Return the numbers of all: the sum of `Metrics.snapshot`."""
+        """Return the numbers of all processes: the sum of their `Metrics.snapshot`."""
 
     async def forget(self, name: str) -> None:
-        """Return when no other process has the key `name`, or its absence, in memory."""
+        """Make all other processes drop the key `name`, or its absence, from memory; return when they have."""
 
 
 class LocalPeers:
-    """A server of one process."""
+    """A server with a single process."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

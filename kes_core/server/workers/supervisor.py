@@ -1,7 +1,7 @@
 """The supervisor of several processes that serve on the same sockets. It serves nothing itself. Internal.
 
-It starts workers and replaces those that die; gives all of them a new configuration, or none; adds up their numbers;
-and passes on the messages between them: keys that were created or deleted, and events for the readers of the logs.
+It starts workers and replaces dead ones, gives a new configuration to all of them or to none, and adds up their
+numbers. It also forwards messages between them: created or deleted keys, and events for the readers of the logs.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ __all__ = ["Supervisor", "WorkerError"]
 logger = logging.getLogger("kes.server")
 
 _SNAPSHOT_INTERVAL: Final = 1.0
-"""Seconds after which the workers' numbers are read again: those of the last interval are lost when a worker dies."""
+"""Seconds between two reads of the workers' numbers. If a worker dies, its counts since the last read are lost."""
 _ANSWER_TIMEOUT: Final = 2.0
 """Seconds that a worker has to send its numbers."""
 _OBEY_TIMEOUT: Final = 5.0
 """Seconds that a worker has to carry out a command before it is killed and replaced."""
 _PREPARE_TIMEOUT: Final = 60.0
-"""Seconds that a worker has to connect to what a configuration names, once the server has started."""
+"""Seconds that a worker of a running server has to connect to the key store and the policy engines."""
 _MAX_PAUSE: Final = 30.0
-"""The longest pause, in seconds, before a worker that dies again and again is replaced."""
+"""The longest pause, in seconds, before the replacement of a worker that keeps dying."""
 _LASTING: Final = 60.0
-"""Seconds after which the death of a worker no longer lengthens that pause."""
+"""Seconds after which a worker's death no longer lengthens that pause."""
 _KILL_AFTER: Final = GRACE + 5
 GAUGES: Final = frozenset({"active", "workers", "threads", "heap", "blocks", "stack", "expiring"})
-"""Numbers that end with their process. All others only grow."""
+"""Numbers that disappear with their process. All others only grow."""
 
 
 class WorkerError(Exception):
@@ -52,7 +52,7 @@ class WorkerError(Exception):
 
 
 class _WorkerHandle:
-    """One process, and the connection to it."""
+    """A worker process, and the connection to it."""
 
     def __init__(self, number: int, supervisor: Supervisor) -> None:
         self.number = number
@@ -78,11 +78,11 @@ class _WorkerHandle:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, supervisor: Supervisor, *, within: float | None = None) -> None:
-        """Start the process and wait until it is connected to the key store. It serves after `serve`.
+        """Start the process and wait until it is connected to the key store. It does not serve before `serve`.
 
         Args:
-            supervisor: With the sockets and the configuration.
-            within: Seconds after which a worker that has not started is killed.
+            supervisor: Has the sockets and the configuration.
+            within: Seconds that the worker has to start before it is killed.
 
         Raises:
             WorkerError: The worker can't start.
@@ -93,7 +93,7 @@ class _WorkerHandle:
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-P",  # nothing is imported from the directory that the server happens to be started in
+                "-P",  # import nothing from the current directory
                 "-m",
                 "kes_core.server.workers.worker",
                 str(theirs.fileno()),
@@ -148,17 +148,17 @@ class _WorkerHandle:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a process."""
+        """Whether the process was started."""
         return hasattr(self, "process")
 
     @property
     def how_it_ended(self) -> str:
-        """Exit code or signal, for a message."""
+        """The exit code or the signal, for a message."""
         code = self.process.returncode
         return f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
 
     async def end(self) -> None:
-        """Let it finish the requests under way, and wait until it has ended."""
+        """Let the worker finish its requests in progress, and wait until it has ended."""
         self.serves = False
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
@@ -173,7 +173,7 @@ class _WorkerHandle:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def snapshot(self) -> dict[str, Any] | None:
-        """Return what it has counted; `None` if it does not answer in time."""
+        """Return the worker's counts; `None` if it does not answer in time."""
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 found: dict[str, Any] = await self.channel.ask("snapshot")
@@ -185,7 +185,7 @@ class _WorkerHandle:
         """Send a command; kill and replace the worker if it does not answer within `within` seconds.
 
         Raises:
-            ChannelClosedError: The worker has ended, or is killed.
+            ChannelClosedError: The worker has ended, or was killed.
             PeerError: It can't carry out the command.
         """
         try:
@@ -202,7 +202,7 @@ class Supervisor:
     """Starts, replaces, reloads and stops the workers."""
 
     def __init__(self, loaded: LoadedConfig, *, mlock: bool) -> None:
-        """Set up; nothing is started yet. The arguments are those of `kes_core.server.main.run`."""
+        """Set up, without starting anything yet. The arguments are those of `kes_core.server.main.run`."""
         self.loaded = loaded
         self.mlock = mlock
         self.sockets: Sockets
@@ -221,7 +221,7 @@ class Supervisor:
         """Start the workers on `sockets`.
 
         Raises:
-            WorkerError: One of them can't start.
+            WorkerError: A worker can't start.
         """
         self.sockets = sockets
         workers = [_WorkerHandle(number, self) for number in range(1, self._count + 1)]
@@ -235,7 +235,7 @@ class Supervisor:
             await asyncio.gather(*(worker.end() for worker in workers if worker.serves))
             raise failures[0]
         self._workers = workers
-        for name in ("error", "audit"):  # clients may have begun to read before the last worker started
+        for name in ("error", "audit"):  # clients may read logs since before the last worker started
             self._tell_wanted(name)
         log.publish(_EventHandler(self, asyncio.get_running_loop()))
         self._tasks = [asyncio.create_task(self._keep_running(index)) for index in range(len(workers))]
@@ -246,7 +246,7 @@ class Supervisor:
         await worker.serve()
 
     async def reload(self, loaded: LoadedConfig) -> None:
-        """Have all workers serve with `loaded`, or none.
+        """Make all workers serve with `loaded`, or none.
 
         Raises:
             ConfigRejectedError: It can't be used. Nothing has changed.
@@ -257,7 +257,7 @@ class Supervisor:
                 *(worker.order("prepare", within=_PREPARE_TIMEOUT, values=loaded.values) for worker in workers),
                 return_exceptions=True,
             )
-            # A worker that died meanwhile is replaced, and starts with the configuration of that time.
+            # A worker that died meanwhile is replaced, and the new one starts with the then current configuration.
             failures = [result for result in results if isinstance(result, PeerError)]
             done = "discard" if failures else "apply"
             await asyncio.gather(*(worker.order(done) for worker in workers), return_exceptions=True)
@@ -266,7 +266,7 @@ class Supervisor:
             self.loaded = loaded
 
     async def stop(self) -> None:
-        """Let all workers finish the requests under way, and end them."""
+        """Let all workers finish their requests in progress, and end them."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -300,10 +300,10 @@ class Supervisor:
             started = loop.time()
             worker = _WorkerHandle(index + 1, self)
             try:
-                # Reloads go on meanwhile: a worker may take long to connect, or hang.
+                # Do not block reloads meanwhile: a worker may take long to connect, or hang.
                 await worker.start(self, within=_PREPARE_TIMEOUT)
                 async with self._reloading:
-                    if worker.loaded is not self.loaded:  # it has missed a reload, and must not serve with the old one
+                    if worker.loaded is not self.loaded:  # it missed a reload: do not serve
                         await worker.kill()
                         pause = 0.0
                         continue
@@ -335,12 +335,12 @@ class Supervisor:
         return total | {"worker_restarts": self._restarts, "started": self._started}
 
     async def forget(self, asking: _WorkerHandle, name: str) -> None:
-        """Remove a key from the memory of all workers but the one that asks."""
+        """Remove a key from the memory of all workers except the one that asks."""
         others = [worker for worker in self._workers if worker is not asking and worker.serves]
         await asyncio.gather(*(worker.order("forget", name=name) for worker in others), return_exceptions=True)
 
     def on_readers(self, worker: _WorkerHandle, log: str, there_are: bool) -> None:
-        """Note whether clients of a worker read a log."""
+        """Record whether clients of a worker read a log."""
         if there_are:
             worker.reads.add(log)
         else:
@@ -358,7 +358,7 @@ class Supervisor:
                 worker.channel.tell("cut", log=log)
 
     def cut(self, log: str) -> None:
-        """End all streams of a log, because some of its events are lost."""
+        """End all streams of a log, because some of its events were lost."""
         for worker in self._workers:
             worker.channel.tell("cut", log=log)
 
@@ -373,20 +373,20 @@ class Supervisor:
             worker.channel.tell("wanted", log=log, elsewhere=elsewhere)
 
     async def _collect(self) -> None:
-        """Keep what the workers have counted, in case one dies."""
+        """Save the workers' counts regularly, in case a worker dies."""
         while True:
             await asyncio.sleep(_SNAPSHOT_INTERVAL)
             await self.snapshot()
 
 
 def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:
-    """Return what a worker has counted, without the numbers that end with it."""
+    """Return a worker's counts, without the numbers that disappear with it."""
     empty: dict[type, Any] = {int: 0, float: 0.0, dict: {}}
     return {name: empty[type(value)] if name in GAUGES else value for name, value in numbers.items()}
 
 
 class _EventHandler(logging.Handler):
-    """Sends what the supervisor itself logs to the clients that read the error log."""
+    """Sends the supervisor's own log records to the clients that read the error log."""
 
     def __init__(self, supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

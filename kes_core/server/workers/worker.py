@@ -1,4 +1,4 @@
-"""A process that serves, one of several (`workers`): `supervisor` starts it, sends it commands, and replaces it."""
+"""One of several serving processes (`workers`). The supervisor starts it, sends it commands, and replaces it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = ["main"]
 logger = logging.getLogger("kes.server")
 
 _PEERS_TIMEOUT: Final = 8.0
-"""Seconds that the other processes have to answer: more than the supervisor gives them before it kills them."""
+"""Seconds that the other processes have to answer. The supervisor kills them before this time is up."""
 
 
 class RemotePeers:
-    """The other processes, through the supervisor. If it does not answer, their numbers are left out."""
+    """The other processes, through the supervisor. If it does not answer, their numbers are missing."""
 
     def __init__(self, channel: Channel, metrics: Metrics) -> None:
         self._channel = channel
@@ -82,11 +82,11 @@ class _Worker:
     async def run(self, control: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        for number in (signal.SIGINT, signal.SIGHUP):  # from a terminal: the supervisor gets them too
+        for number in (signal.SIGINT, signal.SIGHUP):  # sent by a terminal too, for the supervisor
             loop.add_signal_handler(number, lambda: None)
         await self._channel.open(control)
         receiving = asyncio.create_task(self._channel.run())
-        receiving.add_done_callback(lambda _task: self._stop.set())  # the supervisor is gone
+        receiving.add_done_callback(lambda _task: self._stop.set())  # the supervisor has ended
         await self._stop.wait()
         if hasattr(self, "_server"):
             await self._server.stop()
@@ -165,7 +165,7 @@ class _Worker:
 
     def _send_event(self, log_name: str, line: str) -> None:
         if not self._channel.tell("event", urgent=False, log=log_name, line=line):
-            # No stream is better than one with gaps.
+            # An ended stream is better than one with gaps.
             self._channel.tell("cut", log=log_name)
 
     def _event(self, *, log: str, line: str) -> None:
