@@ -75,9 +75,9 @@ class ClientCertificate(enum.Enum):
     REQUIRE_AND_VERIFY = "require_and_verify"
     """A certificate issued by a configured CA (`tls.auth: on`)."""
     REQUEST = "request"
-    """As REQUIRE, or no certificate: then each route decides (`skip_auth`)."""
+    """Like REQUIRE, but also no certificate: then each route decides (`skip_auth`)."""
     VERIFY_IF_GIVEN = "verify_if_given"
-    """As REQUIRE_AND_VERIFY, or no certificate."""
+    """Like REQUIRE_AND_VERIFY, but also no certificate."""
 
     @property
     def required(self) -> bool:
@@ -102,7 +102,7 @@ class TLSSettings:
 
 
 class ServerTLS(NamedTuple):
-    """What the server uses for new connections."""
+    """The TLS settings for new connections."""
 
     context: SSL.Context
     verifies_clients: bool

@@ -34,13 +34,13 @@ _PART: Final = re.compile(rf"({_NUMBER})({_UNIT})", re.ASCII)
 _DURATION: Final = re.compile(rf"([+-]?)((?:{_NUMBER}(?:{_UNIT}))+)", re.ASCII)
 _MAX: Final = 2**63
 _MAX_LENGTH: Final = 100
-"""Characters of a duration at the most: Go's own longest has 21."""
+"""The longest text of a duration, in characters. The longest that Go writes has 21."""
 _AS_IN: Final = "as in 10s, 1m30s, 500ms or 168h"
 _LARGE_UNITS: Final = (("year", 365 * 86400), ("month", 30 * 86400), ("day", 86400), ("hour", 3600), ("minute", 60))
 
 
 def parse_time(text: str) -> datetime:
-    """Read an RFC 3339 time, in UTC. Digits beyond the microsecond are cut off.
+    """Parse an RFC 3339 time; return it in UTC. Digits beyond the microsecond are dropped.
 
     Raises:
         ValueError: `text` is not an RFC 3339 time.
@@ -69,7 +69,7 @@ def humanize(duration: timedelta) -> str:
 
 
 def format_uptime(duration: timedelta) -> str:
-    """Return how long something has been running: `2d 3h 4m 5s`."""
+    """Return an uptime in the form `2d 3h 4m 5s`."""
     minutes, seconds = divmod(int(duration.total_seconds()), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -77,7 +77,7 @@ def format_uptime(duration: timedelta) -> str:
 
 
 def format_latency(duration: timedelta) -> str:
-    """Return a short duration in the unit that suits it: `130 µs`, `2.5 ms`, `1.20 s`."""
+    """Return a short duration in a suitable unit: `130 µs`, `2.5 ms`, `1.20 s`."""
     seconds = duration.total_seconds()
     if seconds * 1e3 < 1:
         return f"{seconds * 1e6:.0f} µs"
@@ -85,10 +85,10 @@ def format_latency(duration: timedelta) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that a duration stands for; zero or more.
+    """Return the length of a duration in seconds, zero or more.
 
     Raises:
-        ValueError: `text` is not a duration. The message goes on from the value: "is not a duration ...".
+        ValueError: `text` is not a duration. The message continues after the value: "is not a duration ...".
     """
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"is not a duration, {_AS_IN}: it has more than {_MAX_LENGTH} characters")

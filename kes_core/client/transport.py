@@ -325,7 +325,7 @@ def retries(request: Request[Any], settings: Settings) -> dict[str, Any]:
 
     def again(state: tenacity.RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
-        return may_repeat(request, error, settings, state.attempt_number + 1)  # one attempt was made before
+        return may_repeat(request, error, settings, state.attempt_number + 1)  # not counting the first
 
     return {
         "retry": again,

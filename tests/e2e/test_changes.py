@@ -1,4 +1,4 @@
-"""What changes while requests are under way: reloads, stops, keys, workers that hang."""
+"""Changes while requests are in progress: reloads, stops, keys, hanging workers."""
 
 from __future__ import annotations
 
