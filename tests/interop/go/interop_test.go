@@ -1,6 +1,6 @@
-// Package interop drives a running server with the official Go SDK, unchanged, through every method of its client.
+// Package interop calls every method of the official Go SDK's client, unchanged, against a running server.
 //
-// The Python tests start the servers and say in environment variables where they are.
+// The Python tests start the servers and pass their addresses in environment variables.
 package interop
 
 import (
@@ -39,7 +39,7 @@ func config(t *testing.T, keyVariable string) *tls.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The server's certificate is self-made.
+	// The server's certificate is self-signed.
 	return &tls.Config{Certificates: []tls.Certificate{certificate}, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
 }
 
@@ -283,7 +283,7 @@ func TestMetrics(t *testing.T) {
 	check(t, err)
 	check(t, client.CreateKey(ctx, "go-metrics"))
 	want(t, client.CreateKey(ctx, "go-metrics"), kes.ErrKeyExists)
-	// Several operations and decisions are counted apart, which the SDK can't take in.
+	// The server counts operations and decisions separately, with labels that the SDK can't parse.
 	want(t, user(t).DeleteKey(ctx, "go-metrics"), kes.ErrNotAllowed)
 	after, err := client.Metrics(ctx)
 	check(t, err)
@@ -356,7 +356,7 @@ func TestCancellation(t *testing.T) {
 	check(t, err)
 	cancel()
 	if stream.Next() {
-		// What was on its way may still come; what follows may not.
+		// Events that were already sent may still arrive, but no later ones.
 		for stream.Next() {
 		}
 	}
@@ -387,10 +387,10 @@ func TestStoreDown(t *testing.T) {
 	}
 }
 
-// What an object store does when it starts and while it runs, in its order and with its concurrency: it asks for the
-// status and the APIs, makes sure that the default key is there and works, and then makes a data key for every object
-// that is written and decrypts one for every object that is read, with the object's place as the context. A health
-// check asks for the status all the while.
+// The requests of an object store at its start and while it runs, in the same order and with the same concurrency: it
+// asks for the status and the APIs, and makes sure that the default key exists and works. Then it generates a data key
+// for every object that it writes and decrypts one for every object that it reads, with the object's path as the
+// context. Meanwhile, a health check asks for the status again and again.
 func TestObjectStore(t *testing.T) {
 	ctx, client := t.Context(), user(t)
 	const key = "go-default-key"
@@ -399,7 +399,7 @@ func TestObjectStore(t *testing.T) {
 	if !status.KeyStoreReachable {
 		t.Fatalf("status %+v", status)
 	}
-	// Several nodes start at once and all try to make the key.
+	// Several nodes start at once, and all try to create the key.
 	var nodes sync.WaitGroup
 	failed := make(chan error, 4+1+32)
 	for range 4 {

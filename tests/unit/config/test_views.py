@@ -29,7 +29,7 @@ class Inner(Section):
 
 
 class Demo(Section):
-    """A third party's section."""
+    """A section of a third party."""
 
     token: Secret | None = None
     inner: Inner | None = None
