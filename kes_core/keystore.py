@@ -6,6 +6,8 @@ because the server puts one in front of it. The methods of `KeyStore` say everyt
     KeyStoreError                    any other failure
     ├── EntryExistsError             create: the name is taken
     ├── EntryNotFoundError           get, delete: the store has no key of that name
+    ├── EntryRefusedError            create: the store can't hold a key of that name or size
+    ├── KeyStoreThrottledError       the store answers that it has too many requests
     └── KeyStoreUnreachableError     the store did not answer
 """
 
@@ -14,26 +16,33 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import math
 import queue
+import re
 import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, ParamSpec, TypeVar
 
 from kes_core.errors import BackendError
 
 __all__ = [
+    "MAX_VALUE_SIZE",
     "PAGE_SIZE",
     "BlockingCalls",
     "EntryExistsError",
     "EntryNotFoundError",
+    "EntryRefusedError",
     "KeyStore",
     "KeyStoreError",
     "KeyStoreReason",
+    "KeyStoreThrottledError",
     "KeyStoreUnreachableError",
     "Page",
+    "StoreCapabilities",
     "page_of",
 ]
 
@@ -42,21 +51,23 @@ T = TypeVar("T")
 
 PAGE_SIZE: Final = 1024
 """The largest number of names in one answer of the listing API (protocol section 6)."""
+MAX_VALUE_SIZE: Final = 64 * 1024
+"""The size in bytes up to which a store accepts values, unless its capabilities state another one."""
 
 
 class KeyStoreReason(enum.StrEnum):
     """Why a key store can't serve. Clients see this value; unlike the message it does not reveal where the store is."""
 
     UNREACHABLE = "unreachable"
-    """It does not answer."""
-    SEALED = "sealed"
-    """It answers, but is locked until an operator unlocks it."""
-    UNINITIALIZED = "uninitialized"
-    """It has not been set up yet."""
-    STANDBY = "standby"
-    """The node that answers is a standby, and no active node was found."""
+    """It does not answer, or not in time; or nothing behind it answers."""
+    LOCKED = "locked"
+    """It answers, but serves nobody until an operator unlocks it or sets it up."""
     FORBIDDEN = "forbidden"
     """It rejects the server's credentials, or they do not permit the operation."""
+    THROTTLED = "throttled"
+    """It has too many requests, and will serve some later."""
+    MISCONFIGURED = "misconfigured"
+    """It answers, but not as the configuration of the server expects: another service, no such table or engine."""
 
 
 class KeyStoreError(BackendError):
@@ -78,8 +89,31 @@ class EntryNotFoundError(KeyStoreError):
     """The store has no key of that name."""
 
 
+class EntryRefusedError(KeyStoreError):
+    """The store can't hold a key of that name or size. Clients get the message, so it must not say where the store is.
+
+    The server raises it itself if a name or a value does not fit the store's `StoreCapabilities`.
+    """
+
+
+class KeyStoreThrottledError(KeyStoreError):
+    """The store did nothing because it has too many requests. That is not an outage.
+
+    The server repeats the call for up to 10 seconds. If the store is still too busy, the request fails.
+    """
+
+    default_reason = KeyStoreReason.THROTTLED
+
+    def __init__(
+        self, message: str = "", *, reason: KeyStoreReason | None = None, retry_after: float | None = None
+    ) -> None:
+        """Take the `message` for the operator and, if the store gives them, the seconds to wait (`retry_after`)."""
+        super().__init__(message, reason=reason)
+        self.retry_after = retry_after
+
+
 class KeyStoreUnreachableError(KeyStoreError):
-    """The key store did not answer: connection refused, timeout, sealed. A later attempt may succeed."""
+    """The key store did not answer: connection refused, timeout, locked. A later attempt may succeed."""
 
     default_reason = KeyStoreReason.UNREACHABLE
 
@@ -93,14 +127,67 @@ class Page(NamedTuple):
     """The first name that did not fit on the page, or an empty string when the listing is complete."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCapabilities:
+    """What a key store can do less than, or otherwise than, the contract says. The defaults are the whole contract.
+
+    The server respects them, `kes migrate` too, and the conformance kit reports the clauses that they exclude.
+    """
+
+    max_value_size: int = MAX_VALUE_SIZE
+    """The largest value in bytes. The server refuses to create a larger key."""
+    name_pattern: str = ""
+    """A regular expression that a whole name has to match; empty: every name of the protocol is possible. The server
+    refuses to create other names, and finds no key under them."""
+    folds_case: bool = False
+    """Whether names that differ only in case are one name. The server then uses only names without upper-case letters:
+    otherwise a client could evade a policy that denies `prod-*` with `PROD-1`."""
+    ordered: bool = True
+    """Whether `list` returns names in byte order, page by page. If not, `list` may ignore `start` and `limit`, and
+    returns all names that begin with `prefix`, in any order and on one page: the server sorts and cuts them."""
+    eventually_consistent: float = 0.0
+    """Seconds for which a read or a listing may still show the state before a change. For that time, the server waits
+    for a key that it has just created."""
+    recovers_deleted: float = 0.0
+    """Seconds for which the name of a deleted key stays taken, because the store could still recover the key: `get`
+    does not find it, and `create` raises `EntryExistsError`. `math.inf`: until somebody ends that by other means."""
+    max_concurrency: int = 0
+    """The number of calls that the store takes at once, not counting `status`. Others wait. 0: any number."""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.name_pattern)
+        except re.error as error:
+            raise ValueError(f"name_pattern is not a regular expression: {error}") from None
+        if self.max_value_size < 1 or self.max_concurrency < 0:
+            raise ValueError("max_value_size must be 1 or more, max_concurrency 0 or more")
+        if not (0 <= self.eventually_consistent < math.inf and self.recovers_deleted >= 0):
+            raise ValueError("eventually_consistent and recovers_deleted must be 0 or more seconds")
+
+    def problem_of_name(self, name: str) -> str:
+        """Return why the store can't hold a key named `name`, or an empty string."""
+        if self.folds_case and name != name.lower():
+            return "the key store does not tell upper case from lower case: use a name in lower case"
+        if self.name_pattern and re.fullmatch(self.name_pattern, name) is None:
+            return f"the key store takes only names that match {self.name_pattern}"
+        return ""
+
+    def problem_of_value(self, value: bytes) -> str:
+        """Return why the store can't hold a value, or an empty string."""
+        if len(value) > self.max_value_size:
+            return f"the key store takes values of up to {self.max_value_size} bytes, and the key has {len(value)}"
+        return ""
+
+
 class KeyStore(ABC):
     """Stores keys. All methods may be called concurrently.
 
     The server passes only names that are valid in the protocol (`kes_core.names`). Values are opaque bytes of up to
-    64 KiB; the store returns them unchanged. Every method raises `KeyStoreUnreachableError` when the store does not
-    answer and another `KeyStoreError` when it fails. The server treats any other exception as a fault of the plugin: it
-    answers the request with an error, and logs only the type of the exception. After a cancelled call, the key is
-    either complete or absent. Neither `repr()` nor an error may show a value or a credential.
+    64 KiB; the store returns them unchanged. A store that can't keep all of this contract says so in `capabilities`.
+    Every method raises `KeyStoreUnreachableError` when the store does not answer, `KeyStoreThrottledError` when it has
+    too many requests, and another `KeyStoreError` when it fails. The server treats any other exception as a fault of
+    the plugin: it answers the request with an error, and logs only the type of the exception. After a cancelled call,
+    the key is either complete or absent. Neither `repr()` nor an error may show a value or a credential.
     """
 
     health_interval: float = 10.0
@@ -108,6 +195,8 @@ class KeyStore(ABC):
     check_interval: float = 10.0
     """Seconds after which the server reads a key in use again, to notice that another server deleted or replaced it.
     0: never, for a store that only this server can change."""
+    capabilities: StoreCapabilities = StoreCapabilities()
+    """How the store deviates from the contract. It may depend on the configuration; it must not change later."""
 
     @abstractmethod
     async def status(self) -> None:
@@ -126,6 +215,7 @@ class KeyStore(ABC):
 
         Raises:
             EntryExistsError: The name is taken; the stored value is unchanged.
+            EntryRefusedError: The store can't hold a key of that name or size.
         """
 
     @abstractmethod

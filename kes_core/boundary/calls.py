@@ -13,8 +13,10 @@ from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
 from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
+    EntryRefusedError,
     KeyStoreError,
     KeyStoreReason,
+    KeyStoreThrottledError,
     KeyStoreUnreachableError,
 )
 
@@ -169,14 +171,23 @@ def translated(origin: Origin, operation: str, error: BaseException) -> BackendE
     if not (isinstance(error, KeyStoreError) and issubclass(origin.error, KeyStoreError)):
         return origin.error(text)
     try:
-        reason = error.reason
+        reason = error.reason if isinstance(error.reason, KeyStoreReason) else None
+        retry_after: Any = error.retry_after if isinstance(error, KeyStoreThrottledError) else None
     except KeyboardInterrupt:
         raise
     except BaseException as fault:  # the plugin's own class of exceptions may have a faulty property
         return origin.error(origin.fault(operation, fault))
-    kinds: tuple[type[KeyStoreError], ...] = (EntryExistsError, EntryNotFoundError, KeyStoreUnreachableError)
+    if isinstance(error, KeyStoreThrottledError):
+        seconds = float(retry_after) if isinstance(retry_after, int | float) and retry_after >= 0 else None
+        return KeyStoreThrottledError(text, reason=reason, retry_after=seconds)
+    kinds: tuple[type[KeyStoreError], ...] = (
+        EntryExistsError,
+        EntryNotFoundError,
+        EntryRefusedError,
+        KeyStoreUnreachableError,
+    )
     kind = next((kind for kind in kinds if isinstance(error, kind)), KeyStoreError)
-    return kind(text, reason=reason if isinstance(reason, KeyStoreReason) else None)
+    return kind(text, reason=reason)
 
 
 async def connect_plugin(origin: Origin, connect: Callable[[Any], Any], config: BaseModel, wanted: type[T]) -> T:

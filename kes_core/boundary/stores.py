@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import itertools
 import math
+import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from kes_core.boundary.calls import (
     CONNECT_TIMEOUT,
@@ -21,17 +24,32 @@ from kes_core.boundary.calls import (
 )
 from kes_core.errors import BackendError
 from kes_core.findings import Finding
-from kes_core.keystore import PAGE_SIZE, KeyStore, KeyStoreError, Page
+from kes_core.keystore import (
+    PAGE_SIZE,
+    EntryNotFoundError,
+    EntryRefusedError,
+    KeyStore,
+    KeyStoreError,
+    KeyStoreThrottledError,
+    Page,
+    StoreCapabilities,
+    page_of,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from kes_core.hookspecs import KeyStoreBackend
 
-__all__ = ["access_policy", "connect_store", "diagnose"]
+__all__ = ["access_policy", "connect_store", "diagnose", "sorted_page"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+THROTTLE_TIME: Final = 10.0
+"""Seconds for which a call is repeated while the store has too many requests: less than a request may take."""
+THROTTLE_PAUSE: Final = 0.1
+"""Seconds until the first repetition if the store does not state them. Each further pause is twice as long."""
 
 
 async def connect_store(backend: KeyStoreBackend, config: BaseModel) -> KeyStore:
@@ -47,51 +65,91 @@ async def connect_store(backend: KeyStoreBackend, config: BaseModel) -> KeyStore
     origin = origin_of_store(backend)
     # mypy refuses an abstract class here; it only serves for isinstance().
     store = await connect_plugin(origin, backend.connect, config, KeyStore)  # type: ignore[type-abstract]
+    if not isinstance(getattr(store, "capabilities", None), StoreCapabilities):
+        await close_plugin(origin, store.close)
+        raise KeyStoreError(origin.returned("connect", store, "a KeyStore whose 'capabilities' are StoreCapabilities"))
     return _GuardedStore(store, origin)
 
 
 class _GuardedStore(KeyStore):
-    """A plugin's key store that raises only `KeyStoreError` and returns only what `KeyStore` promises."""
+    """A plugin's key store that raises only `KeyStoreError` and returns only what `KeyStore` promises.
+
+    It keeps to the store's capabilities, so that its users need not.
+    """
 
     def __init__(self, store: KeyStore, origin: Origin) -> None:
         self._store = store
         self._origin = origin
+        self.capabilities = store.capabilities
         interval = getattr(store, "health_interval", None)
         if isinstance(interval, int | float) and 0 < interval < math.inf:
             self.health_interval = float(interval)
         interval = getattr(store, "check_interval", None)
         if isinstance(interval, int | float) and 0 <= interval < math.inf:
             self.check_interval = float(interval)
+        most = self.capabilities.max_concurrency
+        self._turn: contextlib.AbstractAsyncContextManager[Any] = (
+            asyncio.Semaphore(most) if most else contextlib.nullcontext()
+        )
 
     async def status(self) -> None:
-        await self._call("status", self._store.status)
+        await self._call_once("status", self._store.status)
 
     async def create(self, name: str, value: bytes) -> None:
+        problem = self.capabilities.problem_of_name(name) or self.capabilities.problem_of_value(value)
+        if problem:
+            raise EntryRefusedError(problem)
         await self._call("create", self._store.create, name, value)
 
     async def get(self, name: str) -> bytes:
+        self._check_exists(name)
         value: Any = await self._call("get", self._store.get, name)
         if not isinstance(value, bytes):
             raise KeyStoreError(self._origin.returned("get", value, "bytes"))
         return value
 
     async def delete(self, name: str) -> None:
+        self._check_exists(name)
         await self._call("delete", self._store.delete, name)
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         page: Any = await self._call("list", self._store.list, prefix, start=start, limit=limit)
         if not (isinstance(page, tuple) and len(page) == len(Page._fields)):
             raise KeyStoreError(self._origin.returned("list", page, "a Page"))
+        if not self.capabilities.ordered:
+            page = sorted_page(page, prefix, start, limit)
         names, following = page
         problem = _problem_of_page(names, following, prefix, start, limit if limit > 0 else PAGE_SIZE)
         if problem:
             raise KeyStoreError(f"{self._origin.what} returned a page from list that {problem}")
-        return Page([*names], following)
+        # A name that no request can use would only confuse.
+        return Page([name for name in names if not self.capabilities.problem_of_name(name)], following)
 
     async def close(self) -> None:
         await close_plugin(self._origin, self._store.close)
 
+    def _check_exists(self, name: str) -> None:
+        problem = self.capabilities.problem_of_name(name)
+        if problem:
+            raise EntryNotFoundError(problem)
+
     async def _call(self, operation: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the store, and again for some time while it has too many requests."""
+        ends, pause = time.monotonic() + THROTTLE_TIME, THROTTLE_PAUSE
+        while True:
+            try:
+                async with self._turn:
+                    return await self._call_once(operation, function, *args, **kwargs)
+            except KeyStoreThrottledError as error:
+                wait = pause if error.retry_after is None else error.retry_after
+                if time.monotonic() + wait > ends:
+                    raise
+            await asyncio.sleep(wait)
+            pause *= 2
+
+    async def _call_once(
+        self, operation: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         try:
             return await function(*args, **kwargs)
         except BaseException as error:
@@ -99,6 +157,14 @@ class _GuardedStore(KeyStore):
                 raise
             failure = translated(self._origin, operation, error)
         raise failure  # outside the handler, as in `connect_plugin`
+
+
+def sorted_page(page: Any, prefix: str, start: str, limit: int) -> Any:
+    """Return the page that was asked for from a page of all names, or the page as it is if it is faulty."""
+    names, following = page
+    if following or not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return page
+    return page_of(names, prefix, start=start, limit=limit)
 
 
 def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit: int) -> str:

@@ -62,7 +62,7 @@ class APIError(KESError):
         self.status = status
         self.message = message
         self.reason = reason
-        """Why the server's key store can't serve, if the server says so: "sealed", "unreachable", ..."""
+        """Why the server's key store can't serve, if the server says so: "unreachable", "locked", ..."""
 
 
 class ClientCertificateError(APIError):

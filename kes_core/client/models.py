@@ -45,7 +45,7 @@ class ServerStatus:
     """The key store's response time, to the microsecond; `None` while it is down."""
     keystore_reachable: bool
     keystore_reason: str = ""
-    """Why the key store can't serve, if the server says so: "sealed", "unreachable", ..."""
+    """Why the key store can't serve, if the server says so: "unreachable", "locked", ..."""
     certificate_expires_at: datetime | None = None
     """When the server's certificate expires; `None` while that is more than 14 days away."""
     client_certificates_expiring: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -19,6 +20,7 @@ from kes_core.keystore import (
     KeyStore,
     KeyStoreError,
     KeyStoreReason,
+    KeyStoreThrottledError,
     KeyStoreUnreachableError,
     Page,
 )
@@ -167,12 +169,18 @@ class KeyCache:
 
     async def _verify(self, name: str, value: bytes) -> None:
         """Verify that the store returns the new key: if it lost the key, data encrypted under it would be lost too."""
-        try:
-            stored = await self._observed("get", self._store.get(name))
-        except EntryNotFoundError:
-            stored = b""
-        if not hmac.compare_digest(stored, value):
-            raise KeyStoreError(f"the key store accepted the key {name!r}, but does not return it")
+        ends, pause = self._clock() + self._store.capabilities.eventually_consistent, 0.05
+        while True:
+            try:
+                stored = await self._observed("get", self._store.get(name))
+            except EntryNotFoundError:
+                stored = b""
+            if hmac.compare_digest(stored, value):
+                return
+            if stored or self._clock() + pause > ends:
+                raise KeyStoreError(f"the key store accepted the key {name!r}, but does not return it")
+            await asyncio.sleep(pause)
+            pause *= 2
 
     def forget(self, name: str) -> None:
         """Drop a key that another process created or deleted."""
@@ -201,14 +209,15 @@ class KeyCache:
         return await self._observed("list", self._store.list(prefix, start=start, limit=limit))
 
     async def status(self) -> float:
-        """Check the store's health; return the seconds until it answered.
+        """Check the store's health; return the seconds until it answered. A store that has too many requests works.
 
         Raises:
             KeyStoreUnreachableError: The store does not answer.
             KeyStoreError: The store answers, but can't serve requests.
         """
         started = self._clock()
-        await self._observed("status", self._store.status())
+        with contextlib.suppress(KeyStoreThrottledError):
+            await self._observed("status", self._store.status())
         return self._clock() - started
 
     def sweep(self) -> None:
@@ -346,6 +355,8 @@ class KeyCache:
             self._count_error(operation, error)
             if error.reason is not None:
                 self._log_once(str(error), operation)
+            if isinstance(error, KeyStoreThrottledError):
+                self._mark_reachable(operation, started)
             raise
         except Exception:  # a fault of the plugin, which does not show whether the store is reachable
             self._count_error(operation, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -21,6 +22,7 @@ from kes_core.keystore import (
     EntryNotFoundError,
     KeyStore,
     KeyStoreError,
+    KeyStoreThrottledError,
     KeyStoreUnreachableError,
 )
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 _CONCURRENCY: Final = 32
 _ATTEMPTS: Final = 5
+_LONGEST_RECOVERY: Final = 60.0
+"""Seconds that a replacement waits, at most, until the target releases the name of the key that it deleted."""
 
 
 class OnConflict(enum.Enum):
@@ -128,8 +132,9 @@ class Migration:
                 if on_key is not None:
                     on_key(name, outcome)
 
+        most = [store.capabilities.max_concurrency or _CONCURRENCY for store in (self._source, self._target)]
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(_CONCURRENCY):
+            for _ in range(min(_CONCURRENCY, *most)):
                 tasks.create_task(work())
         if outages:
             raise outages[0]
@@ -155,11 +160,25 @@ class Migration:
             outcome = self._decide(stored, value)
             if outcome is Outcome.REPLACED:
                 await self._replace(name, value)
-        if outcome is not Outcome.SKIPPED and await self._read_target(name) != value:
+        if outcome is not Outcome.SKIPPED and not await self._target_has(name, value):
             raise _CopyError("the target does not return what was written")
         return outcome
 
+    async def _target_has(self, name: str, value: bytes) -> bool:
+        """Return whether the target has a value under `name`, as soon as the target can know it."""
+        ends, pause = time.monotonic() + self._target.capabilities.eventually_consistent, 0.1
+        while await self._read_target(name) != value:
+            if time.monotonic() + pause > ends:
+                return False
+            await asyncio.sleep(pause)
+            pause *= 2
+        return True
+
     async def _plan(self, name: str, value: bytes) -> Outcome:
+        capabilities = self._target.capabilities
+        problem = capabilities.problem_of_name(name) or capabilities.problem_of_value(value)
+        if problem:
+            raise _CopyError(problem)
         stored = await self._read_target(name)
         return Outcome.COPIED if stored is None else self._decide(stored, value)
 
@@ -170,6 +189,8 @@ class Migration:
         if self._on_conflict is OnConflict.FAIL:
             raise _CopyError("the target has another key of that name: --merge keeps it, --force replaces it")
         if self._on_conflict is OnConflict.REPLACE:
+            if self._target.capabilities.recovers_deleted > _LONGEST_RECOVERY:
+                raise _CopyError("the target keeps the names of deleted keys, so --force can't replace a key there")
             return Outcome.REPLACED
         _check(stored, "target")
         return Outcome.SKIPPED
@@ -187,15 +208,27 @@ class Migration:
         except EntryNotFoundError:
             pass  # deleted meanwhile, by another process or by an attempt whose answer was lost
         try:
-            await _retry(lambda: self._target.create(name, value))
+            await self._create_again(name, value)
         except EntryExistsError:
             pass  # created by an attempt whose answer was lost, or by another process: `_copy` compares the value
         except KeyStoreError:
             if old is not None:  # restore the old key: better than no key
                 kept = old
                 with contextlib.suppress(EntryExistsError):  # as above
-                    await _retry(lambda: self._target.create(name, kept))
+                    await self._create_again(name, kept)
             raise
+
+    async def _create_again(self, name: str, value: bytes) -> None:
+        """Create a key under the name of a deleted key, as soon as the target releases that name."""
+        ends, pause = time.monotonic() + self._target.capabilities.recovers_deleted, 0.1
+        while True:
+            try:
+                return await _retry(lambda: self._target.create(name, value))
+            except EntryExistsError:
+                if time.monotonic() + pause > ends or await self._read_target(name) is not None:
+                    raise
+            await asyncio.sleep(pause)
+            pause *= 2
 
 
 def _check(value: bytes, place: str) -> None:
@@ -211,12 +244,12 @@ def _check(value: bytes, place: str) -> None:
 
 
 async def _retry(call: Callable[[], Awaitable[T]]) -> T:
-    """Call a store, and retry while it does not answer.
+    """Call a store, and retry while it does not answer or has too many requests.
 
     If a write succeeded but its answer was lost, the next attempt raises `EntryExistsError` or `EntryNotFoundError`.
     """
     attempts = AsyncRetrying(
-        retry=retry_if_exception_type(KeyStoreUnreachableError),
+        retry=retry_if_exception_type((KeyStoreUnreachableError, KeyStoreThrottledError)),
         stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_exponential(multiplier=0.1, max=2),
         reraise=True,

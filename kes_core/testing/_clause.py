@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 import pytest
 
 from kes_core.hookspecs import HOOKSPEC_VERSION
-from kes_core.testing._running import BrokenError, HookError, HungError, described, run
+from kes_core.testing._running import BrokenError, ExcludedError, HookError, HungError, described, run
 from kes_core.testing.plugin import PROPERTY
 
 __all__ = ["Clause", "Suite", "Trial", "clause", "credentials_of", "is_defined", "optional"]
@@ -38,6 +38,8 @@ class Clause:
     """The time limit as a multiple of `time_limit`: more for a clause that makes many calls."""
     debug_log: bool = False
     """Whether the clause examines log records of every level."""
+    excluded_by: str = ""
+    """The capability of a store that excludes the clause: its field in `StoreCapabilities`."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
@@ -48,6 +50,9 @@ class Trial(Protocol):
 
     async def begin(self) -> None:
         """Create the store or engine."""
+
+    def check_capability(self, name: str) -> None:
+        """Raise `ExcludedError` if the store states the capability `name`."""
 
     async def end(self) -> None:
         """Close the store or engine."""
@@ -71,6 +76,9 @@ class Suite:
     """Time limit of a clause in seconds. A clause that takes longer is broken."""
     longest_block: ClassVar[float] = 0.5
     """The longest time in seconds that a call may block the event loop."""
+    deviations: ClassVar[Mapping[str, str]] = {}
+    """Clauses that the plugin is known to break, each with the reason. The run does not fail because of them, and its
+    summary shows the reasons."""
 
     tmp_path: Path
     """An empty directory for each clause."""
@@ -95,38 +103,47 @@ class Suite:
     def _kes_check(self, promise: Clause, check: Callable[[Any, Any], Awaitable[None]]) -> None:
         """Check one clause: return if it is kept, skip if it is not applicable, or fail with one line."""
 
-        def record(outcome: str) -> None:
-            self._kes_item.user_properties.append((PROPERTY, f"{HOOKSPEC_VERSION} {outcome}"))
-
-        def broken(error: str, outcome: str = "broken") -> NoReturn:
-            record(outcome)
-            pytest.fail(f"{promise} — {error}", pytrace=False)
-
         async def main() -> None:
             trial = self._make_trial()
             try:
                 await trial.begin()
+                if promise.excluded_by:
+                    trial.check_capability(promise.excluded_by)
                 await check(self, trial)
             finally:
                 await trial.end()
 
         if promise.needs and not is_defined(type(self), promise.needs):
-            record("not applicable")
+            self._kes_record("not applicable")
             pytest.skip(f"{promise.name} is not applicable: the test class has no method {promise.needs}()")
         if promise.debug_log:
             self.kes_log.set_level(logging.DEBUG)
+        failure: Exception | None = None
         try:
             run(main, self.time_limit * promise.patience)
-        except HungError as error:
-            broken(str(error), "broken, hung")
-        except BrokenError as error:
-            broken(str(error))
+        except ExcludedError as error:
+            self._kes_record(f"excluded by {error}")
+            pytest.skip(f"{promise.name} is excluded by the capability {error} of the store")
         except HookError as error:  # in the author's own code: show the traceback
-            record("not checked")
+            self._kes_record("not checked")
             raise (error.__cause__ or error) from None
         except Exception as error:
-            broken(f"a call raised {described(error)}")
-        record("kept")
+            failure = error
+        if failure is not None:  # outside the handler, as pytest would show the exception before the verdict
+            self._kes_broken(promise, failure)
+        self._kes_record("kept in spite of a declared deviation" if promise.name in self.deviations else "kept")
+
+    def _kes_record(self, outcome: str) -> None:
+        self._kes_item.user_properties.append((PROPERTY, f"{HOOKSPEC_VERSION} {outcome}"))
+
+    def _kes_broken(self, promise: Clause, error: Exception) -> NoReturn:
+        """End the test of a broken clause: as failed, or as an expected failure if it is a known deviation."""
+        found = str(error) if isinstance(error, BrokenError) else f"a call raised {described(error)}"
+        if promise.name in self.deviations:
+            self._kes_record(f"deviating {self.deviations[promise.name]}")
+            pytest.xfail(f"{promise} — {found}")
+        self._kes_record("broken, hung" if isinstance(error, HungError) else "broken")
+        pytest.fail(f"{promise} — {found}", pytrace=False)
 
 
 def credentials_of(suite: Suite) -> list[bytes]:
@@ -140,7 +157,7 @@ def credentials_of(suite: Suite) -> list[bytes]:
 
 
 def clause(
-    *, needs: str = "", since: str = "0.1.0", patience: int = 1, debug_log: bool = False
+    *, needs: str = "", since: str = "0.1.0", patience: int = 1, debug_log: bool = False, excluded_by: str = ""
 ) -> Callable[[Callable[[S, T], Awaitable[None]]], Callable[[S], None]]:
     """Turn a coroutine function into a test method; its docstring is the promise that it checks.
 
@@ -149,7 +166,7 @@ def clause(
 
     def decorate(check: Callable[[S, T], Awaitable[None]]) -> Callable[[S], None]:
         name, sentence = check.__name__.removeprefix("test_"), (check.__doc__ or "").removesuffix(".")
-        promise = Clause(name, sentence, needs, since, patience, debug_log)
+        promise = Clause(name, sentence, needs, since, patience, debug_log, excluded_by)
 
         @functools.wraps(check)
         def test(self: S) -> None:

@@ -98,6 +98,9 @@ class EngineTrial:
                 except Exception as error:
                     raise HookError(f"{name}() failed") from error
 
+    def check_capability(self, name: str) -> None:
+        """Do nothing: an engine has no capabilities."""
+
     async def end(self) -> None:
         """Close the engine. Ignore errors: only one clause tests `close`."""
         if hasattr(self, "engine"):

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 __all__ = [
     "BrokenError",
+    "ExcludedError",
     "HookError",
     "HungError",
     "check",
@@ -47,6 +48,10 @@ class BrokenError(Exception):
 
 class HungError(BrokenError):
     """A call did not return, not even after it was cancelled."""
+
+
+class ExcludedError(Exception):
+    """A capability of the store excludes the clause. The text is the capability's name."""
 
 
 class HookError(Exception):

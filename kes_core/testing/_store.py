@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from kes_core.keystore import KeyStore
+from kes_core.keystore import MAX_VALUE_SIZE, KeyStore, StoreCapabilities
 from kes_core.testing._clause import Suite, credentials_of, optional
-from kes_core.testing._running import HookError, fail_hook
+from kes_core.testing._patience import PatientStore
+from kes_core.testing._running import ExcludedError, HookError, fail_hook
 
 __all__ = ["StoreSuite", "StoreTrial"]
 
@@ -45,7 +46,8 @@ class StoreTrial:
     def __init__(self, suite: StoreSuite) -> None:
         self._suite = suite
         self._made: list[KeyStore] = []
-        self.store: KeyStore
+        self._open: list[PatientStore] = []
+        self.store: PatientStore
         self.log = suite.kes_log
         self.longest_block = suite.longest_block
 
@@ -53,26 +55,49 @@ class StoreTrial:
         """Create the store."""
         self.store = await self._make("make_store", self._suite.make_store)
 
-    async def reopen(self) -> KeyStore:
-        """Return another store on the same data."""
-        return await self._make("reopen", lambda: self._suite.reopen(self.store))
+    def check_capability(self, name: str) -> None:
+        """Raise `ExcludedError` if the store states the capability `name`."""
+        if getattr(self.store.capabilities, name) != getattr(StoreCapabilities(), name):
+            raise ExcludedError(name)
 
-    async def _make(self, method: str, make: Callable[[], Awaitable[KeyStore]]) -> KeyStore:
+    @property
+    def max_value_size(self) -> int:
+        """The size in bytes up to which the store has to accept values."""
+        return min(MAX_VALUE_SIZE, self.store.capabilities.max_value_size)
+
+    def usable(self, names: Iterable[str]) -> list[str]:
+        """Return those of `names` that the store can hold.
+
+        Raises:
+            ExcludedError: It can hold none of them.
+        """
+        found = [name for name in names if not self.store.capabilities.problem_of_name(name)]
+        if not found:
+            raise ExcludedError("name_pattern")
+        return found
+
+    async def reopen(self) -> PatientStore:
+        """Return another store on the same data."""
+        return await self._make("reopen", lambda: self._suite.reopen(self.store.raw))
+
+    async def _make(self, method: str, make: Callable[[], Awaitable[KeyStore]]) -> PatientStore:
         try:
             store = await make()
         except Exception as error:
             raise HookError(f"{method}() failed") from error
         if not isinstance(store, KeyStore):
             fail_hook(f"{method}() of the test class returned a {type(store).__name__}; expected a KeyStore")
+        if not isinstance(store.capabilities, StoreCapabilities):
+            fail_hook(f"the capabilities of the store are a {type(store.capabilities).__name__}")
         self._made.append(store)
-        return store
+        return PatientStore(store, self._open)
 
     @contextlib.asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:
         """Make the store unreachable while the context is active."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(self._suite.make_unreachable(self.store))
+                await stack.enter_async_context(self._suite.make_unreachable(self.store.raw))
             except Exception as error:
                 raise HookError("make_unreachable() failed") from error
             yield

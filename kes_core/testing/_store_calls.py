@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from kes_core.keystore import EntryExistsError, KeyStore, Page
+from kes_core.keystore import MAX_VALUE_SIZE, EntryExistsError, KeyStore, Page
 from kes_core.testing._running import BrokenError, check, described, shown
 
-__all__ = ["MAX_VALUE_SIZE", "RACERS", "all_calls", "check_page", "check_race", "difference", "fill", "large_value"]
+__all__ = ["RACERS", "all_calls", "check_page", "check_race", "difference", "fill", "large_value"]
 
-MAX_VALUE_SIZE: Final = 64 * 1024
-"""The size in bytes up to which a store has to accept values."""
 RACERS: Final = 24
 """The number of calls that race each other."""
 AT_ONCE: Final = 32
@@ -65,7 +63,7 @@ def difference(found: list[str], wanted: list[str]) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-async def check_race(stores: list[KeyStore], name: str) -> None:
+async def check_race(stores: Sequence[KeyStore], name: str) -> None:
     """Create one key many times concurrently, with different values, in turn through each of `stores`."""
     values = [b"of racer %d" % racer for racer in range(RACERS)]
     calls = [stores[racer % len(stores)].create(name, value) for racer, value in enumerate(values)]

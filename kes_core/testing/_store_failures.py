@@ -8,7 +8,7 @@ from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreErro
 from kes_core.testing._clause import clause
 from kes_core.testing._running import BrokenError, check, described, refused, same_bytes, shown
 from kes_core.testing._store import StoreSuite, StoreTrial
-from kes_core.testing._store_calls import MAX_VALUE_SIZE, all_calls, check_page, check_race, large_value
+from kes_core.testing._store_calls import all_calls, check_page, check_race, large_value
 
 __all__ = ["FailureClauses"]
 
@@ -18,8 +18,8 @@ class FailureClauses(StoreSuite):
 
     @clause()
     async def test_too_large_value(self, trial: StoreTrial) -> None:
-        """A value over 64 KiB is stored exactly or refused with a `KeyStoreError`."""
-        for name, size in (("key", MAX_VALUE_SIZE + 1), ("key2", 4 * MAX_VALUE_SIZE)):
+        """A value over 64 KiB (or `max_value_size`) is stored exactly or refused with a `KeyStoreError`."""
+        for name, size in (("key", trial.max_value_size + 1), ("key2", 4 * trial.max_value_size)):
             value = large_value(size)
             try:
                 await trial.store.create(name, value)
@@ -56,7 +56,7 @@ class FailureClauses(StoreSuite):
     @clause(needs="reopen")
     async def test_reopened_store_has_its_keys(self, trial: StoreTrial) -> None:
         """Keys still exist after the store was closed and opened again."""
-        values = {"key": b"value", "empty": b"", "large": large_value()}
+        values = {"key": b"value", "empty": b"", "large": large_value(trial.max_value_size)}
         for name, value in values.items():
             await trial.store.create(name, value)
         await trial.store.close()

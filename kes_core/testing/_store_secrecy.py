@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from kes_core.keystore import MAX_VALUE_SIZE
 from kes_core.testing._clause import clause
 from kes_core.testing._running import settled
 from kes_core.testing._secrets import Secrets, marker, texts_of_error, texts_of_records
 from kes_core.testing._store import StoreSuite, StoreTrial
-from kes_core.testing._store_calls import MAX_VALUE_SIZE, all_calls
+from kes_core.testing._store_calls import all_calls
 
 __all__ = ["SecrecyClauses"]
 

@@ -33,6 +33,8 @@ def contract_table() -> str:
         rows = [f"### {title}\n", "| clause | promise | needs | since |", "|---|---|---|---|"]
         for clause in _clauses_of(suite):
             needs = f"`{clause.needs}()`" if clause.needs else ""
+            if clause.excluded_by:
+                needs = f"excluded by `{clause.excluded_by}`"
             rows.append(f"| `{clause.name}` | {clause.sentence}. | {needs} | {clause.since} |")
         tables.append("\n".join(rows) + "\n")
     return "\n".join(tables)

@@ -19,6 +19,8 @@ EXIT_TIME: Final = 3
 
 _HUNG: Final = "hung"
 _COLLECTED: Final = "not checked"
+_DEVIATING: Final = "deviating "
+_IN_SPITE: Final = "kept in spite of a declared deviation"
 
 
 class _Results:
@@ -70,14 +72,22 @@ class _Results:
         terminalreporter.section("kes contract")
         for suite, clauses in self.suites.items():
             terminalreporter.line(self._line(suite, clauses))
+            for clause, outcome in clauses.items():
+                if outcome.startswith(_DEVIATING):
+                    terminalreporter.line(f"  {clause} deviates: {outcome.removeprefix(_DEVIATING)}")
+                elif outcome == _IN_SPITE:
+                    terminalreporter.line(f"  {clause} is kept, although it is declared as a deviation")
 
     def _line(self, suite: str, clauses: dict[str, str]) -> str:
-        kept = sum(outcome == "kept" for outcome in clauses.values())
+        kept = sum(outcome in {"kept", _IN_SPITE} for outcome in clauses.values())
         line = f"kes contract {self.version}: {kept} of {len(clauses)} clauses kept by {suite}"
-        for outcome in ("not applicable", _COLLECTED, "broken"):
-            names = [clause for clause, found in clauses.items() if found == outcome]
-            if names:
-                line += f", {outcome}: {' '.join(names)}"
+        by_outcome: dict[str, list[str]] = {}
+        for clause, outcome in clauses.items():
+            by_outcome.setdefault(_DEVIATING if outcome.startswith(_DEVIATING) else outcome, []).append(clause)
+        excluded = sorted(outcome for outcome in by_outcome if outcome.startswith("excluded by "))
+        for outcome in ("not applicable", *excluded, _COLLECTED, _DEVIATING, "broken"):
+            if outcome in by_outcome:
+                line += f", {outcome.strip()}: {' '.join(by_outcome[outcome])}"
         return line
 
     def pytest_unconfigure(self) -> None:

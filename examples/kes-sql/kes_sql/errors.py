@@ -49,7 +49,7 @@ def translate(error: Exception, trouble: str, secrets: Iterable[str]) -> KeyStor
     if state.startswith(_FORBIDDEN):
         return KeyStoreError(message, reason=KeyStoreReason.FORBIDDEN)
     if state == _STANDBY:
-        return KeyStoreError(message, reason=KeyStoreReason.STANDBY)
+        return KeyStoreUnreachableError(message)
     return KeyStoreError(message)
 
 

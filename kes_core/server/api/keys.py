@@ -12,7 +12,7 @@ from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
 from kes_core.keys.secret import CiphertextError, KeyType
 from kes_core.keys.stored import KeyVersion
-from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError
+from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
 from kes_core.protocol import (
     HMAC_UNSUPPORTED,
@@ -48,6 +48,8 @@ def _store_errors(operation: str, name: str) -> Iterator[None]:
         raise RequestError(*KEY_NOT_FOUND) from None
     except EntryExistsError:
         raise RequestError(*KEY_EXISTS) from None
+    except EntryRefusedError as error:
+        raise RequestError(400, str(error)) from None
     except KeyStoreError as error:
         # The cache logs changes of the store's state, so do not log the same state again for every request.
         level = logging.DEBUG if error.reason is not None else logging.ERROR

@@ -18,7 +18,13 @@ from hvac.exceptions import InvalidPath
 from kes_core import Finding, KeyStoreError, KeyStoreReason
 from kes_vault.auth import Token
 from kes_vault.engine import Engine
-from kes_vault.errors import CapabilitiesUnknownError, TokenRefusedError
+from kes_vault.errors import (
+    CapabilitiesUnknownError,
+    SealedError,
+    StandbyError,
+    TokenRefusedError,
+    UninitializedError,
+)
 from kes_vault.session import Session
 from kes_vault.store import VaultKeyStore
 from kes_vault.transit import is_rotated
@@ -129,11 +135,11 @@ async def _as_logged_in(config: VaultConfig, session: Session, token: Token) -> 
 
 
 def _cure(config: VaultConfig, error: KeyStoreError) -> str:
-    if error.reason is KeyStoreReason.SEALED:
+    if isinstance(error, SealedError):
         return f"VAULT_ADDR={config.endpoint} vault operator unseal  # with as many key shares as it asks for"
-    if error.reason is KeyStoreReason.UNINITIALIZED:
+    if isinstance(error, UninitializedError):
         return f"VAULT_ADDR={config.endpoint} vault operator init"
-    if error.reason is KeyStoreReason.STANDBY:
+    if isinstance(error, StandbyError):
         return f"VAULT_ADDR={config.endpoint} vault operator raft list-peers  # why is none of them the leader?"
     if error.reason is KeyStoreReason.UNREACHABLE:
         ca = f"--cacert {config.tls.ca} " if config.tls.ca else ""

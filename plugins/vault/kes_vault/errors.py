@@ -11,13 +11,17 @@ from typing import Any, Final
 import hvac.exceptions as vault
 import requests
 
-from kes_core import KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
+from kes_core import KeyStoreError, KeyStoreReason, KeyStoreThrottledError, KeyStoreUnreachableError
 from kes_vault.transport import ForeignAnswerError, GatewayError, RedirectError
 
 __all__ = [
+    "PASSING",
     "CapabilitiesUnknownError",
     "CapabilityLackingError",
+    "SealedError",
+    "StandbyError",
     "TokenRefusedError",
+    "UninitializedError",
     "not_initialized",
     "reason_of",
     "sealed",
@@ -25,6 +29,8 @@ __all__ = [
     "translate",
 ]
 
+PASSING: Final = (KeyStoreUnreachableError, KeyStoreThrottledError)
+"""Errors that pass by themselves: a later attempt may succeed."""
 _MAX_REASON: Final = 200
 _EXPIRED: Final = 10
 _MISMATCHES: Final = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
@@ -50,23 +56,35 @@ class CapabilitiesUnknownError(TokenRefusedError):
     """The token may not ask Vault what its policy grants."""
 
 
-def sealed(endpoint: str) -> KeyStoreUnreachableError:
+class SealedError(KeyStoreUnreachableError):
+    """Vault is sealed."""
+
+    default_reason = KeyStoreReason.LOCKED
+
+
+class UninitializedError(KeyStoreUnreachableError):
+    """Vault was never set up."""
+
+    default_reason = KeyStoreReason.LOCKED
+
+
+class StandbyError(KeyStoreUnreachableError):
+    """A standby answers, and knows no active node to forward requests to."""
+
+
+def sealed(endpoint: str) -> SealedError:
     """Return the error for a Vault that is sealed."""
-    return KeyStoreUnreachableError(f"Vault at {endpoint} is sealed: unseal it", reason=KeyStoreReason.SEALED)
+    return SealedError(f"Vault at {endpoint} is sealed: unseal it")
 
 
-def not_initialized(endpoint: str) -> KeyStoreUnreachableError:
+def not_initialized(endpoint: str) -> UninitializedError:
     """Return the error for a Vault that was never set up."""
-    return KeyStoreUnreachableError(
-        f"Vault at {endpoint} is not initialized: run 'vault operator init'", reason=KeyStoreReason.UNINITIALIZED
-    )
+    return UninitializedError(f"Vault at {endpoint} is not initialized: run 'vault operator init'")
 
 
-def standby(endpoint: str) -> KeyStoreUnreachableError:
-    """Return the error for a standby that knows no active node to forward requests to."""
-    return KeyStoreUnreachableError(
-        f"Vault at {endpoint} is a standby without an active node", reason=KeyStoreReason.STANDBY
-    )
+def standby(endpoint: str) -> StandbyError:
+    """Return the error for a standby that knows no active node."""
+    return StandbyError(f"Vault at {endpoint} is a standby without an active node")
 
 
 def reason_of(error: vault.VaultError) -> str:
@@ -86,7 +104,7 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     if isinstance(error, requests.exceptions.RequestException):
         return _of_connection(error, what, endpoint)
     if not isinstance(error, vault.VaultError) or (isinstance(error, vault.InvalidPath) and error.errors is None):
-        return KeyStoreError(
+        return _misconfigured(
             f"the server at {endpoint} does not answer like Vault (tried to {what}): set endpoint to Vault's address"
         )
     if isinstance(error, vault.Forbidden | vault.Unauthorized):
@@ -94,6 +112,8 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
         refusal.is_token_invalid = "invalid token" in reason_of(error)
         return refusal
     reason = reason_of(error)
+    if isinstance(error, vault.RateLimitExceeded):
+        return KeyStoreThrottledError(f"Vault at {endpoint} has had too many requests: raise its rate limit quota")
     return _outage(error, reason, endpoint) or KeyStoreError(f"Vault fails to {what}: {reason}")
 
 
@@ -107,8 +127,6 @@ def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachable
         return standby(endpoint)
     if isinstance(error, vault.VaultDown):
         problem = "is not available at the moment (status 503)"
-    elif isinstance(error, vault.RateLimitExceeded):
-        problem = "has had too many requests: raise its rate limit quota"
     elif "unavailable for a brief period" in reason:
         problem = "is still upgrading the K/V engine to version 2"
     else:
@@ -120,9 +138,9 @@ def _of_connection(error: requests.exceptions.RequestException, what: str, endpo
     causes = list(_causes(error))
     untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
-        return KeyStoreError(f"the certificate of Vault at {endpoint} {_what_is_wrong_with(untrusted)}")
+        return _misconfigured(f"the certificate of Vault at {endpoint} {_what_is_wrong_with(untrusted)}")
     if isinstance(error, RedirectError | requests.exceptions.TooManyRedirects):
-        return KeyStoreError(f"Vault at {endpoint} redirects requests: set endpoint to the address of Vault itself")
+        return _misconfigured(f"Vault at {endpoint} redirects requests: set endpoint to the address of Vault itself")
     if isinstance(error, GatewayError | ForeignAnswerError):
         return _of_foreign_answer(error, what, endpoint)
     if isinstance(error, requests.exceptions.Timeout):
@@ -135,11 +153,15 @@ def _of_foreign_answer(error: requests.exceptions.RequestException, what: str, e
         return KeyStoreUnreachableError(f"the proxy in front of Vault at {endpoint} gets no answer (tried to {what})")
     assert error.response is not None
     if _NEEDS_TLS in error.response.content:
-        return KeyStoreError(f"Vault at {endpoint} expects TLS: let endpoint begin with https://")
+        return _misconfigured(f"Vault at {endpoint} expects TLS: let endpoint begin with https://")
     return KeyStoreUnreachableError(
         f"the server at {endpoint} does not answer like Vault (status {error.response.status_code}, tried to {what}): "
         "look at the proxy in front of Vault, or set endpoint to Vault's address"
     )
+
+
+def _misconfigured(message: str) -> KeyStoreError:
+    return KeyStoreError(message, reason=KeyStoreReason.MISCONFIGURED)
 
 
 def _cause_of(causes: Sequence[BaseException]) -> str:

@@ -21,7 +21,7 @@ from hvac.exceptions import Forbidden, InvalidPath, VaultError
 
 from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
 from kes_vault.auth import Token, login_of, namespace_of, retry_of, token_of
-from kes_vault.errors import TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
+from kes_vault.errors import PASSING, TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
 from kes_vault.transport import HEALTH, VaultHTTP
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Session:
                 await self.health()
                 await self._log_in_first()
                 break
-            except KeyStoreUnreachableError as error:
+            except PASSING as error:
                 pause = min(1.0, deadline - loop.time())
                 if pause <= 0:
                     raise
@@ -172,7 +172,7 @@ class Session:
         """
         try:
             await self._log_in(logins)
-        except KeyStoreUnreachableError:
+        except PASSING:
             raise
         except KeyStoreError:
             if refusal is None or self._token is None:
@@ -257,7 +257,7 @@ class Session:
                 token = await self._calls.run(self._login, self._login_client)
             except Exception as error:  # as in `_call`
                 problem = self._login_problem(error)
-                if not isinstance(problem, KeyStoreUnreachableError):
+                if not isinstance(problem, PASSING):
                     self._note_problem(problem, now)
                 raise problem from None
             if self._problem is not None:
@@ -292,7 +292,7 @@ class Session:
         if isinstance(error, KeyStoreError):
             return error
         translated = translate(error, "log in", self._config.endpoint)
-        if isinstance(translated, KeyStoreUnreachableError) or not isinstance(error, VaultError):
+        if isinstance(translated, PASSING) or not isinstance(error, VaultError):
             return translated
         if isinstance(error, InvalidPath | Forbidden) and "no handler" in reason_of(error):
             text = "login to Vault failed: the authentication method is not enabled at its engine path"

@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
+from kes_core import (
+    EntryExistsError,
+    EntryNotFoundError,
+    KeyStoreError,
+    KeyStoreReason,
+    KeyStoreThrottledError,
+    KeyStoreUnreachableError,
+)
 from kes_core.keys.stored import KeyVersion
 from kes_vault.store import connect
 from tests.helpers.openbao import KV2_POLICY, OpenBao, Tenant
@@ -99,8 +106,8 @@ def test_killed_and_restarted(bao: OpenBao, start: Start) -> None:
         check_state(server, 504, "unreachable")
         traffic.wait_for(lambda answer: answer.kind == "create" and answer.status == 502)
         bao.start()
-        traffic.wait_for(reason_is("sealed"))
-        check_state(server, 504, "sealed")
+        traffic.wait_for(reason_is("locked"))
+        check_state(server, 504, "locked")
         bao.unseal()
         traffic.wait_until_healthy(within=WITHIN)
     assert {answer.status for answer in traffic.of("cached")} == {200}
@@ -114,8 +121,8 @@ def test_sealed_and_unsealed(bao: OpenBao, start: Start) -> None:
     traffic = Traffic(server)
     with traffic.flowing():
         bao.seal()
-        traffic.wait_for(reason_is("sealed"))
-        check_state(server, 504, "sealed")
+        traffic.wait_for(reason_is("locked"))
+        check_state(server, 504, "locked")
         bao.unseal()
         traffic.wait_until_healthy(within=WITHIN)
     assert {answer.status for answer in traffic.of("cached")} == {200}
@@ -245,7 +252,7 @@ def test_certificate_replaced(bao: OpenBao, start: Start, tmp_path: Path) -> Non
         bao.make_certificate()
         bao.start()
         bao.unseal()
-        traffic.wait_for(lambda answer: failed(answer) and "reason" not in answer.body)
+        traffic.wait_for(reason_is("misconfigured"))
         with server.client() as client:
             assert client.get("/v1/ready").status_code == 502
         shutil.copy(bao.ca, ca)
@@ -374,7 +381,22 @@ def test_standby_without_an_active_node_is_named(bao: OpenBao) -> None:
             proxy.fault = fault
             with pytest.raises(KeyStoreUnreachableError, match="is a standby without an active node") as caught:
                 await call()
-            assert caught.value.reason is KeyStoreReason.STANDBY
+            assert caught.value.reason is KeyStoreReason.UNREACHABLE
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
+
+
+def test_rate_limit_is_no_outage(bao: OpenBao) -> None:
+    tenant = Tenant(bao, "v2")
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        proxy.message, proxy.fault = "request path: rate limit quota exceeded", 429
+        with pytest.raises(KeyStoreThrottledError, match="raise its rate limit quota") as caught:
+            await store.get("k")
+        assert caught.value.reason is KeyStoreReason.THROTTLED
         await store.close()
 
     with Proxy(bao).running() as proxy:

@@ -36,7 +36,7 @@ def test_vault_that_has_never_been_initialized(tmp_path: Path) -> None:
         section = {"endpoint": bao.url, "token": "t", "tls": {"ca": str(bao.ca)}, "start_timeout": "0s"}
         with pytest.raises(KeyStoreUnreachableError, match="is not initialized: run 'vault operator init'") as caught:
             run_store(VaultConfig.model_validate(section), nothing)
-        assert caught.value.reason == "uninitialized"
+        assert caught.value.reason == "locked"
     finally:
         bao.stop()
 

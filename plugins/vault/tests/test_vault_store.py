@@ -359,7 +359,7 @@ def test_sealed_killed_and_back(mortal_bao: OpenBao, caplog: pytest.LogCaptureFi
         for call in (store.status(), store.get("k"), store.create("x", b""), store.list(), store.delete("k")):
             with pytest.raises(KeyStoreUnreachableError, match="is sealed") as caught:
                 await call
-            assert caught.value.reason == "sealed"
+            assert caught.value.reason == "locked"
         await asyncio.to_thread(mortal_bao.unseal)
         assert await store.get("k") == b"v"
         await asyncio.to_thread(mortal_bao.kill)

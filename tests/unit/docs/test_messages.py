@@ -41,6 +41,10 @@ REPLACED: Final = {
     "the worker does not answer",
     "ask for its health",
     "a Page",
+    "a KeyStore whose 'capabilities' are StoreCapabilities",
+    "name_pattern is not a regular expression: …",
+    "max_value_size must be 1 or more, max_concurrency 0 or more",
+    "eventually_consistent and recovers_deleted must be 0 or more seconds",
 }
 """Texts that no operator sees alone: a caller embeds them in a message, or replaces them."""
 FINDINGS: Final = re.compile(r"kes_core/doctor/|kes_\w+/doctor\.py")
