@@ -11,12 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from kes_core.counters import PluginMetrics
     from kes_core.errors import BackendError
     from kes_core.findings import Finding, FindingLevel
     from kes_core.hookspecs import (
         HOOKSPEC_VERSION,
         AuditSink,
         KeyStoreBackend,
+        PluginContext,
         PolicyEngineType,
         ServerInfo,
         hookimpl,
@@ -56,6 +58,8 @@ __all__ = [
     "KeyStoreThrottledError",
     "KeyStoreUnreachableError",
     "Page",
+    "PluginContext",
+    "PluginMetrics",
     "PolicyEngine",
     "PolicyEngineType",
     "PolicyRequest",
@@ -66,7 +70,7 @@ __all__ = [
     "page_of",
 ]
 
-_MODULES: Final = ("errors", "findings", "hookspecs", "keystore", "policy")
+_MODULES: Final = ("counters", "errors", "findings", "hookspecs", "keystore", "policy")
 
 
 def __getattr__(name: str) -> Any:

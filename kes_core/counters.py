@@ -6,12 +6,13 @@ numbers; two snapshots are added number by number.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-__all__ = ["BUCKETS", "Histogram", "StoreCounters", "merge"]
+__all__ = ["BUCKETS", "Histogram", "PluginCounters", "PluginMetrics", "StoreCounters", "merge"]
 
 BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0, 10.0)
 """Upper bounds of the buckets of a histogram, in seconds."""
@@ -64,6 +65,94 @@ class StoreCounters:
             "times": {operation: times.snapshot() for operation, times in self.times.items()},
             "errors": {" ".join(labels): count for labels, count in self.errors.items()},
         }
+
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_MAX_METRICS: Final = 50
+"""The largest number of metrics of one plugin."""
+
+
+class PluginMetrics:
+    """The metrics of one key store, policy engine or audit sink. They survive a reload.
+
+    The server shows them as `kes_plugin_PLUGIN_NAME`, where `PLUGIN` is the name of its section.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str, str], float] = {}
+        """The values by kind, name and help text."""
+        self._times: dict[str, Histogram] = {}
+
+    def counter(self, name: str, help: str) -> Callable[..., None]:  # noqa: A002 # as Prometheus calls it
+        """Return a function that adds to a counter: 1, or the number that it gets.
+
+        Args:
+            name: The end of the metric's name: lower-case letters, digits and `_`. The server appends `_total`.
+            help: What it counts, in one line.
+
+        Raises:
+            ValueError: The name is not valid, or the plugin has 50 metrics already.
+        """
+        key = self._key("counter", name, help)
+
+        def add(amount: float = 1) -> None:
+            self._values[key] += amount
+
+        return add
+
+    def gauge(self, name: str, help: str) -> Callable[[float], None]:  # noqa: A002 # as above
+        """Return a function that sets a value that goes up and down. Each worker has its own.
+
+        Arguments and errors are those of `counter`.
+        """
+        key = self._key("gauge", name, help)
+
+        def set_value(value: float) -> None:
+            self._values[key] = value
+
+        return set_value
+
+    def _key(self, kind: str, name: str, text: str) -> tuple[str, str, str]:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not a valid name for a metric: expected letters, digits and _")
+        key = (kind, name, " ".join(text.split()))
+        if key not in self._values and len(self._values) >= _MAX_METRICS:
+            raise ValueError(f"a plugin can have {_MAX_METRICS} metrics")
+        self._values.setdefault(key, 0.0)
+        return key
+
+    def _timer(self, operation: str) -> Histogram:
+        """Return the response times of an operation. For the boundary, which measures the calls of plugins."""
+        return self._times.setdefault(operation, Histogram())
+
+
+class PluginCounters:
+    """The metrics of all plugins of a process."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str, str], PluginMetrics] = {}
+
+    def of(self, kind: str, name: str, plugin: str) -> PluginMetrics:
+        """Return the metrics of a key store, policy engine or audit sink.
+
+        Args:
+            kind: The section of the configuration: `keystore`, `policy_engines` or `audit_sinks`.
+            name: Its name there.
+            plugin: The distribution that it comes from.
+        """
+        return self._of.setdefault((kind, name, plugin), PluginMetrics())
+
+    def snapshot(self, worker: int) -> dict[str, Any]:
+        """Return the numbers as a tree. The values of gauges are under the number of their worker."""
+        values: dict[str, float] = {}
+        times: dict[str, Any] = {}
+        for (kind, name, plugin), metrics in self._of.items():
+            for (type_, metric, text), value in metrics._values.items():  # noqa: SLF001 # of the same module
+                place = worker if type_ == "gauge" else "-"
+                values[f"{type_} {name}_{metric} {place} {text}"] = value
+            for operation, histogram in metrics._times.items():  # noqa: SLF001 # as above
+                times[f"{plugin or '-'} {kind} {name} {operation}"] = histogram.snapshot()
+        return {"values": values, "times": times}
 
 
 def merge(trees: Iterable[Any]) -> Any:

@@ -15,7 +15,8 @@ The plugin states the version of this file that it was written for, and implemen
     def kes_keystore_backends():
         return [KeyStoreBackend(name="my-store", config=MyConfig, connect=connect)]
 
-A plugin that supports several versions sets `kes_hookspec_version` to a set or a `range` of them.
+`connect` is an `async def connect(config, context)`. A plugin that supports several versions sets
+`kes_hookspec_version` to a set or a `range` of them.
 
 The server calls a plugin only through one boundary, which limits the time of each call and checks each result. A plugin
 reports a failure with `BackendError` (a key store: `KeyStoreError`), and the server logs its message. Any other
@@ -29,11 +30,15 @@ imports every installed plugin, even one that it does not use.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pluggy
+
+from kes_core.counters import PluginMetrics
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -46,6 +51,7 @@ __all__ = [
     "HOOKSPEC_VERSION",
     "AuditSink",
     "KeyStoreBackend",
+    "PluginContext",
     "PolicyEngineType",
     "ServerInfo",
     "hookimpl",
@@ -61,6 +67,24 @@ hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginContext:
+    """Where a plugin runs. `connect` and `diagnose` get it. The defaults are for tests."""
+
+    directory: Path = Path()
+    """The directory of the configuration file: the base of relative paths in the plugin's section."""
+    logger: logging.Logger = field(default_factory=lambda: logging.getLogger("kes.plugins"))
+    """Writes to the server's log, under the name of the plugin. Do not log values or credentials."""
+    worker: int = 0
+    """The number of the worker process, from 1; 0 in a server with one process, and in commands."""
+    metrics: PluginMetrics = field(default_factory=PluginMetrics)
+    """The plugin's own metrics, which the server shows with its metrics."""
+
+    def path(self, text: str) -> Path:
+        """Return a path of the plugin's section; a relative one starts at `directory`."""
+        return self.directory / text
+
+
 @dataclass(frozen=True, slots=True)
 class KeyStoreBackend:
     """A kind of key store that the configuration file can select."""
@@ -71,15 +95,16 @@ class KeyStoreBackend:
     """The pydantic model of that section. Scalars arrive as the text in the file (environment references resolved), so
     the type of each field decides how its text is parsed. `kes_core.config` has the types of the configuration file:
     durations, switches, secrets. Forbid unknown fields (`kes_core.config.Section` does)."""
-    connect: Callable[[Any], Awaitable[KeyStore]]
-    """An `async def` function. The server calls it with an instance of `config` when it starts or reloads. It returns a
-    connected store within 60 seconds, or raises `KeyStoreError` with a message that tells the operator what to do."""
+    connect: Callable[[Any, PluginContext], Awaitable[KeyStore]]
+    """An `async def` function. The server calls it with an instance of `config` and a context when it starts or
+    reloads. It returns a connected store within 60 seconds, or raises `KeyStoreError` with a message that tells the
+    operator what to do."""
     persistent: bool = True
     """Whether keys outlive the process. A store that is not persistent is for development and tests."""
     diagnose: Callable[..., Awaitable[Sequence[Finding]]] | None = None
-    """`kes doctor` calls it with an instance of `config`. It returns all findings about the store: what works, what
-    fails, and how to fix that. It changes nothing in the store and does not raise. Without it, the doctor connects,
-    asks for the status, and reports the first error. If the function has a parameter `login`, it is true if
+    """`kes doctor` calls it with an instance of `config` and a context. It returns all findings about the store: what
+    works, what fails, and how to fix that. It changes nothing in the store and does not raise. Without it, the doctor
+    connects, asks for the status, and reports the first error. If the function has a parameter `login`, it is true if
     it may use up credentials that work a limited number of times (`kes doctor --login`)."""
     access_policy: Callable[[Any], str] | None = None
     """`kes doctor store-policy` calls it with an instance of `config`. It returns the least privileges that the store
@@ -96,9 +121,10 @@ class PolicyEngineType:
     """The section under `policy_engines:` that selects it."""
     config: type[BaseModel]
     """The pydantic model of that section, as for key stores."""
-    connect: Callable[[Any], Awaitable[PolicyEngine]]
-    """An `async def` function. The server calls it with an instance of `config` when it starts or reloads. It returns
-    an engine within 60 seconds, or raises `BackendError` with a message that tells the operator what to do."""
+    connect: Callable[[Any, PluginContext], Awaitable[PolicyEngine]]
+    """An `async def` function. The server calls it with an instance of `config` and a context when it starts or
+    reloads. It returns an engine within 60 seconds, or raises `BackendError` with a message that tells the operator
+    what to do."""
     origin: str = field(default="", kw_only=True, compare=False)
     """The plugin that it comes from, for messages. Set when the plugin is loaded."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from types import MappingProxyType
@@ -214,17 +214,41 @@ class _Loader:
                 raise _PluginError(f"the name {item.name!r} of its {what} is there twice")
             if item.name in taken or (what, item.name) in self._disputed:
                 raise _PluginError(self._dispute(what, item.name, label), disputed=item.name)
-            if not (inspect.isclass(item.config) and issubclass(item.config, BaseModel)):
-                raise _PluginError(f"the 'config' of its {what} {item.name!r} is not a pydantic model")
-            if not callable(item.connect):
-                raise _PluginError(f"the 'connect' of its {what} {item.name!r} is not a function")
-            if inspect.isroutine(item.connect) and not inspect.iscoroutinefunction(item.connect):
-                raise _PluginError(f"the 'connect' of its {what} {item.name!r} is not an 'async def' function")
-            for optional in ("diagnose", "access_policy"):
-                if not (getattr(item, optional, None) is None or callable(getattr(item, optional))):
-                    raise _PluginError(f"the {optional!r} of its {what} {item.name!r} is not a function")
+            _check_functions(item, f"its {what} {item.name!r}")
             found[item.name] = replace(item, origin=label)
         return found
+
+
+def _check_functions(item: Any, whose: str) -> None:
+    """Check what a plugin contributes: its model and its functions.
+
+    Raises:
+        _PluginError: One of them is of the wrong kind.
+    """
+    if not (inspect.isclass(item.config) and issubclass(item.config, BaseModel)):
+        raise _PluginError(f"the 'config' of {whose} is not a pydantic model")
+    if not callable(item.connect):
+        raise _PluginError(f"the 'connect' of {whose} is not a function")
+    if inspect.isroutine(item.connect) and not inspect.iscoroutinefunction(item.connect):
+        raise _PluginError(f"the 'connect' of {whose} is not an 'async def' function")
+    for optional in ("diagnose", "access_policy"):
+        if not (getattr(item, optional, None) is None or callable(getattr(item, optional))):
+            raise _PluginError(f"the {optional!r} of {whose} is not a function")
+    for name in ("connect", "diagnose"):
+        function = getattr(item, name, None)
+        if function is not None and not _takes(function, 2):
+            raise _PluginError(f"the {name!r} of {whose} must take two arguments: config and context")
+
+
+def _takes(function: Callable[..., Any], arguments: int) -> bool:
+    """Return whether a function can be called with this number of positional arguments, as far as that is known."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # written in C, without a signature
+        pass
+    return True
 
 
 def _import(point: metadata.EntryPoint) -> Any:

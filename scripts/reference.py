@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kes_core import errors, findings, hookspecs, keystore, policy
+from kes_core import counters, errors, findings, hookspecs, keystore, policy
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 _HEAD = """\
@@ -37,7 +37,7 @@ def page() -> str:
     hooks = [value for name, value in vars(hookspecs).items() if name.startswith("kes_")]
     parts = [_HEAD, f"## Hooks\n\nVersion {hookspecs.HOOKSPEC_VERSION} of the specifications.\n", _module(hookspecs)]
     parts += [_function(hook, "###") for hook in hooks]
-    parts += ["## What hooks return\n", *_entries(hookspecs)]
+    parts += ["## What hooks return\n", *_entries(hookspecs), _class(counters.PluginMetrics)]
     parts += ["## Errors\n", _module(errors), *_entries(errors)]
     parts += ["## Key stores\n", _module(keystore), *_entries(keystore)]
     parts += ["## Policy engines\n", _module(policy), *_entries(policy)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kes_core.access.authorities import Authorities
-from kes_core.boundary import connect_engine
+from kes_core.boundary import Surroundings, connect_engine
 from kes_core.builtin.static_policy import ENGINE_NAME, StaticPolicyConfig
 from kes_core.identity import is_identity
 
@@ -45,7 +45,7 @@ class AccessRules:
             await engine.close()
 
 
-async def connect_rules(config: Config, plugins: Plugins) -> AccessRules:
+async def connect_rules(config: Config, plugins: Plugins, surroundings: Surroundings | None = None) -> AccessRules:
     """Connect to the policy engines that `config` names, the static one first; return the rules of access.
 
     Raises:
@@ -53,16 +53,21 @@ async def connect_rules(config: Config, plugins: Plugins) -> AccessRules:
         TLSError: The CAs for clients can't be read.
     """
     admin = config.admin.identity
+    surroundings = surroundings if surroundings is not None else Surroundings()
     engines: list[tuple[str, PolicyEngine]] = []
     authorities = None
     if config.tls.auth:
         # Off the event loop: reading all CAs of the system takes long.
         authorities = await asyncio.to_thread(Authorities, Path(config.tls.ca) if config.tls.ca else None)
     try:
-        static = await connect_engine(plugins.engines[ENGINE_NAME], StaticPolicyConfig(policies=config.policy))
+        kind = plugins.engines[ENGINE_NAME]
+        context = surroundings.context("policy_engines", kind, Path())
+        static = await connect_engine(kind, StaticPolicyConfig(policies=config.policy), context)
         engines.append((ENGINE_NAME, static))
         for choice in config.policy_engines:
-            engine = await connect_engine(choice.type, choice.config)
+            context = surroundings.context("policy_engines", choice.type, choice.directory)
+            seconds = config.plugins.authorize_timeout
+            engine = await connect_engine(choice.type, choice.config, context, seconds=seconds)
             engines.append((choice.type.name, engine))
     except BaseException:
         for _name, engine in engines:

@@ -13,7 +13,7 @@ A plugin may raise anything, return anything and hang. The boundary enforces wha
 
 from __future__ import annotations
 
-from kes_core.boundary.calls import PluginError
+from kes_core.boundary.calls import PluginError, Surroundings
 from kes_core.boundary.engines import connect_engine
 from kes_core.boundary.hooks import GuardedSink, notify, open_plugin_sinks
 from kes_core.boundary.stores import access_policy, connect_store, diagnose
@@ -21,6 +21,7 @@ from kes_core.boundary.stores import access_policy, connect_store, diagnose
 __all__ = [
     "GuardedSink",
     "PluginError",
+    "Surroundings",
     "access_policy",
     "connect_engine",
     "connect_store",

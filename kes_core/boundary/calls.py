@@ -8,8 +8,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from kes_core.counters import PluginCounters
 from kes_core.errors import BackendError
 from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
+from kes_core.hookspecs import PluginContext
 from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
@@ -21,6 +23,8 @@ from kes_core.keystore import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import BaseModel
 
     from kes_core.hookspecs import KeyStoreBackend, PolicyEngineType
@@ -31,6 +35,7 @@ __all__ = [
     "TELL_AGAIN",
     "Origin",
     "PluginError",
+    "Surroundings",
     "TooSlowError",
     "close_plugin",
     "connect_plugin",
@@ -113,6 +118,32 @@ def is_ours(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
+class Surroundings(NamedTuple):
+    """What plugins get to know of the process that calls them."""
+
+    worker: int = 0
+    """The number of the worker process; 0 if there is only one process."""
+    counters: PluginCounters | None = None
+    """Where plugins count, if anybody reads that."""
+
+    def context(self, kind: str, item: KeyStoreBackend | PolicyEngineType, directory: Path) -> PluginContext:
+        """Return the context for a plugin's `connect`.
+
+        Args:
+            kind: The section of the configuration: `keystore` or `policy_engines`.
+            item: The kind of the key store or policy engine.
+            directory: The directory of the configuration file.
+        """
+        distribution = item.origin.rpartition(" of ")[2].partition(" ")[0]
+        counters = self.counters if self.counters is not None else PluginCounters()
+        return PluginContext(
+            directory=directory,
+            logger=logging.getLogger(f"kes.plugins.{item.name}"),
+            worker=self.worker,
+            metrics=counters.of(kind, item.name, distribution),
+        )
+
+
 class Origin(NamedTuple):
     """The key store or policy engine that a call belongs to."""
 
@@ -190,14 +221,20 @@ def translated(origin: Origin, operation: str, error: BaseException) -> BackendE
     return kind(text, reason=reason)
 
 
-async def connect_plugin(origin: Origin, connect: Callable[[Any], Any], config: BaseModel, wanted: type[T]) -> T:
+async def connect_plugin(
+    origin: Origin,
+    connect: Callable[[Any, PluginContext], Any],
+    config: BaseModel,
+    context: PluginContext,
+    wanted: type[T],
+) -> T:
     """Call a plugin's `connect` with its section of the configuration; return its key store or policy engine.
 
     Raises:
         BackendError: The connection failed, or the result is not a `wanted`. Its type is one of `origin`'s.
     """
     try:
-        call = connect(config)
+        call = connect(config, context)
         if not inspect.isawaitable(call):
             failure = origin.error(origin.returned("connect", call, "an awaitable: define it with 'async def'"))
         else:

@@ -28,7 +28,8 @@ from kes_core.policy import Decision, PolicyEngine, Verdict
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from kes_core.hookspecs import PolicyEngineType
+    from kes_core.counters import Histogram
+    from kes_core.hookspecs import PluginContext, PolicyEngineType
     from kes_core.policy import PolicyRequest
 
 __all__ = ["connect_engine"]
@@ -38,31 +39,37 @@ T = TypeVar("T")
 logger = logging.getLogger("kes.plugins")
 
 AUTHORIZE_TIMEOUT: Final = 1.0
-"""Seconds that a policy engine has to answer one request."""
+"""Seconds that a policy engine has to answer one request, unless the configuration states others."""
 
 
-async def connect_engine(kind: PolicyEngineType, config: BaseModel) -> PolicyEngine:
+async def connect_engine(
+    kind: PolicyEngineType, config: BaseModel, context: PluginContext, *, seconds: float = AUTHORIZE_TIMEOUT
+) -> PolicyEngine:
     """Connect to a policy engine; return it behind the boundary.
 
     Args:
         kind: The kind of the engine.
         config: Its section of the configuration.
+        context: What it gets to know of this process.
+        seconds: How long it may take to answer a request.
 
     Raises:
         BackendError: The engine can't be used; the message says why.
     """
     origin = origin_of_engine(kind)
     # mypy refuses an abstract class here; it only serves for isinstance().
-    engine = await connect_plugin(origin, kind.connect, config, PolicyEngine)  # type: ignore[type-abstract]
-    return _GuardedEngine(engine, origin)
+    engine = await connect_plugin(origin, kind.connect, config, context, PolicyEngine)  # type: ignore[type-abstract]
+    return _GuardedEngine(engine, origin, context.metrics._timer("authorize"), seconds)  # noqa: SLF001 # made for this
 
 
 class _GuardedEngine(PolicyEngine):
     """A plugin's policy engine that answers with a `Verdict` in time, or raises `PluginError`."""
 
-    def __init__(self, engine: PolicyEngine, origin: Origin) -> None:
+    def __init__(self, engine: PolicyEngine, origin: Origin, times: Histogram, seconds: float) -> None:
         self._engine = engine
         self._origin = origin
+        self._times = times
+        self._seconds = seconds
         self._told_blocking = -math.inf
 
     async def authorize(self, request: PolicyRequest) -> Verdict:
@@ -86,7 +93,7 @@ class _GuardedEngine(PolicyEngine):
                 if seconds > BLOCKING:
                     self._tell_blocking(seconds)
             else:
-                verdict = await _finish(call, waits_for)
+                verdict = await _finish(call, waits_for, self._seconds)
         except BaseException as error:
             if is_ours(error):
                 raise
@@ -100,6 +107,8 @@ class _GuardedEngine(PolicyEngine):
                     short = one_line(reason)
                     return verdict if short is reason else Verdict(decision, short)
             failure = PluginError(self._origin.returned("authorize", verdict, "a Verdict"))
+        finally:
+            self._times.add(time.perf_counter() - started)
         raise failure  # outside the handler, as in `connect_plugin`
 
     async def close(self) -> None:
@@ -107,7 +116,7 @@ class _GuardedEngine(PolicyEngine):
 
     def _failure(self, error: BaseException) -> PluginError:
         if isinstance(error, TooSlowError):
-            return PluginError(f"{self._origin.what} has not answered within {AUTHORIZE_TIMEOUT:g} s")
+            return PluginError(f"{self._origin.what} has not answered within {self._seconds:g} s")
         text = text_of(error)
         return PluginError(self._origin.fault("authorize", error) if text is None else f"{self._origin.what}: {text}")
 
@@ -122,7 +131,7 @@ async def _as_coroutine(call: Awaitable[T]) -> T:
     return await call
 
 
-async def _finish(call: Any, waits_for: Any) -> Any:
+async def _finish(call: Any, waits_for: Any, seconds: float) -> Any:
     """Await the rest of a coroutine that has made its first step, for a limited time.
 
     Raises:
@@ -130,7 +139,7 @@ async def _finish(call: Any, waits_for: Any) -> Any:
         BaseException: The coroutine raised it.
     """
     try:
-        async with asyncio.timeout(AUTHORIZE_TIMEOUT) as limit:
+        async with asyncio.timeout(seconds) as limit:
             return await _go_on(call, waits_for)
     except TimeoutError:
         if limit.expired():

@@ -39,7 +39,8 @@ from kes_core.keystore import (
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from kes_core.hookspecs import KeyStoreBackend
+    from kes_core.counters import PluginMetrics
+    from kes_core.hookspecs import KeyStoreBackend, PluginContext
 
 __all__ = ["access_policy", "connect_store", "diagnose", "sorted_page"]
 
@@ -52,23 +53,24 @@ THROTTLE_PAUSE: Final = 0.1
 """Seconds until the first repetition if the store does not state them. Each further pause is twice as long."""
 
 
-async def connect_store(backend: KeyStoreBackend, config: BaseModel) -> KeyStore:
+async def connect_store(backend: KeyStoreBackend, config: BaseModel, context: PluginContext) -> KeyStore:
     """Connect to a key store; return it behind the boundary.
 
     Args:
         backend: The kind of the store.
         config: Its section of the configuration.
+        context: What it gets to know of this process.
 
     Raises:
         KeyStoreError: The store can't be used; the message says why.
     """
     origin = origin_of_store(backend)
     # mypy refuses an abstract class here; it only serves for isinstance().
-    store = await connect_plugin(origin, backend.connect, config, KeyStore)  # type: ignore[type-abstract]
+    store = await connect_plugin(origin, backend.connect, config, context, KeyStore)  # type: ignore[type-abstract]
     if not isinstance(getattr(store, "capabilities", None), StoreCapabilities):
         await close_plugin(origin, store.close)
         raise KeyStoreError(origin.returned("connect", store, "a KeyStore whose 'capabilities' are StoreCapabilities"))
-    return _GuardedStore(store, origin)
+    return _GuardedStore(store, origin, context.metrics)
 
 
 class _GuardedStore(KeyStore):
@@ -77,9 +79,10 @@ class _GuardedStore(KeyStore):
     It keeps to the store's capabilities, so that its users need not.
     """
 
-    def __init__(self, store: KeyStore, origin: Origin) -> None:
+    def __init__(self, store: KeyStore, origin: Origin, metrics: PluginMetrics) -> None:
         self._store = store
         self._origin = origin
+        self._metrics = metrics
         self.capabilities = store.capabilities
         interval = getattr(store, "health_interval", None)
         if isinstance(interval, int | float) and 0 < interval < math.inf:
@@ -150,12 +153,15 @@ class _GuardedStore(KeyStore):
     async def _call_once(
         self, operation: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        started = time.perf_counter()
         try:
             return await function(*args, **kwargs)
         except BaseException as error:
             if is_ours(error):
                 raise
             failure = translated(self._origin, operation, error)
+        finally:
+            self._metrics._timer(operation).add(time.perf_counter() - started)  # noqa: SLF001 # made for the boundary
         raise failure  # outside the handler, as in `connect_plugin`
 
 
@@ -184,13 +190,19 @@ def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit:
 
 
 async def diagnose(
-    backend: KeyStoreBackend, config: BaseModel, *, login: bool = False, seconds: float = CONNECT_TIMEOUT
+    backend: KeyStoreBackend,
+    config: BaseModel,
+    context: PluginContext,
+    *,
+    login: bool = False,
+    seconds: float = CONNECT_TIMEOUT,
 ) -> list[Finding]:
     """Return the findings of a key store's own `diagnose`, or an empty list if it has none.
 
     Args:
         backend: The kind of the key store.
         config: Its section of the configuration.
+        context: What it gets to know of this process.
         login: Whether it may use up credentials that work a limited number of times.
         seconds: How long it may take.
 
@@ -203,7 +215,7 @@ async def diagnose(
     try:
         takes_login = "login" in inspect.signature(backend.diagnose).parameters
         options = {"login": login} if takes_login else {}
-        findings: Any = await within(backend.diagnose(config, **options), seconds)
+        findings: Any = await within(backend.diagnose(config, context, **options), seconds)
     except TooSlowError:
         failure: BackendError = KeyStoreError(f"{origin.what} has not answered within {seconds:g} s")
     except BaseException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kes_core.config import Section
-from kes_core.hookspecs import KeyStoreBackend, hookimpl
+from kes_core.hookspecs import KeyStoreBackend, PluginContext, hookimpl
 from kes_core.keystore import PAGE_SIZE, EntryExistsError, EntryNotFoundError, KeyStore, Page, page_of
 
 __all__ = ["MemoryKeyStore"]
@@ -50,7 +50,7 @@ class MemoryConfig(Section):
     """The section `keystore.memory`. It has no fields."""
 
 
-async def _connect(_config: MemoryConfig) -> MemoryKeyStore:
+async def _connect(_config: MemoryConfig, _context: PluginContext) -> MemoryKeyStore:
     return MemoryKeyStore()
 
 

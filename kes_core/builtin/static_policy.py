@@ -12,7 +12,7 @@ from typing import Final
 
 from kes_core.config import PolicySettings, Section
 from kes_core.config.sections import STATIC_ENGINE
-from kes_core.hookspecs import PolicyEngineType, hookimpl
+from kes_core.hookspecs import PluginContext, PolicyEngineType, hookimpl
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 
 __all__ = ["ENGINE_NAME", "StaticPolicyConfig", "StaticPolicyEngine", "matching_pattern"]
@@ -103,8 +103,8 @@ class StaticPolicyEngine(PolicyEngine):
         return policy.refuse(request)
 
 
-async def _connect(config: StaticPolicyConfig) -> StaticPolicyEngine:
-    # Off the event loop, which serves requests meanwhile: there may be thousands of policies.
+async def _connect(config: StaticPolicyConfig, _context: PluginContext) -> StaticPolicyEngine:
+    # Beside the event loop: there may be thousands of policies, and others are being served.
     return await asyncio.to_thread(StaticPolicyEngine, config.policies)
 
 

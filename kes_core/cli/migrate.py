@@ -67,7 +67,7 @@ def _choices(source: Path, target: Path) -> tuple[KeyStoreChoice, KeyStoreChoice
 async def _migrate(
     source: KeyStoreChoice, target: KeyStoreChoice, pattern: str, existing: OnConflict, *, dry_run: bool, as_json: bool
 ) -> int:
-    from kes_core.boundary import connect_store
+    from kes_core.boundary import Surroundings, connect_store
     from kes_core.keys.migration import Migration
     from kes_core.keystore import KeyStoreError
 
@@ -76,7 +76,8 @@ async def _migrate(
         try:
             opened = []
             for choice in (source, target):
-                store = await connect_store(choice.backend, choice.config)
+                context = Surroundings().context("keystore", choice.backend, choice.directory)
+                store = await connect_store(choice.backend, choice.config, context)
                 stores.push_async_callback(store.close)
                 opened.append(store)
             migration = Migration(*opened, on_conflict=existing, dry_run=dry_run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, GetPydanticSchema
@@ -56,6 +57,8 @@ class KeyStoreChoice:
 
     backend: KeyStoreBackend
     config: BaseModel
+    directory: Path = Path()
+    """The directory of the configuration file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class PolicyEngineChoice:
 
     type: PolicyEngineType
     config: BaseModel
+    directory: Path = Path()
+    """The directory of the configuration file."""
 
 
 _CHECKED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())

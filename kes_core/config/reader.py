@@ -61,6 +61,7 @@ class ConfigReader:
             document: The content of the file.
         """
         self._filename = filename
+        self._directory = pathlib.Path(filename).absolute().parent
         self._plugins = plugins
         self._document = document
         self._overridden: set[Path] = set()
@@ -250,7 +251,7 @@ class ConfigReader:
             self._report(path, why or _not_installed(name, self._plugins.backends, _STORE_PACKAGES))
             return None
         valid = self._validate(backend.config, _without_nulls({} if settings in (None, "") else settings), path)
-        return None if valid is None else KeyStoreChoice(backend=backend, config=valid)
+        return None if valid is None else KeyStoreChoice(backend, valid, self._directory)
 
     def _policy_engines(self, section: object) -> tuple[PolicyEngineChoice, ...]:
         choices = []
@@ -264,7 +265,7 @@ class ConfigReader:
                 continue
             valid = self._validate(engine.config, _without_nulls({} if settings in (None, "") else settings), path)
             if valid is not None:
-                choices.append(PolicyEngineChoice(type=engine, config=valid))
+                choices.append(PolicyEngineChoice(engine, valid, self._directory))
         return tuple(choices)
 
     # Rules between fields

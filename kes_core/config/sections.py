@@ -317,11 +317,19 @@ Workers = Annotated[
 ]
 
 
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise ValueError("is not a time limit; expected one like 1s")
+    return value
+
+
 class PluginSettings(Section):
-    """`plugins`: the installed plugins that the server must not use."""
+    """`plugins`: the installed plugins that the server must not use, and what it grants the others."""
 
     block: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
     """Names of plugins or of their distributions. The server does not even import them."""
+    authorize_timeout: Annotated[Duration, AfterValidator(_positive)] = 1.0
+    """How long a policy engine may take to answer a request, in seconds. Then the server refuses the request."""
 
     @field_validator("block")
     @classmethod

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from kes_core.boundary import connect_engine, connect_store, diagnose
+from kes_core.boundary import Surroundings, connect_engine, connect_store, diagnose
 from kes_core.errors import BackendError
 from kes_core.findings import Finding
 from kes_core.keystore import KeyStoreError
@@ -42,7 +42,8 @@ async def examine_store(
         )
     try:
         if backend.diagnose is not None:
-            findings += await diagnose(backend, choice.config, login=login, seconds=time_limit)
+            context = Surroundings().context("keystore", backend, choice.directory)
+            findings += await diagnose(backend, choice.config, context, login=login, seconds=time_limit)
         else:
             async with asyncio.timeout(time_limit):
                 findings.append(await _check_connection(choice))
@@ -57,7 +58,8 @@ async def examine_store(
 
 async def _check_connection(choice: KeyStoreChoice) -> Finding:
     try:
-        store = await connect_store(choice.backend, choice.config)
+        context = Surroundings().context("keystore", choice.backend, choice.directory)
+        store = await connect_store(choice.backend, choice.config, context)
         try:
             await store.status()
         finally:
@@ -71,7 +73,8 @@ async def examine_engines(config: Config) -> AsyncIterator[Finding]:
     """Check that the policy engines of plugins can be used."""
     for choice in config.policy_engines:
         try:
-            engine = await connect_engine(choice.type, choice.config)
+            context = Surroundings().context("policy_engines", choice.type, choice.directory)
+            engine = await connect_engine(choice.type, choice.config, context)
         except BackendError as error:
             yield Finding.error("policy engine", str(error))
             continue

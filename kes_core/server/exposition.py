@@ -7,6 +7,7 @@ adds to counters. So the library gets these as untyped metrics, and the text dec
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -87,6 +88,7 @@ def _server_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield UntypedMetricFamily("kes_log_audit_events", "Audit events sent to clients.", numbers["audit_events"])
     yield from _system_families(numbers)
     yield from _store_families(numbers["store"])
+    yield from _plugin_families(numbers["plugins"])
     decisions = CounterMetricFamily(
         "kes_policy_decisions", "Answers of policy engines, by engine and decision.", labels=["engine", "decision"]
     )
@@ -118,6 +120,28 @@ def _store_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     )
     _add_labelled(errors, numbers["errors"])
     yield errors
+
+
+def _plugin_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    times = HistogramMetricFamily(
+        "kes_plugin_response_time",
+        "Seconds that calls of plugins took, by package, section and name in the configuration, and method.",
+        labels=["package", "section", "name", "operation"],
+    )
+    for labels, counted in sorted(numbers["times"].items()):
+        _add_histogram(times, labels.split(" "), counted)
+    yield times
+    families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+    for key, value in sorted(numbers["values"].items()):
+        kind, metric, worker, text = key.split(" ", 3)
+        name = "kes_plugin_" + re.sub(r"[^a-z0-9_]", "_", metric)
+        if kind == "counter":
+            families.setdefault(name, CounterMetricFamily(name, text, value))
+            continue
+        family = families.setdefault(name, GaugeMetricFamily(name, text, labels=["worker"]))
+        if isinstance(family, GaugeMetricFamily):  # not if another plugin has a counter of this name
+            family.add_metric([worker], value)
+    yield from families.values()
 
 
 def _add_histogram(family: HistogramMetricFamily, labels: list[str], numbers: Mapping[str, Any]) -> None:

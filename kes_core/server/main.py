@@ -175,9 +175,11 @@ async def _reload(process: _Process, config: Config, load: Callable[[], LoadedCo
     loaded = await asyncio.to_thread(load)
     await process.reload(loaded)
     _log_warnings(loaded)
-    for field in ("address", "probe", "workers", "plugins"):
-        if getattr(loaded.config, field) != getattr(config, field):
-            logger.warning("%s changes only with a restart", "plugins.block" if field == "plugins" else field)
+    for field in ("address", "probe", "workers", "plugins.block"):
+        section, _, name = field.partition(".")
+        new, old = getattr(loaded.config, section), getattr(config, section)
+        if (getattr(new, name) != getattr(old, name)) if name else (new != old):
+            logger.warning("%s changes only with a restart", field)
     log.set_level(loaded.config.log.error)
     logger.info("the configuration is reloaded")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from kes_core.counters import Histogram, StoreCounters
+from kes_core.counters import Histogram, PluginCounters, StoreCounters
 
 __all__ = ["Metrics", "expiring_clients", "memory", "usable_cpus"]
 
@@ -33,6 +33,9 @@ class Metrics:
         """TLS handshakes that succeeded."""
         self.failed_handshakes = 0
         self.store = StoreCounters()
+        self.plugins = PluginCounters()
+        self.worker = 0
+        """The number of this process among the workers; 0 if there is only one process."""
         self.decisions: Counter[tuple[str, str]] = Counter()
         """Answers of policy engines, by engine and decision."""
         self.certificate_expiry = 0.0
@@ -61,6 +64,7 @@ class Metrics:
             "codes": {str(code): count for code, count in self._by_code.items()},
             "times": self._times.snapshot(),
             "store": self.store.snapshot(),
+            "plugins": self.plugins.snapshot(self.worker),
             "decisions": {" ".join(labels): count for labels, count in self.decisions.items()},
             "threads": threading.active_count(),
             "heap": heap,

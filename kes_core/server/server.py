@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.audit.log import AuditError, AuditLog, open_sinks
-from kes_core.boundary import open_plugin_sinks
+from kes_core.boundary import Surroundings, open_plugin_sinks
 from kes_core.config.files import make_server_tls
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
@@ -114,6 +114,7 @@ class ServerProcess:
                 self._plugins,
                 counters=self._metrics.store,
                 on_key_change=self._invalidate_key,
+                surroundings=Surroundings(self._metrics.worker, self._metrics.plugins),
                 tls=tls,
                 audit=audit,
             )

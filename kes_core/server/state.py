@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kes_core.access.rules import AccessRules, connect_rules
 from kes_core.audit.log import AuditLog
-from kes_core.boundary import connect_store
+from kes_core.boundary import Surroundings, connect_store
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError
@@ -54,6 +54,7 @@ async def connect(
     *,
     counters: StoreCounters,
     on_key_change: Callable[[str], Awaitable[None]],
+    surroundings: Surroundings | None = None,
     tls: ServerTLS | None = None,
     audit: AuditLog | None = None,
 ) -> State:
@@ -64,16 +65,18 @@ async def connect(
         plugins: The plugins of its key store and policy engines.
         counters: Count the work of the cache and the store.
         on_key_change: Tells the server's other processes that a key was created or deleted.
-        tls: The TLS settings of new connections; None without a network.
-        audit: The audit log; by default there is none.
+        surroundings: What plugins get to know of this process.
+        tls: What new connections use. A server without a network has none.
+        audit: Where audit records go; nowhere unless given.
 
     Raises:
         BackendError: The key store or a policy engine can't be used, or a key can't be created.
         TLSError: The CAs for clients can't be used.
     """
-    access = await connect_rules(config, plugins)
+    surroundings = surroundings if surroundings is not None else Surroundings()
+    access = await connect_rules(config, plugins, surroundings)
     try:
-        cache = await _connect_cache(config, counters=counters, on_key_change=on_key_change)
+        cache = await _connect_cache(config, surroundings, counters=counters, on_key_change=on_key_change)
         try:
             await _create_missing_keys(cache, tuple(key.name for key in config.keys), created_by=access.admin)
         except BaseException:
@@ -97,9 +100,15 @@ async def connect(
 
 
 async def _connect_cache(
-    config: Config, *, counters: StoreCounters, on_key_change: Callable[[str], Awaitable[None]]
+    config: Config,
+    surroundings: Surroundings,
+    *,
+    counters: StoreCounters,
+    on_key_change: Callable[[str], Awaitable[None]],
 ) -> KeyCache:
-    store = await connect_store(config.keystore.backend, config.keystore.config)
+    choice = config.keystore
+    context = surroundings.context("keystore", choice.backend, choice.directory)
+    store = await connect_store(choice.backend, choice.config, context)
     return KeyCache(store, config.cache.expiry, counters=counters, on_change=on_key_change)
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import pytest
 
-from kes_core.hookspecs import HOOKSPEC_VERSION
+from kes_core.hookspecs import HOOKSPEC_VERSION, PluginContext
 from kes_core.testing._running import BrokenError, ExcludedError, HookError, HungError, described, run
 from kes_core.testing.plugin import PROPERTY
 
@@ -82,12 +82,15 @@ class Suite:
 
     tmp_path: Path
     """An empty directory for each clause."""
+    context: PluginContext
+    """A context for `connect`, whose `directory` is `tmp_path`."""
     kes_log: pytest.LogCaptureFixture
     """The log records of the clause."""
 
     @pytest.fixture(autouse=True)
     def _kes_prepare(self, request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         self.tmp_path, self.kes_log, self._kes_item = tmp_path, caplog, request.node
+        self.context = PluginContext(directory=tmp_path)
 
     @optional
     def secrets(self) -> Sequence[str]:

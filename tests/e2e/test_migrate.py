@@ -77,7 +77,7 @@ class Store(KeyStore):
         self._calls.close()
 
 
-async def connect(config):
+async def connect(config, _context):
     store = Store(config.file)
     await store._run("CREATE TABLE IF NOT EXISTS keys (name TEXT PRIMARY KEY, value BLOB)")
     return store

@@ -18,7 +18,7 @@ STORE = """
         self._values: dict[str, bytes] = {}
 
     @classmethod
-    async def connect(cls, config: Config) -> AcmeStoreKeyStore:
+    async def connect(cls, config: Config, context: PluginContext) -> AcmeStoreKeyStore:
         return cls(config)
 
     async def status(self) -> None:
@@ -43,7 +43,7 @@ STORE = """
         return page_of(self._values, prefix, start=start, limit=limit)
 """
 ENGINE = """
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, context: PluginContext) -> None:
         self._config = config
 
     async def authorize(self, request: PolicyRequest) -> Verdict:
@@ -84,7 +84,7 @@ def test_only_the_unwritten_parts_fail(tmp_path: Path, kind: str) -> None:
 
 def test_store_that_is_filled_in_keeps_the_contract_and_serves(tmp_path: Path) -> None:
     folder = generate(tmp_path, "keystore")
-    imports = "EntryExistsError, EntryNotFoundError, KeyStore, Page, page_of"
+    imports = "EntryExistsError, EntryNotFoundError, KeyStore, Page, PluginContext, page_of"
     fill_in(folder / "kes_acme_store" / "store.py", STORE, imports)
     failed, output = run_tests(folder)
     assert failed == set(), output
@@ -103,7 +103,9 @@ def test_store_that_is_filled_in_keeps_the_contract_and_serves(tmp_path: Path) -
 
 def test_engine_that_is_filled_in_keeps_the_contract(tmp_path: Path) -> None:
     folder = generate(tmp_path, "policy")
-    fill_in(folder / "kes_acme_store" / "engine.py", ENGINE, "Decision, PolicyEngine, PolicyRequest, Verdict")
+    fill_in(
+        folder / "kes_acme_store" / "engine.py", ENGINE, "Decision, PluginContext, PolicyEngine, PolicyRequest, Verdict"
+    )
     failed, output = run_tests(folder)
     assert failed == set(), output
 

@@ -19,6 +19,7 @@ from kes_core import (
     KeyStoreBackend,
     KeyStoreError,
     Page,
+    PluginContext,
     PolicyEngine,
     PolicyEngineType,
     PolicyRequest,
@@ -124,11 +125,11 @@ class Settings(Section):
     token: Secret = Secret(CANARY)
 
 
-async def connect_store(_settings: Settings) -> Store:
+async def connect_store(_settings: Settings, _context: PluginContext) -> Store:
     return Store()
 
 
-async def connect_engine(_settings: Settings) -> Engine:
+async def connect_engine(_settings: Settings, _context: PluginContext) -> Engine:
     return Engine()
 
 

@@ -20,7 +20,7 @@ from kes_core.builtin.memory import MemoryKeyStore
 
 kes_hookspec_version = 1
 
-async def connect(config):
+async def connect(config, _context):
     return MemoryKeyStore()
 
 @hookimpl

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from kes_core import PolicyEngineType, hookimpl
+from kes_core import PluginContext, PolicyEngineType, hookimpl
 from kes_core.config import Section
 from pydantic import AfterValidator, Field
 
@@ -48,7 +48,7 @@ class Settings(Section):
     """If not empty, only requests from these networks pass."""
 
 
-async def _connect(settings: Settings) -> OfficeHoursPolicyEngine:
+async def _connect(settings: Settings, _context: PluginContext) -> OfficeHoursPolicyEngine:
     from kes_office_hours.engine import OfficeHoursPolicyEngine
 
     return OfficeHoursPolicyEngine(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
-from kes_core import KeyStoreBackend, hookimpl
+from kes_core import KeyStoreBackend, PluginContext, hookimpl
 from kes_core.config import Duration, Secret, Section, Switch
 from pydantic import AfterValidator, Field
 
@@ -51,7 +51,7 @@ class SQLConfig(Section):
     """Maximum number of connections."""
 
 
-async def _connect(config: SQLConfig) -> SQLKeyStore:
+async def _connect(config: SQLConfig, _context: PluginContext) -> SQLKeyStore:
     from kes_sql.store import SQLKeyStore
 
     return await SQLKeyStore.open(config)

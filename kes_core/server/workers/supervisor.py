@@ -382,7 +382,9 @@ class Supervisor:
 def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:
     """Return a worker's counts, without the numbers that disappear with it."""
     empty: dict[type, Any] = {int: 0, float: 0.0, dict: {}}
-    return {name: empty[type(value)] if name in GAUGES else value for name, value in numbers.items()}
+    lasting = {name: empty[type(value)] if name in GAUGES else value for name, value in numbers.items()}
+    values = {key: value for key, value in numbers["plugins"]["values"].items() if not key.startswith("gauge ")}
+    return lasting | {"plugins": {**numbers["plugins"], "values": values}}
 
 
 class _EventHandler(logging.Handler):

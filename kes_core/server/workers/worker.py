@@ -110,6 +110,7 @@ class _Worker:
             harden(mlock=mlock)
             loaded = load_values(values, filename=filename)
             log.set_up(loaded.config.log.error, worker=number)
+            self._metrics.worker = number
             peers = RemotePeers(self._channel, self._metrics)
             server = ServerProcess(loaded.plugins, self._metrics, peers, output_lock=lock)
             await server.connect(loaded.config)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from kes_core import PolicyEngineType, hookimpl
+from kes_core import PluginContext, PolicyEngineType, hookimpl
 from kes_core.config import Section
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class CedarConfig(Section):
     """The section `policy_engines.cedar`."""
 
     policies: Annotated[tuple[Path, ...], BeforeValidator(_one_or_more), AfterValidator(_not_empty)]
-    """Files with policies, or directories, of which all files `*.cedar` are read. A single path may be a string."""
+    """Files with policies, and directories, of which all files `*.cedar` count. A single path may be a string.
+    Relative paths start at the directory of the configuration file."""
     # Not `schema`: pydantic models have a method of that name.
     schema_file: Path | None = Field(default=None, alias="schema")
     """The schema of policies and entities, in Cedar's schema language. The default is the schema in the package."""
@@ -51,10 +52,10 @@ class CedarConfig(Section):
     """The decision on a request that no policy matches: leave it to the other engines, or deny it."""
 
 
-async def _connect(config: CedarConfig) -> CedarPolicyEngine:
+async def _connect(config: CedarConfig, context: PluginContext) -> CedarPolicyEngine:
     from kes_cedar.engine import CedarPolicyEngine
 
-    return await CedarPolicyEngine.open(config)
+    return await CedarPolicyEngine.open(config, context.directory)
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import cedarpy
@@ -29,14 +30,14 @@ class CedarPolicyEngine(PolicyEngine):
         self._deny_by_default = deny_by_default
 
     @classmethod
-    async def open(cls, config: CedarConfig) -> Self:
-        """Read the files that `config` names.
+    async def open(cls, config: CedarConfig, directory: Path = Path()) -> Self:
+        """Read the files that `config` names; relative paths start at `directory`.
 
         Raises:
             BackendError: A file can't be read, or Cedar refuses it. The message names the file, and the line if known.
         """
         # In a thread, so that a server that reloads thousands of policies still answers requests.
-        rules = await asyncio.to_thread(load_rules, config)
+        rules = await asyncio.to_thread(load_rules, config, directory)
         return cls(rules, deny_by_default=config.default == "deny")
 
     async def authorize(self, request: PolicyRequest) -> Verdict:

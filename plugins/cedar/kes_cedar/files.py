@@ -63,8 +63,10 @@ class Rules:
         return f"{annotation!r} ({place})" if annotation else f"policy at {place}"
 
 
-def load_rules(config: CedarConfig) -> Rules:
-    """Read and check the files that `config` names. Slow with many policies: do not call it on the event loop.
+def load_rules(config: CedarConfig, directory: Path) -> Rules:
+    """Read and check the files that `config` names; relative paths start at `directory`.
+
+    Slow with many policies: do not call it on the event loop.
 
     Raises:
         BackendError: A file can't be used. The message names the file, the place and the problem in one line.
@@ -73,15 +75,17 @@ def load_rules(config: CedarConfig) -> Rules:
     if config.schema_file is None:
         schema_text = (resources.files("kes_cedar") / _SCHEMA_NAME).read_text("utf-8")
     else:
-        schema_text = _read(Path(config.schema_file))
+        schema_text = _read(directory / config.schema_file)
     if _nesting(schema_text.translate(_ANGLES)) > _MAX_NESTING:
         raise _problem(schema_file, f"is nested more than {_MAX_NESTING} levels deep")
     try:
         schema = cedarpy.Schema.from_str(schema_text, release_gil=True)
     except ValueError as error:
         raise _problem(schema_file, str(error)) from None
-    entities = _entities(Path(config.entities) if config.entities is not None else None, schema)
-    policies = [policy for file in _policy_files(config.policies) for policy in _policies(file)]
+    entities = _entities(directory / config.entities if config.entities is not None else None, schema)
+    policies = [
+        policy for file in _policy_files([directory / path for path in config.policies]) for policy in _policies(file)
+    ]
     rules = Rules(_policy_set(policies, schema), entities, schema, tuple(policy.place for policy in policies))
     _check_schema(schema_file, rules)
     return rules
@@ -106,8 +110,8 @@ def _read(file: Path) -> str:
         raise _problem(f"{file}:{line}", "is not UTF-8") from None
 
 
-def _policy_files(paths: Sequence[str]) -> Iterator[Path]:
-    for path in map(Path, paths):
+def _policy_files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
         if not path.is_dir():
             yield path
             continue

@@ -159,7 +159,7 @@ def test_hostile_names_are_answered_like_others(
     ("section", "message"),
     [
         ({"policies": "FILE"}, "policy engine cedar: {file}:1: unexpected end of input"),
-        ({"policies": "missing.cedar"}, "policy engine cedar: missing.cedar: can't be read: No such file or directory"),
+        ({"policies": "missing.cedar"}, "/missing.cedar: can't be read: No such file or directory"),
         ({"policies": []}, "policy_engines.cedar.policies: names no file"),
         ({"policies": ""}, "is empty; expected the path of a file"),
         ({}, "policy_engines.cedar.policies: required, but missing"),

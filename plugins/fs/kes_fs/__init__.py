@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator
 
-from kes_core import Finding, KeyStoreBackend, hookimpl
+from kes_core import Finding, KeyStoreBackend, PluginContext, hookimpl
 from kes_core.config import Section
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class FileConfig(Section):
     """The directory with the keys. The server creates it if it is missing."""
 
 
-async def _connect(config: FileConfig) -> FileKeyStore:
+async def _connect(config: FileConfig, _context: PluginContext) -> FileKeyStore:
     from kes_fs.store import FileKeyStore
 
     return await FileKeyStore.open(Path(config.path))
 
 
-async def _diagnose(config: FileConfig) -> Sequence[Finding]:
+async def _diagnose(config: FileConfig, _context: PluginContext) -> Sequence[Finding]:
     from kes_fs.doctor import diagnose
 
     return await diagnose(Path(config.path))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kes_core import Finding
+from kes_core import Finding, PluginContext
 from kes_core.plugins import load_plugins
 from kes_fs import FileConfig, doctor
 from kes_fs.store import FileKeyStore
@@ -18,7 +18,7 @@ from kes_fs.store import FileKeyStore
 def diagnose(path: Path) -> Sequence[Finding]:
     backend = load_plugins().backends["fs"]
     assert backend.diagnose is not None
-    found: Sequence[Finding] = asyncio.run(backend.diagnose(FileConfig(path=str(path))))  # type: ignore[arg-type] # a coroutine
+    found: Sequence[Finding] = asyncio.run(backend.diagnose(FileConfig(path=str(path)), PluginContext()))  # type: ignore[arg-type] # a coroutine
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kes_core import Finding, KeyStoreBackend, hookimpl
+from kes_core import Finding, KeyStoreBackend, PluginContext, hookimpl
 from kes_vault.config import VaultConfig
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ __all__ = ["VaultConfig"]
 kes_hookspec_version = 1
 
 
-async def _connect(config: VaultConfig) -> VaultKeyStore:
+async def _connect(config: VaultConfig, context: PluginContext) -> VaultKeyStore:
     from kes_vault.store import connect
 
-    return await connect(config)
+    return await connect(config, context.metrics)
 
 
-async def _diagnose(config: VaultConfig, *, login: bool = False) -> Sequence[Finding]:
+async def _diagnose(config: VaultConfig, _context: PluginContext, *, login: bool = False) -> Sequence[Finding]:
     from kes_vault.doctor import diagnose
 
     return await diagnose(config, login=login)

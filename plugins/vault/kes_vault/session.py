@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,7 +20,7 @@ import requests
 from hvac.adapters import RawAdapter
 from hvac.exceptions import Forbidden, InvalidPath, VaultError
 
-from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
+from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError, PluginMetrics
 from kes_vault.auth import Token, login_of, namespace_of, retry_of, token_of
 from kes_vault.errors import PASSING, TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
 from kes_vault.transport import HEALTH, VaultHTTP
@@ -46,8 +47,13 @@ _NOT_INITIALIZED, _SEALED = 501, 503
 class Session:
     """Calls Vault with a valid token, on worker threads."""
 
-    def __init__(self, config: VaultConfig) -> None:
+    def __init__(self, config: VaultConfig, metrics: PluginMetrics | None = None) -> None:
         self._config = config
+        metrics = metrics if metrics is not None else PluginMetrics()
+        self._count_login = metrics.counter("logins", "Logins to Vault.")
+        self._show_expiry = metrics.gauge(
+            "token_expiry_timestamp_seconds", "When the token for Vault expires, in seconds since 1970; 0: never."
+        )
         self._http = VaultHTTP(config, connections=THREADS)
         self.client = self._new_client(config.namespace)
         self._login_client = self._new_client(namespace_of(config))
@@ -263,11 +269,16 @@ class Session:
             if self._problem is not None:
                 logger.warning("logged in to Vault again")
             self.client.token = token.value
-            self._token = token
+            self._keep(token)
+            self._count_login()
             self._logins += 1
             self._failures = 0
             self._problem = None
             self._wake.set()
+
+    def _keep(self, token: Token) -> None:
+        self._token = token
+        self._show_expiry(time.time() + token.seconds if token.seconds > 0 else 0)
 
     def _raise_problem(self) -> None:
         if self._problem is not None:  # a new exception: each raise would add a traceback to the same one
@@ -348,6 +359,6 @@ class Session:
                 pass
             else:
                 if self._logins == logins and renewed.seconds > token.seconds * (1 - RENEW_AT):
-                    self._token = renewed
+                    self._keep(renewed)
                     return
         await self._log_in(logins)

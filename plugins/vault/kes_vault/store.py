@@ -20,6 +20,7 @@ from kes_core import (
     KeyStoreError,
     KeyStoreUnreachableError,
     Page,
+    PluginMetrics,
     page_of,
 )
 from kes_core.keystore import PAGE_SIZE
@@ -66,13 +67,13 @@ class _KVEntry(NamedTuple):
         return f"<entry, version {self.number}>"  # the data hold a key
 
 
-async def connect(config: VaultConfig) -> VaultKeyStore:
-    """Log in to Vault and check the engine.
+async def connect(config: VaultConfig, metrics: PluginMetrics | None = None) -> VaultKeyStore:
+    """Log in to Vault and check the engine; count in `metrics`.
 
     Raises:
         KeyStoreError: The store can't work. The message says what to do.
     """
-    session = Session(config)
+    session = Session(config, metrics)
     store = VaultKeyStore(config, session)
     try:
         await session.start()

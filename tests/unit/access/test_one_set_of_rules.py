@@ -50,7 +50,7 @@ class OtherEngineSettings(Section):
     answer: str
 
 
-async def connect_other(section: OtherEngineSettings) -> PolicyEngine:
+async def connect_other(section: OtherEngineSettings, _context: Any) -> PolicyEngine:
     return OtherEngine(section.answer)
 
 

@@ -54,7 +54,7 @@ class DemoSection(Section):
     tags: tuple[str, ...] = ()
 
 
-async def connect(_config: Any) -> KeyStore:
+async def connect(_config: Any, _context: Any) -> KeyStore:
     return MemoryKeyStore()
 
 

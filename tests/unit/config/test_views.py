@@ -36,7 +36,7 @@ class Demo(Section):
     retries: int = 3
 
 
-async def connect(_config: Any) -> MemoryKeyStore:
+async def connect(_config: Any, _context: Any) -> MemoryKeyStore:
     return MemoryKeyStore()
 
 

@@ -41,6 +41,8 @@ REPLACED: Final = {
     "the worker does not answer",
     "ask for its health",
     "a Page",
+    "… is not a valid name for a metric: expected letters, digits and _",
+    "a plugin can have … metrics",
     "a KeyStore whose 'capabilities' are StoreCapabilities",
     "name_pattern is not a regular expression: …",
     "max_value_size must be 1 or more, max_concurrency 0 or more",

@@ -22,29 +22,30 @@ class Settings(Section):
 
 
 def examine(
-    connect: Callable[[Any], Awaitable[Any]], diagnose: Callable[[Any], Awaitable[Sequence[Finding]]] | None = None
+    connect: Callable[[Any, Any], Awaitable[Any]],
+    diagnose: Callable[[Any, Any], Awaitable[Sequence[Finding]]] | None = None,
 ) -> Sequence[Finding]:
     backend = KeyStoreBackend(name="mine", config=Settings, connect=connect, diagnose=diagnose)
     return asyncio.run(examine_store(KeyStoreChoice(backend, Settings()), time_limit=0.2))
 
 
-async def connected(_settings: Settings) -> MemoryKeyStore:
+async def connected(_settings: Settings, _context: Any) -> MemoryKeyStore:
     return MemoryKeyStore()
 
 
-async def broken(_settings: Settings) -> MemoryKeyStore:
+async def broken(_settings: Settings, _context: Any) -> MemoryKeyStore:
     raise RuntimeError("password=hunter2")
 
 
 def test_store_without_a_doctor_is_connected_to() -> None:
-    async def refused(_settings: Settings) -> MemoryKeyStore:
+    async def refused(_settings: Settings, _context: Any) -> MemoryKeyStore:
         raise KeyStoreError("the disk is gone: mount it")
 
     class Silent(MemoryKeyStore):
         async def status(self) -> None:
             raise KeyStoreError("it does not answer")
 
-    async def silent(_settings: Settings) -> MemoryKeyStore:
+    async def silent(_settings: Settings, _context: Any) -> MemoryKeyStore:
         return Silent()
 
     assert examine(connected) == [Finding.ok("key store", "'mine' answers")]
@@ -53,7 +54,7 @@ def test_store_without_a_doctor_is_connected_to() -> None:
 
 
 def test_nothing_of_what_a_plugin_raises_is_shown() -> None:
-    async def confused(_settings: Settings) -> Sequence[Finding]:
+    async def confused(_settings: Settings, _context: Any) -> Sequence[Finding]:
         raise RuntimeError("password=hunter2")
 
     for findings in (examine(broken), examine(connected, confused)):
@@ -64,7 +65,7 @@ def test_nothing_of_what_a_plugin_raises_is_shown() -> None:
 
 
 def test_store_that_hangs() -> None:
-    async def hang(_settings: Settings) -> Any:
+    async def hang(_settings: Settings, _context: Any) -> Any:
         await asyncio.Event().wait()
 
     for findings in (examine(hang), examine(connected, hang)):
@@ -73,7 +74,7 @@ def test_store_that_hangs() -> None:
 
 
 def test_the_doctor_of_a_store_is_asked_instead() -> None:
-    async def diagnose(_settings: Settings) -> Sequence[Finding]:
+    async def diagnose(_settings: Settings, _context: Any) -> Sequence[Finding]:
         return [Finding.warning("disk", "it is full", "empty it")]
 
     assert examine(broken, diagnose) == [Finding.warning("disk", "it is full", "empty it")]

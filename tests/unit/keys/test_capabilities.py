@@ -19,6 +19,7 @@ from kes_core import (
     KeyStoreReason,
     KeyStoreThrottledError,
     Page,
+    PluginContext,
     StoreCapabilities,
 )
 from kes_core.boundary import connect_store, stores
@@ -31,10 +32,12 @@ from kes_core.keys.stored import KeyVersion
 
 
 async def guarded(store: Any) -> KeyStore:
-    async def connect(_settings: Section) -> Any:
+    async def connect(_settings: Section, _context: Any) -> Any:
         return store
 
-    return await connect_store(KeyStoreBackend(name="mine", config=Section, connect=connect), Section())
+    return await connect_store(
+        KeyStoreBackend(name="mine", config=Section, connect=connect), Section(), PluginContext()
+    )
 
 
 def store_with(**capabilities: Any) -> MemoryKeyStore:
