@@ -10,6 +10,7 @@ from hvac.exceptions import InvalidPath
 from kes_core import KeyStoreError
 from kes_vault.auth import path_prefix_of
 from kes_vault.errors import CapabilitiesUnknownError, CapabilityLackingError, TokenRefusedError
+from kes_vault.session import MOUNTS
 
 if TYPE_CHECKING:
     import hvac
@@ -77,7 +78,7 @@ class Engine:
         try:
             data = await self._session.call(
                 f"look at the engine {engine!r}",
-                lambda client: dict(client.adapter.get(f"/v1/sys/internal/ui/mounts/{engine}")["data"]),
+                lambda client: dict(client.adapter.get(f"/v1/{MOUNTS}/{engine}")["data"]),
             )
         except (TokenRefusedError, InvalidPath):
             raise KeyStoreError(self.not_mounted()) from None

@@ -37,6 +37,10 @@ T = TypeVar("T")
 RENEW_AT: Final = 0.8
 """The part of a token's lifetime after which the session renews it."""
 THREADS: Final = 16
+MOUNTS: Final = "sys/internal/ui/mounts"
+"""Below this path Vault describes an engine to each token that may do something there."""
+_CALLS_OF_THE_ENGINE: Final = frozenset({"read", "create", "delete", "list"})
+"""How the names of the calls begin that Vault accepts only from a token that may look at the engine."""
 _MAX_DOUBLINGS: Final = 6
 _CONNECT_TIMEOUT: Final = 3.0
 _ACTIVE, _STANDBY = 200, frozenset({429, 473})
@@ -69,10 +73,12 @@ class Session:
         """Why Vault refused the last login, if it did. The current token may still be valid for a while."""
         self._try_again_at = 0.0
         """The time of the event loop of the next login, after a refused one."""
-        self._denied: set[str] = set()
-        """The kinds of calls ("create") that Vault refused to a new token that may not look itself up."""
+        self._may_look_itself_up = True
+        """Whether tokens may look themselves up, as far as is known. It saves a request for each refusal."""
         self._is_blind = False
-        """Whether a new token may not look itself up. Then it is unknown whether a refused token is still valid."""
+        """Whether Vault refuses a new token everything. Then it is unknown whether a refused token is still valid."""
+        self._is_denied = False
+        """Whether Vault refused the token everything right after its login. Then another login would not help."""
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -146,31 +152,32 @@ class Session:
             InvalidPath: There is nothing at the path. (hvac's; the caller knows what that means.)
             KeyStoreError: It fails otherwise.
         """
-        logins, kind = self._logins, what.partition(" ")[0]
+        logins = self._logins
         refusal: TokenRefusedError | None = None
         if self._token is not None:
             try:
-                return await self._call(what, function)
+                return await self._call_and_note(what, function)
             except TokenRefusedError as error:
                 # Another call may have logged in meanwhile: then Vault refused the old token.
                 if self._logins == logins and await self._is_valid() and self._logins == logins:
                     raise  # the token is good, so it is the policy
-                if kind in self._denied and not error.is_token_invalid:
-                    raise  # as with a new token
+                if self._logins == logins and self._is_denied and not error.is_token_invalid:
+                    raise  # a login for each refusal could use up the secret ID
                 if self._is_blind and not error.is_token_invalid:
                     refusal = error
                 elif self._logins == logins:
                     self._token = None
-        await self._log_in_after(refusal, logins, kind)
+        await self._log_in_after(refusal, logins)
+        logins = self._logins
         try:
-            return await self._call(what, function)
+            return await self._call_and_note(what, function)
         except TokenRefusedError:
-            if not await self._is_valid():
-                self._denied.add(kind)  # a login for each refusal could use up the secret ID
+            if not await self._is_valid() and self._logins == logins:
+                self._is_denied = True
             raise
 
-    async def _log_in_after(self, refusal: TokenRefusedError | None, logins: int, kind: str) -> None:
-        """Log in because Vault refused a call of this kind, or because the session has no valid token.
+    async def _log_in_after(self, refusal: TokenRefusedError | None, logins: int) -> None:
+        """Log in because Vault refused a call, or because the session has no valid token.
 
         Raises:
             TokenRefusedError: Vault refuses the login too, but the token may be good: keep it.
@@ -183,8 +190,21 @@ class Session:
         except KeyStoreError:
             if refusal is None or self._token is None:
                 raise
-            self._denied.add(kind)  # more logins would not help
+            self._is_denied = True
             raise refusal from None
+
+    async def _call_and_note(self, what: str, function: Callable[[hvac.Client], T]) -> T:
+        """Make a call, and note if it shows that the token is valid and may use the engine."""
+        is_allowed = what.partition(" ")[0] in _CALLS_OF_THE_ENGINE
+        try:
+            return await self._call(what, function)
+        except InvalidPath:  # Vault answers this only to a token that may read the path
+            raise
+        except KeyStoreError:
+            is_allowed = False
+            raise
+        finally:
+            self._is_denied = self._is_denied and not is_allowed
 
     async def _call(self, what: str, function: Callable[[hvac.Client], T]) -> T:
         try:
@@ -197,9 +217,22 @@ class Session:
             raise translate(error, what, self._config.endpoint) from None
 
     async def _is_valid(self) -> bool:
+        """Tell whether the token is surely valid.
+
+        A token may have no policy that lets it look itself up. But it may look at the engine, whatever else its policy
+        grants there: otherwise the server would not have started.
+        """
+        if self._may_look_itself_up and await self._is_answered(lambda client: client.auth.token.lookup_self()):
+            return True
+        engine = self._config.engine
+        is_valid = await self._is_answered(lambda client: client.adapter.get(f"/v1/{MOUNTS}/{engine}"))
+        self._may_look_itself_up = self._may_look_itself_up and not is_valid
+        return is_valid
+
+    async def _is_answered(self, look: Callable[[hvac.Client], Any]) -> bool:
         try:
-            await self._call("look up the token", lambda client: client.auth.token.lookup_self())
-        except TokenRefusedError:
+            await self._call("look up the token", look)
+        except (TokenRefusedError, InvalidPath):
             return False
         return True
 
@@ -274,6 +307,7 @@ class Session:
             self._logins += 1
             self._failures = 0
             self._problem = None
+            self._is_denied = False
             self._wake.set()
 
     def _keep(self, token: Token) -> None:

@@ -16,9 +16,8 @@ from kes_core.keys.migration import Migration, OnConflict
 from kes_core.keys.stored import KeyVersion
 from kes_core.plugins import load_plugins
 from kes_vault.config import VaultConfig
-from kes_vault.store import VaultKeyStore, connect
+from kes_vault.store import VaultKeyStore
 from tests.helpers.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, failure, run_store
-from tests.helpers.proxy import Proxy
 from tests.helpers.server import Server, start_server
 
 GONE = "has no version 1 any more, but its metadata remains"
@@ -253,34 +252,3 @@ def test_engine_that_deletes_keys_after_a_while(bao: OpenBao) -> None:
     found = problems(tenant.config())
     assert f"the engine {tenant.engine!r} deletes keys after 1h" in found[0]
     assert "Vault deletes the key 'old' at " in found[1]
-
-
-# Logins
-
-
-def test_refused_calls_of_a_token_that_may_not_look_itself_up_cost_one_login(bao: OpenBao) -> None:
-    policy = (
-        'path "{engine}/data/*" {{ capabilities = ["read"] }}\n'
-        'path "sys/capabilities-self" {{ capabilities = ["update"] }}\n'
-        'path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}'
-    )
-    tenant = Tenant(bao, "v2", policy, token_no_default_policy=True)
-
-    async def check(proxy: Proxy) -> None:
-        store = await connect(tenant.config(endpoint=proxy.url))
-        before = proxy.count("POST", "/login")
-        for number in range(20):
-            with pytest.raises(KeyStoreError, match="lacks the capability 'create'"):
-                await store.create(f"k{number}", b"v")
-        assert proxy.count("POST", "/login") - before <= 1
-        bao.root.sys.revoke_prefix("auth/approle/login")  # a token that is really gone is still replaced
-        tenant.write("there", {"there": "v"})
-        assert await store.get("there") == b"v"
-        bao.root.sys.revoke_prefix("auth/approle/login")
-        with pytest.raises(KeyStoreError, match="lacks the capability 'create'"):
-            await store.create("k", b"v")
-        assert await store.get("there") == b"v"
-        await store.close()
-
-    with Proxy(bao).running() as proxy:
-        asyncio.run(check(proxy))

@@ -1,4 +1,4 @@
-"""Logins with what a machine has instead of a secret: a signed token, a service account, a certificate."""
+"""Logins with what a machine has instead of a secret, and how many logins the refusals of Vault cost."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kes_core import KeyStoreError
 from kes_core.cli.identity import write_certificate
 from kes_vault.config import VaultConfig
-from kes_vault.store import connect
-from tests.helpers.openbao import OpenBao, Tenant
+from kes_vault.store import VaultKeyStore, connect
+from tests.helpers.openbao import KV2_POLICY, OpenBao, Tenant
+from tests.helpers.proxy import Proxy
 
 
 def serve(config: VaultConfig) -> None:
@@ -179,3 +180,63 @@ def test_kubernetes_service_account(bao: OpenBao, tmp_path: Path) -> None:
         assert "login to Vault failed" in refusal(tenant.config(approle=None, kubernetes=section))
         wrong = {**section, "jwt": token, "role": "other"}
         assert "login to Vault failed" in refusal(tenant.config(approle=None, kubernetes=wrong))
+
+
+# Refused calls
+
+
+async def refused_calls(store: VaultKeyStore, rounds: int) -> None:
+    """Make calls of every kind, which Vault refuses."""
+    for number in range(rounds):
+        name = f"k{number}"
+        for call in (store.create(name, b"v"), store.get(name), store.delete(name), store.list()):
+            with pytest.raises(KeyStoreError, match=r"refuses to|lacks the capability"):
+                await call
+
+
+@pytest.mark.parametrize("transit", [None, {"key": "missing"}], ids=["kv", "transit"])
+def test_refused_calls_cost_no_login(bao: OpenBao, transit: dict[str, str] | None) -> None:
+    """The token may not look itself up, nor its capabilities. Its policy grants one key."""
+    tenant = Tenant(bao, "v2", 'path "{engine}/data/there" {{ capabilities = ["read"] }}', token_no_default_policy=True)
+    tenant.write("there", {"there": "v"})
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url, transit=transit))
+        before = proxy.count("POST", "/login")
+        await refused_calls(store, 3)
+        await asyncio.gather(*(refused_calls(store, 1) for _ in range(3)))
+        assert proxy.count("POST", "/login") == before
+        for _ in range(2):  # a token that is really gone is replaced, whatever call Vault refuses
+            bao.root.sys.revoke_prefix("auth/approle/login")
+            await refused_calls(store, 1)
+            assert await store.get("there") == b"v"
+            bao.root.sys.revoke_prefix("auth/approle/login")
+            assert await store.get("there") == b"v"
+        assert proxy.count("POST", "/login") == before + 4
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
+
+
+def test_token_whose_policy_is_taken_away_costs_one_login(bao: OpenBao) -> None:
+    """Then a refused token looks like one that is gone. When the policy is back, the server recovers by itself."""
+    tenant = Tenant(bao, "v2", token_no_default_policy=True)
+
+    async def check(proxy: Proxy) -> None:
+        store = await connect(tenant.config(endpoint=proxy.url))
+        await store.create("k", b"v")
+        for _ in range(2):
+            before = proxy.count("POST", "/login")
+            bao.root.sys.create_or_update_policy(tenant.role, 'path "elsewhere" { capabilities = ["read"] }')
+            await refused_calls(store, 3)
+            await asyncio.gather(*(refused_calls(store, 1) for _ in range(3)))
+            assert proxy.count("POST", "/login") == before + 1
+            bao.root.sys.create_or_update_policy(tenant.role, KV2_POLICY.format(engine=tenant.engine))
+            assert await store.get("k") == b"v"
+            bao.root.sys.revoke_prefix("auth/approle/login")
+            assert await store.get("k") == b"v"
+        await store.close()
+
+    with Proxy(bao).running() as proxy:
+        asyncio.run(check(proxy))
