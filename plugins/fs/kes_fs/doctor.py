@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from kes_core import BlockingCalls, Finding, KeyStoreError
-from kes_fs.store import TIME_LIMIT, FileKeyStore, is_own_group
+from kes_fs.access import is_own_group
+from kes_fs.store import TIME_LIMIT, FileKeyStore
 
 __all__ = ["diagnose"]
 
@@ -29,9 +30,12 @@ async def diagnose(path: Path) -> Sequence[Finding]:
             missing = await calls.run(_missing, path)
             if missing is not None:
                 return [missing]
-            await store.check()
+            may_write = await store.check()
             names = (await store.list(limit=2**31)).names
             count = f"{len(names)} key{'s'[: len(names) != 1]}"
+            if not may_write:
+                text = f"the directory {str(path)!r} can be read, and holds {count}"
+                return [Finding.note(_SUBJECT, f"{text}; the server can't create or delete keys there")]
             usable = Finding.ok(_SUBJECT, f"the directory {str(path)!r} can be used, and holds {count}")
             return [
                 usable,
@@ -40,7 +44,7 @@ async def diagnose(path: Path) -> Sequence[Finding]:
     except TimeoutError:
         return [Finding.error(_SUBJECT, f"the file system of {str(path)!r} does not answer within {TIME_LIMIT:g} s")]
     except KeyStoreError as error:
-        return [Finding.error(_SUBJECT, str(error), _cure(path))]
+        return [Finding.error(_SUBJECT, str(error), _cure(path, error))]
     except OSError as error:
         return [Finding.error(_SUBJECT, f"the key directory {str(path)!r} can't be looked at: {error.strerror}")]
     finally:
@@ -66,13 +70,13 @@ def _missing(path: Path) -> Finding | None:
     )
 
 
-def _cure(path: Path) -> str:
+def _cure(path: Path, error: KeyStoreError) -> str:
     """Return what to do about a directory that can't be used; empty if that is unknown."""
     if not path.is_dir():
         return f"{path} has to be a directory: move what is there away, or set keystore.fs.path"
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        return f"chown -R <user of the server> {path}, and run the doctor as that user"
-    return ""  # the message has the chmod
+    if "chmod" in str(error):
+        return ""
+    return f"chown -R <user of the server> {path}, and run the doctor as that user"
 
 
 def _owner(path: Path) -> Iterator[Finding]:

@@ -33,8 +33,9 @@ from kes_core import (
 )
 from kes_core.keystore import PAGE_SIZE
 from kes_core.names import is_valid_name
+from kes_fs.access import check_access, is_key
 
-__all__ = ["FileKeyStore", "is_own_group"]
+__all__ = ["FileKeyStore"]
 
 logger = logging.getLogger("kes.fs")
 
@@ -53,9 +54,6 @@ _ABANDONED: Final = 3600.0
 """Seconds after which a temporary file counts as abandoned, if the file system has no locks."""
 _UNREACHABLE: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
 """The errors of a network file system that lost its server (EIO on a soft mount), and of a lost disk."""
-_GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
-_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
-_ANYONE: Final = _GROUP | _OTHERS
 _NO_HARD_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 _OPEN: Final = os.O_NONBLOCK | os.O_CLOEXEC
 """Do not wait for the other end of a pipe."""
@@ -76,6 +74,8 @@ class FileKeyStore(KeyStore):
         self._path = path.absolute()
         self._time_limit = time_limit
         self._calls = BlockingCalls("fs")
+        self._is_read_only = False
+        """Whether the server may not write into the directory, as far as is known."""
         self._left: set[Path] = set()
         """Temporary files of this store that it could not remove."""
         self._unusable = f"the key directory {str(self._path)!r} can't be used"
@@ -98,13 +98,17 @@ class FileKeyStore(KeyStore):
             raise
         return store
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """Check that the directory exists and can be used. Change nothing in it.
+
+        Returns:
+            Whether the server may write into it.
 
         Raises:
             KeyStoreError: It can't be used, or others could read or change the keys.
         """
         await self._run(self._unusable, self._check)
+        return not self._is_read_only
 
     async def status(self) -> None:
         await self._run(self._unusable, self._status)
@@ -154,21 +158,15 @@ class FileKeyStore(KeyStore):
                 str(self._path),
             )
         self._check()
-        self._remove_leftovers()
+        if self._is_read_only:
+            logger.warning(
+                "the server may only read the key directory %r: it can't create or delete keys", str(self._path)
+            )
+        else:
+            self._remove_leftovers()
 
     def _check(self) -> None:
-        if not self._path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        status = self._path.stat()
-        mode = status.st_mode
-        if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not is_own_group(status)):
-            raise KeyStoreError(
-                f"others can write into the key directory {str(self._path)!r} "
-                f"(mode {stat.S_IMODE(mode):04o}): chmod 0700 {self._path}"
-            )
-        if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
-            raise KeyStoreError(f"the server may not read and write the key directory {str(self._path)!r}")
-        self._refuse_exposed_keys(status)
+        self._is_read_only = not check_access(self._path)
 
     def leftovers(self) -> Sequence[Path]:
         """Return the temporary files in the directory: of servers that are writing a key, or were killed."""
@@ -189,26 +187,6 @@ class FileKeyStore(KeyStore):
                 str(self._path),
             )
 
-    def _refuse_exposed_keys(self, directory: os.stat_result) -> None:
-        """Refuse keys that others than the server's user and groups can read or change.
-
-        If the directory lets no others in, the modes of its files do not matter. It does not protect the target of a
-        symbolic link.
-        """
-        lets_others_in = _exposed_bits(directory, directory) != 0
-        with os.scandir(self._path) as entries:
-            for entry in entries:
-                if not (lets_others_in or entry.is_symlink()) or not _is_key(entry):
-                    continue
-                status = entry.stat()
-                mode = status.st_mode
-                exposed = _ANYONE if entry.is_symlink() else _exposed_bits(directory, status)
-                if mode & (exposed & ~_GROUP if is_own_group(status) else exposed):
-                    raise KeyStoreError(
-                        f"others can read or change the key {entry.path!r} (mode {stat.S_IMODE(mode):04o}): "
-                        f"chmod 0700 {self._path} and chmod 0600 its files"
-                    )
-
     def _status(self) -> None:
         os.close(os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         for path in list(self._left):  # a failed disk may work again
@@ -219,6 +197,8 @@ class FileKeyStore(KeyStore):
     def _create(self, file: Path, value: bytes) -> None:
         if len(value) > MAX_VALUE_SIZE:
             raise KeyStoreError(f"the value of a key has at most {MAX_VALUE_SIZE} bytes")
+        if self._is_read_only and os.path.lexists(file):
+            raise EntryExistsError(f"key {file.name!r} already exists")
         with self._temporary() as (temporary, output):
             os.fchmod(output, 0o600)  # regardless of the process's umask
             with os.fdopen(output, "wb", closefd=False) as stream:
@@ -310,7 +290,7 @@ class FileKeyStore(KeyStore):
 
     def _list(self, prefix: str, start: str, limit: int) -> Page:
         with os.scandir(self._path) as entries:
-            names = [entry.name for entry in entries if _is_key(entry)]
+            names = [entry.name for entry in entries if is_key(entry)]
         return page_of(names, prefix, start=start, limit=limit)
 
 
@@ -359,34 +339,6 @@ def _sync(directory: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _is_key(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a key: a file, or a symbolic link to one, as in a secret that Kubernetes mounts."""
-    try:
-        return is_valid_name(entry.name) and entry.is_file()
-    except OSError:
-        if entry.is_symlink():
-            return False  # it leads in a circle, or where the server may not look
-        raise
-
-
-def is_own_group(status: os.stat_result) -> bool:
-    """Tell whether a file belongs to one of this process's groups, as with `fsGroup` of Kubernetes."""
-    return status.st_gid == os.getegid() or status.st_gid in os.getgroups()
-
-
-def _exposed_bits(directory: os.stat_result, file: os.stat_result) -> int:
-    """Return the bits of a file's mode that let in those who can reach it through its directory.
-
-    The directory lets in everyone, or its group. For the file, members of that group are others if the file has another
-    group.
-    """
-    if directory.st_mode & stat.S_IXOTH:
-        return _ANYONE
-    if not directory.st_mode & stat.S_IXGRP or is_own_group(directory):
-        return 0
-    return _GROUP if directory.st_gid == file.st_gid else _ANYONE
 
 
 def _not_a_file(file: Path) -> KeyStoreError:
