@@ -77,6 +77,11 @@ class Route:
     """Whether the configuration may set `api.<path>.skip_auth`."""
 
     @property
+    def template(self) -> str:
+        """The path with the name of its argument in braces, as OpenAPI writes it: `/v1/key/create/{name}`."""
+        return self.path if self.argument is None else f"{self.path}{{{self.argument.value}}}"
+
+    @property
     def is_counted(self) -> bool:
         """Whether the metrics count the requests: those for keys, policies and identities."""
         return self.path.startswith(("/v1/key/", "/v1/policy/", "/v1/identity/"))

@@ -46,6 +46,9 @@ def command(
     dev: bool,
 ) -> None:
     """Start a server. Options win over the configuration file."""
+    from kes_core.server import startup
+
+    startup.begin()
     given = {"address": addr, "tls.key": key, "tls.cert": cert, "tls.auth": auth, "workers": workers}
     overrides = {field: value for field, value in given.items() if value is not None}
     if dev:

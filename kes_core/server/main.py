@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from kes_core.config import Config, ConfigError, LoadedConfig
 from kes_core.config.files import certificate_warnings
 from kes_core.faults import log_fault
 from kes_core.hookspecs import ServerInfo
-from kes_core.server import log, systemd
+from kes_core.server import log, startup, systemd
 from kes_core.server.api.system import version
 from kes_core.server.events import ErrorLogHandler
 from kes_core.server.hardening import MemoryLockError, harden
@@ -103,6 +102,7 @@ async def _serve(
         _log_warnings(loaded)
         if not await _started(process, sockets, stop):
             return
+        startup.end()
         if on_started is not None:
             on_started(info)
         logger.info("listening on %s", ", ".join(f"https://{address}" for address in info.addresses))
@@ -205,9 +205,6 @@ class SingleProcess:
         await self.server.connect(self._config)
         log.publish(ErrorLogHandler(self.server.app.error_log, asyncio.get_running_loop()))
         await self.server.start(sockets.api, sockets.probes)
-        # The objects loaded so far stay, so the garbage collector does not have to visit them again and again.
-        gc.collect()
-        gc.freeze()
 
     async def reload(self, loaded: LoadedConfig) -> None:
         self.server.apply(await self.server.prepare(loaded.config))

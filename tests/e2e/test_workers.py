@@ -281,7 +281,7 @@ def test_no_secret_in_arguments_and_environment(run_server: Run, tmp_path: Path)
     server = start_with_workers(run_server, tmp_path, {"admin": {"identity": "${ADMIN}"}}, **options)
     for worker in workers_of(server):
         arguments = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
-        assert arguments[1:4] == ["-P", "-m", "kes_core.server.workers.worker"]
+        assert arguments[1:4] == ["-P", "-m", "kes_core.server.workers"]
         assert arguments[4].isdigit()
     lines = [line.partition(" ")[2] for line in server.errors if line.startswith("environment ")]
     assert len(lines) == WORKERS

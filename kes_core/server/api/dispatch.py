@@ -25,7 +25,7 @@ from kes_core.access.routing import check_argument, find_route
 from kes_core.access.sender import identify, identify_if_possible
 from kes_core.faults import log_fault
 from kes_core.protocol import ROUTES
-from kes_core.server.api import keys, logs, openapi, policies, system
+from kes_core.server.api import keys, logs, policies, system
 from kes_core.server.api.call import Call
 from kes_core.server.api.logs import Text
 from kes_core.server.events import Hub, send_stream
@@ -59,7 +59,7 @@ class KESApp(FastAPI):
     """The API of the server. `use` sets its state, and replaces the old one as a whole."""
 
     def __init__(self, state: State, metrics: Metrics, peers: Peers, expiry: ExpiryWatch) -> None:
-        super().__init__(title=openapi.TITLE, version=system.version(), openapi_url=None, redirect_slashes=False)
+        super().__init__(version=system.version(), openapi_url=None, redirect_slashes=False)
         self.server_state = state
         self.metrics = metrics
         self.peers = peers
@@ -77,7 +77,16 @@ class KESApp(FastAPI):
         }
         """What serves each route, by its path."""
         for route in ROUTES:
-            openapi.add_route(self, route, self.handlers[route.path])
+            handler = self.handlers[route.path]
+            self.add_api_route(
+                route.template, handler, methods=[route.method], summary=route.summary, response_model=None
+            )
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document of the routes. The server does not serve it, so it builds no models for it."""
+        from kes_core.server.api.openapi import document
+
+        return document(self.version)
 
     def use(self, state: State) -> None:
         """Use `state` from now on. Requests in progress keep the state with which they began."""

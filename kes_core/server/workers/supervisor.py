@@ -95,7 +95,7 @@ class _WorkerHandle:
                 sys.executable,
                 "-P",  # import nothing from the current directory
                 "-m",
-                "kes_core.server.workers.worker",
+                "kes_core.server.workers",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), supervisor.output_lock, *api, *probes],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.config import ConfigError
 from kes_core.config.load import load_values
-from kes_core.server import log
+from kes_core.server import log, startup
 from kes_core.server.events import ErrorLogHandler, Hub
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
@@ -126,8 +125,7 @@ class _Worker:
     async def _serve(self) -> None:
         api, listeners = ([socket.socket(fileno=fileno) for fileno in found] for found in self._sockets)
         await self._server.start(api, listeners)
-        gc.collect()
-        gc.freeze()
+        startup.end()
 
     async def _prepare(self, *, values: str) -> None:
         try:
@@ -179,7 +177,3 @@ class _Worker:
 def main() -> None:
     """Serve; the argument is the file descriptor of the connection to the supervisor."""
     run_loop(_Worker().run(socket.socket(fileno=int(sys.argv[1]))))
-
-
-if __name__ == "__main__":
-    main()
