@@ -91,6 +91,13 @@ class PolicyEngine(ABC):
     The server asks once per request, concurrently, on its event loop.
     """
 
+    is_immediate: bool = False
+    """Whether `authorize` never waits for anything. The server may then call it outside of a task, which saves time."""
+    is_repeatable: bool = False
+    """Whether the engine, until it is closed, always gives the same answer to requests with the same identity, method
+    and path, whatever the address, the time and the certificate. The server may then keep an answer for the next
+    request of a connection."""
+
     @abstractmethod
     async def authorize(self, request: PolicyRequest) -> Verdict:
         """Answer one request within a second.

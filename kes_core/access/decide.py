@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kes_core.access.rules import AccessRules
-    from kes_core.access.sender import Sender
+    from kes_core.access.sender import ProvenClient, Sender
     from kes_core.protocol import Route
 
-__all__ = ["AccessDecision", "EngineAnswer", "decide"]
+__all__ = ["AccessDecision", "EngineAnswer", "decide", "decide_for_connection"]
 
 
 class EngineAnswer(NamedTuple):
@@ -41,7 +41,9 @@ class AccessDecision(NamedTuple):
     message: str = ""
     """The answer to a refused request."""
     answers: Sequence[EngineAnswer] = ()
-    """The answers of the policy engines, in the order of the calls, up to the first denial."""
+    """What the policy engines said, in the order in which they were asked, up to the first that denied."""
+    is_repeatable: bool = False
+    """Whether the policy engines give the same answers to each request with this identity, method and path."""
 
     @property
     def reason(self) -> str:
@@ -93,7 +95,9 @@ async def decide(
     )
     answers = []
     decisions = []
+    is_repeatable = True
     for name, engine in rules.engines:
+        is_repeatable = is_repeatable and engine.is_repeatable
         try:
             verdict, failure = await engine.authorize(request), None
         except PluginError as error:
@@ -103,5 +107,22 @@ async def decide(
         if verdict.decision is Decision.DENY:  # the other engines can't change that
             break
     if combine(decisions) is Decision.ALLOW:
-        return AccessDecision(True, "policy", "", 200, "", answers)
+        return AccessDecision(True, "policy", "", 200, "", answers, is_repeatable)
     return AccessDecision(False, "policy", "", *NOT_ALLOWED, answers)
+
+
+async def decide_for_connection(
+    client: ProvenClient, rules: AccessRules, route: Route, sender: Sender, *, method: str, path: str, argument: str
+) -> AccessDecision:
+    """Decide as `decide`. Use what the connection remembers, if the policy engines allow it.
+
+    Only permissions of the client itself are remembered: no refusals, and nothing of clients that a TLS proxy forwards.
+    New rules (`AccessRules.mark`) clear them.
+    """
+    is_own = client.sender_under(rules) is sender
+    if is_own and (known := client.permissions.get((method, path))) is not None:
+        return known
+    decision = await decide(rules, route, sender, method=method, path=path, argument=argument)
+    if is_own and decision.is_repeatable and client.sender_under(rules) is sender:  # a reload may have come between
+        client.remember_permission(method, path, decision)
+    return decision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from kes_core.access.errors import UnidentifiedSenderError
@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
+    from kes_core.access.decide import AccessDecision
     from kes_core.access.rules import AccessRules
     from kes_core.policy import CertificateFacts
 
 __all__ = ["ProvenClient", "Sender", "identify", "identify_if_possible"]
+
+_MAX_PERMISSIONS: Final = 64
+"""The limit of permissions that a connection remembers: they take memory for as long as it is open."""
+_MAX_REMEMBERED_PATH: Final = 256
+"""The longest path that it remembers, in characters."""
 
 
 class Sender(NamedTuple):
@@ -64,6 +70,8 @@ class ProvenClient:
     _mark: object = field(default=None, init=False, repr=False)
     """The rules under which `_sender` was made."""
     _sender: Sender | None = field(default=None, init=False, repr=False)
+    permissions: dict[tuple[str, str], AccessDecision] = field(default_factory=dict, init=False, repr=False)
+    """What the policy engines allowed to this client under these rules, by method and path."""
 
     @classmethod
     def from_chain(cls, chain: Sequence[Certificate], *, verified: bool, address: str = "") -> ProvenClient:
@@ -102,7 +110,13 @@ class ProvenClient:
         if self._mark is not rules.mark:
             self._sender = self._find_sender(rules)
             self._mark = rules.mark
+            self.permissions.clear()
         return self._sender
+
+    def remember_permission(self, method: str, path: str, decision: AccessDecision) -> None:
+        """Remember that the policy engines allow a request of this client, for as long as the rules do not change."""
+        if len(self.permissions) < _MAX_PERMISSIONS and len(path) <= _MAX_REMEMBERED_PATH:
+            self.permissions[method, path] = decision
 
     def _find_sender(self, rules: AccessRules) -> Sender | None:
         if rules.authorities is not None:

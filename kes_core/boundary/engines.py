@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import types
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kes_core.boundary.calls import (
@@ -22,6 +22,7 @@ from kes_core.boundary.calls import (
     origin_of_engine,
     text_of,
 )
+from kes_core.boundary.steps import enter_task, go_on
 from kes_core.faults import one_line
 from kes_core.policy import Decision, PolicyEngine, Verdict
 
@@ -70,6 +71,8 @@ class _GuardedEngine(PolicyEngine):
         self._origin = origin
         self._times = times
         self._seconds = seconds
+        self.is_immediate = _promises(engine, "is_immediate")
+        self.is_repeatable = _promises(engine, "is_repeatable")
         self._told_blocking = -math.inf
 
     async def authorize(self, request: PolicyRequest) -> Verdict:
@@ -127,6 +130,15 @@ class _GuardedEngine(PolicyEngine):
             logger.warning("%s kept all requests waiting for %.1f s", self._origin.what, seconds)
 
 
+def _promises(engine: PolicyEngine, attribute: str) -> bool:
+    try:
+        return getattr(engine, attribute) is True
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a plugin may define it as a property
+        return False
+
+
 async def _as_coroutine(call: Awaitable[T]) -> T:
     return await call
 
@@ -138,29 +150,11 @@ async def _finish(call: Any, waits_for: Any, seconds: float) -> Any:
         TooSlowError: It took longer.
         BaseException: The coroutine raised it.
     """
+    await enter_task()
     try:
         async with asyncio.timeout(seconds) as limit:
-            return await _go_on(call, waits_for)
+            return await go_on(call, waits_for)
     except TimeoutError:
         if limit.expired():
             raise TooSlowError from None
         raise
-
-
-@types.coroutine
-def _go_on(call: Any, waits_for: Any) -> Generator[Any, Any, Any]:
-    """Await the rest of a coroutine that has made its first step and waits for `waits_for`."""
-    while True:
-        try:
-            sent = yield waits_for
-        except GeneratorExit:
-            call.close()
-            raise
-        except BaseException as error:  # pass it to the coroutine
-            step, argument = call.throw, error
-        else:
-            step, argument = call.send, sent
-        try:
-            waits_for = step(argument)
-        except StopIteration as done:
-            return done.value

@@ -87,6 +87,9 @@ class StaticPolicyConfig(Section):
 class StaticPolicyEngine(PolicyEngine):
     """Allows what the one policy of an identity allows and does not deny; abstains for identities without a policy."""
 
+    is_immediate = True
+    is_repeatable = True
+
     def __init__(self, policies: Mapping[str, PolicySettings]) -> None:
         self._by_identity = {
             identity: policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.typing import ConnectionState
 
+from kes_core.server.wire.app import Answer
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.listener import _hypercorn_config
@@ -57,6 +58,15 @@ class Wire:
                 await self.protocol.handle(RawData(piece))
         await self.settle()
 
+    async def end(self) -> None:
+        """Let the client send no more data."""
+        assert isinstance(self.protocol, HTTP1Protocol)
+        await self.protocol.end_input()
+
+    async def close(self) -> None:
+        """Let the connection be closed."""
+        await self.protocol.handle(Closed())
+
     async def settle(self) -> None:
         """Wait until the server has nothing left to do."""
         while any(not task.done() for task in self.tasks):
@@ -70,6 +80,12 @@ class Recorder:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, bytes]] = []
+
+    def may_begin(self, scope: Message) -> bool:
+        return False
+
+    def begin(self, scope: Message, body: bytes) -> Answer | Awaitable[Answer]:
+        raise NotImplementedError
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         body = b""
@@ -146,7 +162,7 @@ class HTTP2Peer:
         self._runner.run(self._end())
 
     async def _end(self) -> None:
-        await self._wire.protocol.handle(Closed())
+        await self._wire.close()
         await self._wire.settle()
 
 

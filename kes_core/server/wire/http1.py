@@ -15,6 +15,7 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from kes_core.server.wire.stream import (
     DATE,
     MAX_DISCARDED_BODY,
+    SMALL_BODY,
     BodyAllowance,
     ConnectionLink,
     Headers,
@@ -84,6 +85,8 @@ class HTTP1Protocol(H11Protocol):
         self._discarded = 0
         self._input_lock = asyncio.Lock()  # one task at a time handles received data
         self._response_progress = asyncio.Event()
+        self._unstarted: RequestStream | None = None
+        """The current request, as long as its body is incomplete and small."""
         self._input_broken = False  # the client broke the protocol: the next answer is the last
         self._chunked: bytearray | None = None
         """The last bytes received of a chunked request."""
@@ -100,6 +103,7 @@ class HTTP1Protocol(H11Protocol):
 
     async def handle(self, event: Event) -> None:
         if not isinstance(event, RawData):
+            await self.start_waiting()
             await super().handle(event)
             return
         async with self._input_lock:
@@ -116,7 +120,14 @@ class HTTP1Protocol(H11Protocol):
             self.connection.receive_data(b"")
             if self.stream is not None:
                 self.stream.end_input()
+            await self.start_waiting()
             await self._handle_events()
+
+    async def start_waiting(self) -> None:
+        """Pass a request on although its body is incomplete: the application decides how long it waits."""
+        stream, self._unstarted = self._unstarted, None
+        if stream is not None:
+            await stream.start(self._link)
 
     async def _handle_buffered(self) -> None:
         """Handle the data that was received while a request was running."""
@@ -155,7 +166,10 @@ class HTTP1Protocol(H11Protocol):
         if isinstance(event, h11.ConnectionClosed):
             if self.stream is None:
                 await self.send(Closed())
-        elif self._chunked is not None:
+            return
+        if self.connection.they_are_waiting_for_100_continue:
+            await self.start_waiting()
+        if self._chunked is not None:
             del self._chunked[: -len(_BLANK_LINE) - len(self.connection.trailing_data[0])]
 
     async def _wait_for_answer(self) -> bool:
@@ -182,13 +196,17 @@ class HTTP1Protocol(H11Protocol):
             self._chunked = bytearray(self.connection.trailing_data[0])
         target = _origin_form(request.target)
         scope = request_scope(self._link, request.method, target, list(request.headers), request.http_version.decode())
-        stream = RequestStream(self, STREAM_ID, scope, ended=False)
-        self.stream = stream
-        self._link.spawn(stream.run(self._link.app))
+        self.stream = stream = RequestStream(self, STREAM_ID, scope, ended=False)
+        if self._link.app.may_begin(scope):
+            self._unstarted = stream
+        else:
+            self._link.spawn(stream.run(self._link.app))
 
     async def _receive_body(self, data: bytes) -> None:
         stream = self.stream
         if stream is not None and stream.feed(data):
+            if stream.unread > SMALL_BODY:
+                await self.start_waiting()
             while stream.unread > _MAX_UNREAD_BODY and not stream.closed:
                 await self._wait_for_response_progress()
         else:
@@ -209,6 +227,7 @@ class HTTP1Protocol(H11Protocol):
                 return
         if self.stream is not None:
             self.stream.feed_end()
+            await self.start_waiting()
         else:
             await self._maybe_recycle()
 
@@ -218,10 +237,12 @@ class HTTP1Protocol(H11Protocol):
         if self.stream is None:
             await self._refuse(error.error_status_hint)
         elif self.connection.trailing_data[1]:  # the client disconnected in the middle of its request
+            await self.start_waiting()
             await self.send(Closed())
             await self._close_stream()
         else:
             self.stream.reject_body()
+            await self.start_waiting()
 
     async def _maybe_recycle(self) -> None:
         """Continue after a response: handle the next request when the current one is read to its end."""

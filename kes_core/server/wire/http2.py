@@ -18,6 +18,7 @@ from hypercorn.utils import filter_pseudo_headers
 from kes_core.server.wire.stream import (
     DATE,
     MAX_DISCARDED_BODY,
+    SMALL_BODY,
     BodyAllowance,
     ConnectionLink,
     Headers,
@@ -51,6 +52,8 @@ class HTTP2Protocol(H2Protocol):
         self._flush_scheduled = False
         self._discarded: dict[int, int] = {}
         """The number of dropped body bytes, for each request that was answered before it was complete."""
+        self._unstarted: dict[int, RequestStream] = {}
+        """The requests whose body is incomplete and small, by stream."""
         # Do not offer WebSockets over HTTP/2, as Hypercorn does.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
         # For one malformed header, h2 would close the connection and abort all its requests. So `_start_request`
@@ -63,6 +66,8 @@ class HTTP2Protocol(H2Protocol):
         return False  # the time limit of idle connections covers an endless preface or header
 
     async def handle(self, event: Event) -> None:
+        if isinstance(event, Closed):
+            await self.start_waiting()
         await super().handle(event)
         if isinstance(event, Closed):
             # Wake answers that wait for the client's window: otherwise they would wait until `WINDOW_TIMEOUT`.
@@ -76,11 +81,12 @@ class HTTP2Protocol(H2Protocol):
             if isinstance(event, h2.events.RequestReceived):
                 await self._start_request(event)
             elif isinstance(event, h2.events.DataReceived):
-                self._receive_body(event)
+                await self._receive_body(event)
             elif isinstance(event, h2.events.StreamEnded):
                 self._discarded.pop(event.stream_id, None)
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_end()
+                    await self._start(event.stream_id)
             elif isinstance(event, h2.events.StreamReset):
                 await self._handle_reset(event)
             elif isinstance(event, h2.events.ConnectionTerminated):
@@ -121,16 +127,32 @@ class HTTP2Protocol(H2Protocol):
         )
         stream = RequestStream(self, stream_id, scope, ended=request.stream_ended is not None)
         self.streams[stream_id] = stream
-        self._link.spawn(stream.run(self._link.app))
+        if self._link.app.may_begin(scope):
+            self._unstarted[stream_id] = stream
+        else:
+            self._link.spawn(stream.run(self._link.app))
 
-    def _receive_body(self, event: h2.events.DataReceived) -> None:
+    async def start_waiting(self) -> None:
+        """Pass all requests on although their bodies are incomplete: the application decides how long it waits."""
+        for stream_id in list(self._unstarted):
+            await self._start(stream_id)
+
+    async def _start(self, stream_id: int) -> None:
+        stream = self._unstarted.pop(stream_id, None)
+        if stream is not None:
+            await stream.start(self._link)
+
+    async def _receive_body(self, event: h2.events.DataReceived) -> None:
         stream, stream_id = self.streams.get(event.stream_id), event.stream_id
         if stream is None:
             self._discard(stream_id, event.flow_controlled_length)
             return
-        kept = len(event.data) if stream.feed(bytes(event.data)) else 0
+        is_kept = stream.feed(bytes(event.data))
+        kept = len(event.data) if is_kept else 0
         if dropped := event.flow_controlled_length - kept:
             self.connection.acknowledge_received_data(dropped, stream_id)
+        if stream.unread > SMALL_BODY or not is_kept:
+            await self._start(stream_id)
 
     def _discard(self, stream_id: int, size: int) -> None:
         """Drop a part of an unwanted body, so that the client reads the answer; reset the stream if the body is large.
@@ -148,6 +170,7 @@ class HTTP2Protocol(H2Protocol):
         stream = self.streams.get(event.stream_id)
         self._discarded.pop(event.stream_id, None)
         if stream is not None:
+            await self._start(event.stream_id)
             self._release_window(stream)
             await self._count_reset()
         await self._close_stream(event.stream_id)

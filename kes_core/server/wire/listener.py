@@ -188,6 +188,7 @@ class HypercornRuntime:
             now = loop.time()
             for connection in list(self._connections.values()):
                 connection.check(now)
+                await connection.start_waiting()
             self._gate.check(now)
             if self._unlogged_failures:
                 logger.info("refused %d more connections: tls: the handshake failed", self._unlogged_failures)
@@ -246,6 +247,11 @@ class _ClientConnection:
         if not self._closing:
             self._closing = True
             self._deadline = self._loop.time() + WRITE_TIMEOUT
+
+    async def start_waiting(self) -> None:
+        """Pass requests on that wait for the rest of their body: their own time limit counts from here."""
+        if self._protocol is not None and not self._protocol.idle:
+            await self._protocol.start_waiting()
 
     def check(self, now: float) -> None:
         """Close the connection if a time limit has passed."""

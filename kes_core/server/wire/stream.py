@@ -16,15 +16,18 @@ The differences from Hypercorn, and the reasons:
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiref.handlers import format_date_time
 
 from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 
 from kes_core.access.routing import decode_path
+from kes_core.faults import log_fault
 from kes_core.protocol import INVALID_BODY, TOO_MANY_BODIES
+from kes_core.server.wire.app import Answer, App, Begun, Headers, Message
 
 if TYPE_CHECKING:
     from hypercorn.protocol.events import Event as StreamEvent
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DATE",
     "MAX_DISCARDED_BODY",
+    "SMALL_BODY",
+    "Answer",
     "App",
     "BodyAllowance",
     "ConnectionLink",
@@ -44,9 +49,7 @@ __all__ = [
     "send_parts",
 ]
 
-Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+logger = logging.getLogger("kes.server")
 
 MAX_DISCARDED_BODY: Final = 256 * 1024
 """Bytes of an unwanted body that are read and dropped; beyond that, the connection (HTTP/1.1) or the stream (HTTP/2) is
@@ -170,7 +173,7 @@ class RequestStream:
         self.closed = False  # the response was sent, or the client disconnected
         self.streaming = False  # the response is an endless stream, such as a log
 
-    async def run(self, app: App) -> None:
+    async def run(self, app: App | Begun) -> None:
         """Run the application for this request. If it ends without an answer, send an empty 500."""
         try:
             await app(self.scope, self.receive, self.send)
@@ -181,6 +184,27 @@ class RequestStream:
                     await self._protocol.respond(self, 500, [(b"content-length", b"0")], b"")
                 else:
                     await self._protocol.abort_response(self)
+
+    async def start(self, link: ConnectionLink) -> None:
+        """Serve a request for which `App.may_begin` was true: at once if it is complete, else as a task."""
+        is_whole = self.ended and not (self.closed or self._body_rejected or self._over_limit)
+        if not is_whole or not link.app.may_begin(self.scope):  # a reload may have come between
+            link.spawn(self.run(link.app))
+            return
+        try:
+            answer = link.app.begin(self.scope, b"".join(self._body))
+        except Exception as error:
+            log_fault(logger, "internal error", error=error)
+            answer = Answer(500, [(b"content-length", b"0")], b"")
+        if isinstance(answer, Answer):
+            await self._respond(answer)
+        else:
+            link.spawn(self.run(Begun(answer)))
+
+    async def _respond(self, answer: Answer) -> None:
+        self._release_body()
+        self._started = (0, [])
+        await self._protocol.respond(self, *answer)
 
     # The client's side
 

@@ -25,6 +25,8 @@ class CedarPolicyEngine(PolicyEngine):
     All files are parsed once. A request takes 100 microseconds or more and does not wait; see the README.
     """
 
+    is_immediate = True
+
     def __init__(self, rules: Rules, *, deny_by_default: bool) -> None:
         self._rules = rules
         self._deny_by_default = deny_by_default

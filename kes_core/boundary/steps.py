@@ -1,0 +1,65 @@
+"""Coroutines that usually do not wait: their first step runs at once, and what follows runs with a time limit.
+
+Setting up a timeout takes longer than most decisions of a policy engine, and a task of its own takes longer still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+__all__ = ["enter_task", "finish", "go_on"]
+
+T = TypeVar("T")
+
+
+@types.coroutine
+def go_on(call: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """Await the rest of a coroutine that has made its first step and waits for `waits_for`."""
+    while True:
+        try:
+            sent = yield waits_for
+        except GeneratorExit:
+            call.close()
+            raise
+        except BaseException as error:  # pass it to the coroutine
+            step: Any = call.throw
+            argument: Any = error
+        else:
+            step, argument = call.send, sent
+        try:
+            waits_for = step(argument)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
+async def finish(call: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """Await `call`. Only if it waits for something, limit its time.
+
+    Raises:
+        TimeoutError: It took longer than `seconds` after its first step.
+        BaseException: The coroutine raised it.
+    """
+    try:
+        waits_for = call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    try:
+        await enter_task()
+        async with asyncio.timeout(seconds):
+            return await go_on(call, waits_for)
+    finally:
+        call.close()  # has no effect on a coroutine that has ended
+
+
+async def enter_task() -> None:
+    """Make sure that the caller runs in a task, which timeouts need.
+
+    The first step of a request may run outside of one: see `kes_core.server.api.dispatch`.
+    """
+    if asyncio.current_task() is None:
+        await asyncio.sleep(0)

@@ -1,0 +1,58 @@
+"""What a runtime serves: an application, by ASGI or at once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple, Protocol
+
+__all__ = ["Answer", "App", "Begun", "Headers", "Message"]
+
+Message = MutableMapping[str, Any]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class App(Protocol):
+    """The application."""
+
+    def __call__(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+        /,
+    ) -> Awaitable[None]:
+        """Serve a request (ASGI)."""
+
+    def may_begin(self, scope: Message, /) -> bool:
+        """Return whether `begin` can serve this request, once its whole body has arrived."""
+
+    def begin(self, scope: Message, body: bytes, /) -> Answer | Awaitable[Answer]:
+        """Serve a request for which `may_begin` is true, without a task.
+
+        Args:
+            scope: As in ASGI.
+            body: The whole body.
+
+        Returns:
+            The answer; or, if the request has to wait, what to await for it.
+        """
+
+
+class Begun:
+    """The ASGI application for a request that is served already."""
+
+    def __init__(self, answer: Awaitable[Answer]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        status, headers, body = await self._answer
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
