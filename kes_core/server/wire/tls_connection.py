@@ -36,6 +36,8 @@ _REASONS: Final = {
 }
 """Our texts for OpenSSL's reasons."""
 _MAX_RECORD: Final = 16 * 1024
+_FLUSHED: Final = 4 * _MAX_RECORD
+"""Bytes that are moved from OpenSSL to the transport at once."""
 _SLICE: Final = 4 * 1024
 """Bytes that OpenSSL gets at once during a handshake. Data after the handshake counts as part of it up to this size."""
 _MAX_UNREAD: Final = 128 * 1024
@@ -296,11 +298,14 @@ class TLSConnection(asyncio.Protocol):
     def _flush(self) -> None:
         if self._transport is None:
             return
-        while True:
-            try:
-                self._transport.write(self._ssl.bio_read(4 * _MAX_RECORD))
-            except SSL.WantReadError:
-                return
+        try:
+            data = self._ssl.bio_read(_FLUSHED)
+            self._transport.write(data)
+            while len(data) == _FLUSHED:  # a shorter one was the last, and asking for more raises an exception
+                data = self._ssl.bio_read(_FLUSHED)
+                self._transport.write(data)
+        except SSL.WantReadError:
+            pass
 
 
 def _reason(error: SSL.Error) -> str:
