@@ -29,6 +29,7 @@ __all__ = [
     "TIMED_OUT",
     "TOO_MANY_BODIES",
     "TOO_MANY_CIPHERTEXTS",
+    "TOO_MANY_ITEMS",
     "Argument",
     "Auth",
     "Route",
@@ -107,6 +108,12 @@ ROUTES: Final = (
     _key("decrypt", "PUT", "Decrypt a ciphertext", max_body=MAX_BODY),
     _key("hmac", "PUT", "HMAC-SHA-256 of a message", max_body=MAX_BODY),
     _key("bulk/decrypt", "PUT", "Decrypt up to 1000 ciphertexts, all or none", max_body=MAX_BODY),
+    _key("bulk/generate", "PUT", "Make up to 1000 data encryption keys", max_body=MAX_BODY),
+    _key("bulk/encrypt", "PUT", "Encrypt up to 1000 plaintexts", max_body=MAX_BODY),
+    _key("bulk/rewrap", "PUT", "Encrypt up to 1000 ciphertexts again, all or none", max_body=MAX_BODY),
+    _key("rotate", "PUT", "Add a version to a key", max_body=MAX_BODY),
+    _key("rewrap", "PUT", "Encrypt a ciphertext again, under the newest version of the key", max_body=MAX_BODY),
+    _key("versions", "GET", "The versions of a key"),
     Route("/v1/policy/describe/", "GET", "Facts about a policy", argument=Argument.NAME),
     Route("/v1/policy/read/", "GET", "A policy with its patterns", argument=Argument.NAME),
     Route("/v1/policy/list/", "GET", "Names of policies", argument=Argument.PATTERN),
@@ -131,6 +138,7 @@ INVALID_CERTIFICATE: Final = (400, "invalid client certificate")
 INVALID_IMPORT_BODY: Final = (400, "invalid import key request body")
 TOO_MANY_BODIES: Final = (503, "too many request bodies are under way")
 TOO_MANY_CIPHERTEXTS: Final = (400, "too many ciphertexts")
+TOO_MANY_ITEMS: Final = (400, "too many items")
 TIMED_OUT: Final = (504, "request timed out")
 INTERNAL: Final = (500, "internal server error")
 

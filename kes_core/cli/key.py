@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -24,11 +26,25 @@ from kes_core.cli._common import (
 )
 from kes_core.cli._terminal import describe_time, escape_control, print_facts
 from kes_core.cli.main import CLIError
-from kes_core.units import format_time
+from kes_core.units import format_time, parse_duration
 
 __all__ = ["command"]
 
+_DAYS = re.compile(r"(\d{1,5})d", re.ASCII)
 _NAMES = click.argument("names", metavar="NAME...", nargs=-1, required=True)
+
+
+def _age(_context: click.Context, _option: click.Parameter, text: str | None) -> timedelta | None:
+    """Read an age, in days or as a duration."""
+    if text is None:
+        return None
+    days = _DAYS.fullmatch(text)
+    if days is not None:
+        return timedelta(days=int(days[1]))
+    try:
+        return timedelta(seconds=parse_duration(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{quote(text)} {error}; or days, as in 90d") from None
 
 
 @click.group("key", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,7 +103,10 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
             with _naming(name, "describe", (name,)):
                 found = client.describe_key(name)
             if as_json:
-                print_json(dataclasses.asdict(found) | {"created_at": format_time(found.created_at)})
+                facts = dataclasses.asdict(found) | {"created_at": format_time(found.created_at)}
+                if found.version == 1:
+                    del facts["version"]  # scripts compare what is printed for keys that were never rotated
+                print_json(facts)
                 continue
             if number:
                 click.echo()
@@ -95,6 +114,7 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                 [
                     ("Name", escape_control(found.name)),
                     ("Algorithm", escape_control(found.algorithm)),
+                    *([("Version", str(found.version))] if found.version > 1 else []),
                     ("Created", describe_time(found.created_at)),
                     ("Created by", escape_control(found.created_by) or "-"),
                 ]
@@ -128,6 +148,70 @@ def rm(server: Any, names: tuple[str, ...]) -> None:
         for name in names:
             with _naming(name, "delete", names):
                 client.delete_key(name)
+
+
+@command.command("rotate")
+@_NAMES
+@click.option(
+    "--if-older-than",
+    metavar="AGE",
+    callback=_age,
+    help="Leave a key as it is if its newest version is younger: 90d, 12h.",
+)
+@json_option
+@server_options
+def rotate(server: Any, names: tuple[str, ...], if_older_than: timedelta | None, as_json: bool) -> None:
+    """Add a version to keys. The newest version encrypts, and all versions decrypt what they encrypted.
+
+    With --if-older-than, the command may run on several machines at once, and again and again.
+    """
+    with server("rotate keys") as client:
+        for name in names:
+            with _naming(name, "rotate", names):
+                done = client.rotate_key(name, if_older_than=if_older_than)
+            if as_json:
+                facts = {"name": name, "version": done.version, "rotated": done.is_rotated}
+                print_json(facts | {"created_at": format_time(done.created_at)})
+            elif done.is_rotated:
+                click.echo(f"{quote(name)} has version {done.version} now")
+            else:
+                click.echo(f"{quote(name)} stays at version {done.version}, made {describe_time(done.created_at)}")
+
+
+@command.command("versions")
+@click.argument("name")
+@json_option
+@server_options
+def versions(server: Any, name: str, as_json: bool) -> None:
+    """List the versions of a key, the oldest one first."""
+    with server(f"list the versions of key {quote(name)}") as client:
+        found = client.key_versions(name)
+    if as_json:
+        print_json([dataclasses.asdict(each) | {"created_at": format_time(each.created_at)} for each in found])
+        return
+    rows = [
+        [str(each.version), each.algorithm, describe_time(each.created_at), each.created_by or "-"] for each in found
+    ]
+    print_table(["Version", "Algorithm", "Created", "Created by"], rows)
+
+
+@command.command("rewrap")
+@click.argument("name")
+@click.argument("ciphertext")
+@click.argument("context", default="")
+@json_option
+@server_options
+def rewrap(server: Any, name: str, ciphertext: str, context: str, as_json: bool) -> None:
+    """Encrypt a CIPHERTEXT, in base64, again under the newest version of the key. - reads it from standard input.
+
+    The CONTEXT, in base64, stays the same. Nobody sees the plaintext.
+    """
+    from kes_core.encoding import encode_base64
+
+    sealed, bound = decode_base64_argument(ciphertext, "ciphertext"), decode_base64_argument(context, "context")
+    with server(f"rewrap with key {quote(name)}") as client:
+        again = encode_base64(client.rewrap(name, sealed, bound))
+    _print_values({"ciphertext": again}, "\n{}: {}", as_json=as_json)
 
 
 @command.command("encrypt")

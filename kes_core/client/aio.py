@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,8 @@ from kes_core.client.models import (
     ErrorEvent,
     IdentityInfo,
     KeyInfo,
+    KeyRotation,
+    KeyVersionInfo,
     PolicyInfo,
     ServerStatus,
     ServerVersion,
@@ -179,13 +182,49 @@ class AsyncClient:
         """Delete a key permanently. Data that it encrypted can't be decrypted any more."""
         await self._send(requests.delete_key(name))
 
+    async def rotate_key(self, name: str, *, if_older_than: timedelta | None = None) -> KeyRotation:
+        """Add a version to a key. The newest version encrypts from now on, and all versions decrypt.
+
+        Args:
+            name: The name of the key.
+            if_older_than: Leave the key as it is if its newest version is younger.
+
+        Raises:
+            KeyRotationConflictError: Another rotation of the key ran at the same moment.
+        """
+        return await self._send(requests.rotate_key(name, if_older_than))
+
+    async def key_versions(self, name: str) -> list[KeyVersionInfo]:
+        """Return facts about the versions of a key, the oldest one first."""
+        return await self._send(requests.key_versions(name))
+
     async def generate_data_key(self, name: str, context: bytes = b"") -> DataKey:
         """Generate a data encryption key under a key. Decrypting its ciphertext needs the same context."""
         return await self._send(requests.generate_data_key(name, context))
 
+    async def generate_data_keys(self, name: str, contexts: Iterable[bytes]) -> list[DataKey]:
+        """Generate up to 1000 data encryption keys, one for each context."""
+        return await self._send(requests.generate_data_keys(name, contexts))
+
     async def encrypt(self, name: str, plaintext: bytes, context: bytes = b"") -> bytes:
         """Encrypt a short plaintext; return the ciphertext. Decrypting it needs the same context."""
         return await self._send(requests.encrypt(name, plaintext, context))
+
+    async def encrypt_all(self, name: str, items: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+        """Encrypt up to 1000 pairs of plaintext and context; return the ciphertexts in their order."""
+        return await self._send(requests.encrypt_all(name, items))
+
+    async def rewrap(self, name: str, ciphertext: bytes, context: bytes = b"") -> bytes:
+        """Return a new ciphertext of the same plaintext, under the newest version of the key.
+
+        Raises:
+            DecryptionError: The ciphertext is not authentic.
+        """
+        return await self._send(requests.rewrap(name, ciphertext, context))
+
+    async def rewrap_all(self, name: str, items: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+        """As `rewrap`, for up to 1000 pairs of ciphertext and context, all or none."""
+        return await self._send(requests.rewrap_all(name, items))
 
     async def decrypt(self, name: str, ciphertext: bytes, context: bytes = b"") -> bytes:
         """Decrypt a ciphertext, or that of a data encryption key; return the plaintext.

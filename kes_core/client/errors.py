@@ -97,6 +97,10 @@ class DecryptionError(APIError):
     """The ciphertext is not authentic: it was changed, or belongs to another key or context."""
 
 
+class KeyRotationConflictError(APIError):
+    """Another rotation of the key ran at the same moment: the key has a new version."""
+
+
 class HMACUnsupportedError(APIError):
     """The key has no HMAC key: an old server made it."""
 
@@ -123,6 +127,7 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     NOT_DECRYPTED: DecryptionError,
     HMAC_UNSUPPORTED: HMACUnsupportedError,
     (502, "failed to create key"): KeyStoreUnavailableError,
+    (502, "failed to rotate key"): KeyStoreUnavailableError,
     (502, "failed to read key"): KeyStoreUnavailableError,
     (502, "failed to delete key"): KeyStoreUnavailableError,
     (502, "failed to list keys"): KeyStoreUnavailableError,
@@ -130,6 +135,7 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     (504, "key store is not reachable"): KeyStoreUnavailableError,
 }
 _BY_STATUS: Final[Mapping[int, type[APIError]]] = {403: NotAllowedError, 406: UnsupportedKeyError}
+_CONFLICT: Final = " of the key was just created by another rotation"
 _INVALID_NAME: Final = (" is empty, too long or contains invalid characters", " is empty, too long or is invalid")
 
 
@@ -146,6 +152,8 @@ def raise_for_status(status: int, body: bytes) -> None:
     except (ValueError, AttributeError):
         message = body[:200].decode("utf-8", "replace").strip()
     kind = _ERRORS.get((status, message)) or _BY_STATUS.get(status, APIError)
+    if status == 409 and message.endswith(_CONFLICT):  # noqa: PLR2004 # a status by its number
+        kind = KeyRotationConflictError
     if status == 400 and message.endswith(_INVALID_NAME):  # noqa: PLR2004 # a status by its number, as above
         kind = InvalidNameError
     raise kind(status, message, reason)

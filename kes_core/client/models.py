@@ -12,6 +12,8 @@ __all__ = [
     "ErrorEvent",
     "IdentityInfo",
     "KeyInfo",
+    "KeyRotation",
+    "KeyVersionInfo",
     "PolicyInfo",
     "ServerStatus",
     "ServerVersion",
@@ -73,7 +75,33 @@ class KeyInfo:
     created_at: datetime
     """In UTC, to the microsecond."""
     created_by: str
-    """The identity that created the key; empty if unknown."""
+    """An identity; empty if it is not known."""
+    version: int = 1
+    """The newest version: 1 if the key was never rotated."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVersionInfo:
+    """Facts about a version of a key."""
+
+    version: int
+    algorithm: str
+    created_at: datetime
+    """In UTC, to the microsecond."""
+    created_by: str
+    """An identity; empty if it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRotation:
+    """The result of a rotation."""
+
+    version: int
+    """The newest version of the key."""
+    created_at: datetime
+    """When that version was made: in UTC, to the microsecond."""
+    is_rotated: bool
+    """Whether this request made it; if not, the newest version was young enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +111,8 @@ class DataKey:
     plaintext: bytes = field(repr=False)
     """32 bytes."""
     ciphertext: bytes
+    version: int = 1
+    """The version of the key that encrypted it: 1 if the key was never rotated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from kes_core.client.models import (
     ErrorEvent,
     IdentityInfo,
     KeyInfo,
+    KeyRotation,
+    KeyVersionInfo,
     PolicyInfo,
     ServerStatus,
     ServerVersion,
@@ -124,8 +126,30 @@ def describe_key(name: str) -> Request[KeyInfo]:
     return Request(
         "GET",
         _path("key/describe", name),
-        lambda a: KeyInfo(a["name"], a["algorithm"], parse_time(a["created_at"]), a.get("created_by", "")),
+        lambda a: KeyInfo(a["name"], a["algorithm"], parse_time(a["created_at"]), a.get("created_by", ""), _version(a)),
     )
+
+
+def _version(answer: Mapping[str, Any]) -> int:
+    return int(answer.get("version") or 1)
+
+
+def rotate_key(name: str, if_older_than: timedelta | None) -> Request[KeyRotation]:
+    body = {} if if_older_than is None else {"if_older_than": if_older_than.total_seconds()}
+    return Request(
+        "PUT",
+        _path("key/rotate", name),
+        lambda a: KeyRotation(_version(a), parse_time(a["created_at"]), bool(a["rotated"])),
+        body,
+        repeatable=if_older_than is not None,
+    )
+
+
+def key_versions(name: str) -> Request[list[KeyVersionInfo]]:
+    def version(row: Mapping[str, Any]) -> KeyVersionInfo:
+        return KeyVersionInfo(_version(row), row["algorithm"], parse_time(row["created_at"]), row.get("created_by", ""))
+
+    return Request("GET", _path("key/versions", name), lambda a: [version(row) for row in a["versions"]])
 
 
 def delete_key(name: str) -> Request[None]:
@@ -136,9 +160,18 @@ def generate_data_key(name: str, context: bytes) -> Request[DataKey]:
     return Request(
         "PUT",
         _path("key/generate", name),
-        lambda a: DataKey(base64.b64decode(a["plaintext"]), base64.b64decode(a["ciphertext"])),
+        _data_key,
         {"context": _encode(context)} if context else {},
     )
+
+
+def _data_key(answer: Mapping[str, Any]) -> DataKey:
+    return DataKey(base64.b64decode(answer["plaintext"]), base64.b64decode(answer["ciphertext"]), _version(answer))
+
+
+def generate_data_keys(name: str, contexts: Iterable[bytes]) -> Request[list[DataKey]]:
+    body = [{"context": _encode(context)} for context in contexts]
+    return Request("PUT", _path("key/bulk/generate", name), lambda a: [_data_key(item) for item in a], body)
 
 
 def encrypt(name: str, plaintext: bytes, context: bytes) -> Request[bytes]:
@@ -156,6 +189,25 @@ def decrypt_all(name: str, items: Iterable[tuple[bytes, bytes]]) -> Request[list
     return Request(
         "PUT", _path("key/bulk/decrypt", name), lambda a: [base64.b64decode(item["plaintext"]) for item in a], body
     )
+
+
+def encrypt_all(name: str, items: Iterable[tuple[bytes, bytes]]) -> Request[list[bytes]]:
+    body = [{"plaintext": _encode(plaintext), "context": _encode(context)} for plaintext, context in items]
+    return Request("PUT", _path("key/bulk/encrypt", name), _ciphertexts, body)
+
+
+def rewrap(name: str, ciphertext: bytes, context: bytes) -> Request[bytes]:
+    body = {"ciphertext": _encode(ciphertext), "context": _encode(context)}
+    return Request("PUT", _path("key/rewrap", name), lambda a: base64.b64decode(a["ciphertext"]), body)
+
+
+def rewrap_all(name: str, items: Iterable[tuple[bytes, bytes]]) -> Request[list[bytes]]:
+    body = [{"ciphertext": _encode(ciphertext), "context": _encode(context)} for ciphertext, context in items]
+    return Request("PUT", _path("key/bulk/rewrap", name), _ciphertexts, body)
+
+
+def _ciphertexts(answer: Iterable[Mapping[str, Any]]) -> list[bytes]:
+    return [base64.b64decode(item["ciphertext"]) for item in answer]
 
 
 def hmac(name: str, message: bytes) -> Request[bytes]:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hmac
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
-from kes_core.keys.stored import KeyVersion, StoredKeyError
+from kes_core.keys.changes import RotationConflictError, create_entry, damaged, delete_key, rotate_key
+from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
+from kes_core.keys.versions import StoredKey, read_key, read_later_versions
+from kes_core.keys.watched import WatchedStore
 from kes_core.keystore import (
     PAGE_SIZE,
     EntryExistsError,
     EntryNotFoundError,
     KeyStore,
     KeyStoreError,
-    KeyStoreReason,
-    KeyStoreThrottledError,
     KeyStoreUnreachableError,
     Page,
 )
@@ -29,25 +27,27 @@ __all__ = ["KeyCache"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("kes.keystore")
-
-_TASKS: Final = {"create": "create a key", "get": "read a key", "delete": "delete a key", "list": "list keys"}
-"""Names of operations in the log. If one fails, the store may still serve the others."""
 HEALTH_TIMEOUT: Final = 10.0
 """The shortest time limit of a health check, in seconds."""
+LOOK_INTERVAL: Final = 1.0
+"""Seconds between two looks for later versions of one key."""
 
 
 class _Entry:
-    __slots__ = ("check", "checked_at", "key", "read_at", "used_at")
+    __slots__ = ("check", "checked_at", "first", "key", "looked_at", "read_at", "used_at")
 
-    def __init__(self, key: KeyVersion, now: float, requested_at: float) -> None:
+    def __init__(self, key: StoredKey, first: bytes, now: float, requested_at: float) -> None:
         self.key = key
+        self.first = first
+        """The fingerprint of the key's first entry."""
         self.read_at = now
         self.used_at = now
         self.checked_at = requested_at
         """When the store was last asked for the key, even if that failed."""
-        self.check: asyncio.Task[KeyVersion] | None = None
+        self.check: asyncio.Task[StoredKey] | None = None
         """The read in the background that checks whether the key has changed."""
+        self.looked_at = requested_at
+        """When the store was last asked for a version later than those known."""
 
 
 class KeyCache:
@@ -83,26 +83,24 @@ class KeyCache:
             on_change: Called with the name of a key after it was created or deleted, before the caller gets the
                 result. It returns when every other cache in front of the same store has dropped the key.
         """
-        self._store = store
+        counters = counters if counters is not None else StoreCounters()
+        self._store = WatchedStore(store, counters, clock)
         self._expiry = expiry
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._reads: dict[str, asyncio.Task[KeyVersion]] = {}
+        self._reads: dict[str, asyncio.Task[StoredKey]] = {}
         """Reads that later requests for the same key may share."""
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        """Looks for later versions of a key, which requests share."""
         self._tasks: set[asyncio.Task[Any]] = set()
         """Calls to the store. They continue if their caller is cancelled."""
         self._health_interval = health_interval or store.health_interval or HEALTH_TIMEOUT
         self._health_timeout = health_interval or max(store.health_interval, HEALTH_TIMEOUT)
         self._check_interval = store.check_interval or float("inf")
-        self._unreachable = False
-        self._reason: KeyStoreReason | None = None
-        self._last_answer_at = clock()
-        """The start time of the last call that the store answered."""
-        self._logged_problem = ""
-        self._counters = counters if counters is not None else StoreCounters()
+        self._counters = counters
         self._on_change = on_change
 
-    def peek(self, name: str) -> KeyVersion | None:
+    def peek(self, name: str) -> StoredKey | None:
         """Return a key if it is in memory, without a call to the store. Counts as a use of the key."""
         entry = self._entries.get(name)
         if entry is None:
@@ -118,14 +116,14 @@ class KeyCache:
 
     def _usable_while_checked(self, name: str, entry: _Entry, now: float) -> bool:
         """Start to read a key again; return whether the cached key may be used meanwhile."""
-        if self._unreachable or (entry.check is not None and not entry.check.done()):
+        if self._store.unreachable or (entry.check is not None and not entry.check.done()):
             return True
         if now >= entry.checked_at + 2 * self._check_interval:
             return False
         entry.check = self._shared_read(name)
         return True
 
-    async def get(self, name: str) -> KeyVersion:
+    async def get(self, name: str) -> StoredKey:
         """Return a key, from memory or from the store.
 
         Raises:
@@ -139,7 +137,7 @@ class KeyCache:
         self._counters.misses += 1
         return await self._wait_for(self._shared_read(name))
 
-    def _shared_read(self, name: str) -> asyncio.Task[KeyVersion]:
+    def _shared_read(self, name: str) -> asyncio.Task[StoredKey]:
         """Return the running read of a key, or start one."""
         read = self._reads.get(name)
         if read is None:
@@ -156,31 +154,66 @@ class KeyCache:
             EntryExistsError: A key of this name exists.
             KeyStoreError: The store fails, or does not return the key.
         """
-        value = key.encode()
         try:
-            await self._observed("create", self._store.create(name, value))
+            await create_entry(self._store, name, key.encode())
+        except EntryExistsError:
+            raise
+        except BaseException:
+            self._entries.pop(name, None)
+            raise
+        else:
             self._entries.pop(name, None)  # an older key of this name, which another server has deleted
-            await self._verify(name, value)
         finally:
             # A read that began earlier may not have seen the new key: later requests must not share it.
             self._reads.pop(name, None)
             if self._on_change is not None:
                 await self._on_change(name)
 
-    async def _verify(self, name: str, value: bytes) -> None:
-        """Verify that the store returns the new key: if it lost the key, data encrypted under it would be lost too."""
-        ends, pause = self._clock() + self._store.capabilities.eventually_consistent, 0.05
+    async def rotate(self, name: str, created_by: str, if_older_than: float = 0.0) -> tuple[StoredKey, bool]:
+        """Add a version to a key, as `rotate_key`. The rotation continues if the caller is cancelled."""
+        return await self._wait_for(self._start(self._rotate(name, created_by, if_older_than)))
+
+    async def _rotate(self, name: str, created_by: str, if_older_than: float) -> tuple[StoredKey, bool]:
+        try:
+            rotated = await rotate_key(self._store, name, created_by, if_older_than)
+        except (EntryNotFoundError, RotationConflictError):
+            await self._changed(name)
+            raise
+        # After another failure the key stays in memory: the store may be unreachable.
+        await self._changed(name)
+        return rotated
+
+    async def look_for_versions(self, name: str) -> StoredKey:
+        """Return a key after asking the store for versions that another server has added to it.
+
+        Clients choose what ciphertexts say. So the store is asked once a second for each key, at most; requests that
+        come in between wait, and share the answer.
+
+        Raises:
+            EntryNotFoundError: The key was deleted.
+            KeyStoreError: The store fails.
+        """
+        asked_at = self._clock()
         while True:
-            try:
-                stored = await self._observed("get", self._store.get(name))
-            except EntryNotFoundError:
-                stored = b""
-            if hmac.compare_digest(stored, value):
-                return
-            if stored or self._clock() + pause > ends:
-                raise KeyStoreError(f"the key store accepted the key {name!r}, but does not return it")
-            await asyncio.sleep(pause)
-            pause *= 2
+            entry = self._entries.get(name)
+            if entry is None:
+                return await self.get(name)
+            if entry.looked_at >= asked_at:
+                return entry.key
+            look = self._looks.get(name)
+            if look is None:
+                look = self._looks[name] = self._start(self._look(name, entry))
+            await self._wait_for(look)
+
+    async def _look(self, name: str, entry: _Entry) -> None:
+        try:
+            await asyncio.sleep(entry.looked_at + LOOK_INTERVAL - self._clock())
+            entry.looked_at = self._clock()
+            entry.key = await read_later_versions(self._store.get, name, entry.first, entry.key)
+        except StoredKeyError as error:
+            raise damaged(name, error) from None
+        finally:
+            del self._looks[name]
 
     def forget(self, name: str) -> None:
         """Drop a key that another process created or deleted."""
@@ -205,8 +238,8 @@ class KeyCache:
         await self._wait_for(self._start(self._delete(name)))
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
-        """List names as `KeyStore.list` does."""
-        return await self._observed("list", self._store.list(prefix, start=start, limit=limit))
+        """List names of keys as `KeyStore.list` does."""
+        return await self._store.list_keys(prefix, start=start, limit=limit)
 
     async def status(self) -> float:
         """Check the store's health; return the seconds until it answered. A store that has too many requests works.
@@ -215,10 +248,7 @@ class KeyCache:
             KeyStoreUnreachableError: The store does not answer.
             KeyStoreError: The store answers, but can't serve requests.
         """
-        started = self._clock()
-        with contextlib.suppress(KeyStoreThrottledError):
-            await self._observed("status", self._store.status())
-        return self._clock() - started
+        return await self._store.status()
 
     def sweep(self) -> None:
         """Drop expired keys, so that no key stays in memory longer than `CacheExpiry` allows."""
@@ -260,24 +290,14 @@ class KeyCache:
                 await self.status()
         except TimeoutError:
             error = KeyStoreUnreachableError(f"no answer within {self._health_timeout:g} s")
-            self._count_error("status", error)
-            self._mark_unreachable(error)
+            self._store.has_hung("status", error)
         except KeyStoreUnreachableError:
-            pass  # `_observed` has logged it
+            pass  # it is logged already
         except KeyStoreError as error:
             problem = str(error)
         except Exception as error:  # a faulty back end must not end the health checks
             problem = f"the back end is faulty: {type(error).__name__}"
-        self._log_once(problem)
-
-    def _log_once(self, problem: str, operation: str = "status") -> None:
-        """Log why an operation failed although the store answers, unless that was logged last."""
-        if problem and problem != self._logged_problem:
-            if operation in _TASKS:
-                logger.warning("the key store can't %s: %s", _TASKS[operation], problem)
-            else:
-                logger.warning("the key store is unavailable: %s", problem)
-        self._logged_problem = problem
+        self._store.log_once(problem)
 
     def _start(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start a call to the store that continues if its caller is cancelled."""
@@ -297,17 +317,18 @@ class KeyCache:
             raise KeyStoreError("the key store has been closed")
         return task.result()
 
-    async def _read(self, name: str) -> KeyVersion:
+    async def _read(self, name: str) -> StoredKey:
         requested_at = self._clock()
+        known = self._entries.get(name)
         try:
-            value = await self._observed("get", self._store.get(name))
-            key = KeyVersion.decode(value)
+            value = await self._store.get(name)
+            key = await read_key(self._store.get, name, value, known.key if known is not None else None)
         except EntryNotFoundError:
             self._remember(name, None)
             raise
         except StoredKeyError as error:
             self._remember(name, None)
-            raise KeyStoreError(f"the entry {name!r} in the key store is damaged: {error}") from None
+            raise damaged(name, error) from None
         except KeyStoreError:
             # If the store has just become unreachable, `CacheExpiry.offline` may allow the cached key.
             previous = self._entries.get(name)
@@ -316,7 +337,7 @@ class KeyCache:
             previous.checked_at = self._clock()
             return previous.key
         else:
-            self._remember(name, _Entry(key, self._clock(), requested_at))
+            self._remember(name, _Entry(key, fingerprint(value), self._clock(), requested_at))
             return key
         finally:
             if self._reads.get(name) is asyncio.current_task():
@@ -333,58 +354,20 @@ class KeyCache:
 
     async def _delete(self, name: str) -> None:
         try:
-            await self._observed("delete", self._store.delete(name))
+            await delete_key(self._store, name)
         finally:
-            self.forget(name)
-            if self._on_change is not None:
-                await self._on_change(name)
+            await self._changed(name)
 
-    async def _observed(self, operation: str, call: Awaitable[T]) -> T:
-        """Await a call to the store, count it, and record whether the store is reachable."""
-        started = self._clock()
-        try:
-            result = await call
-        except (EntryExistsError, EntryNotFoundError):
-            self._mark_reachable(operation, started)
-            raise
-        except KeyStoreUnreachableError as error:
-            self._count_error(operation, error)
-            self._mark_unreachable(error)
-            raise
-        except KeyStoreError as error:
-            self._count_error(operation, error)
-            if error.reason is not None:
-                self._log_once(str(error), operation)
-            if isinstance(error, KeyStoreThrottledError):
-                self._mark_reachable(operation, started)
-            raise
-        except Exception:  # a fault of the plugin, which does not show whether the store is reachable
-            self._count_error(operation, None)
-            raise
-        self._mark_reachable(operation, started)
-        return result
-
-    def _count_error(self, operation: str, error: KeyStoreError | None) -> None:
-        reason = error.reason if error is not None else None
-        self._counters.errors[operation, reason or "error"] += 1
-
-    def _mark_unreachable(self, error: KeyStoreUnreachableError) -> None:
-        """Record that the store is unreachable; log the first time, and when the reason changes."""
-        if not self._unreachable or error.reason is not self._reason:
-            logger.error("the key store is not reachable: %s", error)
-        self._unreachable, self._reason = True, error.reason
-
-    def _mark_reachable(self, operation: str, started: float) -> None:
-        self._counters.answered(operation, self._clock() - started)
-        self._last_answer_at = max(self._last_answer_at, started)
-        if self._unreachable:
-            self._unreachable = False
-            logger.warning("the key store is reachable again")
+    async def _changed(self, name: str) -> None:
+        """Forget a key, here and in other processes: the next use reads what is stored now."""
+        self.forget(name)
+        if self._on_change is not None:
+            await self._on_change(name)
 
     def _expired(self, entry: _Entry, now: float) -> bool:
         """Return whether a key may no longer be used."""
         expiry = self._expiry
-        if self._unreachable and expiry.offline:
+        if self._store.unreachable and expiry.offline:
             return now - entry.read_at >= expiry.offline
         return bool(
             (expiry.any and now - entry.read_at >= expiry.any)
@@ -394,7 +377,7 @@ class KeyCache:
     def _may_drop(self, entry: _Entry, now: float) -> bool:
         """Return whether a key has expired and can't be needed for an outage that is not yet detected."""
         return self._expired(entry, now) and (
-            self._unreachable
+            self._store.unreachable
             or now - entry.read_at >= self._expiry.offline
-            or self._expired(entry, self._last_answer_at)
+            or self._expired(entry, self._store.last_answer_at)
         )

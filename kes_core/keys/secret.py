@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import platform
 import struct
+from collections.abc import Sequence
 from os import urandom
 from pathlib import Path
 from typing import Final, NoReturn
@@ -19,15 +20,30 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from kes_core.keys.ciphertext import StructuredCiphertext, parse_structured
 
-__all__ = ["KEY_SIZE", "CiphertextError", "HMACKey", "KeyType", "SecretKey", "default_key_type"]
+__all__ = [
+    "KEY_SIZE",
+    "MAX_VERSIONS",
+    "CiphertextError",
+    "HMACKey",
+    "KeyType",
+    "SecretKey",
+    "SecretKeys",
+    "default_key_type",
+    "hinted_version",
+]
 
 KEY_SIZE: Final = 32
 """The size of every key, in bytes."""
+MAX_VERSIONS: Final = 1000
+"""The most versions of a key."""
 
 _IV_SIZE: Final = 16
 _NONCE_SIZE: Final = 12
 _TAG_SIZE: Final = 16
 _RANDOM_SIZE: Final = _IV_SIZE + _NONCE_SIZE
+_HINT_SIZE: Final = 4
+"""The bytes of an iv that name a version."""
+_HINTED_RANDOM_SIZE: Final = _RANDOM_SIZE - _HINT_SIZE
 _STRUCTURED: Final = (0x7B, 0x95)
 """First bytes of older ciphertexts: `{` and a MessagePack array of five."""
 
@@ -141,7 +157,10 @@ class SecretKey:
 
     def encrypt(self, plaintext: bytes, associated_data: bytes = b"") -> bytes:
         """Return ciphertext with tag (16 bytes), followed by the random iv (16 bytes) and nonce (12 bytes)."""
-        random = urandom(_RANDOM_SIZE)
+        return self.seal(urandom(_RANDOM_SIZE), plaintext, associated_data)
+
+    def seal(self, random: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
+        """Encrypt with a given iv and nonce, 28 bytes, which must never be used again."""
         cipher = _message_cipher(self._key, self.type, random[:_IV_SIZE])
         return cipher.encrypt(random[_IV_SIZE:], plaintext, associated_data) + random
 
@@ -173,6 +192,60 @@ class SecretKey:
             return _message_cipher(self._key, key_type, iv).decrypt(nonce, sealed, associated_data)
         except InvalidTag:
             raise CiphertextError from None
+
+
+class SecretKeys:
+    """The secret keys of a key with several versions. The newest one encrypts, each one decrypts what is its own.
+
+    Ciphertexts of version 2 and later begin their iv with the number of the version: the hint. It is not authentic: a
+    wrong one fails to decrypt. All bytes of version 1's iv are random. They look like the hint of another version once
+    in four billion ciphertexts, so version 1 is tried too if the version of the hint fails.
+    """
+
+    __slots__ = ("_first", "_hint", "_later", "_newest", "type", "version")
+
+    def __init__(self, keys: Sequence[SecretKey]) -> None:
+        """Take the keys of version 1, 2, ... in this order; at least two."""
+        self._first = keys[0]
+        self._later = {_hint_of(version): key for version, key in enumerate(keys[1:], 2)}
+        self._newest = keys[-1]
+        self.version = len(keys)
+        self._hint = _hint_of(self.version)
+        self.type = self._newest.type
+
+    def __repr__(self) -> str:
+        return f"<SecretKeys {self.version} versions>"
+
+    def encrypt(self, plaintext: bytes, associated_data: bytes = b"") -> bytes:
+        """Encrypt with the newest version, as `SecretKey.encrypt`; the iv has 12 random bytes."""
+        return self._newest.seal(self._hint + urandom(_HINTED_RANDOM_SIZE), plaintext, associated_data)
+
+    def decrypt(self, ciphertext: bytes, associated_data: bytes = b"") -> bytes:
+        """Decrypt a ciphertext of any version. At most two of them are tried, however many there are.
+
+        Raises:
+            CiphertextError: The ciphertext is not authentic, or is of a version that is not known here.
+        """
+        key = self._later.get(ciphertext[-_RANDOM_SIZE:-_HINTED_RANDOM_SIZE])
+        if key is not None:
+            try:
+                return key.decrypt(ciphertext, associated_data)
+            except CiphertextError:
+                pass
+        return self._first.decrypt(ciphertext, associated_data)
+
+
+def _hint_of(version: int) -> bytes:
+    return version.to_bytes(_HINT_SIZE, "big")
+
+
+def hinted_version(ciphertext: bytes) -> int:
+    """Return the version that the hint of a ciphertext names, or 1 if it names none.
+
+    Whoever made the ciphertext chose the hint.
+    """
+    number = int.from_bytes(ciphertext[-_RANDOM_SIZE:-_HINTED_RANDOM_SIZE], "big")
+    return number if len(ciphertext) >= _RANDOM_SIZE and 1 < number <= MAX_VERSIONS else 1
 
 
 class HMACKey:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import urandom
 from typing import Any, Final, NamedTuple, Self
@@ -12,7 +14,7 @@ from typing import Any, Final, NamedTuple, Self
 from kes_core.encoding import decode_base64, encode_base64, parse_json_object
 from kes_core.keys.secret import KEY_SIZE, HMACKey, KeyType, SecretKey, default_key_type
 
-__all__ = ["KeyVersion", "StoredKeyError", "Timestamp"]
+__all__ = ["KeyVersion", "Revision", "StoredKeyError", "Timestamp", "fingerprint"]
 
 _HMAC_SHA256: Final = 1
 
@@ -68,6 +70,21 @@ class Timestamp(NamedTuple):
 _UNKNOWN_TIME: Final = Timestamp()
 
 
+class Revision(NamedTuple):
+    """What an entry says of itself that adds a version to a key."""
+
+    number: int
+    """The place of the entry among those of the key. The key's first entry has number 1 and does not say so."""
+    version: int
+    first: bytes
+    """The fingerprint of the key's first entry."""
+
+
+def fingerprint(value: bytes) -> bytes:
+    """Return the fingerprint of a stored key, 32 bytes: it tells a key from a later one of the same name."""
+    return hashlib.sha256(b"kes: the first entry of a key\0" + value).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class KeyVersion:
     """A stored key: the secret key, its HMAC key, and when and by whom it was created."""
@@ -78,6 +95,18 @@ class KeyVersion:
     created_at: Timestamp
     created_by: str
     """The identity that created the key; empty if unknown."""
+    revision: Revision | None = None
+    """None for the first version of a key."""
+
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+        return self.revision.version if self.revision is not None else 1
+
+    @property
+    def versions(self) -> Sequence[KeyVersion]:
+        """The versions of the key: a key that was never rotated is its own only version."""
+        return (self,)
 
     @classmethod
     def generate(cls, created_by: str, type: KeyType | None = None) -> KeyVersion:  # noqa: A002 # the field's name
@@ -88,6 +117,10 @@ class KeyVersion:
     def imported(cls, key: bytes, type: KeyType, created_by: str) -> KeyVersion:  # noqa: A002 # the field's name
         """Create a key from 32 given bytes, with a random HMAC key."""
         return cls(SecretKey(key, type), HMACKey(urandom(KEY_SIZE)), Timestamp.now(), created_by)
+
+    def at(self, revision: Revision) -> KeyVersion:
+        """Return this key as a later version of another one."""
+        return replace(self, revision=revision)
 
     def encode(self) -> bytes:
         """Return the value to store: base64 of the protobuf message.
@@ -106,6 +139,10 @@ class KeyVersion:
         message.hmac_key.hash = _HMAC_SHA256
         message.created_at.seconds = self.created_at.seconds
         message.created_at.nanos = self.created_at.nanos
+        if self.revision is not None:
+            message.revision.number = self.revision.number
+            message.revision.version = self.revision.version
+            message.revision.first = self.revision.first
         return encode_base64(message.SerializeToString(deterministic=True)).encode("ascii")
 
     @classmethod
@@ -169,7 +206,10 @@ class KeyVersion:
         created_at = Timestamp(message.created_at.seconds, message.created_at.nanos)
         if not (_FIRST_SECOND <= created_at.seconds <= _LAST_SECOND and 0 <= created_at.nanos < 10**9):
             raise StoredKeyError("created_at is not a valid time")
-        return cls(secret, hmac_key, created_at, message.created_by)
+        revision = None
+        if message.HasField("revision"):
+            revision = Revision(message.revision.number, message.revision.version, message.revision.first)
+        return cls(secret, hmac_key, created_at, message.created_by, revision)
 
 
 def _string_member(members: dict[str, Any], name: str) -> str:

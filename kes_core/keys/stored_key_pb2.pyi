@@ -21,14 +21,26 @@ class HMACKey(_message.Message):
     hash: int
     def __init__(self, key: _Optional[bytes] = ..., hash: _Optional[int] = ...) -> None: ...
 
+class Revision(_message.Message):
+    __slots__ = ("number", "version", "first")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    version: int
+    first: bytes
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ...) -> None: ...
+
 class KeyVersion(_message.Message):
-    __slots__ = ("key", "hmac_key", "created_at", "created_by")
+    __slots__ = ("key", "hmac_key", "created_at", "created_by", "revision")
     KEY_FIELD_NUMBER: _ClassVar[int]
     HMAC_KEY_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     key: SecretKey
     hmac_key: HMACKey
     created_at: _timestamp_pb2.Timestamp
     created_by: str
-    def __init__(self, key: _Optional[_Union[SecretKey, _Mapping]] = ..., hmac_key: _Optional[_Union[HMACKey, _Mapping]] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ...) -> None: ...
+    revision: Revision
+    def __init__(self, key: _Optional[_Union[SecretKey, _Mapping]] = ..., hmac_key: _Optional[_Union[HMACKey, _Mapping]] = ..., created_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., created_by: _Optional[str] = ..., revision: _Optional[_Union[Revision, _Mapping]] = ...) -> None: ...

@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterable, Sequence
 
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStore
-from kes_core.names import MAX_NAME_LENGTH, is_valid_name
+from kes_core.names import MAX_NAME_LENGTH, is_valid_entry, revision_name
 from kes_core.testing._clause import clause
 from kes_core.testing._running import check, refused, same_bytes
 from kes_core.testing._store import StoreSuite, StoreTrial
@@ -27,7 +27,7 @@ async def _round_trip(store: KeyStore, values: Iterable[bytes]) -> None:
 
 async def _different_keys(trial: StoreTrial, names: Sequence[str]) -> None:
     """Create a different key under each name that the store can hold."""
-    invalid = [name for name in names if not is_valid_name(name)]
+    invalid = [name for name in names if not is_valid_entry(name)]
     check(not invalid, f"the kit is wrong: {invalid} are not valid names")
     store, names = trial.store, trial.usable(names)
 
@@ -120,6 +120,13 @@ class ValueClauses(StoreSuite):
         longest = [letter * MAX_NAME_LENGTH for letter in "a0_"]
         same_beginning = ["a" * (MAX_NAME_LENGTH - 1) + end for end in "bc"]
         await _different_keys(trial, ["z", "1", *longest, *same_beginning, "a" * (MAX_NAME_LENGTH - 1)])
+
+    @clause()
+    async def test_names_of_versions(self, trial: StoreTrial) -> None:
+        """The names of later versions of keys, which have up to 104 characters and end in a hyphen, can be used."""
+        keys = ["k", "k-r2", "b" * MAX_NAME_LENGTH]
+        names = [revision_name(key, number, f"{number:016x}") for key in keys for number in (2, 3, 10, 1000)]
+        await _different_keys(trial, [*keys, *names, revision_name("k", 2, "f" * 16)])
 
     @clause(excluded_by="folds_case")
     async def test_names_are_case_sensitive(self, trial: StoreTrial) -> None:

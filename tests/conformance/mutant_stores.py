@@ -9,6 +9,7 @@ from typing import ClassVar
 from kes_core import EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreError, Page, page_of
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keystore import PAGE_SIZE
+from kes_core.names import is_valid_name
 from kes_core.testing import KeyStoreContract
 
 
@@ -70,6 +71,16 @@ class TestTakesTheSameValueTwice(Mutant):
                 await super().create(name, value)
 
 
+class TestTakesOnlyNamesOfKeys(Mutant):
+    breaks = "names_of_versions"
+
+    class Subject(MemoryKeyStore):
+        async def create(self, name: str, value: bytes) -> None:
+            if not is_valid_name(name):
+                raise KeyStoreError("not a valid name for a key")
+            await super().create(name, value)
+
+
 class TestReadsNothingAtFirst(Mutant):
     """Like a store whose reads lag behind its writes."""
 
@@ -77,7 +88,7 @@ class TestReadsNothingAtFirst(Mutant):
         "create_then_get refused_create_changes_nothing get_returns_bytes get_changes_nothing "
         "value_of_all_bytes empty_value large_values value_that_is_not_utf8 line_ends_and_spaces_are_kept "
         "value_is_not_interpreted every_character_of_names shortest_and_longest_names "
-        "names_are_case_sensitive name_that_begins_another names_with_a_meaning_elsewhere "
+        "names_of_versions names_are_case_sensitive name_that_begins_another names_with_a_meaning_elsewhere "
         "deleted_key_is_not_found create_after_delete delete_keeps_other_keys "
         "concurrent_creates_have_one_winner get_during_create concurrent_creates_of_different_keys "
         "too_large_value repr_shows_no_value"
@@ -244,7 +255,7 @@ class TestTakesNamesForNumbers(Mutant):
 
 
 class TestShortensNames(Mutant):
-    breaks = "shortest_and_longest_names"
+    breaks = "shortest_and_longest_names names_of_versions"
 
     class Subject(MemoryKeyStore):
         async def create(self, name: str, value: bytes) -> None:

@@ -12,6 +12,7 @@ from kes_core.config.sections import CacheExpiry
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryNotFoundError, KeyStoreUnreachableError
+from kes_core.names import parse_revision_name
 
 
 class Store(MemoryKeyStore):
@@ -20,6 +21,9 @@ class Store(MemoryKeyStore):
     def __init__(self) -> None:
         super().__init__()
         self.reads = 0
+        """Reads of the first entries of keys."""
+        self.looks = 0
+        """Reads of the entries of later versions."""
         self.down = False
         self.gate: asyncio.Event | None = None
         self.reading = asyncio.Event()
@@ -29,6 +33,11 @@ class Store(MemoryKeyStore):
             raise KeyStoreUnreachableError("cut off")
 
     async def get(self, name: str) -> bytes:
+        if parse_revision_name(name) is not None:
+            self.looks += 1
+            if self.down:
+                raise KeyStoreUnreachableError("cut off")
+            return await super().get(name)
         self.reads += 1
         self.reading.set()
         value = None if self.down else self._values.get(name)

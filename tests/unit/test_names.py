@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.names import is_valid_name, is_valid_pattern
+from kes_core.names import is_valid_entry, is_valid_name, is_valid_pattern, parse_revision_name, revision_name
 from tests.helpers.vectors import vectors
 
 CHECKS = {"name": is_valid_name, "pattern": is_valid_pattern}
@@ -35,3 +35,19 @@ def test_every_name_is_a_pattern_and_safe_in_a_path(text: str) -> None:
         assert text.isascii()
         assert not set(text) & set("/.\\~*\0\n %")
         assert 1 <= len(text) <= 80
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-]{1,84}", fullmatch=True), st.integers(1, 1000), st.binary(min_size=8, max_size=8))
+def test_name_of_a_version_is_that_of_no_key_and_of_one_version(key: str, number: int, first: bytes) -> None:
+    name = revision_name(key, number, first.hex())
+    assert not is_valid_name(name)
+    assert parse_revision_name(key) is None
+    assert parse_revision_name(name) == ((key, number, first.hex()) if is_valid_name(key) else None)
+    assert is_valid_entry(name) is is_valid_name(key)
+
+
+@given(st.text(max_size=60) | st.from_regex(r"k-r[0-9]{1,4}-[0-9a-f]{15,17}-?", fullmatch=True))
+def test_parts_of_a_name_make_the_name(text: str) -> None:
+    parts = parse_revision_name(text)
+    assert parts is None or revision_name(*parts) == text
+    assert is_valid_entry(text) is (is_valid_name(text) or parts is not None)

@@ -17,7 +17,7 @@ from kes_core import (
     Page,
 )
 from kes_core.keystore import PAGE_SIZE
-from kes_core.names import MAX_NAME_LENGTH, is_valid_name
+from kes_core.names import MAX_ENTRY_LENGTH, is_valid_entry
 from sqlalchemy import (
     Column,
     Connection,
@@ -62,7 +62,7 @@ class SQLKeyStore(KeyStore):
         self._timeout = config.timeout
         self._create_table = config.create_table
         # Compare names byte by byte, whatever the language of the database. SQLite does so by default.
-        name_type = String(MAX_NAME_LENGTH).with_variant(String(MAX_NAME_LENGTH, collation="C"), "postgresql")
+        name_type = String(MAX_ENTRY_LENGTH).with_variant(String(MAX_ENTRY_LENGTH, collation="C"), "postgresql")
         self._keys = Table(
             config.table,
             MetaData(),
@@ -207,6 +207,6 @@ class SQLKeyStore(KeyStore):
 
 def _checked(name: str) -> str:
     """Return a valid key name, or raise. The server checks names too; this protects the table from other callers."""
-    if not is_valid_name(name):
+    if not is_valid_entry(name):
         raise KeyStoreError("not a valid name for a key")
     return name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
-from kes_core.keys.secret import CiphertextError, KeyType
+from kes_core.keys.secret import CiphertextError, KeyType, hinted_version
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
@@ -22,26 +22,30 @@ from kes_core.protocol import (
     KEY_NOT_FOUND,
     NOT_DECRYPTED,
     TOO_MANY_CIPHERTEXTS,
+    TOO_MANY_ITEMS,
 )
 from kes_core.server.api.call import Call, binary_member, json_body
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-__all__ = ["HANDLERS"]
+    from kes_core.keys.versions import StoredKey
+
+__all__ = ["HANDLERS", "items_of", "open_all", "store_errors", "stored_key", "with_version"]
 
 logger = logging.getLogger("kes.keystore")
 
 _DATA_KEY_SIZE: Final = 32
 _KEY_SIZE: Final = 32
-_MAX_CIPHERTEXTS: Final = 1000
+_MAX_ITEMS: Final = 1000
+"""The most items of a bulk request."""
 _PLACE: Final = "~"
 """Separates the prefix from the position in a pattern that continues a listing. Names can't contain it."""
 
 
 @contextlib.contextmanager
-def _store_errors(operation: str, name: str) -> Iterator[None]:
-    """Turn a key store's error into an answer: the client learns what failed, and the operator why."""
+def store_errors(operation: str, name: str) -> Iterator[None]:
+    """Answer for a failing key store: the client learns what failed, the operator why."""
     try:
         yield
     except EntryNotFoundError:
@@ -57,12 +61,17 @@ def _store_errors(operation: str, name: str) -> Iterator[None]:
         raise RequestError(502, f"failed to {operation}", error.reason) from None
 
 
-async def _key(call: Call) -> KeyVersion:
+async def stored_key(call: Call) -> StoredKey:
+    """Return the key that a request names.
+
+    Raises:
+        RequestError: There is no such key, or the key store fails.
+    """
     cache = call.server_state.cache
     key = cache.peek(call.argument)
     if key is not None:
         return key
-    with _store_errors("read key", call.argument):
+    with store_errors("read key", call.argument):
         return await cache.get(call.argument)
 
 
@@ -71,7 +80,7 @@ async def _create(call: Call) -> None:
 
 
 async def _store(call: Call, key: KeyVersion) -> None:
-    with _store_errors("create key", call.argument):
+    with store_errors("create key", call.argument):
         await call.server_state.cache.create(call.argument, key)
 
 
@@ -94,7 +103,7 @@ async def _import(call: Call) -> None:
 
 
 async def _describe(call: Call) -> dict[str, Any]:
-    key = await _key(call)
+    key = await stored_key(call)
     answer = {
         "name": call.argument,
         "algorithm": key.key.type.algorithm,
@@ -102,18 +111,18 @@ async def _describe(call: Call) -> dict[str, Any]:
     }
     if key.created_by:
         answer["created_by"] = key.created_by
-    return answer
+    return with_version(key, answer)
 
 
 async def _delete(call: Call) -> None:
-    with _store_errors("delete key", call.argument):
+    with store_errors("delete key", call.argument):
         await call.server_state.cache.delete(call.argument)
 
 
 async def _list(call: Call) -> dict[str, Any]:
     pattern, _, start = call.argument.partition(_PLACE)
     prefix = pattern.removesuffix("*")
-    with _store_errors("list keys", call.argument):
+    with store_errors("list keys", call.argument):
         page = await call.server_state.cache.list(prefix, start=start)
     # Only names that the other routes accept: a store may contain other programs' entries.
     answer: dict[str, Any] = {"names": [name for name in page.names if is_valid_name(name)]}
@@ -122,57 +131,118 @@ async def _list(call: Call) -> dict[str, Any]:
     return answer
 
 
-async def _generate(call: Call) -> dict[str, str]:
+def with_version(key: StoredKey, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer with the newest version of the key, if the key was rotated."""
+    if key.version > 1:
+        answer["version"] = str(key.version)  # as text: newer clients read it so
+    return answer
+
+
+async def _generate(call: Call) -> dict[str, Any]:
     body = await call.limited_body()
     context = binary_member(json_body(body), "context") if body else b""
-    key = await _key(call)
+    return _data_key(await stored_key(call), context)
+
+
+def _data_key(key: StoredKey, context: bytes) -> dict[str, Any]:
     plaintext = urandom(_DATA_KEY_SIZE)
-    return {
+    answer = {
         "plaintext": encode_base64(plaintext),
         "ciphertext": encode_base64(key.key.encrypt(plaintext, context)),
     }
+    return with_version(key, answer)
 
 
-async def _encrypt(call: Call) -> dict[str, str]:
+async def _generate_all(call: Call) -> list[dict[str, Any]]:
+    contexts = [binary_member(item, "context") for item in items_of(await call.limited_body(), TOO_MANY_ITEMS)]
+    key = await stored_key(call)
+    return [_data_key(key, context) for context in contexts]
+
+
+async def _encrypt(call: Call) -> dict[str, Any]:
     members = json_body(await call.limited_body())
     plaintext, context = binary_member(members, "plaintext"), binary_member(members, "context")
-    key = await _key(call)
-    return {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))}
+    key = await stored_key(call)
+    return with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
+
+
+async def _encrypt_all(call: Call) -> list[dict[str, Any]]:
+    items = items_of(await call.limited_body(), TOO_MANY_ITEMS)
+    plain = [(binary_member(item, "plaintext"), binary_member(item, "context")) for item in items]
+    key = await stored_key(call)
+    return [
+        with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
+        for plaintext, context in plain
+    ]
 
 
 async def _decrypt(call: Call) -> dict[str, str]:
     members = json_body(await call.limited_body())
     ciphertext, context = binary_member(members, "ciphertext"), binary_member(members, "context")
-    key = await _key(call)
-    return {"plaintext": encode_base64(_open(key, ciphertext, context))}
+    key = await stored_key(call)
+    try:
+        plaintext = key.key.decrypt(ciphertext, context)
+    except CiphertextError:
+        plaintext = (await open_all(call, [(ciphertext, context)]))[1][0]
+    return {"plaintext": encode_base64(plaintext)}
 
 
 async def _decrypt_all(call: Call) -> list[dict[str, str]]:
-    items = json_body(await call.limited_body())
+    items = items_of(await call.limited_body(), TOO_MANY_CIPHERTEXTS)
+    sealed = [(binary_member(item, "ciphertext"), binary_member(item, "context")) for item in items]
+    _key, plaintexts = await open_all(call, sealed)
+    return [{"plaintext": encode_base64(plaintext)} for plaintext in plaintexts]
+
+
+def items_of(body: bytes, too_many: tuple[int, str]) -> list[Any]:
+    """Return the items of a bulk request.
+
+    Raises:
+        RequestError: The body is not a list, or with `too_many`.
+    """
+    items = json_body(body)
     if items is None:
-        items = []
+        return []
     if not isinstance(items, list):
         raise RequestError(*INVALID_BODY)
-    if len(items) > _MAX_CIPHERTEXTS:
-        raise RequestError(*TOO_MANY_CIPHERTEXTS)
-    sealed = [(binary_member(item, "ciphertext"), binary_member(item, "context")) for item in items]
-    key = await _key(call)
-    return [{"plaintext": encode_base64(_open(key, ciphertext, context))} for ciphertext, context in sealed]
+    if len(items) > _MAX_ITEMS:
+        raise RequestError(*too_many)
+    return items
 
 
 async def _hmac(call: Call) -> dict[str, str]:
     message = binary_member(json_body(await call.limited_body()), "message")
-    key = await _key(call)
+    key = await stored_key(call)
     if key.hmac_key is None:
         raise RequestError(*HMAC_UNSUPPORTED)
     return {"hmac": encode_base64(key.hmac_key.digest(message))}
 
 
-def _open(key: KeyVersion, ciphertext: bytes, context: bytes) -> bytes:
+async def open_all(call: Call, sealed: Sequence[tuple[bytes, bytes]]) -> tuple[StoredKey, list[bytes]]:
+    """Decrypt pairs of ciphertext and context, all or none; return the key and the plaintexts.
+
+    Another server may have rotated the key a moment ago. So if a ciphertext says that it is of a later version than
+    those known here, look for that version before the answer is that it is not authentic.
+
+    Raises:
+        RequestError: A ciphertext is not authentic, there is no such key, or the key store fails.
+    """
+    key = await stored_key(call)
     try:
-        return key.key.decrypt(ciphertext, context)
+        return key, _decrypted(key, sealed)
+    except CiphertextError:
+        if all(hinted_version(ciphertext) <= key.version for ciphertext, _context in sealed):
+            raise RequestError(*NOT_DECRYPTED) from None
+    with store_errors("read key", call.argument):
+        key = await call.server_state.cache.look_for_versions(call.argument)
+    try:
+        return key, _decrypted(key, sealed)
     except CiphertextError:
         raise RequestError(*NOT_DECRYPTED) from None
+
+
+def _decrypted(key: StoredKey, sealed: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+    return [key.key.decrypt(ciphertext, context) for ciphertext, context in sealed]
 
 
 HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
@@ -186,4 +256,6 @@ HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
     "/v1/key/decrypt/": _decrypt,
     "/v1/key/hmac/": _hmac,
     "/v1/key/bulk/decrypt/": _decrypt_all,
+    "/v1/key/bulk/generate/": _generate_all,
+    "/v1/key/bulk/encrypt/": _encrypt_all,
 }

@@ -76,6 +76,34 @@ class Key(BaseModel):
     created_by: str = ""
 
 
+class VersionedKey(Key):
+    version: Annotated[str | None, Field(description="The newest version, of a key that was rotated.")] = None
+
+
+class KeyVersionFacts(BaseModel):
+    version: str
+    algorithm: str
+    created_at: Time
+    created_by: str = ""
+
+
+class Versions(BaseModel):
+    name: str
+    versions: Annotated[list[KeyVersionFacts], Field(description="The oldest one first.")]
+
+
+class Rotate(BaseModel):
+    if_older_than: Annotated[
+        float, Field(description="Seconds. Leave the key as it is if its newest version is younger.")
+    ] = 0
+
+
+class Rotation(BaseModel):
+    version: Annotated[str, Field(description="The newest version.")]
+    created_at: Time
+    rotated: Annotated[bool, Field(description="Whether this request made the version.")]
+
+
 class Names(BaseModel):
     names: list[str]
     continue_at: Annotated[str, Field(description="The pattern that asks for the next page.")] = ""
@@ -88,6 +116,7 @@ class Context(BaseModel):
 class DataKeyAnswer(BaseModel):
     plaintext: Base64
     ciphertext: Base64
+    version: Annotated[str | None, Field(description="The version of the key, if the key was rotated.")] = None
 
 
 class Plaintext(BaseModel):
@@ -100,6 +129,10 @@ class PlaintextInContext(Plaintext, Context):
 
 class Ciphertext(BaseModel):
     ciphertext: Base64
+
+
+class CiphertextAnswer(Ciphertext):
+    version: Annotated[str | None, Field(description="The version of the key, if the key was rotated.")] = None
 
 
 class CiphertextInContext(Ciphertext, Context):
@@ -147,13 +180,19 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "/version": Version,
     "/v1/status": Status,
     "/v1/api": list[API],
-    "/v1/key/describe/": Key,
+    "/v1/key/describe/": VersionedKey,
     "/v1/key/list/": Names,
     "/v1/key/generate/": DataKeyAnswer,
-    "/v1/key/encrypt/": Ciphertext,
+    "/v1/key/encrypt/": CiphertextAnswer,
     "/v1/key/decrypt/": Plaintext,
     "/v1/key/hmac/": HMAC,
     "/v1/key/bulk/decrypt/": list[Plaintext],
+    "/v1/key/bulk/generate/": list[DataKeyAnswer],
+    "/v1/key/bulk/encrypt/": list[CiphertextAnswer],
+    "/v1/key/bulk/rewrap/": list[CiphertextAnswer],
+    "/v1/key/rotate/": Rotation,
+    "/v1/key/rewrap/": CiphertextAnswer,
+    "/v1/key/versions/": Versions,
     "/v1/policy/describe/": Policy,
     "/v1/policy/read/": PolicyWithPatterns,
     "/v1/policy/list/": Names,
@@ -177,6 +216,11 @@ BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/decrypt/": CiphertextInContext,
     "/v1/key/hmac/": Message,
     "/v1/key/bulk/decrypt/": list[CiphertextInContext],
+    "/v1/key/bulk/generate/": list[Context],
+    "/v1/key/bulk/encrypt/": list[PlaintextInContext],
+    "/v1/key/bulk/rewrap/": list[CiphertextInContext],
+    "/v1/key/rotate/": Rotate,
+    "/v1/key/rewrap/": CiphertextInContext,
 }
 """The model of each route's body, by path."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from kes_core import KeyStoreError
-from kes_core.names import is_valid_name
+from kes_core.names import is_valid_entry
 
 __all__ = ["check_access", "is_key", "is_own_group"]
 
@@ -92,7 +92,7 @@ def _modes(path: Path, directory: os.stat_result) -> Iterator[tuple[Path, int]]:
 def is_key(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a key: a file, or a symbolic link to one, as in a secret that Kubernetes mounts."""
     try:
-        return is_valid_name(entry.name) and entry.is_file()
+        return is_valid_entry(entry.name) and entry.is_file()
     except OSError:
         if entry.is_symlink():
             return False  # it leads in a circle, or where the server may not look

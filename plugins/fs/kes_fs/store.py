@@ -32,7 +32,7 @@ from kes_core import (
     page_of,
 )
 from kes_core.keystore import PAGE_SIZE
-from kes_core.names import is_valid_name
+from kes_core.names import is_valid_entry
 from kes_fs.access import check_access, is_key
 
 __all__ = ["FileKeyStore"]
@@ -130,7 +130,7 @@ class FileKeyStore(KeyStore):
 
     def _file(self, name: str) -> Path:
         """Return the file of a key. The server checks names too, but a path must not depend on that."""
-        if not is_valid_name(name):
+        if not is_valid_entry(name):
             raise KeyStoreError("not a valid name for a key")
         return self._path / name
 

@@ -111,14 +111,14 @@ def test_deleted_key_is_gone_at_once() -> None:
 def test_read_under_way_does_not_bring_a_deleted_key_back() -> None:
     async def check(s: Setup) -> None:
         await s.store.create("k", s.key.encode())
-        s.store.gate = asyncio.Event()
+        s.store.gate = gate = asyncio.Event()
         reading = asyncio.create_task(s.cache.get("k"))
         await s.store.reading.wait()
-        await s.cache.delete("k")
-        s.store.gate.set()
-        assert await reading == s.key  # the read began before the deletion
-        assert s.cache.peek("k") is None
         s.store.gate = None
+        await s.cache.delete("k")
+        gate.set()
+        assert await reading == s.key  # it began before the deletion
+        assert s.cache.peek("k") is None
         with pytest.raises(EntryNotFoundError):
             await s.cache.get("k")
 

@@ -12,12 +12,13 @@ from kes_core.config import CacheExpiry
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.names import parse_revision_name
 
 INTERVAL = 10.0
 
 
 class Shared(MemoryKeyStore):
-    """A store that other servers use too. It can fail or hang, and counts reads."""
+    """A store that other servers use as well. It can fail or hang, and counts reads of keys."""
 
     check_interval = INTERVAL
 
@@ -29,7 +30,7 @@ class Shared(MemoryKeyStore):
         self.open.set()
 
     async def get(self, name: str) -> bytes:
-        self.reads += 1
+        self.reads += parse_revision_name(name) is None
         await self.open.wait()
         if self.error is not None:
             raise self.error

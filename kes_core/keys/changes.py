@@ -1,0 +1,179 @@
+"""How keys are created, rotated and deleted in a key store, so that no crash and no other server can spoil one."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from kes_core.keys.secret import MAX_VERSIONS
+from kes_core.keys.stored import StoredKeyError, fingerprint
+from kes_core.keys.versions import StoredKey, is_revision_of, names_of_revisions, next_revision, read_key
+from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreReason
+
+if TYPE_CHECKING:
+    from kes_core.keys.watched import WatchedStore
+
+__all__ = ["RotationConflictError", "TooManyVersionsError", "create_entry", "damaged", "delete_key", "rotate_key"]
+
+logger = logging.getLogger("kes.keystore")
+
+
+class RotationConflictError(Exception):
+    """Another server rotated the key at the same moment."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"version {version} of the key was just created by another rotation")
+        self.version = version
+
+
+class TooManyVersionsError(Exception):
+    """The key has as many versions as a key can have."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the key has {MAX_VERSIONS} versions, which is the most")
+
+
+def damaged(name: str, error: StoredKeyError) -> KeyStoreError:
+    """Return the error for an entry that holds no key."""
+    return KeyStoreError(f"the entry {name!r} in the key store is damaged: {error}")
+
+
+async def create_entry(store: WatchedStore, name: str, value: bytes) -> None:
+    """Create an entry, and verify that the store returns it: what is encrypted under a lost key would be lost too.
+
+    Raises:
+        EntryExistsError: The name is taken.
+        KeyStoreError: The store fails, or does not return the entry.
+    """
+    await store.create(name, value)
+    ends, pause = time.monotonic() + store.late, 0.05
+    while True:
+        try:
+            stored = await store.get(name)
+        except EntryNotFoundError:
+            stored = b""
+        if hmac.compare_digest(stored, value):
+            return
+        if stored or time.monotonic() + pause > ends:
+            raise KeyStoreError(f"the key store accepted the key {name!r}, but does not return it")
+        await asyncio.sleep(pause)
+        pause *= 2
+
+
+async def rotate_key(
+    store: WatchedStore, name: str, created_by: str, if_older_than: float = 0.0
+) -> tuple[StoredKey, bool]:
+    """Add a version to a key. Of several servers that rotate a key at once, one succeeds for each version.
+
+    Args:
+        store: Holds the key.
+        name: The name of the key.
+        created_by: The identity that asks for it.
+        if_older_than: Leave the key as it is if its newest version is younger, in seconds.
+
+    Returns:
+        The key, and whether it has a new version.
+
+    Raises:
+        EntryNotFoundError: There is no such key, or it was deleted meanwhile.
+        RotationConflictError: Another server was faster.
+        TooManyVersionsError: The key has too many versions.
+        KeyStoreError: The store fails.
+    """
+    value = await store.get(name)
+    key = await _decode(store, name, value)
+    if _is_younger(key, if_older_than):
+        return key, False
+    if key.version >= MAX_VERSIONS:
+        raise TooManyVersionsError
+    first = fingerprint(value)
+    entry, version = next_revision(name, first, key, created_by)
+    try:
+        await create_entry(store, entry, version.encode())
+    except EntryExistsError:
+        key = await _decode(store, name, value)
+        if _is_younger(key, if_older_than):
+            return key, False  # which is what the client wants
+        raise RotationConflictError(version.version) from None
+    # A deletion that began earlier may not have seen the new entry: then it would stay for ever.
+    try:
+        stored = await store.get(name)
+    except EntryNotFoundError:
+        stored = b""
+    if not hmac.compare_digest(stored, value):
+        await store.delete(entry)
+        raise EntryNotFoundError(f"key {name!r} does not exist")
+    return await _decode(store, name, value), True
+
+
+async def _decode(store: WatchedStore, name: str, value: bytes) -> StoredKey:
+    try:
+        return await read_key(store.get, name, value)
+    except StoredKeyError as error:
+        raise damaged(name, error) from None
+
+
+def _is_younger(key: StoredKey, seconds: float) -> bool:
+    return bool(seconds) and time.time() - key.versions[-1].created_at.seconds < seconds
+
+
+async def delete_key(store: WatchedStore, name: str) -> None:
+    """Delete a key: its first entry, and then those of its later versions, of which nothing is left.
+
+    After the first step no server can use the key. A deletion that fails later is completed by the next one.
+
+    Raises:
+        EntryNotFoundError: The store has no key of this name, nor rests of one.
+        KeyStoreError: The store fails.
+    """
+    revisions, is_known = await _revisions(store, name)
+    try:
+        await store.delete(name)
+    except EntryNotFoundError:
+        rests = revisions or await _orphans(store, name)
+        await _delete_all(store, rests)
+        if not rests:
+            raise
+        return
+    await _delete_all(store, revisions if is_known else await _orphans(store, name))
+
+
+async def _revisions(store: WatchedStore, name: str) -> tuple[list[str], bool]:
+    """Return the names of the entries behind the first one, and whether they are known: the store may not give it."""
+    try:
+        first = fingerprint(await store.get(name))
+        return await names_of_revisions(store.get, name, first), True
+    except EntryNotFoundError:
+        return [], False
+    except KeyStoreError as error:
+        if error.reason is not None and error.reason is not KeyStoreReason.FORBIDDEN:
+            raise
+        logger.warning("key %r is deleted although its entry can't be read (%s)", name, error)
+        return [], False
+
+
+async def _delete_all(store: WatchedStore, entries: list[str]) -> None:
+    for entry in reversed(entries):  # the last one first: what a crash leaves has no gaps
+        try:
+            await store.delete(entry)
+        except EntryNotFoundError:
+            continue  # by another server that deletes the key too
+
+
+async def _orphans(store: WatchedStore, name: str) -> list[str]:
+    """Return the names of entries that were left of keys of this name; those of a key that exists are none."""
+    try:
+        entries = await store.list_revisions(name)
+        if not entries:
+            return []
+        first = fingerprint(await store.get(name))
+    except EntryNotFoundError:
+        return entries
+    except KeyStoreError as error:
+        if error.reason is not KeyStoreReason.FORBIDDEN:
+            raise
+        return []
+    return [entry for entry in entries if not is_revision_of(entry, first)]

@@ -1,0 +1,95 @@
+"""`/v1/key/rotate/`, `/v1/key/rewrap/` and `/v1/key/versions/`: keys with several versions."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from kes_core.access.errors import RequestError
+from kes_core.encoding import encode_base64
+from kes_core.keys.changes import RotationConflictError, TooManyVersionsError
+from kes_core.protocol import INVALID_BODY, TOO_MANY_CIPHERTEXTS
+from kes_core.server.api.call import Call, binary_member, json_body
+from kes_core.server.api.keys import items_of, open_all, store_errors, stored_key, with_version
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+__all__ = ["HANDLERS"]
+
+logger = logging.getLogger("kes.server")
+
+_MAX_SECONDS: Final = 10**11
+
+
+async def _rotate(call: Call) -> dict[str, Any]:
+    body = await call.limited_body()
+    seconds = _seconds(json_body(body)) if body else 0
+    try:
+        with store_errors("rotate key", call.argument):
+            key, is_rotated = await call.server_state.cache.rotate(call.argument, call.sender.identity, seconds)
+    except (RotationConflictError, TooManyVersionsError) as error:
+        raise RequestError(409, str(error)) from None
+    if is_rotated:
+        logger.info("key %r has a new version: %d", call.argument, key.version)
+    newest = key.versions[-1]
+    return {"version": str(key.version), "created_at": newest.created_at.rfc3339(), "rotated": is_rotated}
+
+
+def _seconds(members: Any) -> float:
+    """Return the member `if_older_than`: a number of seconds, 0 if it is missing."""
+    if members is None:
+        return 0
+    if not isinstance(members, dict):
+        raise RequestError(*INVALID_BODY)
+    seconds = members.get("if_older_than")
+    if seconds is None:
+        return 0
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _MAX_SECONDS:
+        raise RequestError(*INVALID_BODY)
+    return seconds
+
+
+async def _rewrap(call: Call) -> dict[str, Any]:
+    members = json_body(await call.limited_body())
+    sealed = (binary_member(members, "ciphertext"), binary_member(members, "context"))
+    return (await _sealed_again(call, [sealed]))[0]
+
+
+async def _rewrap_all(call: Call) -> list[dict[str, Any]]:
+    items = items_of(await call.limited_body(), TOO_MANY_CIPHERTEXTS)
+    return await _sealed_again(
+        call, [(binary_member(item, "ciphertext"), binary_member(item, "context")) for item in items]
+    )
+
+
+async def _sealed_again(call: Call, sealed: Sequence[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
+    """Encrypt what is in ciphertexts under the newest version of the key."""
+    key, plaintexts = await open_all(call, sealed)
+    return [
+        with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
+        for plaintext, (_ciphertext, context) in zip(plaintexts, sealed, strict=True)
+    ]
+
+
+async def _versions(call: Call) -> dict[str, Any]:
+    key = await stored_key(call)
+    versions = []
+    for version in key.versions:
+        facts = {
+            "version": str(version.version),
+            "algorithm": version.key.type.algorithm,
+            "created_at": version.created_at.rfc3339(),
+        }
+        if version.created_by:
+            facts["created_by"] = version.created_by
+        versions.append(facts)
+    return {"name": call.argument, "versions": versions}
+
+
+HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
+    "/v1/key/rotate/": _rotate,
+    "/v1/key/rewrap/": _rewrap,
+    "/v1/key/versions/": _versions,
+    "/v1/key/bulk/rewrap/": _rewrap_all,
+}
