@@ -1,4 +1,4 @@
-"""Copy keys from one key store to another of any kind.
+"""Copy keys from one key store to another of any kind, each with all its versions.
 
 A key that the target already has, byte for byte, counts as copied. So an interrupted migration needs no record of its
 progress: when it runs again, it continues. After a migration without failures, the target can use every matching key.
@@ -9,22 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from kes_core.keys.stored import KeyVersion, StoredKeyError
+from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
+from kes_core.keys.versions import names_of_revisions, read_key
 from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
     KeyStore,
     KeyStoreError,
+    KeyStoreReason,
     KeyStoreThrottledError,
     KeyStoreUnreachableError,
 )
+from kes_core.names import parse_revision_name
 
 __all__ = ["Migration", "OnConflict", "Outcome", "Summary"]
 
@@ -98,7 +102,7 @@ class Migration:
         start = ""
         while True:
             page = await _retry(lambda: self._source.list(prefix, start=start))  # noqa: B023 # called at once
-            found += page.names
+            found += [name for name in page.names if parse_revision_name(name) is None]
             if not page.next:
                 break
             start = page.next
@@ -148,8 +152,54 @@ class Migration:
                 raise _CopyError("the source lists the key, but does not give it back") from None
             return Outcome.SKIPPED
         _check(value, "source")
+        later = await self._later_versions(name, value)
         if self._dry_run:
-            return await self._plan(name, value)
+            return await self._plan(name, value, later)
+        stored = await self._read_target(name) if later else None
+        if stored is not None and self._decide(stored, value) is Outcome.SKIPPED:
+            return Outcome.SKIPPED
+        # The first entry comes last: no server may use the key before it has all of it.
+        copied = [await self._copy_version(entry, content) for entry, content in later.items()]
+        outcome = await self._copy_first(name, value)
+        return Outcome.COPIED if outcome is Outcome.IDENTICAL and any(copied) else outcome
+
+    async def _later_versions(self, name: str, value: bytes) -> dict[str, bytes]:
+        """Return the entries of the later versions of a key, by their names."""
+        read: dict[str, bytes] = {}
+
+        async def get(entry: str) -> bytes:
+            try:
+                content = read[entry] = await _retried_get(self._source, entry)
+            except KeyStoreError as error:
+                if error.reason is KeyStoreReason.FORBIDDEN:
+                    raise _CopyError(f"it is unknown whether the key was rotated: {error}") from None
+                raise
+            return content
+
+        try:
+            await read_key(get, name, value)
+        except StoredKeyError as error:
+            raise _CopyError(f"the source's entry is not a key: {error}") from None
+        return read
+
+    async def _copy_version(self, entry: str, content: bytes) -> bool:
+        """Copy the entry of a version; return whether the target did not have it."""
+        try:
+            await _retry(lambda: self._target.create(entry, content))
+        except EntryExistsError:
+            stored = await self._read_target(entry)
+            if stored == content:
+                return False
+            if self._on_conflict is not OnConflict.REPLACE:
+                raise _CopyError(
+                    f"the target has another entry {entry!r}: the key was rotated in both; --force replaces it"
+                ) from None
+            await self._replace(entry, content)
+        if not await self._target_has(entry, content):
+            raise _CopyError("the target does not return what was written")
+        return True
+
+    async def _copy_first(self, name: str, value: bytes) -> Outcome:
         try:
             await _retry(lambda: self._target.create(name, value))
             outcome = Outcome.COPIED
@@ -160,6 +210,7 @@ class Migration:
             outcome = self._decide(stored, value)
             if outcome is Outcome.REPLACED:
                 await self._replace(name, value)
+                await self._remove_versions(name, stored)
         if outcome is not Outcome.SKIPPED and not await self._target_has(name, value):
             raise _CopyError("the target does not return what was written")
         return outcome
@@ -174,13 +225,28 @@ class Migration:
             pause *= 2
         return True
 
-    async def _plan(self, name: str, value: bytes) -> Outcome:
+    async def _remove_versions(self, name: str, stored: bytes) -> None:
+        """Remove the later versions of a key of the target that has been replaced."""
+        get = functools.partial(_retried_get, self._target)
+        for entry in reversed(await names_of_revisions(get, name, fingerprint(stored))):
+            with contextlib.suppress(EntryNotFoundError):  # deleted by an attempt whose answer was lost
+                await self._delete(entry)
+
+    async def _delete(self, entry: str) -> None:
+        await _retry(lambda: self._target.delete(entry))
+
+    async def _plan(self, name: str, value: bytes, later: Mapping[str, bytes]) -> Outcome:
         capabilities = self._target.capabilities
-        problem = capabilities.problem_of_name(name) or capabilities.problem_of_value(value)
-        if problem:
-            raise _CopyError(problem)
+        for entry, content in ((name, value), *later.items()):
+            problem = capabilities.problem_of_name(entry) or capabilities.problem_of_value(content)
+            if problem:
+                raise _CopyError(problem)
         stored = await self._read_target(name)
-        return Outcome.COPIED if stored is None else self._decide(stored, value)
+        outcome = Outcome.COPIED if stored is None else self._decide(stored, value)
+        if outcome is Outcome.IDENTICAL:
+            missing = [entry for entry, content in later.items() if await self._read_target(entry) != content]
+            return Outcome.COPIED if missing else outcome
+        return outcome
 
     def _decide(self, stored: bytes, value: bytes) -> Outcome:
         """Return what to do with a key whose name the target already has."""
@@ -204,7 +270,7 @@ class Migration:
     async def _replace(self, name: str, value: bytes) -> None:
         old = await self._read_target(name)
         try:
-            await _retry(lambda: self._target.delete(name))
+            await self._delete(name)
         except EntryNotFoundError:
             pass  # deleted meanwhile, by another process or by an attempt whose answer was lost
         try:
@@ -241,6 +307,10 @@ def _check(value: bytes, place: str) -> None:
         KeyVersion.decode(value)
     except StoredKeyError as error:
         raise _CopyError(f"the {place}'s entry is not a key: {error}") from None
+
+
+async def _retried_get(store: KeyStore, name: str) -> bytes:
+    return await _retry(lambda: store.get(name))
 
 
 async def _retry(call: Callable[[], Awaitable[T]]) -> T:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kes_core.builtin.memory import MemoryKeyStore
+from kes_core.config import CacheExpiry
+from kes_core.keys.cache import KeyCache
 from kes_core.keys.migration import Migration, OnConflict, Outcome
 from kes_core.keys.stored import KeyVersion
 from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
@@ -227,3 +229,91 @@ def test_key_that_the_source_lists_and_does_not_return_is_a_failure() -> None:
         assert migration.summary.counts[Outcome.SKIPPED] == 1
 
     asyncio.run(check())
+
+
+async def rotated(store: MemoryKeyStore, name: str, versions: int) -> KeyCache:
+    cache = KeyCache(store, CacheExpiry())
+    await cache.create(name, KeyVersion.generate("me"))
+    for _ in range(versions - 1):
+        await cache.rotate(name, "me")
+    return cache
+
+
+def test_key_is_copied_with_its_versions_and_nothing_else() -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        cache = await rotated(source, "k", 3)
+        ciphertext = (await cache.get("k")).key.encrypt(b"text")
+        await rotated(source, "k-r2", 2)
+        await rotated(source, "gone", 2)
+        del source._values["gone"]
+        assert await migrate(Migration(source, target, dry_run=True)) == {"copied": 2}
+        assert await content(target) == {}
+        assert await migrate(Migration(source, target), "k") == {"copied": 1}
+        key = await KeyCache(target, CacheExpiry()).get("k")
+        assert (key.version, key.key.decrypt(ciphertext)) == (3, b"text")
+        assert await migrate(Migration(source, target)) == {"copied": 1, "identical": 1}
+        assert set(await content(source)) - set(await content(target)) == {
+            name for name in source._values if name.startswith("gone")
+        }
+        await cache.rotate("k", "me")
+        assert await migrate(Migration(source, target, dry_run=True)) == {"copied": 1, "identical": 1}
+        assert await migrate(Migration(source, target)) == {"copied": 1, "identical": 1}
+        assert await migrate(Migration(source, target)) == {"identical": 2}
+
+    run(check)
+
+
+@pytest.mark.parametrize("existing", OnConflict)
+def test_rotated_key_meets_another_key_of_its_name(existing: OnConflict) -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        await rotated(source, "k", 2)
+        await rotated(target, "k", 3)
+        old, new = await content(target), await content(source)
+        outcome = {OnConflict.FAIL: "failed", OnConflict.KEEP: "skipped", OnConflict.REPLACE: "replaced"}[existing]
+        assert await migrate(Migration(source, target, on_conflict=existing)) == {outcome: 1}
+        assert await content(target) == (new if existing is OnConflict.REPLACE else old)
+
+    run(check)
+
+
+@pytest.mark.parametrize("existing", OnConflict)
+def test_key_that_was_rotated_in_both_stores(existing: OnConflict) -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        cache = await rotated(source, "k", 1)
+        await migrate(Migration(source, target))
+        await cache.rotate("k", "me")
+        await KeyCache(target, CacheExpiry()).rotate("k", "me")
+        migration = Migration(source, target, on_conflict=existing)
+        if existing is OnConflict.REPLACE:
+            assert await migrate(migration) == {"copied": 1}
+            assert await content(target) == await content(source)
+        else:
+            assert await migrate(migration) == {"failed": 1}
+            assert "the key was rotated in both" in migration.summary.failures["k"]
+
+    run(check)
+
+
+def test_interrupted_copy_of_a_rotated_key_shows_no_half_key() -> None:
+    async def check(source: MemoryKeyStore, _target: MemoryKeyStore) -> None:
+        await rotated(source, "k", 3)
+        for call in range(1, 4):
+            target = Faulty()
+            calls = 0
+            create = target.create
+
+            async def full(name: str, value: bytes, call: int = call) -> None:
+                nonlocal calls
+                calls += 1
+                if calls >= call:
+                    raise KeyStoreError("no space left")
+                await create(name, value)  # noqa: B023 # called within the turn
+
+            target.create = full  # type: ignore[method-assign] # fails from a moment on
+            assert await migrate(Migration(source, target)) == {"failed": 1}
+            assert "k" not in await content(target)
+            target.create = create  # type: ignore[method-assign]
+            assert await migrate(Migration(source, target)) == {"copied": 1}
+            assert await content(target) == await content(source)
+
+    run(check)
