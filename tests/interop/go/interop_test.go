@@ -7,10 +7,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -150,6 +152,73 @@ func TestKeys(t *testing.T) {
 	_, err = client.GenerateKey(ctx, "go-key", nil)
 	want(t, err, kes.ErrKeyNotFound)
 	_, err = client.HMAC(ctx, "go-key", nil)
+	want(t, err, kes.ErrKeyNotFound)
+}
+
+// rotate adds a version to a key. The SDK has no method for it.
+func rotate(t *testing.T, name string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: config(t, "KES_TEST_ADMIN")}}
+	request, err := http.NewRequestWithContext(t.Context(), "PUT", environment(t, "KES_TEST_SERVER")+"/v1/key/rotate/"+name, nil)
+	check(t, err)
+	response, err := client.Do(request)
+	check(t, err)
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("rotate: %s", response.Status)
+	}
+}
+
+// TestRotation encrypts before, between and after two rotations, as an object store does, and decrypts everything.
+func TestRotation(t *testing.T) {
+	ctx, client := t.Context(), admin(t)
+	const key = "go-rotated"
+	check(t, client.CreateKey(ctx, key))
+	code, err := client.HMAC(ctx, key, []byte("root credentials"))
+	check(t, err)
+	deks := map[string]kes.DEK{}
+	for version := range 3 {
+		for object := range 10 {
+			place := fmt.Sprintf("bucket/object-%d-%d", version, object)
+			deks[place], err = client.GenerateKey(ctx, key, []byte(place))
+			check(t, err)
+		}
+		if version < 2 {
+			rotate(t, key)
+		}
+	}
+	open := func() {
+		for place, dek := range deks {
+			plaintext, err := client.Decrypt(ctx, key, dek.Ciphertext, []byte(place))
+			check(t, err)
+			if !bytes.Equal(plaintext, dek.Plaintext) {
+				t.Fatalf("another data key came back for %s", place)
+			}
+		}
+	}
+	open()
+	// A batch rotation: it decrypts each data key, and puts one of the newest version in its place.
+	for place := range deks {
+		deks[place], err = client.GenerateKey(ctx, key, []byte(place))
+		check(t, err)
+		sealed := deks[place].Ciphertext
+		if hint := binary.BigEndian.Uint32(sealed[len(sealed)-28:]); hint != 3 {
+			t.Fatalf("the data key of %s is under version %d", place, hint)
+		}
+	}
+	open()
+	again, err := client.HMAC(ctx, key, []byte("root credentials"))
+	check(t, err)
+	if !bytes.Equal(code, again) {
+		t.Fatal("the HMAC changed with the version of the key")
+	}
+	names, _, err := client.ListKeys(ctx, key, -1)
+	check(t, err)
+	if !slices.Equal(names, []string{key}) {
+		t.Fatalf("keys %v", names)
+	}
+	check(t, client.DeleteKey(ctx, key))
+	_, err = client.DescribeKey(ctx, key)
 	want(t, err, kes.ErrKeyNotFound)
 }
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from os import urandom
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +29,7 @@ from kes_core.keystore import (
     KeyStoreUnreachableError,
 )
 from kes_core.names import parse_revision_name, revision_name
+from tests.helpers.vectors import vectors
 
 
 def secrets(count: int, key_type: KeyType = KeyType.AES256) -> list[SecretKey]:
@@ -578,3 +583,39 @@ def test_name_of_a_version_is_taken_by_no_key() -> None:
         assert parse_revision_name(entry) is not None
 
     run(check)
+
+
+# What was stored and encrypted once is read for ever
+
+VECTORS = vectors("key_versions")["cases"]
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=[case["key_type"] for case in VECTORS])
+def test_vectors(case: dict[str, Any]) -> None:
+    async def check(store: Store) -> None:
+        for name, value in case["entries"].items():
+            await store.create(name, value.encode())
+        key = await store.server().get("my-key")
+        assert key.version == 3
+        for sealed in case["ciphertexts"]:
+            ciphertext, context = b64decode(sealed["ciphertext"]), b64decode(sealed["context"])
+            assert key.key.decrypt(ciphertext, context) == b64decode(sealed["plaintext"])
+            assert sealed["version"] == 1 or hinted_version(ciphertext) == sealed["version"]
+        assert key.hmac_key is not None
+        assert key.hmac_key.digest(b64decode(case["hmac"]["message"])) == b64decode(case["hmac"]["hmac"])
+
+    run(check)
+
+
+def test_vectors_decrypt_as_the_protocol_says() -> None:
+    """With nothing but HMAC-SHA-256 and AES-GCM, as a server without versions does it with the key of a version."""
+    case = next(case for case in VECTORS if case["key_type"] == "AES256")
+    for name, value in case["entries"].items():
+        parts = parse_revision_name(name)
+        secret = KeyVersion.decode(value.encode()).key._key
+        for sealed in case["ciphertexts"]:
+            if sealed["version"] == (parts.number if parts else 1):
+                ciphertext = b64decode(sealed["ciphertext"])
+                derived = AESGCM(hmac.digest(secret, ciphertext[-28:-12], "sha256"))
+                plaintext = derived.decrypt(ciphertext[-12:], ciphertext[:-28], b64decode(sealed["context"]))
+                assert plaintext == b64decode(sealed["plaintext"])
