@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.certificates import make_credentials
+from tests.helpers.packages import install_module
 from tests.helpers.server import start_server
-from tests.security.test_boundary import install
 
 PLUGIN = """
 import asyncio
@@ -66,7 +66,7 @@ def test_context_and_metrics(workers: int, tmp_path: Path) -> None:
         "policy_engines": {"slow": {}},
         "plugins": {"authorize_timeout": "100ms"},
     }
-    server = start_server(tmp_path, overrides, environment=install(tmp_path, tmp_path / "plugin.py"))
+    server = start_server(tmp_path, overrides, environment=install_module(tmp_path, tmp_path / "plugin.py"))
     try:
         with server.client() as client:
             assert client.put("/v1/key/create/k").status_code == 200
@@ -91,7 +91,7 @@ def test_time_of_a_policy_engine_is_a_setting(tmp_path: Path) -> None:
         "plugins": {"authorize_timeout": "100ms"},
         "keys": [{"name": "slow"}, {"name": "fast"}],
     }
-    server = start_server(tmp_path, overrides, environment=install(tmp_path, tmp_path / "plugin.py"))
+    server = start_server(tmp_path, overrides, environment=install_module(tmp_path, tmp_path / "plugin.py"))
     try:
         with server.client(client_of) as client:
             assert client.get("/v1/key/describe/fast").status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,18 @@ def install(folder: Path) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     points = "".join(f"{key} = {value}\n" for key, value in project["entry-points"]["kes"].items())
     (info / "entry_points.txt").write_text(f"[kes]\n{points}")
+
+
+def install_module(directory: Path, module: Path) -> dict[str, str]:
+    """Install a plugin of one module into a folder as pip would; return the environment in which Python finds it."""
+    folder = directory / "site"
+    folder.mkdir()
+    shutil.copy(module, folder / "hostile_plugin.py")
+    info = folder / "kes_hostile-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kes-hostile\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kes]\nhostile = hostile_plugin\n")
+    return {"PYTHONPATH": str(folder)}
 
 
 def run_tests(folder: Path) -> tuple[set[str], str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,28 +16,17 @@ import pytest
 from kes_core.testing._secrets import Secrets
 from tests.helpers.certificates import make_credentials
 from tests.helpers.hostile_plugin import CANARY
+from tests.helpers.packages import install_module
 from tests.helpers.server import Server, start_server
 
 PLUGIN = Path(__file__).parents[1] / "helpers" / "hostile_plugin.py"
 KEY = b"canary-6f1d0c-as-the-key's-bytes"
 
 
-def install(directory: Path, module: Path = PLUGIN) -> dict[str, str]:
-    """Install a plugin into a folder as pip would; return the environment in which Python finds it."""
-    folder = directory / "site"
-    folder.mkdir()
-    shutil.copy(module, folder / "hostile_plugin.py")
-    info = folder / "kes_hostile-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kes-hostile\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[kes]\nhostile = hostile_plugin\n")
-    return {"PYTHONPATH": str(folder)}
-
-
 @contextlib.contextmanager
 def running(directory: Path, fault: str, overrides: dict[str, Any], **environment: str) -> Iterator[Server]:
     config = {"keystore": {"hostile": {}}, "policy_engines": {"hostile": {}}, **overrides}
-    environment = {**install(directory), "KES_TEST_FAULT": fault, **environment}
+    environment = {**install_module(directory, PLUGIN), "KES_TEST_FAULT": fault, **environment}
     server = start_server(directory, config, environment=environment)
     try:
         yield server

@@ -19,7 +19,7 @@ from kes_core.access.sender import ProvenClient
 from kes_core.audit.log import AuditLog
 from kes_core.builtin.static_policy import ENGINE_NAME
 from kes_core.config import Section, parse_config
-from kes_core.hookspecs import PolicyEngineType
+from kes_core.hookspecs import PluginContext, PolicyEngineType
 from kes_core.plugins import load_plugins
 from kes_core.policy import Decision, PolicyEngine, PolicyRequest, Verdict
 from kes_core.server.api.dispatch import KESApp
@@ -70,7 +70,7 @@ class Site:
     """An application with two keys, of which one is in memory, and a policy for one of its clients."""
 
     def __init__(self, engine: Engine) -> None:
-        async def connect_engine(_settings: EngineSettings) -> PolicyEngine:
+        async def connect_engine(_settings: EngineSettings, _context: PluginContext) -> PolicyEngine:
             return engine
 
         self.engine = engine
