@@ -27,6 +27,7 @@ __all__ = [
     "ServerTLS",
     "TLSError",
     "TLSSettings",
+    "check_private_key",
     "load_certificates",
     "load_client_cas",
     "make_context",
@@ -116,6 +117,21 @@ def _read(path: Path, what: str) -> bytes:
         raise TLSError(f"{what} {str(path)!r} can't be read: {error.strerror}") from error
 
 
+def check_private_key(path: Path) -> None:
+    """Check that a private key can be read. A passphrase that may protect it is not needed.
+
+    Raises:
+        TLSError: The file can't be read, or contains no private key.
+    """
+    if b"PRIVATE KEY-----" not in (pem := _read(path, "the private key")):
+        raise TLSError(f"the private key {str(path)!r} {_no_private_key(pem)}")
+
+
+def _no_private_key(pem: bytes) -> str:
+    swapped = "; it holds a certificate: are tls.key and tls.cert swapped?" if b"BEGIN CERTIFICATE" in pem else ""
+    return f"is not a PEM private key{swapped}"
+
+
 def _load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
     pem = _read(settings.key, "the private key")
     password = settings.password().encode() if settings.password is not None else None
@@ -126,7 +142,8 @@ def _load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
             return load_pem_private_key(pem, None)
         reason = "is encrypted: set tls.password"
     except ValueError:
-        reason = "is not a PEM private key" if password is None else "can't be decrypted: tls.password is wrong"
+        is_key = password is not None and b"PRIVATE KEY-----" in pem
+        reason = "can't be decrypted: tls.password is wrong" if is_key else _no_private_key(pem)
     raise TLSError(f"the private key {str(settings.key)!r} {reason}")
 
 
@@ -136,10 +153,12 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
     Raises:
         TLSError: The file can't be read, or contains no valid certificate.
     """
+    pem = _read(path, "the certificate")
     try:
-        return x509.load_pem_x509_certificates(_read(path, "the certificate"))
+        return x509.load_pem_x509_certificates(pem)
     except ValueError:
-        raise TLSError(f"the certificate {str(path)!r} contains no valid PEM certificate") from None
+        swapped = "; it holds a private key: are tls.key and tls.cert swapped?" if b"PRIVATE KEY-----" in pem else ""
+        raise TLSError(f"the certificate {str(path)!r} contains no valid PEM certificate{swapped}") from None
 
 
 def _load_key_pair(context: SSL.Context, settings: TLSSettings) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -11,10 +14,12 @@ import click
 
 from kes_core.units import humanize
 
-__all__ = ["colours", "describe_time", "escape_control", "print_facts", "styled"]
+__all__ = ["colours", "describe_time", "escape_control", "print_facts", "print_wrapped", "styled"]
 
 _FIRST_YEAR: Final = 1970
 """Go writes the year 1 for an unknown time."""
+
+_LEAST_WIDTH: Final = 40
 
 
 def escape_control(text: str) -> str:
@@ -39,6 +44,22 @@ def colours() -> bool:
 def styled(text: str, **style: Any) -> str:
     """Return `text` in a style of `click.style`, if the output may have colours. click drops it in a pipe."""
     return click.style(text, **style) if colours() else text
+
+
+def print_wrapped(text: str, start: str, *, indent: int) -> None:
+    """Print `start` and then `text`. On a terminal, wrap the text between words; in a pipe, keep it on one line.
+
+    Args:
+        text: The text.
+        start: What comes before it, perhaps in colours.
+        indent: The visible width of `start`, by which the further lines are indented.
+    """
+    lines = [text]
+    if sys.stdout is not None and sys.stdout.isatty():
+        width = max(_LEAST_WIDTH, shutil.get_terminal_size().columns) - indent
+        # A path or a hash stays in one piece, so that it can be copied.
+        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [text]
+    click.echo(start + f"\n{' ' * indent}".join(lines))
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

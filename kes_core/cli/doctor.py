@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,14 +12,12 @@ import click
 
 from kes_core.cli._command import Group
 from kes_core.cli._common import json_option, print_json
-from kes_core.cli._terminal import styled
+from kes_core.cli._terminal import print_wrapped, styled
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
-    from kes_core.config import Config
     from kes_core.doctor.decision import Requester
     from kes_core.findings import Finding
-    from kes_core.plugins import Plugins
 
 __all__ = ["command"]
 
@@ -64,9 +62,9 @@ def command(
 ) -> int:
     """Find what is wrong with a server, and explain refusals.
 
-    Check the configuration, the certificate, the policies and the key store. The key store is contacted, but not
-    changed. With --path, explain what the server does with a request of --client or --identity, or of a client without
-    a certificate. Run the command as the user of the server. The exit code is 1 if there is an error.
+    Check the configuration, the addresses, the certificate, the policies and the key store. The key store is contacted,
+    but not changed. With --path, explain what the server does with a request of --client or --identity, or of a client
+    without a certificate. Run the command as the user of the server. The exit code is 1 if there is an error.
     """
     if context.invoked_subcommand is not None:
         return 0
@@ -76,14 +74,7 @@ def command(
         raise click.UsageError("--client and --identity exclude each other.")
     logging.getLogger("kes").addHandler(logging.NullHandler())  # a store's findings include what it would log
     findings = _findings(config_file, path, method, client, identity, address, login=login)
-    return _report(findings, as_json=as_json, strict=strict)
-
-
-def _load(file: Path) -> tuple[Config, Plugins]:
-    from kes_core.config import load
-
-    loaded = load(file)
-    return loaded.config, loaded.plugins
+    return _report(findings, about_request=path is not None, as_json=as_json, strict=strict)
 
 
 def _findings(
@@ -96,21 +87,24 @@ def _findings(
     *,
     login: bool,
 ) -> Sequence[Finding]:
-    from kes_core.config import ConfigError
-    from kes_core.findings import Finding
+    from kes_core.config import ConfigError, load
+    from kes_core.doctor.configuration import configuration_findings
+    from kes_core.findings import Finding, FindingLevel
 
     requester = _requester(client, identity)
     try:
-        config, plugins = _load(file)
+        loaded = load(file)
     except ConfigError as error:
-        return [Finding.error("configuration", str(problem)) for problem in error.problems]
+        return list(configuration_findings(error.problems, FindingLevel.ERROR))
     from kes_core.doctor.decision import explain
     from kes_core.doctor.examination import examine
 
+    config, plugins = loaded.config, loaded.plugins
     if path is not None:
         return asyncio.run(explain(config, plugins, requester, path, method=method, address=address))
     valid = Finding.ok("configuration", f"{file} is valid")
-    return [valid, *asyncio.run(examine(config, plugins, file, login=login))]
+    warnings = configuration_findings(loaded.warnings, FindingLevel.WARNING)
+    return [valid, *warnings, *asyncio.run(examine(config, plugins, file, login=login))]
 
 
 def _requester(client: Path | None, identity: str | None) -> Requester:
@@ -131,17 +125,26 @@ def _requester(client: Path | None, identity: str | None) -> Requester:
         raise CLIError(str(error)) from error
 
 
-def _report(findings: Sequence[Finding], *, as_json: bool, strict: bool) -> int:
+def _report(findings: Sequence[Finding], *, about_request: bool, as_json: bool, strict: bool) -> int:
     levels = [str(finding.level) for finding in findings]
-    if not as_json:
-        _print(findings)
-        counts = [f"{levels.count(level)} {level}{'s'[: levels.count(level) != 1]}" for level in reversed(_MARKS)]
-        click.echo(f"\n{', '.join(counts[:-1])}")
-    else:
-        print_json(
-            {"findings": [{name: str(getattr(finding, name)) for name in _FIELDS} for finding in findings]},
-        )
-    return 1 if "error" in levels or (strict and "warning" in levels) else 0
+    counts = {level: levels.count(level) for level in reversed(_MARKS)}
+    code = 1 if counts["error"] or (strict and counts["warning"]) else 0
+    if as_json:
+        shown = [{name: str(getattr(finding, name)) for name in _FIELDS} for finding in findings]
+        print_json({"findings": shown, "summary": counts})
+        return code
+    _print(findings)
+    summary = ", ".join(f"{count} {level}{'s'[: count != 1]}" for level, count in counts.items() if level != "ok")
+    click.echo(f"\n{'' if about_request else f'{_verdict(counts)} '}{summary}")
+    return code
+
+
+def _verdict(counts: Mapping[str, int]) -> str:
+    if counts["error"]:
+        return styled("The server can't start, or clients can't use it:", fg="red", bold=True)
+    if counts["warning"]:
+        return styled("The server can start, but something needs attention:", fg="yellow", bold=True)
+    return styled("The server can start:", fg="green", bold=True)
 
 
 _FIELDS: Final = ("level", "subject", "message", "cure")
@@ -153,9 +156,9 @@ def _print(findings: Sequence[Finding]) -> None:
         click.echo(styled(subject, bold=True))
         for finding in (finding for finding in findings if finding.subject == subject):
             mark, colour = _MARKS[finding.level]
-            click.echo(f"  {styled(mark, fg=colour, bold=True)} {finding.message}")
+            print_wrapped(finding.message, f"  {styled(mark, fg=colour, bold=True)} ", indent=4)
             if finding.cure:
-                click.echo(f"    {styled('→', dim=True)} {finding.cure}")
+                print_wrapped(finding.cure, f"    {styled('→', dim=True)} ", indent=6)
 
 
 @command.command("store-policy")

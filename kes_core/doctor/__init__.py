@@ -2,6 +2,8 @@
 
 Everything here returns findings (`kes_core.findings`) and prints nothing. The modules:
 
+    configuration what is wrong with the text of the configuration
+    address       the addresses to listen on
     certificate   the server's certificate, the CAs for clients, and the clock
     settings      policies, TLS proxies, open APIs, and the cache
     store         the key store and the policy engines, as far as their plugins can tell

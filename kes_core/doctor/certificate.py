@@ -20,7 +20,7 @@ from kes_core.access.authorities import Authorities
 from kes_core.config.files import make_server_tls
 from kes_core.findings import Finding
 from kes_core.protocol import EXPIRY_NOTICE
-from kes_core.tls import TLSError, load_certificates
+from kes_core.tls import TLSError, check_private_key, load_certificates, load_client_cas
 from kes_core.units import format_date, humanize
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["examine_certificate", "examine_client_cas", "examine_clock"]
 
 _CLOCK_TOLERANCE: Final = dt.timedelta(minutes=1)
+_CA_CURE: Final = "set tls.ca to a PEM file of CAs, or to a directory of such files"
+_DIFFERENT: Final = "does not belong"
+_SWAPPED: Final = "are tls.key and tls.cert swapped?"
 
 
 def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> Iterator[Finding]:
@@ -37,14 +40,24 @@ def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> It
     try:
         chain = load_certificates(Path(config.tls.cert))
     except TLSError as error:
-        yield Finding.error("certificate", str(error), _certificate_cure(config, str(error)))
+        yield from _without_certificate(config, str(error))
         return
+    is_reversed = len(chain) > 1 and not _is_issued_by(*chain[:2]) and _is_issued_by(chain[1], chain[0])
+    if is_reversed:  # that is all that is wrong: the rest is said of the server's certificate, not of its CA's
+        chain = [chain[1], chain[0], *chain[2:]]
+        yield Finding.error(
+            "certificate",
+            f"the chain in {config.tls.cert!r} is in the wrong order",
+            "put the server's certificate first, and each issuer after the certificate that it issued",
+        )
     leaf = chain[0]
     yield from _check_dates(leaf, config.tls.cert, now)
     try:
         make_server_tls(config)
     except TLSError as error:
-        yield Finding.error("certificate", str(error), _key_pair_cure(config, chain, str(error)))
+        is_elsewhere = "tls.ca" in str(error) or (is_reversed and _DIFFERENT in str(error))
+        if not is_elsewhere:
+            yield Finding.error("certificate", str(error), _key_pair_cure(config, str(error)))
     except SSL.Error as error:
         reason = "; ".join(str(part[-1]) for part in error.args[0]) if error.args else ""
         yield Finding.error(
@@ -55,6 +68,30 @@ def examine_certificate(config: Config, *, now: dt.datetime | None = None) -> It
     yield from _check_names(leaf, config)
     yield from _check_usages(leaf, config)
     yield from _check_chain(chain, config)
+    yield from _check_key_file(Path(config.tls.key))
+
+
+def _without_certificate(config: Config, problem: str) -> Iterator[Finding]:
+    """Report that the certificate can't be used, and what can be said of the private key without it."""
+    try:
+        check_private_key(Path(config.tls.key))
+        key_problem = ""
+    except TLSError as error:
+        key_problem = str(error)
+    if _SWAPPED in problem and _SWAPPED in key_problem:
+        yield Finding.error(
+            "certificate",
+            f"tls.key and tls.cert are swapped: {config.tls.key!r} holds a certificate, and {config.tls.cert!r} a "
+            "private key",
+            f"write tls.key: {config.tls.cert} and tls.cert: {config.tls.key}",
+        )
+        return
+    if not _may_exist(config.tls.cert) and not _may_exist(config.tls.key):
+        problem = f"neither the certificate {config.tls.cert!r} nor the private key {config.tls.key!r} exists"
+        key_problem = ""
+    yield Finding.error("certificate", problem, _certificate_cure(config, problem))
+    if key_problem:
+        yield Finding.error("certificate", key_problem, _key_pair_cure(config, key_problem))
     yield from _check_key_file(Path(config.tls.key))
 
 
@@ -116,17 +153,20 @@ def _check_dates(leaf: x509.Certificate, file: str, now: dt.datetime) -> Iterato
         yield Finding.ok("certificate", f"{file!r} is valid until {format_date(end)}")
 
 
-def _key_pair_cure(config: Config, chain: Sequence[x509.Certificate], problem: str) -> str:
+def _key_pair_cure(config: Config, problem: str) -> str:
     """Return how to fix a key and a certificate that do not belong together, or that can't be read."""
-    if "does not belong" in problem and len(chain) > 1 and _is_issued_by(chain[1], chain[0]):
-        return f"the chain is in the wrong order: in {config.tls.cert} the server's certificate must come first"
-    if "does not belong" in problem:
+    if _DIFFERENT in problem:
         return "tls.key and tls.cert belong to different pairs: use both files of one pair"
     if "Permission denied" in problem:
         return f"let the user of the server read it: chown or chmod {config.tls.key}"
     if "can't be read" in problem:
         return "check tls.key: a relative path starts at the working directory of the server"
-    return ""
+    if "is encrypted" in problem:
+        return "write tls.password: ${KES_KEY_PASSWORD}, and set this variable where you start the server"
+    if "tls.password is wrong" in problem:
+        return f"correct tls.password; `openssl pkey -noout -in {config.tls.key}` asks for it and tries it"
+    new_pair = _new_certificate_command(config)
+    return f"use the private key of {config.tls.cert} in PEM format; or make a new pair: {new_pair}"
 
 
 def _check_names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
@@ -156,7 +196,11 @@ def _check_names(leaf: x509.Certificate, config: Config) -> Iterator[Finding]:
         address = ipaddress.ip_address(host.partition("%")[0]) if host else None
     except ValueError:
         if not any(_covers_host(name, host) for name in dns):
-            yield Finding.note("certificate", f"the host of 'address', {host}, is not among its names: {listed}")
+            yield Finding.note(
+                "certificate",
+                f"the host of 'address', {host}, is not among its names: {listed}",
+                f"connect by one of its names, or make a certificate with the host: {_new_certificate_command(config)}",
+            )
         return
     if address is not None and not address.is_unspecified:
         if address not in ips:
@@ -261,6 +305,11 @@ def examine_client_cas(config: Config, *, now: dt.datetime | None = None) -> Ite
     now = now or dt.datetime.now(dt.UTC)
     if not config.tls.auth:
         if config.tls.ca:
+            try:
+                load_client_cas(SSL.Context(SSL.TLS_SERVER_METHOD), Path(config.tls.ca))
+            except TLSError as error:
+                yield Finding.error("client CA", str(error), f"{_CA_CURE}, or remove tls.ca")
+                return
             yield Finding.note(
                 "client CA",
                 "tls.ca is set, but tls.auth is off: client certificates are not verified",
@@ -270,10 +319,10 @@ def examine_client_cas(config: Config, *, now: dt.datetime | None = None) -> Ite
     try:
         Authorities(Path(config.tls.ca) if config.tls.ca else None)
     except TLSError as error:
-        yield Finding.error("client CA", str(error), "set tls.ca to a PEM file of CAs, or to a directory of such files")
+        yield Finding.error("client CA", str(error), _CA_CURE)
         return
     except OSError as error:
-        yield Finding.error("client CA", f"tls.ca {config.tls.ca!r} can't be read: {error.strerror}")
+        yield Finding.error("client CA", f"tls.ca {config.tls.ca!r} can't be read: {error.strerror}", _CA_CURE)
         return
     if not config.tls.ca:
         yield Finding.note(

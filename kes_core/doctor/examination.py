@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kes_core.doctor.address import examine_addresses
 from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
+from kes_core.doctor.configuration import with_cure, without_repetitions
 from kes_core.doctor.settings import examine_api, examine_cache, examine_policies, examine_proxies
 from kes_core.doctor.store import examine_engines, examine_plugins, examine_store
 from kes_core.findings import Finding
@@ -20,7 +22,7 @@ __all__ = ["examine"]
 
 
 async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool = False) -> Sequence[Finding]:
-    """Check everything that a valid configuration refers to.
+    """Check everything that a valid configuration refers to. Each warning and each error says what to do.
 
     Args:
         config: The configuration.
@@ -28,8 +30,9 @@ async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool =
         file: The file of the configuration.
         login: Whether the key store may use up credentials that work a limited number of times.
     """
-    return [
+    found = [
         *examine_plugins(config, plugins),
+        *examine_addresses(config),
         *examine_clock([file, Path(config.tls.cert), Path(config.tls.key)]),
         *examine_certificate(config),
         *examine_client_cas(config),
@@ -41,3 +44,4 @@ async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool =
         *examine_audit(config),
         *await examine_store(config.keystore, login=login),
     ]
+    return [with_cure(finding) for finding in without_repetitions(found)]

@@ -49,7 +49,11 @@ async def examine_store(
                 findings.append(await _check_connection(choice))
     except TimeoutError:
         findings.append(
-            Finding.error("key store", f"the key store {backend.name!r} has not answered within {time_limit:g} s")
+            Finding.error(
+                "key store",
+                f"the key store {backend.name!r} has not answered within {time_limit:g} s",
+                "check the network, the disk and the service that the key store uses",
+            )
         )
     except KeyStoreError as error:
         findings.append(Finding.error("key store", str(error)))

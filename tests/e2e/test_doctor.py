@@ -32,7 +32,11 @@ def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
     command = [*KES, "doctor", *arguments, "--json"]
     done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (code, ""), done
-    findings: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+    answer = json.loads(done.stdout)
+    findings: list[dict[str, str]] = answer["findings"]
+    levels = [finding["level"] for finding in findings]
+    assert answer["summary"] == {level: levels.count(level) for level in ("error", "warning", "note", "ok")}
+    assert all(finding["cure"] for finding in findings if finding["level"] in {"error", "warning"})
     assert all(list(finding) == ["level", "subject", "message", "cure"] for finding in findings)
     assert code == ("error" in {finding["level"] for finding in findings})
     return findings
@@ -60,7 +64,8 @@ def test_configuration_with_problems(directory: Path) -> None:
     config.write_text((directory / "config.yml").read_text().replace("address:", "adress:") + "keys:\n- name: .\n")
     found = doctor("--config", "other.yml", cwd=directory, code=1)
     assert [finding["subject"] for finding in found] == ["configuration", "configuration"]
-    assert found[0]["message"].startswith("other.yml:1: adress: unknown field; did you mean 'address'?")
+    assert found[0]["message"] == "other.yml:1: adress: unknown field"
+    assert found[0]["cure"].startswith("did you mean 'address'? Allowed: ")
     (missing,) = doctor("--config", "none.yml", cwd=directory, code=1)
     assert missing["message"] == "none.yml: can't be read: No such file or directory"
 
@@ -71,8 +76,35 @@ def test_for_people(directory: Path) -> None:
     assert "→" in shown
     assert "0 errors, 0 warnings, " in shown
     (directory / "server.key").chmod(0o644)
-    assert f"chmod 0600 {directory / 'server.key'}" in on_a_terminal("doctor", cwd=directory)
+    assert f"chmod 0600 {directory / 'server.key'}" in " ".join(on_a_terminal("doctor", cwd=directory).split())
     assert json.loads(on_a_terminal("doctor", "--json", cwd=directory))["findings"]
+
+
+def test_lines_fit_the_terminal(directory: Path) -> None:
+    """Text is wrapped between words and indented, and a path stays in one piece. A pipe gets whole lines."""
+    message = "cache.expiry.offline is off: when the key store can't be reached, requests fail as soon as keys expire"
+    narrow = {"COLUMNS": "60", "NO_COLOR": "1"}
+    shown = on_a_terminal("doctor", cwd=directory, environment=narrow).splitlines()
+    assert [line for line in shown if len(line) > 60 and str(directory) not in line] == []
+    assert message not in "\n".join(shown)
+    assert message in " ".join(" ".join(shown).split())
+    at = next(number for number, line in enumerate(shown) if line.startswith("  · cache.expiry.offline"))
+    assert shown[at + 1].startswith("    ")
+    assert message in kes("doctor", cwd=directory).stdout
+
+
+def test_server_that_runs_is_no_obstacle(directory: Path, run_server: Callable[..., Server]) -> None:
+    """The doctor sees that the server itself has its port, and that another server does not."""
+    server = run_server({"keystore": {"fs": {"path": str(directory / "keys")}}}, directory=directory)
+    config = yaml.safe_load(server.config_path.read_text()) | {"address": f"127.0.0.1:{server.port}"}
+    server.config_path.write_text(yaml.safe_dump(config))
+    runs = next(finding for finding in doctor(cwd=directory) if finding["subject"] == "address")
+    assert (runs["level"], runs["message"].partition(",")[0]) == ("ok", "address: the server runs")
+    kes("identity", "new", "--key", "b.key", "--cert", "b.crt", "--ip", "127.0.0.1", "localhost", cwd=directory)
+    config["tls"] = {"key": str(directory / "b.key"), "cert": str(directory / "b.crt")}
+    server.config_path.write_text(yaml.safe_dump(config))
+    other = next(finding for finding in doctor(cwd=directory, code=1) if finding["subject"] == "address")
+    assert other["message"].startswith(f"address: another server listens on 127.0.0.1:{server.port}")
 
 
 def test_warnings_count_if_asked_to(directory: Path) -> None:

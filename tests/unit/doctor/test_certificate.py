@@ -123,7 +123,8 @@ def test_files(tmp_path: Path, ca: Pair) -> None:
     tls = dict(write_pair(tmp_path, server, ca))
     write_pair(tmp_path, ca, server, name="turned")
     turned = list(examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "turned.crt")})))
-    assert "in the wrong order" in finding_with(turned, "does not belong to the certificate").cure
+    assert finding_with(turned, "in the wrong order").level == "error"
+    assert levels(finding for finding in turned if "wrong order" not in finding.message) == {"ok"}
     write_pair(tmp_path, make_certificate("other"), name="other")
     other = list(examine_certificate(config(tmp_path, tls={**tls, "key": str(tmp_path / "other.key")})))
     assert "different pairs" in finding_with(other, "does not belong to the certificate").cure
@@ -132,6 +133,17 @@ def test_files(tmp_path: Path, ca: Pair) -> None:
     (tmp_path / "text.crt").write_text("text")
     (text,) = examine_certificate(config(tmp_path, tls={**tls, "cert": str(tmp_path / "text.crt")}))
     assert "contains no valid PEM certificate" in text.message
+    swapped = {**tls, "key": tls["cert"], "cert": tls["key"]}
+    (found,) = examine_certificate(config(tmp_path, tls=swapped))
+    assert found.message.startswith("tls.key and tls.cert are swapped: ")
+    assert found.cure == f"write tls.key: {tls['key']} and tls.cert: {tls['cert']}"
+    both = {name: str(tmp_path / f"none.{name}") for name in ("key", "cert")}
+    (found,) = examine_certificate(config(tmp_path, tls=both))
+    assert found.message.startswith("neither the certificate ")
+    both["cert"] = str(tmp_path / "text.crt")
+    certificate, key = examine_certificate(config(tmp_path, tls=both))
+    assert "contains no valid PEM certificate" in certificate.message
+    assert "none.key' can't be read" in key.message
     (tmp_path / "server.key").chmod(0o644)
     exposed = finding_with(examine_certificate(config(tmp_path, tls=tls)), "all users of this machine")
     assert (exposed.level, exposed.cure) == ("warning", f"chmod 0600 {tmp_path / 'server.key'}")

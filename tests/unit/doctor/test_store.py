@@ -70,7 +70,7 @@ def test_store_that_hangs() -> None:
 
     for findings in (examine(hang), examine(connected, hang)):
         (found,) = findings
-        assert found == Finding.error("key store", "the key store 'mine' has not answered within 0.2 s")
+        assert (found.level, found.message) == ("error", "the key store 'mine' has not answered within 0.2 s")
 
 
 def test_the_doctor_of_a_store_is_asked_instead() -> None:
