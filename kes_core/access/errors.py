@@ -18,26 +18,27 @@ def error_body(message: str, reason: str | None = None) -> bytes:
 class RequestError(Exception):
     """The server answers a request with an error. The message goes to the client and must not contain a secret."""
 
-    def __init__(self, status: int, message: str, reason: str | None = None) -> None:
+    def __init__(self, status: int, message: str, reason: str | None = None, *, why: str = "") -> None:
+        """Refuse the request.
+
+        Args:
+            status: The status of the answer.
+            message: What the client reads; may be empty.
+            reason: Why the key store fails, in one word, if it does.
+            why: What the operator reads in the log and in the audit record; the message unless given.
+        """
         super().__init__(message)
         self.status = status
         self.message = message
         self.reason = reason
+        self.why = why or message
 
 
 class UnidentifiedSenderError(RequestError):
     """A TLS proxy forwards no client certificate, or an invalid one (protocol section 1)."""
 
     def __init__(self, status: int, message: str, why: str = "") -> None:
-        """Refuse the request.
-
-        Args:
-            status: The status of the answer.
-            message: The message for the client; may be empty.
-            why: The message for the operator's log; the same by default.
-        """
-        super().__init__(status, message)
-        self.why = why or message
+        super().__init__(status, message, why=why)
 
 
 class NotRoutedError(Exception):

@@ -6,6 +6,7 @@ The protocol defines the format (section 4): one JSON object per line,
      "request": {"ip": "10.1.2.3", "path": "/v1/key/generate/my-key", "identity": "3ecf…"},
      "response": {"code": 200, "time": 123456}}
 
+`request` also has the `policy` of the identity, if it has one, and `response` the `reason` of a refusal or a failure.
 `response.time` is in nanoseconds. `path` is the decoded path. JSON escapes control characters, so a client can't end a
 line or forge a record.
 """
@@ -16,7 +17,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.audit.file import AuditFileError, FileSink
 from kes_core.audit.stdout import AuditOutputError, OwnSink, StreamSink
@@ -32,8 +33,14 @@ __all__ = ["AuditError", "AuditLog", "open_sinks"]
 
 logger = logging.getLogger("kes.audit")
 
+_MAX_REASON: Final = 500
 _AUDIT_LEVEL: Final = 0
 """The highest level of `log.audit` that enables the audit log on standard output."""
+
+
+def _as_text(text: str) -> str:
+    """Return `text` with U+FFFD for the bytes of a path that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class AuditError(Exception):
@@ -91,7 +98,9 @@ class AuditLog:
         """Whether there is a sink or a reader. If not, the server makes no records."""
         return bool(self._sinks) or (self.readers is not None and self.readers.has_readers)
 
-    def record(self, *, ip: str, path: str, identity: str, code: int, seconds: float) -> None:
+    def record(
+        self, *, ip: str, path: str, identity: str, code: int, seconds: float, policy: str = "", reason: str = ""
+    ) -> None:
         """Record a request and its response.
 
         Args:
@@ -100,12 +109,19 @@ class AuditLog:
             identity: The client's identity; empty if unknown.
             code: The status code of the response.
             seconds: The time from the request to its response.
+            policy: The name of the identity's policy, if it has one.
+            reason: Why the request was refused or failed.
         """
-        text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        request = {"ip": ip, "path": _as_text(path), "identity": identity}
+        response: dict[str, Any] = {"code": code, "time": int(seconds * 1e9)}
+        if policy:
+            request["policy"] = policy
+        if reason:
+            response["reason"] = _as_text(reason[:_MAX_REASON])
         event = {
             "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "request": {"ip": ip, "path": text, "identity": identity},
-            "response": {"code": code, "time": int(seconds * 1e9)},
+            "request": request,
+            "response": response,
         }
         if self.readers is not None:
             self.readers.publish(event)

@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Mapping
 from logging.handlers import SysLogHandler
 from typing import Any, Final
@@ -210,7 +211,8 @@ def _message(event: Mapping[str, Any]) -> str:
     if len(text) <= MAX_MESSAGE:
         return text
     path = event["request"]["path"]
-    # In JSON a character takes up to twelve bytes.
-    room = max(0, MAX_MESSAGE - (len(text) - len(json.dumps(path))) - 32) // 12
-    shortened = {**event, "request": {**event["request"], "path": path[:room]}, "shortened": True}
+    room = max(0, MAX_MESSAGE - (len(text) - len(json.dumps(path))) - 32)
+    # In JSON a character takes from one to twelve bytes.
+    size = bisect_right(range(min(room, len(path))), room, key=lambda size: len(json.dumps(path[:size])))
+    shortened = {**event, "request": {**event["request"], "path": path[: max(0, size - 1)]}, "shortened": True}
     return json.dumps(shortened, separators=(",", ":"))

@@ -11,6 +11,7 @@ import click
 __all__ = ["Command", "Group"]
 
 _TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_WHOLE: Final = 1000
 _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 """The values of a switch that Go's strconv.ParseBool accepts."""
 
@@ -45,6 +46,13 @@ class Group(click.Group):
     """A group of commands. It proposes a command when a name is misspelled."""
 
     command_class = Command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with its whole first sentence: click would cut it to the width of the terminal."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, each.get_short_help_str(_WHOLE)) for name, each in commands if each is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

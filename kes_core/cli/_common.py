@@ -145,7 +145,7 @@ def explain(error: KESError) -> str:
     from kes_core.client.transport import SELF_SIGNED_HINT
 
     text = escape_control(str(error))
-    if "CERTIFICATE_VERIFY_FAILED" in text:
+    if text.endswith(SELF_SIGNED_HINT):
         cure = "; if the server's certificate is self-signed, set SSL_CERT_FILE to it, or skip its verification with -k"
         return text.removesuffix(SELF_SIGNED_HINT) + cure
     if _CERTIFICATE_REFUSED.search(text):

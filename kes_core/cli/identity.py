@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import errno
 import getpass
 import ipaddress
@@ -17,14 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kes_core.cli._command import Group
-from kes_core.cli._common import for_people, json_option, print_json, quote, server_options
-from kes_core.cli._terminal import describe_time, escape_control, print_facts, styled
-from kes_core.cli.key import print_names
+from kes_core.cli._common import for_people, json_option, print_json
+from kes_core.cli._identities import info, ls
+from kes_core.cli._terminal import styled
 from kes_core.cli.main import CLIError
-from kes_core.units import format_time
 
 if TYPE_CHECKING:
-    from kes_core.client import IdentityInfo
     from kes_core.identity import APIKey
 
 __all__ = ["command", "write_certificate"]
@@ -55,7 +54,9 @@ class _Identity(Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            return "of", of, args
+            misspelled = difflib.get_close_matches(args[0], self.commands, n=1)
+            if not misspelled or "." in args[0] or Path(args[0]).exists():  # no API key looks like a command
+                return "of", of, args
         return super().resolve_command(ctx, args)
 
 
@@ -350,51 +351,5 @@ def _identity_of(what: str) -> str:
         raise CLIError(f"{what!r} does not hold a valid PEM certificate") from None
 
 
-@command.command("info")
-@click.argument("identity", default="")
-@json_option
-@server_options
-def info(server: Any, identity: str, as_json: bool) -> None:
-    """Show facts about an identity. Without an argument, show your own."""
-    with server(f"describe identity {quote(identity)}" if identity else "describe your identity") as client:
-        found = client.describe_identity(identity) if identity else client.describe_self()
-    if not as_json:
-        _print_info(found, with_patterns=not identity)
-        return
-    facts: dict[str, Any] = {
-        "identity": found.identity,
-        "admin": found.is_admin,
-        "policy": found.policy,
-        "created_at": format_time(found.created_at),
-        "created_by": found.created_by,
-    }
-    if not identity:
-        facts |= {"allow": list(found.allow), "deny": list(found.deny)}
-    print_json(facts)
-
-
-def _print_info(found: IdentityInfo, *, with_patterns: bool) -> None:
-    from kes_core.cli.policy import print_patterns
-
-    facts = [
-        ("Identity", escape_control(found.identity)),
-        ("Role", "Admin: allowed everything" if found.is_admin else "User"),
-        ("Created", describe_time(found.created_at)),
-        ("Created by", escape_control(found.created_by) or "-"),
-    ]
-    if not found.is_admin:
-        facts.insert(2, ("Policy", escape_control(found.policy) or "none: allowed nothing"))
-    print_facts(facts)
-    if with_patterns and found.policy and not found.is_admin:
-        click.echo()
-        print_patterns(found)
-
-
-@command.command("ls")
-@click.argument("pattern", default="")
-@json_option
-@server_options
-def ls(server: Any, pattern: str, as_json: bool) -> None:
-    """List the identities that begin with PATTERN."""
-    with server("list identities") as client:
-        print_names(list(client.list_identities(pattern)), "Identity", as_json=as_json)
+command.add_command(info)
+command.add_command(ls)

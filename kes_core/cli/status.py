@@ -43,8 +43,9 @@ def command(server: Any, short: bool, api: bool, as_json: bool) -> None:
         status = client.status()
         latency = time.perf_counter() - started
         routes = client.apis() if api else []
+        address = client.endpoint
     if not as_json:
-        _print(status, latency, routes, short=short)
+        _print(status, address, latency, routes, short=short)
     elif api:
         print_json([_route(route) for route in routes])
     else:
@@ -66,7 +67,7 @@ def _route(route: APIRoute) -> dict[str, Any]:
     return dataclasses.asdict(route) | {"timeout": int(route.timeout.total_seconds()) if route.timeout else 0}
 
 
-def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, short: bool) -> None:
+def _print(status: ServerStatus, address: str, latency: float, routes: list[APIRoute], *, short: bool) -> None:
     warnings = _warnings(status)
     if not status.keystore_reachable:
         headline = f"{styled('●', fg='red')} The server runs, but its key store does not work."
@@ -76,6 +77,7 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
         headline = f"{styled('●', fg='green')} The server is ready."
     click.echo(headline)
     rows = [
+        ("Address", escape_control(address)),
         ("Version", escape_control(status.version)),
         ("Uptime", format_uptime(status.uptime)),
         ("Latency", format_latency(timedelta(seconds=latency))),
@@ -86,12 +88,14 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
             ("CPUs", f"{status.usable_cpus} of {status.cpus} {escape_control(status.arch)}"),
             ("Memory", f"{status.heap_memory / 2**20:.0f} MiB heap, {status.stack_memory / 2**10:.0f} KiB stack"),
         ]
+    rows += _configuration(status)
+    kind = f"{escape_control(status.keystore)}, " if status.keystore else ""
     if status.keystore_reachable:
         took = f", {format_latency(status.keystore_latency)}" if status.keystore_latency is not None else ""
-        rows.append(("Key store", styled(f"reachable{took}", fg="green")))
+        rows.append(("Key store", kind + styled(f"reachable{took}", fg="green")))
     else:
         reason = f" ({escape_control(status.keystore_reason)})" if status.keystore_reason else ""
-        rows.append(("Key store", styled(f"not available{reason}", fg="red", bold=True)))
+        rows.append(("Key store", kind + styled(f"not available{reason}", fg="red", bold=True)))
     rows += [("Warning", styled(warning, fg="yellow")) for warning in warnings]
     print_facts(rows)
     if routes:
@@ -103,10 +107,30 @@ def _print(status: ServerStatus, latency: float, routes: list[APIRoute], *, shor
         print_table(["Method", "API", "Body", "Time"], table)
 
 
+def _configuration(status: ServerStatus) -> list[tuple[str, str]]:
+    """Return what the server says of its configuration. A server of another make says nothing."""
+    rows = []
+    if status.workers is not None:
+        rows.append(("Workers", str(status.workers)))
+    expiry = status.certificate_expires_at
+    if expiry is not None:
+        days = (expiry - datetime.now(UTC)).days
+        left = f"{days} day{'s'[: days != 1]} left" if days >= 0 else "expired"
+        rows.append(("Certificate", f"{left}, until {expiry.astimezone():%Y-%m-%d %H:%M %Z}"))
+    if status.policies is not None:
+        identities = _count(status.identities or 0, "identity", "identities")
+        rows.append(("Policies", f"{_count(status.policies, 'policy', 'policies')} for {identities}"))
+    return rows
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
 def _warnings(status: ServerStatus) -> list[str]:
     found = []
     expiry = status.certificate_expires_at
-    if expiry is not None:
+    if expiry is not None and expiry - datetime.now(UTC) < EXPIRY_NOTICE:
         verb = "has expired" if expiry < datetime.now(UTC) else "expires"
         found.append(f"the server's certificate {verb}: {describe_time(expiry)}")
     count = status.client_certificates_expiring

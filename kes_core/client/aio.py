@@ -117,6 +117,11 @@ class AsyncClient:
         """
         return cls(**arguments_from_environment(os.environ), insecure=insecure)
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that answered last; before the first answer, the one that is asked first."""
+        return self._settings.endpoint
+
     async def aclose(self) -> None:
         """Close all connections, those of logs too."""
         for stream in list(self._streams):

@@ -116,6 +116,11 @@ class Client:
         """
         return cls(**arguments_from_environment(os.environ), insecure=insecure)
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that answered last; before the first answer, the one that is asked first."""
+        return self._settings.endpoint
+
     def close(self) -> None:
         """Close all connections, those of logs too."""
         for stream in list(self._streams):

@@ -49,9 +49,16 @@ class ServerStatus:
     keystore_reason: str = ""
     """Why the key store can't serve, if the server says so: "unreachable", "locked", ..."""
     certificate_expires_at: datetime | None = None
-    """When the server's certificate expires; `None` while that is more than 14 days away."""
+    """When the server's certificate expires; `None` if the server does not say it."""
     client_certificates_expiring: int = 0
-    """The number of clients that the server has seen with a certificate that expires within 14 days."""
+    """How many clients the server has seen whose certificate expires within 14 days."""
+    workers: int | None = None
+    """How many processes serve requests; `None`, as for the following, if the server does not say it."""
+    keystore: str = ""
+    """The kind of key store, as in "vault"; empty if the server does not say it."""
+    policies: int | None = None
+    identities: int | None = None
+    """How many identities have a policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,11 @@ class AuditEvent:
     code: int
     """The HTTP status of the answer."""
     response_time: timedelta
-    """The time until the answer, to the microsecond."""
+    """How long the answer took, to the microsecond."""
+    policy: str = ""
+    """The name of the identity's policy; empty if it has none, or if the server does not say it."""
+    reason: str = ""
+    """Why the request was refused or failed; empty otherwise, or if the server does not say it."""
 
 
 @dataclass(frozen=True, slots=True)

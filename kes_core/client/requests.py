@@ -97,6 +97,10 @@ def status() -> Request[ServerStatus]:
             keystore_reason=str(a.get("keystore_reason") or ""),
             certificate_expires_at=parse_time(a["certificate_expires_at"]) if a.get("certificate_expires_at") else None,
             client_certificates_expiring=int(a.get("client_certificates_expiring") or 0),
+            workers=a.get("workers"),
+            keystore=str(a.get("keystore") or ""),
+            policies=a.get("policies"),
+            identities=a.get("identities"),
         ),
     )
 
@@ -268,6 +272,8 @@ def audit_log() -> Log[AuditEvent]:
             identity=str(request.get("identity") or ""),
             code=int(response["code"]),
             response_time=_nanoseconds(response["time"]),
+            policy=str(request.get("policy") or ""),
+            reason=str(response.get("reason") or ""),
         )
 
     return Log("/v1/log/audit", event)

@@ -159,6 +159,11 @@ class Settings:
         elif self._user[1] is not loop:
             raise ClientUnusableError("the client was used in another event loop: make a new one")
 
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that answered last; before the first answer, the one that is asked first."""
+        return self.endpoints[self._first]
+
     def answered(self, endpoint: str) -> None:
         """Ask `endpoint` first from now on."""
         self._first = self.endpoints.index(endpoint)
@@ -341,6 +346,15 @@ def failed(error: httpx.TransportError) -> KESConnectionError:
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx.ProtocolError):  # its text may be only a stream ID
         reason = f"the connection broke in the middle of an answer: {type(error.__cause__ or error).__name__} {reason}"
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
-        reason += SELF_SIGNED_HINT
-    return KESConnectionError(f"{endpoint}: {reason}")
+    return KESConnectionError(f"{endpoint}: {reason}{_cure_of(reason)}")
+
+
+def _cure_of(reason: str) -> str:
+    """Return what to do if the client does not accept the server's certificate, in OpenSSL's words for it."""
+    if "CERTIFICATE_VERIFY_FAILED" not in reason:
+        return ""
+    if "ostname mismatch" in reason or "IP address mismatch" in reason:
+        return "; connect by a name in the server's certificate, or give it one with this name"
+    if "has expired" in reason or "not yet valid" in reason:
+        return "; the server needs a new certificate, or a clock is wrong"
+    return SELF_SIGNED_HINT

@@ -67,28 +67,75 @@ def piped(server: Server, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 def test_audit_log_on_a_terminal(server: Server, user: Credentials, tmp_path: Path) -> None:
     with terminal("log", "-k", cwd=tmp_path, environment=environment(server)) as running, client(server) as kms:
         screen = running.wait_for("Latency")
-        assert screen.lines[0].split() == ["Time", "Identity", "IP", "Status", "Latency", "API"]
+        assert screen.lines[0].split() == ["Time", "Identity", "Policy", "IP", "Status", "Latency", "API"]
         assert screen.is_bold("Time")
         kms.generate_data_key("my-key")
         running.wait_for("/v1/key/generate/my-key")
         with client(server, user) as other, pytest.raises(NotAllowedError):
             other.create_key("x" * 70)
         running.wait_for("403")
-        row, refused = screen.lines[1:3]
+        row, refused, reason = screen.lines[1:4]
         short = server.admin.identity[:10]
-        pattern = (
-            rf"\d\d:\d\d:\d\d  {short}…  127\.0\.0\.1        200     +\d+(\.\d+)? (µs|ms)  /v1/key/generate/my-key"
-        )
+        columns = rf"\d\d:\d\d:\d\d  {short}…  -          127\.0\.0\.1        200     +\d+(\.\d+)? (µs|ms)  "
+        pattern = columns + "/v1/key/generate/my-key"
         assert re.fullmatch(pattern, row)
         assert screen.column_of("API") == screen.column_of("/v1/key/generate/my-key")
-        assert screen.column_of("Status") == screen.column_of("200") == screen.column_of("403")
+        assert screen.column_of("Status") == row.rindex("  200 ") + 2 == refused.rindex("  403 ") + 2
         assert (screen.colour_of("200"), screen.colour_of("403")) == ("green", "yellow")
         assert refused.endswith("xx…")
         assert len(refused) <= 100
+        assert refused.split()[2] == "app"
+        assert reason.strip() == "policy: static: no allow rule of policy 'app' matches"
         running.interrupt()
         assert running.end() == 130
         assert "Traceback" not in running.sent
         assert "Aborted" not in running.sent
+
+
+def test_audit_log_with_a_filter(server: Server, user: Credentials, tmp_path: Path) -> None:
+    """A filter applies on a terminal and in a pipe."""
+    filters = {
+        "--status": "4xx",
+        "--path": "/v1/key/create/*",
+        "--policy": "app",
+        "--ip": "127.0.0.1",
+        "--identity": user.identity[:8],
+    }
+    options = [part for pair in filters.items() for part in pair]
+    with (
+        terminal("log", "-k", *options, cwd=tmp_path, environment=environment(server)) as running,
+        piped(server, "log", *options) as process,
+        client(server) as kms,
+        client(server, user) as other,
+        kms.audit_log() as events,
+    ):
+        running.wait_for("Latency")
+        readers = {"/v1/log/audit": 0}
+        while readers["/v1/log/audit"] < 1:
+            readers[next(events).path] = 1  # the piped command reads from here on
+        kms.version()
+        other.status()
+        with pytest.raises(NotAllowedError):
+            other.create_key("refused")
+        screen = running.wait_for("/v1/key/create/refused")
+        assert "/version" not in "".join(screen.lines)
+        assert "/v1/status" not in "".join(screen.lines)
+        assert process.stdout is not None
+        record = json.loads(process.stdout.readline())
+        assert (record["request"]["path"], record["request"]["policy"]) == ("/v1/key/create/refused", "app")
+        assert record["response"]["reason"].startswith("policy: static: ")
+        running.interrupt()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--status", "6xx"], "'6xx' is neither a status (403) nor a class (4xx) nor 'failed'"),
+        (["--error", "--ip", "127.0.0.1"], "are for requests, not for --error"),
+    ],
+)
+def test_wrong_filters(tmp_path: Path, arguments: list[str], text: str) -> None:
+    assert text in kes("log", *arguments, cwd=tmp_path, code=2).stderr
 
 
 def test_error_log_on_a_terminal(server: Server, user: Credentials, tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ def test_commands_for_policies_identities_and_status(
     identities = sorted([server.admin.identity, user.identity])
     assert run("ls", "-i") == identities
     assert run("identity", "ls") == identities
+    assert run("identity", "ls", "--long", user.identity) == [
+        {"identity": user.identity, "admin": False, "policy": "app"}
+    ]
+    piped = kes("identity", "ls", "-l", user.identity, "-k", cwd=tmp_path, environment=environment).stdout
+    assert piped.split() == ["Identity", "Role", "Policy", user.identity, "user", "app"]
     found = run("identity", "info", user.identity)
     assert isinstance(found, dict)
     assert found["policy"] == "app"

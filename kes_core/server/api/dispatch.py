@@ -194,18 +194,18 @@ class _Dispatcher:
             answer = await finish(self._execute(call, scope), seconds)
             exchange.answer(*_success(answer))
         except RequestError as error:
-            exchange.answer(error.status, [_JSON], error_body(error.message, error.reason))
+            exchange.answer(error.status, [_JSON], error_body(error.message, error.reason), error.why)
         except RequestRefusedError as error:
-            exchange.answer(error.status, [_JSON], error_body(error.message))
+            exchange.answer(error.status, [_JSON], error_body(error.message), error.message)
         except NotRoutedError as error:
-            exchange.answer(error.status, error.headers, error.body)
+            exchange.answer(error.status, error.headers, error.body, error.reason)
         except TimeoutError:
-            exchange.answer(protocol.TIMED_OUT[0], [_JSON], error_body(protocol.TIMED_OUT[1]))
+            exchange.answer(protocol.TIMED_OUT[0], [_JSON], error_body(protocol.TIMED_OUT[1]), protocol.TIMED_OUT[1])
         except ClientDisconnect:
             pass  # the request stays without an answer
         except Exception as error:
             log_fault(logger, "internal error while serving %r", _shortened(scope["path"]), error=error)
-            exchange.answer(500, [_JSON], error_body(protocol.INTERNAL[1]))
+            exchange.answer(500, [_JSON], error_body(protocol.INTERNAL[1]), protocol.INTERNAL[1])
 
     def _begin(self, scope: Message, receive: Receive) -> Call:
         """Find the route and the sender of a request."""
@@ -250,7 +250,7 @@ class _Dispatcher:
         if not decision.allowed:
             who = sender.identity or "an unknown client"
             _log_refusal(scope["path"], who, sender.address, decision.layer, decision.reason)
-            raise RequestError(decision.status, decision.message)
+            raise RequestError(decision.status, decision.message, why=f"{decision.layer}: {decision.reason}")
         call.is_authorized = True
         metrics.active += route.is_counted
         try:
@@ -264,32 +264,43 @@ class _Dispatcher:
         call, status = exchange.call, exchange.status
         if call is not None and call.is_authorized and call.kes_route.is_counted and status != _UNANSWERED:
             self._app.metrics.answered(status, seconds)
-        if self._app.server_state.audit.enabled:
+        state = self._app.server_state
+        if state.audit.enabled:
             if call is not None:
                 sender = call.sender
             else:
                 client = scope["extensions"]["kes.client"]
-                sender = identify_if_possible(client, scope["headers"], self._app.server_state.access)
-            self._app.server_state.audit.record(
-                ip=sender.address, path=scope["path"], identity=sender.identity, code=status, seconds=seconds
+                sender = identify_if_possible(client, scope["headers"], state.access)
+            state.audit.record(
+                ip=sender.address,
+                path=scope["path"],
+                identity=sender.identity,
+                code=status,
+                seconds=seconds,
+                policy=state.policy_of.get(sender.identity, ""),
+                reason=exchange.reason,
             )
 
 
 class _Exchange:
     """A request and its answer, filled in step by step."""
 
-    __slots__ = ("body", "call", "headers", "status")
+    __slots__ = ("body", "call", "headers", "reason", "status")
 
     def __init__(self) -> None:
         self.call: Call | None = None
         self.status = _UNANSWERED
         self.headers: list[tuple[bytes, bytes]] = []
         self.body: bytes | AsyncIterator[bytes] = b""
+        self.reason = ""
 
-    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes]) -> None:
+    def answer(
+        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes], reason: str = ""
+    ) -> None:
+        """Set the answer. The reason of a refusal or a failure is for the operator."""
         if isinstance(body, bytes):
             headers = [*headers, (b"content-length", b"%d" % len(body))]
-        self.status, self.headers, self.body = status, headers, body
+        self.status, self.headers, self.body, self.reason = status, headers, body, reason
 
 
 def _log_refusal(path: str, who: str, address: str, layer: str, reason: str) -> None:

@@ -51,6 +51,16 @@ class Status(BaseModel):
     num_cpu_used: int
     mem_heap_used: Annotated[int, Field(description="Bytes.")]
     mem_stack_used: Annotated[int, Field(description="Bytes.")]
+    workers: Annotated[int, Field(description="Processes that serve requests.")]
+    keystore: Annotated[str, Field(description="The kind of key store.")]
+    policies: int
+    identities: Annotated[int, Field(description="Identities that have a policy.")]
+    certificate_expires_at: Annotated[
+        str | None, Field(description="When the server's certificate expires, as in RFC 3339.")
+    ] = None
+    client_certificates_expiring: Annotated[
+        int | None, Field(description="Clients whose certificate expires within 14 days, if there are any.")
+    ] = None
     keystore_latency: Annotated[int | None, Field(description="Nanoseconds.")] = None
     keystore_reason: Annotated[str | None, Field(description="Why the key store can't serve, if that is known.")] = None
     keystore_unreachable: bool = False

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.keystore import KeyStoreError
-from kes_core.protocol import EXPIRY_NOTICE, ROUTES
+from kes_core.protocol import ROUTES
 from kes_core.server.api.call import Call
 from kes_core.server.api.readiness import readiness
 from kes_core.server.metrics import expiring_clients, memory, usable_cpus
@@ -73,7 +73,14 @@ async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
         "mem_heap_used": heap,
         "mem_stack_used": stack,
     }
-    if metrics.certificate_expiry - time.time() < EXPIRY_NOTICE.total_seconds():
+    config = call.server_state.config
+    answer |= {
+        "workers": numbers["workers"],
+        "keystore": config.keystore.backend.name,
+        "policies": len(config.policy),
+        "identities": len(call.server_state.policy_of),
+    }
+    if metrics.certificate_expiry:
         expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
         answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
     expiring = len(expiring_clients(numbers))

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kes_core.client import Client, KESConnectionError
 from kes_core.identity import APIKey
-from tests.helpers.certificates import make_server_certificate
+from tests.helpers.certificates import make_certificate, make_server_certificate, write_pair
 
 
 @contextmanager
@@ -57,6 +58,27 @@ def test_certificate_that_is_not_trusted_is_seen_once(tmp_path: Path, servers: i
             kms.version()
     assert str(caught.value).count("self-signed, trust it") == 1
     assert [len(handshakes) for _, handshakes in found] == [1] * servers
+
+
+@pytest.mark.parametrize(
+    ("faults", "cure"),
+    [
+        ({"names": ["kes.example.com"]}, "connect by a name in the server's certificate"),
+        ({"begins": -9, "days": -1}, "the server needs a new certificate, or a clock is wrong"),
+    ],
+    ids=["other name", "expired"],
+)
+def test_error_says_once_what_to_do(tmp_path: Path, faults: dict[str, Any], cure: str) -> None:
+    """Trusting the certificate would not help here, so the error does not propose it."""
+    files = write_pair(tmp_path, make_certificate("kes", **faults))
+    with (
+        endpoint(Path(files["cert"]), Path(files["key"])) as (address, _handshakes),
+        Client(address, api_key=APIKey.generate(), ca=files["cert"]) as kms,
+        pytest.raises(KESConnectionError) as caught,
+    ):
+        kms.version()
+    assert str(caught.value).count("; ") == 1
+    assert str(caught.value).partition("; ")[2].startswith(cure)
 
 
 def test_connection_that_breaks_is_tried_again(tmp_path: Path) -> None:
