@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from kes_core.keystore import (
         BlockingCalls,
+        Credential,
         EntryExistsError,
         EntryNotFoundError,
         EntryRefusedError,
@@ -45,6 +46,7 @@ __all__ = [
     "BackendError",
     "BlockingCalls",
     "CertificateFacts",
+    "Credential",
     "Decision",
     "EntryExistsError",
     "EntryNotFoundError",

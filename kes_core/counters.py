@@ -7,15 +7,28 @@ numbers; two snapshots are added number by number.
 from __future__ import annotations
 
 import re
+import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-__all__ = ["BUCKETS", "Histogram", "PluginCounters", "PluginMetrics", "StoreCounters", "merge"]
+__all__ = [
+    "BUCKETS",
+    "FINE_BUCKETS",
+    "LOST_RECORDS",
+    "Histogram",
+    "LostRecords",
+    "PluginCounters",
+    "PluginMetrics",
+    "StoreCounters",
+    "merge",
+]
 
 BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 3.0, 5.0, 10.0)
-"""Upper bounds of the buckets of a histogram, in seconds."""
+"""Upper bounds of the buckets that dashboards of the Go server know, in seconds."""
+FINE_BUCKETS: Final = (0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.025, *BUCKETS[1:])
+"""Upper bounds of the buckets of a histogram, in seconds. They include those of `BUCKETS`."""
 
 
 class Histogram:
@@ -24,17 +37,39 @@ class Histogram:
     __slots__ = ("_counts", "_seconds")
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BUCKETS) + 1)
+        self._counts = [0] * (len(FINE_BUCKETS) + 1)
         self._seconds = 0.0
 
     def add(self, seconds: float) -> None:
         """Count one duration in seconds."""
-        self._counts[bisect_left(BUCKETS, seconds)] += 1
+        self._counts[bisect_left(FINE_BUCKETS, seconds)] += 1
         self._seconds += seconds
 
     def snapshot(self) -> dict[str, Any]:
         """Return the count of each bucket, the last of which has no bound, and the sum of all durations in seconds."""
         return {"counts": list(self._counts), "seconds": self._seconds}
+
+
+class LostRecords:
+    """Counts the audit records that this process has lost, by kind of sink. Any thread may count."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(("file", "plugin", "syslog"), 0)
+
+    def add(self, sink: str, count: int = 1) -> None:
+        """Count lost records of a sink: "file", "plugin" or "syslog"."""
+        with self._lock:
+            self._counts[sink] += count
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counts by kind of sink."""
+        with self._lock:
+            return dict(self._counts)
+
+
+LOST_RECORDS: Final = LostRecords()
+"""For the whole process: sinks come and go with each reload, and some of them belong to plugins."""
 
 
 class StoreCounters:

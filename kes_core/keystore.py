@@ -22,7 +22,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, ParamSpec, TypeVar
@@ -33,6 +33,7 @@ __all__ = [
     "MAX_VALUE_SIZE",
     "PAGE_SIZE",
     "BlockingCalls",
+    "Credential",
     "EntryExistsError",
     "EntryNotFoundError",
     "EntryRefusedError",
@@ -179,6 +180,20 @@ class StoreCapabilities:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Something that a key store logs in with and that runs out, such as a token. It holds no secret."""
+
+    name: str
+    """What it is, in lower case: "token"."""
+    expires_at: float | None = None
+    """When it expires, in seconds since 1970; `None`: never, or the store does not know."""
+    lifetime: float | None = None
+    """How long it was valid at first, in seconds."""
+    uses_left: int | None = None
+    """How many times it can still be used; `None`: always, or the store does not know."""
+
+
 class KeyStore(ABC):
     """Stores keys. All methods may be called concurrently.
 
@@ -241,6 +256,13 @@ class KeyStore(ABC):
 
         The page is empty if no name matches. A store that holds all its names in memory can use `page_of`.
         """
+
+    def credentials(self) -> Sequence[Credential]:
+        """Return what the store logs in with and that runs out, for the metrics. Does not block and does not fail.
+
+        A store without such credentials need not define it.
+        """
+        return ()
 
     async def close(self) -> None:
         """Release the store's connections, files and threads. May be called twice; no other call follows.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kes_core.audit.chain import ChainLink, make_line, parse_link
+from kes_core.counters import LOST_RECORDS
 
 __all__ = ["AuditFileError", "FileSink"]
 
@@ -73,6 +74,7 @@ class FileSink:
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.popleft()
             self._lost += 1
+            LOST_RECORDS.add("file")
         self._waiting.append(json.dumps(event, separators=(",", ":")))
         if self._scheduled is None:
             self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
@@ -104,6 +106,7 @@ class FileSink:
             if descriptor >= 0:
                 os.close(descriptor)
         self._file = self._state = -1
+        LOST_RECORDS.add("file", len(self._waiting))
         if lost := len(self._waiting) + self._lost:
             logger.error("the audit log %r is closed; %d records are lost", str(self._path), lost)
             self._waiting.clear()

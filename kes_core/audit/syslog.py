@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from logging.handlers import SysLogHandler
 from typing import Any, Final
 
+from kes_core.counters import LOST_RECORDS
+
 __all__ = ["MAX_MESSAGE", "SyslogError", "SyslogSink", "finish_sending"]
 
 logger = logging.getLogger("kes.audit")
@@ -117,6 +119,7 @@ class SyslogSink:
 
     def _count_lost(self, count: int) -> int:
         """Count lost records; return their number since `_reset_lost`."""
+        LOST_RECORDS.add("syslog", count)
         with self._lock:
             self._lost += count
             return self._lost

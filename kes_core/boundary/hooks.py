@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.boundary.calls import BLOCKING, TELL_AGAIN, text_of
+from kes_core.counters import LOST_RECORDS
 from kes_core.faults import kind_of, log_fault
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class GuardedSink:
             raise
         except BaseException as error:  # SystemExit too
             self._lost += 1
+            LOST_RECORDS.add("plugin")
             if started - self._told_lost >= TELL_AGAIN:
                 self._log_lost(error)
                 self._told_lost, self._lost = started, 0

@@ -8,7 +8,7 @@ import inspect
 import itertools
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from kes_core.boundary.calls import (
@@ -26,6 +26,7 @@ from kes_core.errors import BackendError
 from kes_core.findings import Finding
 from kes_core.keystore import (
     PAGE_SIZE,
+    Credential,
     EntryNotFoundError,
     EntryRefusedError,
     KeyStore,
@@ -128,6 +129,16 @@ class _GuardedStore(KeyStore):
         # A name that no request can use would only confuse.
         return Page([name for name in names if not self.capabilities.problem_of_name(name)], following)
 
+    def credentials(self) -> Sequence[Credential]:
+        """Return what the plugin says, without what its contract does not allow."""
+        try:
+            found: Any = self._store.credentials()
+            return tuple(each for each in found if _is_credential(each))
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            return ()  # `status` and the other calls tell of a broken plugin
+
     async def close(self) -> None:
         await close_plugin(self._origin, self._store.close)
 
@@ -171,6 +182,18 @@ def sorted_page(page: Any, prefix: str, start: str, limit: int) -> Any:
     if following or not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return page
     return page_of(names, prefix, start=start, limit=limit)
+
+
+def _is_credential(found: Any) -> bool:
+    if not isinstance(found, Credential):
+        return False
+    name: Any = found.name
+    if not isinstance(name, str) or not name.isidentifier():
+        return False
+    numbers: list[Any] = [
+        number for number in (found.expires_at, found.lifetime, found.uses_left) if number is not None
+    ]
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 
 
 def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit: int) -> str:

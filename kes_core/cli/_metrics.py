@@ -70,6 +70,9 @@ class Snapshot:
     """By outcome: success, error, failure."""
     numbers: Mapping[str, float]
     times: Times
+    """Response times, in the finest buckets that the server has."""
+    coarse_times: Times
+    """Response times, in the buckets of the Go server."""
     store_times: Times
 
     def facts(self, earlier: Snapshot | None, elapsed: float) -> dict[str, Any]:
@@ -79,7 +82,7 @@ class Snapshot:
         nanoseconds. Other times are in seconds.
         """
         facts: dict[str, Any] = {f"kes_http_request_{outcome}": int(count) for outcome, count in self.requests.items()}
-        bounds = {bound: count for bound, count in self.times.buckets.items() if bound != float("inf")}
+        bounds = {bound: count for bound, count in self.coarse_times.buckets.items() if bound != float("inf")}
         facts["kes_http_response_time"] = {str(_nanoseconds(bound)): int(count) for bound, count in bounds.items()}
         for name, number in self.numbers.items():
             facts[_METRICS[name]] = int(number) if number == int(number) else number
@@ -139,9 +142,12 @@ def parse(text: str) -> Snapshot:
     def times(metric: str) -> Times:
         return Times(buckets[metric], totals.get(f"{metric}_count", 0.0), totals.get(f"{metric}_sum", 0.0))
 
+    coarse = times("kes_http_response_time")
+    fine = times("kes_http_request_duration_seconds")
     return Snapshot(
         requests={outcome: totals.get(f"kes_http_request_{outcome}", 0.0) for outcome in _CLASSES},
         numbers=numbers,
-        times=times("kes_http_response_time"),
+        times=fine if fine.buckets else coarse,
+        coarse_times=coarse,
         store_times=times("kes_keystore_response_time"),
     )

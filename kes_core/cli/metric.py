@@ -161,4 +161,4 @@ def _facts(snapshot: Snapshot, earlier: Snapshot | None) -> Iterator[tuple[str, 
 
 
 def _below(seconds: float) -> str:
-    return f"≤ {seconds * 1e3:.0f} ms" if seconds < 1 else "> 10 s" if seconds == float("inf") else f"≤ {seconds:g} s"
+    return f"≤ {seconds * 1e3:g} ms" if seconds < 1 else "> 10 s" if seconds == float("inf") else f"≤ {seconds:g} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from kes_core.config import CacheExpiry
@@ -15,6 +15,7 @@ from kes_core.keys.versions import StoredKey, read_key, read_later_versions
 from kes_core.keys.watched import WatchedStore
 from kes_core.keystore import (
     PAGE_SIZE,
+    Credential,
     EntryExistsError,
     EntryNotFoundError,
     KeyStore,
@@ -261,6 +262,10 @@ class KeyCache:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sweep_periodically())
             tasks.create_task(self._monitor_health())
+
+    def credentials(self) -> Sequence[Credential]:
+        """Return what the key store logs in with and that runs out."""
+        return self._store.credentials()
 
     async def close(self) -> None:
         """Drop all keys and close the store. Calls that wait for a key raise an error."""

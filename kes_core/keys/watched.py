@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from kes_core.counters import StoreCounters
 from kes_core.keystore import (
     PAGE_SIZE,
+    Credential,
     EntryExistsError,
     EntryNotFoundError,
     KeyStore,
@@ -94,6 +95,10 @@ class WatchedStore:
         with contextlib.suppress(KeyStoreThrottledError):
             await self._observed("status", self._store.status())
         return self._clock() - started
+
+    def credentials(self) -> Sequence[Credential]:
+        """Return what the store logs in with and that runs out, as `KeyStore.credentials`."""
+        return self._store.credentials()
 
     async def close(self) -> None:
         """Close the store."""

@@ -6,10 +6,12 @@ adds to counters. So the library gets these as untyped metrics, and the text dec
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,8 +23,9 @@ from prometheus_client.core import (
     UntypedMetricFamily,
 )
 
-from kes_core.counters import BUCKETS
-from kes_core.server.metrics import expiring_clients, usable_cpus
+from kes_core.counters import BUCKETS, FINE_BUCKETS
+from kes_core.server.build import commit, version
+from kes_core.server.metrics import credentials, expiring_clients, usable_cpus
 
 if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "exposition"]
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_FINE: Final = "kes_http_request_duration_seconds"
 _CLASSES: Final = (
     ("kes_http_request_success", "Requests answered with a 2xx status.", range(200, 300)),
     ("kes_http_request_error", "Requests answered with a 4xx status.", range(400, 500)),
@@ -46,10 +50,17 @@ def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool =
         labelled: Whether to include metrics with labels that the Go server does not have. The Go SDK fails on them: it
             accepts labels only for requests by status code.
     """
-    families = [*_server_families(numbers), *_certificate_families(numbers, metrics)]
+    families = [
+        _build_family(),
+        *_server_families(numbers),
+        *_certificate_families(numbers, metrics),
+        *_credential_families(numbers),
+    ]
     if not labelled:
         by_code = {name for name, _help, _codes in _CLASSES}
-        families = [family for family in families if family.name in by_code or _has_one_value(family)]
+        families = [
+            family for family in families if family.name in by_code or (_has_one_value(family) and family.name != _FINE)
+        ]
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(families))
     text = generate_latest(registry)
@@ -82,6 +93,11 @@ def _server_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
             yield counted
     yield GaugeMetricFamily("kes_http_request_active", "Requests that are running.", numbers["active"])
     times = HistogramMetricFamily("kes_http_response_time", "Seconds from the start of a request's handler to its end.")
+    _add_histogram(times, [], numbers["times"], BUCKETS)
+    yield times
+    times = HistogramMetricFamily(
+        _FINE, "Seconds from the start of a request's handler to its end, with finer buckets below 10 ms."
+    )
     _add_histogram(times, [], numbers["times"])
     yield times
     yield UntypedMetricFamily("kes_log_error_events", "Error events sent to clients.", numbers["error_events"])
@@ -94,6 +110,9 @@ def _server_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     )
     _add_labelled(decisions, numbers["decisions"])
     yield decisions
+    lost = CounterMetricFamily("kes_audit_records_lost", "Audit records that a sink did not take.", labels=["sink"])
+    _add_labelled(lost, numbers["lost"])
+    yield lost
     yield CounterMetricFamily("kes_tls_handshakes", "TLS handshakes that succeeded.", numbers["handshakes"])
     yield CounterMetricFamily(
         "kes_tls_handshake_failures", "TLS handshakes that failed or were aborted.", numbers["failed_handshakes"]
@@ -144,12 +163,46 @@ def _plugin_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
     yield from families.values()
 
 
-def _add_histogram(family: HistogramMetricFamily, labels: list[str], numbers: Mapping[str, Any]) -> None:
+def _credential_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    fields = {
+        "expires_at": (
+            "expiry_timestamp_seconds",
+            "When the credentials of the key store expire, in seconds since 1970.",
+        ),
+        "lifetime": ("lifetime_seconds", "How long the credentials of the key store were valid at first."),
+        "uses_left": ("uses_left", "How many times the credentials of the key store can still be used."),
+    }
+    for field, (suffix, documentation) in fields.items():
+        family = GaugeMetricFamily(f"kes_keystore_credential_{suffix}", documentation, labels=["credential"])
+        for name, credential in sorted(credentials(numbers).items()):
+            if (value := getattr(credential, field)) is not None:
+                family.add_metric([name], value)
+        if family.samples:
+            yield family
+
+
+def _build_family() -> Metric:
+    family = GaugeMetricFamily(
+        "kes_build_info", "What runs, as labels. Always 1.", labels=["version", "commit", "python"]
+    )
+    family.add_metric([version(), commit(), platform.python_version()], 1)
+    return family
+
+
+def _add_histogram(
+    family: HistogramMetricFamily,
+    labels: list[str],
+    numbers: Mapping[str, Any],
+    bounds: Sequence[float] = FINE_BUCKETS,
+) -> None:
+    """Add a histogram, with all its buckets or with those of certain bounds."""
     buckets: list[tuple[str, float]] = []
     total = 0
-    for bound, count in zip((*(f"{bound:g}" for bound in BUCKETS), "+Inf"), numbers["counts"], strict=True):
+    for bound, count in zip((*FINE_BUCKETS, math.inf), numbers["counts"], strict=True):
         total += count
-        buckets.append((bound, total))
+        if bound in bounds:
+            buckets.append((f"{bound:g}", total))
+    buckets.append(("+Inf", total))
     family.add_metric(labels, buckets, numbers["seconds"])
 
 

@@ -19,7 +19,7 @@ from kes_core.config.files import certificate_warnings
 from kes_core.faults import log_fault
 from kes_core.hookspecs import ServerInfo
 from kes_core.server import log, startup, systemd
-from kes_core.server.api.system import version
+from kes_core.server.build import version
 from kes_core.server.events import ErrorLogHandler
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from kes_core.counters import Histogram, PluginCounters, StoreCounters
+from kes_core.counters import LOST_RECORDS, Histogram, PluginCounters, StoreCounters
+from kes_core.keystore import Credential
 
-__all__ = ["Metrics", "expiring_clients", "memory", "usable_cpus"]
+__all__ = ["Metrics", "credentials", "expiring_clients", "memory", "usable_cpus"]
 
 _STARTED: Final = time.monotonic()
 """When this process started. All processes of a machine share this clock."""
@@ -42,6 +45,8 @@ class Metrics:
         """When the server's certificate expires, in seconds since 1970."""
         self.expiring_clients: Mapping[str, float] = {}
         """When client certificates expire, for those that expire soon, by identity."""
+        self.credentials: Callable[[], Sequence[Credential]] = tuple
+        """Returns what the key store logs in with and that runs out."""
         self._by_code: Counter[int] = Counter()
         self._times = Histogram()
 
@@ -70,6 +75,11 @@ class Metrics:
             "heap": heap,
             "blocks": sys.getallocatedblocks(),
             "stack": stack,
+            "lost": LOST_RECORDS.snapshot(),
+            "credentials": {
+                json.dumps([each.name, each.expires_at, each.lifetime, each.uses_left]): 1
+                for each in self.credentials()
+            },
             # The times are part of the names: adding up snapshots changes the values.
             "expiring": {f"{identity} {expiry}": 1 for identity, expiry in self.expiring_clients.items()},
         }
@@ -81,6 +91,17 @@ def expiring_clients(numbers: Mapping[str, Any]) -> dict[str, float]:
     for entry in numbers["expiring"]:
         identity, _, expiry = entry.partition(" ")
         found[identity] = max(found.get(identity, 0.0), float(expiry))
+    return found
+
+
+def credentials(numbers: Mapping[str, Any]) -> dict[str, Credential]:
+    """Return the credentials of the key store by name, from a sum of snapshots: of several, the first to expire."""
+    found: dict[str, Credential] = {}
+    for entry in numbers["credentials"]:
+        each = Credential(*json.loads(entry))
+        other = found.get(each.name)
+        if other is None or (each.expires_at or math.inf) < (other.expires_at or math.inf):
+            found[each.name] = each
     return found
 
 

@@ -26,6 +26,7 @@ from kes_core.audit.log import AuditLog
 from kes_core.audit.syslog import MAX_MESSAGE
 from tests.helpers.certificates import make_credentials
 from tests.helpers.command import run_kes
+from tests.helpers.observation import families
 from tests.helpers.server import Server, send_raw
 
 Run = Callable[..., Server]
@@ -385,10 +386,12 @@ def test_records_that_a_log_host_does_not_take_are_counted_and_delay_no_request(
                     client.get("/version")
                     longest, asked = max(longest, time.monotonic() - asked), time.monotonic()
         line = json.loads(server.wait_for_log("did not accept the last audit records"))["message"]
+        counted = families(server)["kes_audit_records_lost_total"][1]["syslog"] if by == "reload" else None
     assert longest < 1
     lost = re.fullmatch(rf"syslog at '{address[6:]}' did not accept the last audit records: (\d+) are lost", line)
     assert lost is not None
     assert 0 < int(lost[1]) < count
+    assert counted in {None, int(lost[1])}
 
 
 BAD = [

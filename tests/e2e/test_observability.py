@@ -48,6 +48,11 @@ def test_metrics_of_the_vectors(run_server: Callable[..., Server], stranger: Cre
     times = after["kes_http_response_time"][1]
     assert [name.removeprefix("_bucket") for name in times if "_bucket" in name] == METRICS["bucket_labels"]
     assert times["_count"] == times["_bucket+Inf"] == 4.0
+    fine = after["kes_http_request_duration_seconds"][1]
+    assert next(name for name in fine if "_bucket" in name) == "_bucket0.00025"
+    assert all(fine[f"_bucket{bound}"] == times[f"_bucket{bound}"] for bound in METRICS["bucket_labels"])
+    assert list(after["kes_build_info"][1].values()) == [1.0]
+    assert after["kes_audit_records_lost_total"][1] == {"file": 0.0, "plugin": 0.0, "syslog": 0.0}
     assert after["kes_http_request_active"][1] == {"": 0.0}
     assert after["kes_system_num_cpu"][1][""] >= 1
 

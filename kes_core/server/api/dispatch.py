@@ -32,6 +32,7 @@ from kes_core.protocol import ROUTES
 from kes_core.server.api import keys, logs, policies, system, versions
 from kes_core.server.api.call import Call
 from kes_core.server.api.logs import Text
+from kes_core.server.build import version
 from kes_core.server.events import Hub, send_stream
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.metrics import Metrics
@@ -69,7 +70,7 @@ class KESApp(FastAPI):
     """The API of the server. `use` sets its state, and replaces the old one as a whole."""
 
     def __init__(self, state: State, metrics: Metrics, peers: Peers, expiry: ExpiryWatch) -> None:
-        super().__init__(version=system.version(), openapi_url=None, redirect_slashes=False)
+        super().__init__(version=version(), openapi_url=None, redirect_slashes=False)
         self.server_state = state
         self.metrics = metrics
         self.peers = peers
@@ -103,6 +104,7 @@ class KESApp(FastAPI):
     def use(self, state: State) -> None:
         """Use `state` from now on. Requests in progress keep the state with which they began."""
         state.audit.readers = self.audit_log
+        self.metrics.credentials = state.cache.credentials
         self.server_state = state
 
     def close_streams(self) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import platform
 import sys
 import time
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.keystore import KeyStoreError
 from kes_core.protocol import ROUTES
 from kes_core.server.api.call import Call
 from kes_core.server.api.readiness import readiness
+from kes_core.server.build import commit, version
 from kes_core.server.metrics import expiring_clients, memory, usable_cpus
 
 if TYPE_CHECKING:
@@ -24,29 +22,13 @@ if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
     from kes_core.server.workers.peers import Peers
 
-__all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "commit", "status", "version"]
+__all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "status"]
 
 API_PATH: Final = "/v1/api"
 STATUS_PATH: Final = "/v1/status"
-_UNKNOWN: Final = "<unknown>"
-# Clients expect Go's names.
+# Clients know these by Go's names.
 _OS: Final = {"win32": "windows"}.get(sys.platform, sys.platform)
 _ARCH: Final = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}.get(platform.machine(), platform.machine())
-
-
-@functools.cache
-def version() -> str:
-    """Return the version of the server."""
-    return metadata.version("kes-core")
-
-
-@functools.cache
-def commit() -> str:
-    """Return the commit from which the server was installed, if the installer recorded it."""
-    text = metadata.distribution("kes-core").read_text("direct_url.json")
-    origin = json.loads(text) if text else {}
-    found = origin.get("vcs_info", {}).get("commit_id", _UNKNOWN)
-    return str(found)
 
 
 async def _version(_call: Call) -> dict[str, str]:

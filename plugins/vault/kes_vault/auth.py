@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hvac.exceptions import Forbidden, InvalidPath
 
 from kes_core import KeyStoreError, KeyStoreReason
 from kes_core.config import Secret
@@ -17,11 +21,23 @@ if TYPE_CHECKING:
 
     from kes_vault.config import AppRoleConfig, VaultConfig
 
-__all__ = ["Login", "Token", "login_of", "namespace_of", "path_prefix_of", "retry_of", "token_of"]
+__all__ = ["Login", "SecretLife", "Token", "login_of", "namespace_of", "path_prefix_of", "retry_of", "token_of"]
 
+logger = logging.getLogger("kes.vault")
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 """The characters of a token, which is the value of a header."""
+
+
+class SecretLife(NamedTuple):
+    """How long a secret ID of AppRole still works."""
+
+    expires_at: float | None
+    """In seconds since 1970; `None`: it does not expire."""
+    lifetime: float | None
+    """In seconds."""
+    uses_left: int | None
+    """`None`: there is no limit."""
 
 
 class Token(NamedTuple):
@@ -31,6 +47,8 @@ class Token(NamedTuple):
     seconds: float
     """Seconds until it expires; 0: never."""
     renewable: bool
+    secret: SecretLife | None = None
+    """How long the secret ID works that the token was given for; `None` if Vault does not say it."""
 
     def __repr__(self) -> str:
         return f"<Token for {self.seconds:g} s>"
@@ -105,11 +123,47 @@ def _approle(config: AppRoleConfig) -> Login:
             unwrapped[given] = answer["data"]["secret_id"]
         return unwrapped[given]
 
+    may_look = True
+
     def login(client: hvac.Client) -> Token:
+        nonlocal may_look
         secret = secret_of(client)
-        return token_of(client.auth.approle.login(config.id, secret, use_token=False, mount_point=config.engine))
+        answer = client.auth.approle.login(config.id, secret, use_token=False, mount_point=config.engine)
+        token = token_of(answer)
+        if not may_look:
+            return token
+        try:
+            role = answer["auth"]["metadata"]["role_name"]
+            return token._replace(secret=_life_of(client, config, token, role, secret))
+        except Forbidden:  # most policies do not grant it: the metrics then lack the secret ID
+            may_look = False
+        except Exception:  # of many kinds; the login has succeeded all the same
+            logger.debug("the secret ID can't be looked up")
+        return token
 
     return login
+
+
+def _life_of(client: hvac.Client, config: AppRoleConfig, token: Token, role: str, secret: str) -> SecretLife:
+    """Look up how long a secret ID works. Raises many kinds of error; a token of the role may not do it by default."""
+    client.token = token.value
+    try:
+        answer: Any = client.auth.approle.read_secret_id(role, secret, mount_point=config.engine)
+    except InvalidPath:
+        answer = None
+    finally:
+        client.token = ""
+    if not isinstance(answer, dict):  # the login was the last that it was good for
+        return SecretLife(None, None, 0)
+    data = answer["data"]
+    # Go's zero time means that it does not expire, and 0 uses that there is no limit.
+    end = datetime.fromisoformat(data["expiration_time"])
+    limited, uses = end.year > 1, int(data["secret_id_num_uses"])
+    return SecretLife(
+        end.timestamp() if limited else None,
+        float(data["secret_id_ttl"]) if limited else None,
+        uses if uses > 0 else None,
+    )
 
 
 def _given_token(read: Callable[[], str], what: str) -> Login:

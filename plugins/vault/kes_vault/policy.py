@@ -36,6 +36,14 @@ def access_policy(config: VaultConfig) -> str:
     for path, capabilities in (*_rules(config), *(_OF_THE_TOKEN if below else ())):
         granted = ", ".join(f'"{capability}"' for capability in capabilities)
         lines += ["", f'path "{below}{path}" {{', f"  capabilities = [{granted}]", "}"]
+    if config.approle is not None:
+        lines += [
+            "",
+            "# Optional: lets the metrics say when the secret ID expires, or is used up. Replace ROLE.",
+            f'# path "auth/{config.approle.engine}/role/ROLE/secret-id/lookup" {{',
+            '#   capabilities = ["update"]',
+            "# }",
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -20,8 +20,15 @@ import requests
 from hvac.adapters import RawAdapter
 from hvac.exceptions import Forbidden, InvalidPath, VaultError
 
-from kes_core import BlockingCalls, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError, PluginMetrics
-from kes_vault.auth import Token, login_of, namespace_of, retry_of, token_of
+from kes_core import (
+    BlockingCalls,
+    Credential,
+    KeyStoreError,
+    KeyStoreReason,
+    KeyStoreUnreachableError,
+    PluginMetrics,
+)
+from kes_vault.auth import SecretLife, Token, login_of, namespace_of, retry_of, token_of
 from kes_vault.errors import PASSING, TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
 from kes_vault.transport import HEALTH, VaultHTTP
 
@@ -55,9 +62,6 @@ class Session:
         self._config = config
         metrics = metrics if metrics is not None else PluginMetrics()
         self._count_login = metrics.counter("logins", "Logins to Vault.")
-        self._show_expiry = metrics.gauge(
-            "token_expiry_timestamp_seconds", "When the token for Vault expires, in seconds since 1970; 0: never."
-        )
         self._http = VaultHTTP(config, connections=THREADS)
         self.client = self._new_client(config.namespace)
         self._login_client = self._new_client(namespace_of(config))
@@ -65,6 +69,9 @@ class Session:
         self._login = login_of(config)
         self._calls = BlockingCalls("vault", threads=THREADS)
         self._token: Token | None = None
+        self._token_since = 0.0
+        """When the token was given or renewed, in seconds since 1970."""
+        self._secret: SecretLife | None = None
         self._lock = asyncio.Lock()
         self._logins = 0
         self._failures = 0
@@ -302,7 +309,8 @@ class Session:
             if self._problem is not None:
                 logger.warning("logged in to Vault again")
             self.client.token = token.value
-            self._keep(token)
+            self._set_token(token)
+            self._secret = token.secret
             self._count_login()
             self._logins += 1
             self._failures = 0
@@ -310,9 +318,19 @@ class Session:
             self._is_denied = False
             self._wake.set()
 
-    def _keep(self, token: Token) -> None:
+    def _set_token(self, token: Token) -> None:
         self._token = token
-        self._show_expiry(time.time() + token.seconds if token.seconds > 0 else 0)
+        self._token_since = time.time()
+
+    def credentials(self) -> list[Credential]:
+        """Return when the token and the secret ID run out, as far as that is known."""
+        found = []
+        if self._token is not None and self._token.seconds > 0:
+            seconds = self._token.seconds
+            found.append(Credential("token", self._token_since + seconds, seconds))
+        if self._secret is not None:
+            found.append(Credential("secret_id", *self._secret))
+        return found
 
     def _raise_problem(self) -> None:
         if self._problem is not None:  # a new exception: each raise would add a traceback to the same one
@@ -393,6 +411,6 @@ class Session:
                 pass
             else:
                 if self._logins == logins and renewed.seconds > token.seconds * (1 - RENEW_AT):
-                    self._keep(renewed)
+                    self._set_token(renewed)
                     return
         await self._log_in(logins)

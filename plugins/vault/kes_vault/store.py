@@ -14,6 +14,7 @@ from hvac.exceptions import InvalidPath, InvalidRequest
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from kes_core import (
+    Credential,
     EntryExistsError,
     EntryNotFoundError,
     KeyStore,
@@ -96,6 +97,9 @@ class VaultKeyStore(KeyStore):
         self._write_times: deque[float] = deque(maxlen=_RECENT_WRITES)
         """How long the recent writes over K/V v1 took, in seconds."""
         self.health_interval = config.status.ping
+
+    def credentials(self) -> list[Credential]:
+        return self._session.credentials()
 
     def __repr__(self) -> str:
         return f"<VaultKeyStore {self._config.engine!r} at {self._config.endpoint}>"
