@@ -6,13 +6,16 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hvac.exceptions as vault
 import requests
 
 from kes_core import KeyStoreError, KeyStoreReason, KeyStoreThrottledError, KeyStoreUnreachableError
 from kes_vault.transport import ForeignAnswerError, GatewayError, RedirectError
+
+if TYPE_CHECKING:
+    from kes_vault.config import VaultConfig
 
 __all__ = [
     "PASSING",
@@ -22,6 +25,7 @@ __all__ = [
     "StandbyError",
     "TokenRefusedError",
     "UninitializedError",
+    "login_problem",
     "not_initialized",
     "reason_of",
     "sealed",
@@ -196,3 +200,23 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             seen[id(current)] = current
             yield current
             waiting += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+
+
+def login_problem(error: Exception, config: VaultConfig) -> KeyStoreError:
+    """Return the error of a failed login: what it can be, and how to see which."""
+    if isinstance(error, KeyStoreError):
+        return error
+    translated = translate(error, "log in", config.endpoint)
+    if isinstance(translated, PASSING) or not isinstance(error, vault.VaultError):
+        return translated
+    if isinstance(error, vault.InvalidPath | vault.Forbidden) and "no handler" in reason_of(error):
+        text = "login to Vault failed: the authentication method is not enabled at its engine path"
+    elif config.approle is not None and "invalid role or secret ID" in reason_of(error):
+        path = f"auth/{config.approle.engine}/role/ROLE/secret-id/lookup"
+        text = (
+            "login to Vault failed: invalid role or secret ID: the secret ID has expired, is used up, or belongs "
+            f"to another role or namespace; see 'vault write {path} secret_id=...'"
+        )
+    else:
+        text = f"login to Vault failed: {reason_of(error)}; check role, credentials and namespace"
+    return KeyStoreError(text, reason=KeyStoreReason.FORBIDDEN)

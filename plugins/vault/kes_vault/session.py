@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import hvac
 import requests
 from hvac.adapters import RawAdapter
-from hvac.exceptions import Forbidden, InvalidPath, VaultError
+from hvac.exceptions import InvalidPath
 
 from kes_core import (
     BlockingCalls,
     Credential,
     KeyStoreError,
-    KeyStoreReason,
     KeyStoreUnreachableError,
     PluginMetrics,
 )
 from kes_vault.auth import SecretLife, Token, login_of, namespace_of, retry_of, token_of
-from kes_vault.errors import PASSING, TokenRefusedError, not_initialized, reason_of, sealed, standby, translate
+from kes_vault.errors import PASSING, TokenRefusedError, login_problem, not_initialized, sealed, standby, translate
 from kes_vault.transport import HEALTH, VaultHTTP
 
 if TYPE_CHECKING:
@@ -302,7 +301,7 @@ class Session:
             try:
                 token = await self._calls.run(self._login, self._login_client)
             except Exception as error:  # as in `_call`
-                problem = self._login_problem(error)
+                problem = login_problem(error, self._config)
                 if not isinstance(problem, PASSING):
                     self._note_problem(problem, now)
                 raise problem from None
@@ -350,24 +349,6 @@ class Session:
         longest = max(retry, self._config.status.ping)
         pause = min(longest, retry * 2.0 ** min(self._failures - 1, _MAX_DOUBLINGS))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 # spreads servers, keeps no secret
-
-    def _login_problem(self, error: Exception) -> KeyStoreError:
-        if isinstance(error, KeyStoreError):
-            return error
-        translated = translate(error, "log in", self._config.endpoint)
-        if isinstance(translated, PASSING) or not isinstance(error, VaultError):
-            return translated
-        if isinstance(error, InvalidPath | Forbidden) and "no handler" in reason_of(error):
-            text = "login to Vault failed: the authentication method is not enabled at its engine path"
-        elif self._config.approle is not None and "invalid role or secret ID" in reason_of(error):
-            path = f"auth/{self._config.approle.engine}/role/ROLE/secret-id/lookup"
-            text = (
-                "login to Vault failed: invalid role or secret ID: the secret ID has expired, is used up, or belongs "
-                f"to another role or namespace; see 'vault write {path} secret_id=...'"
-            )
-        else:
-            text = f"login to Vault failed: {reason_of(error)}; check role, credentials and namespace"
-        return KeyStoreError(text, reason=KeyStoreReason.FORBIDDEN)
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
