@@ -19,7 +19,6 @@ import pytest
 from tests.helpers.programs import program
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("", "configuration/", "messages/", "decisions/site/")
 WIDTHS = (390, 1440)
 MESSAGE = "no installed plugin provides it"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -114,7 +113,9 @@ def test_pages_and_search(site: Path, served: Site, tmp_path: Path) -> None:
 
     The search finds the page that explains a message.
     """
-    cases = [[page, width] for page in PAGES for width in WIDTHS]
+    pages = sorted(str(file.parent.relative_to(site)) for file in site.rglob("index.html"))
+    cases = [[f"{page}/".removeprefix("./"), width] for page in pages for width in WIDTHS]
+    assert len(cases) > 2 * 30
     page = MEASURE.replace("CASES", json.dumps(cases)).replace("SEARCHED", MESSAGE)
     (site / "measure.html").write_text(page)
     # Chromium's sandbox needs more rights than a test has, and the browser opens only our pages.
@@ -131,7 +132,7 @@ def test_pages_and_search(site: Path, served: Site, tmp_path: Path) -> None:
             [*chromium, *options, f"http://127.0.0.1:{served.server_port}/measure.html"], stdout=log, stderr=log
         )
         try:
-            measured: dict[str, Any] = json.loads(served.measured.get(timeout=300))
+            measured: dict[str, Any] = json.loads(served.measured.get(timeout=600))
         finally:
             browser.terminate()
             browser.wait(timeout=60)

@@ -95,6 +95,11 @@ class Screen:
             assert arguments == "?25", f"unknown sequence {arguments}{command}"  # hides or shows the cursor
 
     @property
+    def rows(self) -> list[list[Cell]]:
+        """The characters of the screen."""
+        return [list(row) for row in self._rows]
+
+    @property
     def lines(self) -> list[str]:
         """The text of the screen."""
         return ["".join(cell.text for cell in row).rstrip() for row in self._rows]
