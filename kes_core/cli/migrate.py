@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -84,30 +85,33 @@ async def _migrate(
             names = await migration.names(pattern)
         except KeyStoreError as error:
             raise CLIError(str(error)) from error
-        loop = asyncio.get_running_loop()
+        loop, started = asyncio.get_running_loop(), time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, migration.stop)
         try:
-            with _progress(len(names), show=for_people(as_json)) as advance:
+            ends = f"{source.backend.name} → {target.backend.name}"
+            with _progress(ends, len(names), show=for_people(as_json)) as advance:
                 await migration.run(names, lambda _name, _outcome: advance())
         except KeyStoreError as error:
             problem = str(error)
         if not problem and migration.summary.done < len(names):
             problem = "interrupted"
-        _report(migration, len(names), dry_run=dry_run, as_json=as_json)
+        seconds = time.monotonic() - started
+        _report(migration, len(names), seconds=seconds, dry_run=dry_run, as_json=as_json)
         if problem:
             raise CLIError(f"{problem}; {_AGAIN}")
         return 1 if migration.summary.failures else 0
 
 
-def _report(migration: Migration, keys: int, *, dry_run: bool, as_json: bool) -> None:
+def _report(migration: Migration, keys: int, *, seconds: float, dry_run: bool, as_json: bool) -> None:
     counts = {str(outcome): count for outcome, count in migration.summary.counts.items()}
     failures = dict(sorted(migration.summary.failures.items()))
     if as_json:
         print_json({"dry_run": dry_run, "keys": keys, **counts, "failures": failures})
         return
     counted = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to do"
-    click.echo(f"{'Would be: ' if dry_run else ''}{keys} keys: {counted}")
+    rate = f" ({migration.summary.done / seconds:.0f} keys/s)" if seconds > 0 and for_people() else ""
+    click.echo(f"{'Would be: ' if dry_run else ''}{keys} keys: {counted}{rate}")
     for name, reason in list(failures.items())[:_MAX_SHOWN]:
         click.echo(f"  {name}: {reason}", err=True)
     if len(failures) > _MAX_SHOWN:
@@ -115,15 +119,35 @@ def _report(migration: Migration, keys: int, *, dry_run: bool, as_json: bool) ->
 
 
 @contextlib.contextmanager
-def _progress(total: int, *, show: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar to a person; yield the function that advances it by one key."""
+def _progress(ends: str, total: int, *, show: bool) -> Iterator[Callable[[], None]]:
+    """Show a progress bar to a person; yield the function that advances it by one key.
+
+    Args:
+        ends: The names of both stores, as in `fs → vault`.
+        total: The number of keys.
+        show: Whether there is a person.
+    """
     if not show:
         yield lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns: tuple[Any, ...] = (TextColumn("Keys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} keys/s"),
+        TimeRemainingColumn(),
+    )
+    started, done = time.monotonic(), 0
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(ends, total=total, rate="-")
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            seconds = time.monotonic() - started
+            bar.update(task, advance=1, rate=f"{done / seconds:.0f}" if seconds > 0 else "-")
+
+        yield advance

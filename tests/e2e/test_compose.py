@@ -105,9 +105,13 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 def test_object_store_can_do_its_work(trial: Trial) -> None:
     """With the variables of the object store: what it does when it starts, and for each object."""
     store = trial.environment("store")
-    files = {name: store[f"MINIO_KMS_KES_{name.upper()}"] for name in ("key_file", "cert_file")}
     key = store["MINIO_KMS_KES_KEY_NAME"]
-    with Client(store["MINIO_KMS_KES_ENDPOINT"], ca=store["MINIO_KMS_KES_CAPATH"], **files) as kes:
+    with Client(
+        store["MINIO_KMS_KES_ENDPOINT"],
+        key_file=store["MINIO_KMS_KES_KEY_FILE"],
+        cert_file=store["MINIO_KMS_KES_CERT_FILE"],
+        ca=store["MINIO_KMS_KES_CAPATH"],
+    ) as kes:
         assert kes.status().keystore == "vault"
         kes.create_key(key)
         made = kes.generate_data_key(key, b"trial/object")
