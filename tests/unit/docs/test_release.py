@@ -28,7 +28,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def release(copy: Path, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, copy / "scripts" / "release.py", *arguments]
+    command = [sys.executable, str(copy / "scripts" / "release.py"), *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
