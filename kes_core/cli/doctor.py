@@ -32,7 +32,18 @@ _CONFIG = click.option(
 )
 
 
-@click.group("doctor", cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class _Doctor(Group):
+    """Reads a file in place of a command as the configuration: `kes doctor config.yml`, as `kes config check`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and not args[0].startswith("-") and Path(args[0]).is_file():
+            args = ["--config", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    "doctor", cls=_Doctor, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @_CONFIG
 @click.option("--path", metavar="PATH", help="Explain a request, as /v1/key/generate/my-key.")
 @click.option("--method", metavar="METHOD", default="", help="The method of the request.  [default: that of the API]")
@@ -65,6 +76,7 @@ def command(
     Check the configuration, the addresses, the certificate, the policies and the key store. The key store is contacted,
     but not changed. With --path, explain what the server does with a request of --client or --identity, or of a client
     without a certificate. Run the command as the user of the server. The exit code is 1 if there is an error.
+    `kes doctor FILE` is the same as --config FILE.
     """
     if context.invoked_subcommand is not None:
         return 0

@@ -66,6 +66,7 @@ def test_configuration_with_problems(directory: Path) -> None:
     assert [finding["subject"] for finding in found] == ["configuration", "configuration"]
     assert found[0]["message"] == "other.yml:1: adress: unknown field"
     assert found[0]["cure"].startswith("did you mean 'address'? Allowed: ")
+    assert doctor("other.yml", cwd=directory, code=1) == found  # as `kes config check other.yml`
     (missing,) = doctor("--config", "none.yml", cwd=directory, code=1)
     assert missing["message"] == "none.yml: can't be read: No such file or directory"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,32 @@ def build(project: str, sources: Path, output: Path, umask: int) -> None:
 def hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in a folder."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.slow
+def test_bill_of_materials(tmp_path: Path) -> None:
+    """The command of the release lists every package of the container image, and writes the same file again."""
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    found = re.search(r'bin/cyclonedx-py" (.+?)\n +- uses', workflow, re.DOTALL)
+    assert found is not None
+    arguments = found[1].replace("\\\n", " ").replace("kes-core.cdx.json", "{output}").split()
+    venv = tmp_path / "venv"
+    lock = ["--require-hashes", "--requirement", str(ROOT / "requirements" / "release.txt")]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(venv / "bin" / "python")]
+    subprocess.run([*pip, "install", *lock], check=True, timeout=280)
+    documents = []
+    for name in ("first.json", "second.json"):
+        command = [venv / "bin" / "cyclonedx-py", *(part.format(output=tmp_path / name) for part in arguments)]
+        environment = os.environ | {"SOURCE_DATE_EPOCH": "1790000000"}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
+        documents.append((tmp_path / name).read_text())
+    assert documents[0] == documents[1]
+    bill = json.loads(documents[0])
+    assert bill["metadata"]["component"]["name"] == "kes-core"
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements" / "image.txt").read_text(), re.MULTILINE)
+    assert {component["name"] for component in bill["components"]} == set(locked)
+    assert all(component["version"] for component in bill["components"])
 
 
 @pytest.mark.slow
