@@ -10,9 +10,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.helpers.programs import program
+
 ROOT = Path(__file__).parents[2]
 SCREENS = ROOT / "docs" / "screens"
 SHOWN = {
+    "dashboard": ["Requests per second", "Cache hit ratio", "p99"],
     "doctor": ["tls.key and tls.cert are swapped", "2 errors, 1 warning, 1 note"],
     "identities": ["Role", "billing"],
     "log": ["403", "no allow rule of policy 'minio' matches"],
@@ -43,8 +46,10 @@ def test_pictures_are_those_that_pages_show() -> None:
 
 
 @pytest.mark.slow
-def test_script_makes_them(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, ROOT / "scripts" / "screenshots.py", tmp_path], check=True, timeout=280)
+def test_scripts_make_them(tmp_path: Path) -> None:
+    program("prometheus", "prometheus")
+    for script, output in (("screenshots.py", tmp_path), ("dashboard_picture.py", tmp_path / "dashboard.svg")):
+        subprocess.run([sys.executable, ROOT / "scripts" / script, output], check=True, timeout=280)
     for name, texts in SHOWN.items():
         for text in texts:
             assert text.replace(" ", "") in text_of(tmp_path / f"{name}.svg"), name
