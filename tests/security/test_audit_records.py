@@ -40,6 +40,7 @@ class Faulty:
         state: Any = SimpleNamespace(
             access=AccessRules(admin=IDENTITY) if rules is None else rules,
             timeouts={route.path: 5.0 for route in ROUTES},
+            policy_of={},
             audit=AuditLog(plugins=[SimpleNamespace(audit=self.records.append)]),  # type: ignore[list-item] # all of a sink that is used
         )
         state.__dict__.update(faults)

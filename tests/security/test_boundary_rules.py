@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kes_core import (
     BackendError,
+    Credential,
     Decision,
     KeyStore,
     KeyStoreBackend,
@@ -84,6 +85,39 @@ async def hang(*_arguments: object) -> Any:
         except asyncio.CancelledError:
             await asyncio.sleep(0.3)
             return None
+
+
+class Lender(MemoryKeyStore):
+    """A store whose plugin says anything of its credentials."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def credentials(self) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+GOOD = Credential("token", 1.5, 2.0, 3)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [GOOD, "secret", Credential('a"b'), Credential("token", float("nan")), Credential("token", "soon")],  # type: ignore[arg-type] # as a plugin may
+        RuntimeError("secret"),
+        SystemExit(1),
+        None,
+        7,
+    ],
+    ids=repr,
+)
+def test_credentials_are_those_of_the_interface(answer: Any) -> None:
+    """The metrics show nothing else: what breaks the rules is left out, and ends nothing."""
+    store = asyncio.run(guarded(Lender(answer)))
+    assert list(store.credentials()) == ([GOOD] if isinstance(answer, list) else [])
 
 
 def test_connect_has_to_return_a_key_store() -> None:
