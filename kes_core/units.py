@@ -69,11 +69,13 @@ def humanize(duration: timedelta) -> str:
 
 
 def format_uptime(duration: timedelta) -> str:
-    """Return an uptime in the form `2d 3h 4m 5s`."""
+    """Return an uptime in the form `2d 3h 4m 5s`, from the first unit that is not 0."""
     minutes, seconds = divmod(int(duration.total_seconds()), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    return (f"{days}d " if days else "") + f"{hours}h {minutes}m {seconds}s"
+    units = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    first = next((place for place, (number, _unit) in enumerate(units) if number), len(units) - 1)
+    return " ".join(f"{number}{unit}" for number, unit in units[first:])
 
 
 def format_latency(duration: timedelta) -> str:

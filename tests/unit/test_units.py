@@ -54,5 +54,8 @@ def test_duration_in_its_largest_unit(seconds: float, text: str) -> None:
 def test_uptime_and_latency() -> None:
     assert format_uptime(timedelta(seconds=3 * 3600 + 65)) == "3h 1m 5s"
     assert format_uptime(timedelta(days=2, seconds=1)) == "2d 0h 0m 1s"
+    assert format_uptime(timedelta(seconds=125)) == "2m 5s"
+    assert format_uptime(timedelta(seconds=8)) == "8s"
+    assert format_uptime(timedelta()) == "0s"
     latencies = [format_latency(timedelta(seconds=seconds)) for seconds in (0.00013, 0.0025, 1.2)]
     assert latencies == ["130 µs", "2.5 ms", "1.20 s"]
