@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from kes_core.hookspecs import (
         HOOKSPEC_VERSION,
         AuditSink,
+        AuditSinkType,
         KeyStoreBackend,
         PluginContext,
         PolicyEngineType,
+        QueuedAuditSink,
         ServerInfo,
         hookimpl,
     )
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HOOKSPEC_VERSION",
     "AuditSink",
+    "AuditSinkType",
     "BackendError",
     "BlockingCalls",
     "CertificateFacts",
@@ -65,6 +68,7 @@ __all__ = [
     "PolicyEngine",
     "PolicyEngineType",
     "PolicyRequest",
+    "QueuedAuditSink",
     "ServerInfo",
     "StoreCapabilities",
     "Verdict",

@@ -30,15 +30,21 @@ imports every installed plugin, even one that it does not use.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pluggy
 
 from kes_core.counters import PluginMetrics
+from kes_core.errors import BackendError
+from kes_core.faults import kind_of, one_line
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -50,9 +56,11 @@ if TYPE_CHECKING:
 __all__ = [
     "HOOKSPEC_VERSION",
     "AuditSink",
+    "AuditSinkType",
     "KeyStoreBackend",
     "PluginContext",
     "PolicyEngineType",
+    "QueuedAuditSink",
     "ServerInfo",
     "hookimpl",
 ]
@@ -62,6 +70,14 @@ PROJECT: Final = "kes"
 
 HOOKSPEC_VERSION: Final = 1
 """The major version of these specifications. A plugin with a different `kes_hookspec_version` is not loaded."""
+
+logger = logging.getLogger("kes.plugins")
+
+_FLUSH_TIME: Final = 4.0
+"""Seconds that a closed sink has to deliver its waiting records."""
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 10.0
+"""The shortest and the longest pause in seconds before a sink gets the same records again."""
 
 hookspec: Final = pluggy.HookspecMarker(PROJECT)
 hookimpl: Final = pluggy.HookimplMarker(PROJECT)
@@ -125,15 +141,21 @@ class PolicyEngineType:
     """An `async def` function. The server calls it with an instance of `config` and a context when it starts or
     reloads. It returns an engine within 60 seconds, or raises `BackendError` with a message that tells the operator
     what to do."""
+    diagnose: Callable[..., Awaitable[Sequence[Finding]]] | None = None
+    """As for key stores. Without it, the doctor connects, and reports the error."""
     origin: str = field(default="", kw_only=True, compare=False)
     """The plugin that it comes from, for messages. Set when the plugin is loaded."""
 
 
-class AuditSink(Protocol):
-    """Receives one record for each request and its response, including refused requests."""
+class AuditSink(ABC):
+    """Receives one record for each request and its response, including refused requests.
 
+    A sink that sends records over a network is easier to write as a `QueuedAuditSink`.
+    """
+
+    @abstractmethod
     def audit(self, event: Mapping[str, Any]) -> None:
-        """Take one record in the documented audit format.
+        """Take one record in the documented audit format, and do not change it.
 
         The server calls it on the event loop, before it sends the response. The method must return at once: pass the
         record to a queue or a thread. An exception is logged, at most once a minute, and has no other effect.
@@ -142,6 +164,147 @@ class AuditSink(Protocol):
             BackendError: The record is lost. The message tells the operator why. Of any other exception the log shows
                 only the type.
         """
+
+    async def close(self) -> None:
+        """Deliver the waiting records and release all resources, within 5 seconds. May be called twice."""
+        return
+
+
+class QueuedAuditSink(AuditSink):
+    """A sink that delivers records in batches. It keeps records while its target can't be reached.
+
+    Up to `max_waiting` records wait; after that, the oldest are lost, and the log says how many.
+    """
+
+    max_waiting: ClassVar[int] = 10_000
+    """The largest number of records that wait."""
+    max_batch: ClassVar[int] = 500
+    """The largest number of records that `write` gets at once."""
+    write_timeout: ClassVar[float] = 10.0
+    """Seconds that one call of `write` may take."""
+
+    @abstractmethod
+    async def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Deliver records, in their order. Calls follow one another, and never overlap.
+
+        If this raises, the same records come again, after a pause of up to 10 seconds: a record may arrive twice.
+
+        Raises:
+            BackendError: The records are not delivered. The message tells the operator why. Of any other exception the
+                log shows only the type.
+        """
+
+    async def disconnect(self) -> None:
+        """Release all resources. Called once, after the last call of `write`."""
+        return
+
+    def audit(self, event: Mapping[str, Any]) -> None:
+        self._queue.put(event)
+
+    async def close(self) -> None:
+        if await self._queue.close():
+            await self.disconnect()
+
+    @functools.cached_property
+    def _queue(self) -> _RecordQueue:
+        """The queue. Made at its first use, so that a subclass needs no call of `super().__init__()`."""
+        return _RecordQueue(self)
+
+
+class _RecordQueue:
+    """The records of a sink that wait for their delivery, and the task that delivers them."""
+
+    def __init__(self, sink: QueuedAuditSink) -> None:
+        self._sink = sink
+        self._what = f"the audit sink {kind_of(sink)}"
+        self._waiting: deque[Mapping[str, Any]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._problem = ""
+        self._lost = 0
+
+    def put(self, event: Mapping[str, Any]) -> None:
+        if self._is_closed:
+            return
+        if len(self._waiting) >= self._sink.max_waiting:
+            self._waiting.popleft()
+            self._lost += 1
+            if self._lost == 1:
+                logger.error("%s is too slow: the oldest audit records are lost", self._what)
+        self._waiting.append(event)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._deliver())
+
+    async def close(self) -> bool:
+        """Wait for the delivery of all records, for a limited time; return whether this is the first call."""
+        first, self._is_closed = not self._is_closed, True
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_FLUSH_TIME)
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_FLUSH_TIME / 10)
+        lost = len(self._waiting) + self._lost
+        self._waiting.clear()
+        self._lost = 0
+        if lost:
+            logger.error("%s is closed; %d audit records are lost", self._what, lost)
+        return first
+
+    async def _deliver(self) -> None:
+        pause = _FIRST_PAUSE
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._sink.max_batch))]
+            delivered = False
+            try:
+                delivered = await self._write(batch)
+            finally:
+                if not delivered:
+                    self._waiting.extendleft(reversed(batch))
+            if delivered:
+                pause = _FIRST_PAUSE
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _write(self, batch: Sequence[Mapping[str, Any]]) -> bool:
+        """Deliver records; return whether that succeeded. Log a failure if it differs from the last one."""
+        try:
+            async with asyncio.timeout(self._sink.write_timeout) as limit:
+                await self._sink.write(batch)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # SystemExit too
+            if isinstance(error, BackendError):
+                problem = one_line(str(error))
+            elif isinstance(error, TimeoutError) and limit.expired():
+                problem = f"no answer within {self._sink.write_timeout:g} s"
+            else:
+                problem = f"{kind_of(error)}, which is a fault of its plugin"
+            if problem != self._problem:
+                logger.error("%s can't deliver audit records, which wait in memory: %s", self._what, problem)
+            self._problem = problem
+            return False
+        if self._problem or self._lost:
+            logger.warning("%s delivers audit records again; %d are lost", self._what, self._lost)
+            self._problem, self._lost = "", 0
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSinkType:
+    """A kind of audit sink that the configuration file can select."""
+
+    name: str
+    """The section under `audit_sinks:` that selects it."""
+    config: type[BaseModel]
+    """The pydantic model of that section, as for key stores."""
+    connect: Callable[[Any, PluginContext], Awaitable[AuditSink]]
+    """An `async def` function. The server calls it with an instance of `config` and a context when it starts or
+    reloads, in each worker. It returns a sink within 60 seconds, or raises `BackendError` with a message that tells the
+    operator what to do."""
+    diagnose: Callable[..., Awaitable[Sequence[Finding]]] | None = None
+    """As for key stores. Without it, the doctor connects, and reports the error."""
+    origin: str = field(default="", kw_only=True, compare=False)
+    """The plugin that it comes from, for messages. Set when the plugin is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +327,8 @@ def kes_policy_engines() -> Sequence[PolicyEngineType]:  # type: ignore[empty-bo
 
 
 @hookspec
-def kes_audit_sinks() -> Sequence[AuditSink]:  # type: ignore[empty-body]
-    """Return the plugin's audit sinks. Called once, when the server starts."""
+def kes_audit_sinks() -> Sequence[AuditSinkType]:  # type: ignore[empty-body]
+    """Return the plugin's kinds of audit sink. Called once, when plugins are loaded."""
 
 
 @hookspec

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from kes_core import hookspecs
 from kes_core.faults import kind_of, one_line, places
-from kes_core.hookspecs import HOOKSPEC_VERSION, PROJECT, KeyStoreBackend, PolicyEngineType
+from kes_core.hookspecs import HOOKSPEC_VERSION, PROJECT, AuditSinkType, KeyStoreBackend, PolicyEngineType
 
 __all__ = ["PluginInfo", "Plugins", "load_plugins"]
 
@@ -27,7 +27,16 @@ _BUILT_IN: Final = "kes-core"
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*", re.ASCII)
 _MAX_MODULE_NAME: Final = 100
 _LOOK: Final = "`kes plugins --debug` shows more"
-_CONTRIBUTIONS: Final = {"kes_keystore_backends": KeyStoreBackend, "kes_policy_engines": PolicyEngineType}
+_CONTRIBUTIONS: Final = {
+    "kes_keystore_backends": KeyStoreBackend,
+    "kes_policy_engines": PolicyEngineType,
+    "kes_audit_sinks": AuditSinkType,
+}
+_KINDS: Final = {
+    "kes_keystore_backends": "key store",
+    "kes_policy_engines": "policy engine",
+    "kes_audit_sinks": "audit sink",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class PluginInfo:
     version: str
     backends: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     """The other hooks that it implements."""
     error: str | None = None
@@ -61,6 +71,7 @@ class Plugins:
     engines: Mapping[str, PolicyEngineType]
     hook: Any
     """The hooks of all loaded plugins: `hook.kes_server_started` has its implementations."""
+    sinks: Mapping[str, AuditSinkType] = field(default_factory=dict)
 
     def why_not(self, name: str) -> str | None:
         """Return why the plugin that should provide `name` was skipped; None if no such plugin was skipped."""
@@ -109,8 +120,8 @@ def load_plugins(
         known |= names
     for name in sorted(set(block) - known):
         logger.warning("plugins.block names %r, and no plugin of that name is installed", name)
-    backends, engines = MappingProxyType(loader.backends), MappingProxyType(loader.engines)
-    return Plugins(tuple(loader.infos), backends, engines, manager.hook)
+    backends, engines, sinks = (MappingProxyType(loader.taken[kind]) for kind in _KINDS.values())
+    return Plugins(tuple(loader.infos), backends, engines, manager.hook, sinks)
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
@@ -125,24 +136,22 @@ class _Loader:
         self._disputed: dict[tuple[str, str], str] = {}
         """The plugin that offered a name first, for each name that several plugins offer. None of them gets it."""
         self.infos: list[PluginInfo] = []
-        self.backends: dict[str, KeyStoreBackend] = {}
-        self.engines: dict[str, PolicyEngineType] = {}
+        self.taken: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS.values()}
+        """What plugins contribute, by kind and name."""
 
     def _dispute(self, what: str, name: str, label: str) -> str:
         """Take a name that a second plugin offers away from the first; return why neither gets it.
 
         The core keeps its names.
         """
-        holder = (
-            self._disputed.get((what, name)) or (self.backends if what == "key store" else self.engines)[name].origin
-        )
+        holder = self._disputed.get((what, name)) or self.taken[what][name].origin
         for position, info in enumerate(self.infos):
-            ours = info.backends if what == "key store" else info.engines
-            if name in ours and info.error is None and info.distribution != _BUILT_IN:
+            offered = dict(zip(_KINDS.values(), (info.backends, info.engines, info.sinks), strict=True))
+            if name in offered[what] and info.error is None and info.distribution != _BUILT_IN:
                 self._disputed[what, name] = holder
-                for taken, names in ((self.backends, info.backends), (self.engines, info.engines)):
+                for kind, names in offered.items():
                     for each in names:
-                        del taken[each]
+                        del self.taken[kind][each]
                 self._manager.unregister(name=f"{info.distribution}:{info.name}")
                 error = f"{holder}: the name {name!r} of its {what} is also offered by the {label}; block one of them"
                 self.infos[position] = PluginInfo(
@@ -161,8 +170,9 @@ class _Loader:
         try:
             plugin = _import(point)
             contributed = self._register(plugin, f"{distribution}:{point.name}", label)
-            backends = self._take(contributed["kes_keystore_backends"], self.backends, "key store", label)
-            engines = self._take(contributed["kes_policy_engines"], self.engines, "policy engine", label)
+            found = {
+                kind: self._take(contributed[hook], self.taken[kind], kind, label) for hook, kind in _KINDS.items()
+            }
         except _PluginError as error:
             name = f"{distribution}:{point.name}"
             if self._manager.has_plugin(name):
@@ -179,11 +189,12 @@ class _Loader:
                 )
             )
             return
-        self.backends |= backends
-        self.engines |= engines
+        for kind, items in found.items():
+            self.taken[kind] |= items
+        backends, engines, sinks = (tuple(items) for items in found.values())
         callers = self._manager.get_hookcallers(plugin) or []
         hooks = tuple(caller.name for caller in callers if caller.name not in _CONTRIBUTIONS)
-        self.infos.append(PluginInfo(point.name, distribution, version, tuple(backends), tuple(engines), hooks))
+        self.infos.append(PluginInfo(point.name, distribution, version, backends, engines, sinks, hooks))
 
     def _register(self, plugin: Any, name: str, label: str) -> dict[str, list[Any]]:
         """Register a plugin if it follows the specifications; return what its hooks contribute."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from kes_core.audit.chain import ChainLink, make_line, parse_link
 from kes_core.counters import LOST_RECORDS
+from kes_core.hookspecs import AuditSink
 
 __all__ = ["AuditFileError", "FileSink"]
 
@@ -37,7 +38,7 @@ class AuditFileError(Exception):
     """The file can't be used. The message names the file and says why."""
 
 
-class FileSink:
+class FileSink(AuditSink):
     """Writes records to a file. Creates the file if it is missing, readable by its owner only."""
 
     def __init__(self, path: Path, *, chain: bool = False, key: bytes = b"") -> None:
@@ -67,7 +68,7 @@ class FileSink:
                 with _locked(self._state):
                     self._recover_end()
         except OSError as error:
-            self.close()
+            self.finish()
             raise AuditFileError(f"the audit log {str(path)!r} can't be opened: {error.strerror}") from None
 
     def audit(self, event: Mapping[str, Any]) -> None:
@@ -77,13 +78,13 @@ class FileSink:
             LOST_RECORDS.add("file")
         self._waiting.append(json.dumps(event, separators=(",", ":")))
         if self._scheduled is None:
-            self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
+            self._scheduled = asyncio.get_running_loop().call_soon(self._flush_soon)
 
-    def flush(self) -> None:
+    def _flush_soon(self) -> None:
         """Write the waiting records; retry later if that fails."""
         self._scheduled = None
         if not self._flush():
-            self._scheduled = asyncio.get_running_loop().call_later(_RETRY, self.flush)
+            self._scheduled = asyncio.get_running_loop().call_later(_RETRY, self._flush_soon)
 
     def take_over(self, other: FileSink) -> None:
         """Take the records that `other` can't write before it is closed. They come before this sink's own."""
@@ -94,9 +95,12 @@ class FileSink:
         other._waiting.clear()
         other._lost = 0
         if self._scheduled is None:
-            self._scheduled = asyncio.get_running_loop().call_soon(self.flush)
+            self._scheduled = asyncio.get_running_loop().call_soon(self._flush_soon)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        self.finish()
+
+    def finish(self) -> None:
         """Write the waiting records and close the file."""
         if self._scheduled is not None:
             self._scheduled.cancel()

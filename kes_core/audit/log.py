@@ -16,20 +16,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.audit.file import AuditFileError, FileSink
-from kes_core.audit.stdout import AuditOutputError, OwnSink, StreamSink
-from kes_core.audit.syslog import SyslogError, SyslogSink
+from kes_core.audit.file import FileSink
+from kes_core.audit.stdout import AuditOutputError, StreamSink
+from kes_core.audit.syslog import SyslogSink
+from kes_core.boundary import GuardedSink, Surroundings, connect_sink
+from kes_core.config import AuditSinkChoice
+from kes_core.errors import BackendError
 from kes_core.faults import log_fault
 
 if TYPE_CHECKING:
-    from kes_core.boundary import GuardedSink
     from kes_core.config import Config
+    from kes_core.plugins import Plugins
     from kes_core.server.events import Hub
 
-__all__ = ["AuditError", "AuditLog", "open_sinks"]
+__all__ = ["AuditError", "AuditLog", "chosen_sinks", "open_audit_log"]
 
 logger = logging.getLogger("kes.audit")
 
@@ -47,49 +49,58 @@ class AuditError(Exception):
     """An audit sink can't be opened. The message says why."""
 
 
-def open_sinks(config: Config, *, lock: int | None = None) -> list[OwnSink]:
-    """Open the audit sinks of the configuration.
+def chosen_sinks(config: Config, plugins: Plugins) -> list[AuditSinkChoice]:
+    """Return the audit sinks that a configuration selects: in the section `audit`, and in `audit_sinks`."""
+    own = {"file": config.audit.file, "syslog": config.audit.syslog}
+    chosen = [AuditSinkChoice(plugins.sinks[name], section) for name, section in own.items() if section is not None]
+    return [*chosen, *config.audit_sinks]
+
+
+async def open_audit_log(
+    config: Config, plugins: Plugins, surroundings: Surroundings | None = None, *, lock: int | None = None
+) -> AuditLog:
+    """Connect to the audit sinks of the configuration.
 
     Args:
         config: The configuration.
+        plugins: Where the sinks come from.
+        surroundings: What they get to know of this process.
         lock: In a worker, the file descriptor whose lock serializes writes to standard output.
 
     Raises:
         AuditError: A sink can't be opened.
     """
-    sinks: list[OwnSink] = []
+    surroundings = surroundings if surroundings is not None else Surroundings()
+    sinks: list[StreamSink | GuardedSink] = []
+    others: list[FileSink | SyslogSink] = []
     try:
         if config.log.audit <= _AUDIT_LEVEL:
-            sinks.append(StreamSink(lock=lock, others=sinks))
-        if config.audit.file is not None:
-            file = config.audit.file
-            key = file.key.get().encode("utf-8") if file.key is not None else b""
-            sinks.append(FileSink(Path(file.path), chain=file.chain, key=key))
-        if config.audit.syslog is not None:
-            syslog = config.audit.syslog
-            sinks.append(SyslogSink(syslog.target, syslog.facility, stream=syslog.is_stream))
-    except (AuditOutputError, AuditFileError, SyslogError) as error:
-        for sink in sinks:
-            sink.close()
-        raise AuditError(str(error)) from None
-    return sinks
+            sinks.append(StreamSink(lock=lock, others=others))
+        for choice in chosen_sinks(config, plugins):
+            context = surroundings.context("audit_sinks", choice.type, choice.directory)
+            sink = await connect_sink(choice.type, choice.config, context)
+            sinks.append(sink)
+            if isinstance(sink.inner, FileSink | SyslogSink):
+                others.append(sink.inner)
+    except BaseException as error:
+        await AuditLog(sinks).close()
+        if isinstance(error, AuditOutputError | BackendError):
+            raise AuditError(str(error)) from None
+        raise
+    return AuditLog(sinks)
 
 
 class AuditLog:
     """Sends audit records to the sinks."""
 
-    def __init__(
-        self, own: Sequence[OwnSink] = (), plugins: Sequence[GuardedSink] = (), readers: Hub | None = None
-    ) -> None:
+    def __init__(self, sinks: Sequence[StreamSink | GuardedSink] = (), readers: Hub | None = None) -> None:
         """Create a log.
 
         Args:
-            own: The sinks of the configuration.
-            plugins: The sinks of plugins.
+            sinks: Where records go.
             readers: The clients that read the log through the API.
         """
-        self._own = tuple(own)
-        self._sinks: tuple[OwnSink | GuardedSink, ...] = (*own, *plugins)
+        self._sinks = tuple(sinks)
         self.readers = readers
         """The clients that read the log."""
 
@@ -132,17 +143,19 @@ class AuditLog:
                 log_fault(logger, "an audit sink failed", error=error)
 
     def replace(self, old: AuditLog) -> None:
-        """Take the place of `old` and close it. Keep the records that `old` could not write to its file."""
-        ours = [sink for sink in self._own if isinstance(sink, FileSink)]
-        theirs = [sink for sink in old._own if isinstance(sink, FileSink)]
-        for sink, other in zip(ours, theirs, strict=False):
+        """Take the place of `old`, and keep the records that it could not write to its file. Does not close it."""
+        for sink, other in zip(self._files(), old._files(), strict=False):
             sink.take_over(other)
-        old.close()
 
-    def close(self) -> None:
-        """Close the sinks of the configuration, which write their waiting records first."""
-        for sink in self._own:
+    async def close(self) -> None:
+        """Close the sinks, which write their waiting records first."""
+        for sink in self._sinks:
             try:
-                sink.close()
+                await sink.close()
             except Exception as error:
                 log_fault(logger, "an audit sink failed", error=error)
+
+    def _files(self) -> list[FileSink]:
+        return [
+            sink.inner for sink in self._sinks if isinstance(sink, GuardedSink) and isinstance(sink.inner, FileSink)
+        ]

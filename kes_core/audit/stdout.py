@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NoReturn, Protocol
 
 from kes_core.audit.syslog import finish_sending
 
-__all__ = ["UNAUDITED", "AuditOutputError", "OwnSink", "StreamSink"]
+__all__ = ["UNAUDITED", "AuditOutputError", "StreamSink"]
 
 logger = logging.getLogger("kes.audit")
 
@@ -30,13 +30,10 @@ class AuditOutputError(Exception):
     """Standard output can't be written. The message says why."""
 
 
-class OwnSink(Protocol):
-    """An audit sink of the configuration, not of a plugin."""
+class _Finishing(Protocol):
+    """A sink that can end without the event loop."""
 
-    def audit(self, event: Mapping[str, Any]) -> None:
-        """Accept a record."""
-
-    def close(self) -> None:
+    def finish(self) -> None:
         """Write the waiting records and close."""
 
 
@@ -48,7 +45,7 @@ class StreamSink:
     """
 
     def __init__(
-        self, stream: BinaryIO | None = None, *, lock: int | None = None, others: Sequence[OwnSink] = ()
+        self, stream: BinaryIO | None = None, *, lock: int | None = None, others: Sequence[_Finishing] = ()
     ) -> None:
         """Create a sink; this does not write yet.
 
@@ -87,7 +84,7 @@ class StreamSink:
             )
             self._end_server()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Write the waiting records."""
         self.flush()
 
@@ -104,9 +101,8 @@ class StreamSink:
     def _end_server(self) -> NoReturn:
         """Exit at once, without another turn of the event loop, in which it would answer requests."""
         for sink in self._others:
-            if sink is not self:
-                with contextlib.suppress(Exception):
-                    sink.close()
+            with contextlib.suppress(Exception):
+                sink.finish()
         finish_sending()
         if self._lock is None:
             os._exit(1)

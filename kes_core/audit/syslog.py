@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import json
 import logging
@@ -15,6 +16,7 @@ from logging.handlers import SysLogHandler
 from typing import Any, Final
 
 from kes_core.counters import LOST_RECORDS
+from kes_core.hookspecs import AuditSink
 
 __all__ = ["MAX_MESSAGE", "SyslogError", "SyslogSink", "finish_sending"]
 
@@ -38,7 +40,7 @@ class SyslogError(Exception):
     """The syslog server can't be reached. The message names its address and says why."""
 
 
-class SyslogSink:
+class SyslogSink(AuditSink):
     """Sends each record as a message with a facility (`auth` by default), the severity `info` and the name `kes`."""
 
     def __init__(self, address: str | tuple[str, int], facility: str = "auth", *, stream: bool = False) -> None:
@@ -73,7 +75,11 @@ class SyslogSink:
         elif self._count_lost(1) == 1:
             logger.error("syslog at %r is too slow: audit records are lost", self._address)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        self.finish()
+        await asyncio.to_thread(self._thread.join, _LINGER)
+
+    def finish(self) -> None:
         """Accept no more records. The thread sends the waiting records, for up to `_LINGER` seconds.
 
         This does not block. `finish_sending` waits for the thread, also when the process exits.

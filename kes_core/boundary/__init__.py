@@ -14,9 +14,11 @@ A plugin may raise anything, return anything and hang. The boundary enforces wha
 from __future__ import annotations
 
 from kes_core.boundary.calls import PluginError, Surroundings
+from kes_core.boundary.diagnosis import diagnose
 from kes_core.boundary.engines import connect_engine
-from kes_core.boundary.hooks import GuardedSink, notify, open_plugin_sinks
-from kes_core.boundary.stores import access_policy, connect_store, diagnose
+from kes_core.boundary.hooks import notify
+from kes_core.boundary.sinks import GuardedSink, connect_sink
+from kes_core.boundary.stores import access_policy, connect_store
 
 __all__ = [
     "GuardedSink",
@@ -24,8 +26,8 @@ __all__ = [
     "Surroundings",
     "access_policy",
     "connect_engine",
+    "connect_sink",
     "connect_store",
     "diagnose",
     "notify",
-    "open_plugin_sinks",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from kes_core.counters import PluginCounters
 from kes_core.errors import BackendError
 from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
-from kes_core.hookspecs import PluginContext
+from kes_core.hookspecs import AuditSinkType, KeyStoreBackend, PluginContext, PolicyEngineType
 from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from kes_core.hookspecs import KeyStoreBackend, PolicyEngineType
 
 __all__ = [
     "BLOCKING",
@@ -40,7 +39,9 @@ __all__ = [
     "close_plugin",
     "connect_plugin",
     "is_ours",
+    "origin_of",
     "origin_of_engine",
+    "origin_of_sink",
     "origin_of_store",
     "text_of",
     "translated",
@@ -126,12 +127,14 @@ class Surroundings(NamedTuple):
     counters: PluginCounters | None = None
     """Where plugins count, if anybody reads that."""
 
-    def context(self, kind: str, item: KeyStoreBackend | PolicyEngineType, directory: Path) -> PluginContext:
+    def context(
+        self, kind: str, item: KeyStoreBackend | PolicyEngineType | AuditSinkType, directory: Path
+    ) -> PluginContext:
         """Return the context for a plugin's `connect`.
 
         Args:
-            kind: The section of the configuration: `keystore` or `policy_engines`.
-            item: The kind of the key store or policy engine.
+            kind: The section of the configuration: `keystore`, `policy_engines` or `audit_sinks`.
+            item: The kind of the key store, policy engine or audit sink.
             directory: The directory of the configuration file.
         """
         distribution = item.origin.rpartition(" of ")[2].partition(" ")[0]
@@ -145,7 +148,7 @@ class Surroundings(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The key store or policy engine that a call belongs to."""
+    """The key store, policy engine or audit sink that a call belongs to."""
 
     what: str
     """Its name in messages: "the key store 'fs' (plugin 'fs' of kes-fs 1.0)"."""
@@ -178,7 +181,19 @@ def origin_of_engine(kind: PolicyEngineType) -> Origin:
     return Origin(_name("policy engine", kind), BackendError, BackendError)
 
 
-def _name(kind: str, item: KeyStoreBackend | PolicyEngineType) -> str:
+def origin_of_sink(kind: AuditSinkType) -> Origin:
+    """Return the origin of the calls of an audit sink."""
+    return Origin(_name("audit sink", kind), BackendError, BackendError)
+
+
+def origin_of(item: KeyStoreBackend | PolicyEngineType | AuditSinkType) -> Origin:
+    """Return the origin of the calls of what a plugin contributes."""
+    if isinstance(item, PolicyEngineType):
+        return origin_of_engine(item)
+    return origin_of_sink(item) if isinstance(item, AuditSinkType) else origin_of_store(item)
+
+
+def _name(kind: str, item: KeyStoreBackend | PolicyEngineType | AuditSinkType) -> str:
     return f"the {kind} {item.name!r}" + (f" ({item.origin})" if item.origin else "")
 
 

@@ -1,89 +1,25 @@
-"""Audit sinks and hooks of plugins, behind the boundary. Private."""
+"""Hooks of plugins, behind the boundary. Private."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import math
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.boundary.calls import BLOCKING, TELL_AGAIN, text_of
-from kes_core.counters import LOST_RECORDS
-from kes_core.faults import kind_of, log_fault
+from kes_core.faults import log_fault
 
 if TYPE_CHECKING:
-    from kes_core.hookspecs import AuditSink, ServerInfo
+    from kes_core.hookspecs import ServerInfo
     from kes_core.plugins import Plugins
 
-__all__ = ["GuardedSink", "notify", "open_plugin_sinks"]
+__all__ = ["notify"]
 
 logger = logging.getLogger("kes.plugins")
 
 HOOK_TIMEOUT: Final = 5.0
 """Seconds that a plugin has to handle the start or the stop of the server."""
-
-
-class GuardedSink:
-    """A plugin's audit sink. Its exceptions are logged, at most once a minute."""
-
-    def __init__(self, sink: AuditSink, what: str) -> None:
-        self._sink = sink
-        self._what = what
-        self._lost = 0
-        self._told_lost = self._told_blocking = -math.inf
-
-    def audit(self, event: Mapping[str, Any]) -> None:
-        """Pass a record to the sink."""
-        started = time.monotonic()
-        try:
-            self._sink.audit(event)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit too
-            self._lost += 1
-            LOST_RECORDS.add("plugin")
-            if started - self._told_lost >= TELL_AGAIN:
-                self._log_lost(error)
-                self._told_lost, self._lost = started, 0
-        seconds = time.monotonic() - started
-        if seconds > BLOCKING and started - self._told_blocking >= TELL_AGAIN:
-            self._told_blocking = started
-            logger.warning("%s kept all requests waiting for %.1f s", self._what, seconds)
-
-    def _log_lost(self, error: BaseException) -> None:
-        text = text_of(error)
-        if text is None:
-            log_fault(logger, "%s did not take %d records", self._what, self._lost, error=error, foreign=True)
-        else:
-            logger.error("%s did not take %d records: %s", self._what, self._lost, text)
-
-
-def open_plugin_sinks(plugins: Plugins) -> list[GuardedSink]:
-    """Return the audit sinks of all plugins, each behind the boundary. Log each plugin whose sinks can't be used."""
-    sinks: list[GuardedSink] = []
-    for what, call in _implementations(plugins, "kes_audit_sinks"):
-        try:
-            found = call({})
-            usable = isinstance(found, list | tuple) and all(_is_sink(sink) for sink in found)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit too
-            log_fault(logger, "%s failed in kes_audit_sinks", what, error=error, foreign=True)
-            continue
-        if usable:
-            sinks += [GuardedSink(sink, f"the audit sink {kind_of(sink)} of {what}") for sink in found]
-        else:
-            logger.error("%s has to return a list of objects with a method 'audit' from kes_audit_sinks", what)
-    return sinks
-
-
-def _is_sink(sink: object) -> bool:
-    method = getattr(sink, "audit", None)
-    return callable(method) and not inspect.iscoroutinefunction(method)
 
 
 async def notify(plugins: Plugins, hook: str, server: ServerInfo) -> None:

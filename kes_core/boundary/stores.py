@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import math
 import time
@@ -12,18 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from kes_core.boundary.calls import (
-    CONNECT_TIMEOUT,
     Origin,
-    TooSlowError,
     close_plugin,
     connect_plugin,
     is_ours,
     origin_of_store,
     translated,
-    within,
 )
-from kes_core.errors import BackendError
-from kes_core.findings import Finding
 from kes_core.keystore import (
     PAGE_SIZE,
     Credential,
@@ -43,7 +37,7 @@ if TYPE_CHECKING:
     from kes_core.counters import PluginMetrics
     from kes_core.hookspecs import KeyStoreBackend, PluginContext
 
-__all__ = ["access_policy", "connect_store", "diagnose", "sorted_page"]
+__all__ = ["access_policy", "connect_store", "sorted_page"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -210,46 +204,6 @@ def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit:
         return "has names that were not asked for"
     advances = not following or following > (names[-1] if names else start)
     return "" if advances else "has a 'next' that does not advance"
-
-
-async def diagnose(
-    backend: KeyStoreBackend,
-    config: BaseModel,
-    context: PluginContext,
-    *,
-    login: bool = False,
-    seconds: float = CONNECT_TIMEOUT,
-) -> list[Finding]:
-    """Return the findings of a key store's own `diagnose`, or an empty list if it has none.
-
-    Args:
-        backend: The kind of the key store.
-        config: Its section of the configuration.
-        context: What it gets to know of this process.
-        login: Whether it may use up credentials that work a limited number of times.
-        seconds: How long it may take.
-
-    Raises:
-        KeyStoreError: The plugin failed, or took longer than `seconds`.
-    """
-    if backend.diagnose is None:
-        return []
-    origin = origin_of_store(backend)
-    try:
-        takes_login = "login" in inspect.signature(backend.diagnose).parameters
-        options = {"login": login} if takes_login else {}
-        findings: Any = await within(backend.diagnose(config, context, **options), seconds)
-    except TooSlowError:
-        failure: BackendError = KeyStoreError(f"{origin.what} has not answered within {seconds:g} s")
-    except BaseException as error:
-        if is_ours(error):
-            raise
-        failure = translated(origin, "diagnose", error)
-    else:
-        if isinstance(findings, list | tuple) and all(isinstance(finding, Finding) for finding in findings):
-            return list(findings)
-        failure = KeyStoreError(origin.returned("diagnose", findings, "a list of Finding"))
-    raise failure
 
 
 def access_policy(backend: KeyStoreBackend, config: BaseModel) -> str:

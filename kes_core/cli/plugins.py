@@ -38,7 +38,12 @@ def command(config_file: Path | None, debug: bool, as_json: bool) -> None:
         return
     rows = []
     for info in infos:
-        kinds = {"key store": info.backends, "policy engine": info.engines, "hook": info.hooks}
+        kinds = {
+            "key store": info.backends,
+            "policy engine": info.engines,
+            "audit sink": info.sinks,
+            "hook": info.hooks,
+        }
         given = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names) or "nothing"
         rows.append([info.name, info.distribution, info.version, f"skipped: {info.error}" if info.error else given])
     print_table(["Plugin", "Distribution", "Version", "Contributes"], rows)

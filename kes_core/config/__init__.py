@@ -8,6 +8,7 @@ from __future__ import annotations
 from kes_core.config.load import LoadedConfig, blocked_plugins, load, load_keystores, parse_config
 from kes_core.config.model import (
     COMMAND_LINE,
+    AuditSinkChoice,
     Config,
     ConfigError,
     ConfigProblem,
@@ -21,6 +22,7 @@ __all__ = [
     "COMMAND_LINE",
     "LOG_OFF",
     "APISettings",
+    "AuditSinkChoice",
     "CacheExpiry",
     "Config",
     "ConfigError",

@@ -10,12 +10,13 @@ from pydantic import BaseModel, GetPydanticSchema
 from pydantic_core import core_schema
 
 from kes_core.config.sections import CheckedSettings, FileSettings
-from kes_core.hookspecs import KeyStoreBackend, PolicyEngineType
+from kes_core.hookspecs import AuditSinkType, KeyStoreBackend, PolicyEngineType
 from kes_core.protocol import ROUTES
 
 __all__ = [
     "API_PATHS",
     "COMMAND_LINE",
+    "AuditSinkChoice",
     "Config",
     "ConfigError",
     "ConfigProblem",
@@ -71,6 +72,16 @@ class PolicyEngineChoice:
     """The directory of the configuration file."""
 
 
+@dataclass(frozen=True, slots=True)
+class AuditSinkChoice:
+    """An audit sink that a configuration selects, with its section."""
+
+    type: AuditSinkType
+    config: BaseModel
+    directory: Path = Path()
+    """The directory of the configuration file."""
+
+
 _CHECKED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 """The sections of plugins, checked with the plugins' own models."""
 
@@ -80,6 +91,8 @@ class Config(CheckedSettings):
 
     keystore: Annotated[KeyStoreChoice, _CHECKED]
     policy_engines: Annotated[tuple[PolicyEngineChoice, ...], _CHECKED] = ()
+    audit_sinks: Annotated[tuple[AuditSinkChoice, ...], _CHECKED] = ()
+    """Those of the section `audit_sinks`. The section `audit` selects others."""
 
     @property
     def host(self) -> str:
@@ -93,12 +106,20 @@ class Config(CheckedSettings):
 
     @classmethod
     def from_file(
-        cls, file: FileSettings, keystore: KeyStoreChoice, policy_engines: tuple[PolicyEngineChoice, ...] = ()
+        cls,
+        file: FileSettings,
+        keystore: KeyStoreChoice,
+        policy_engines: tuple[PolicyEngineChoice, ...] = (),
+        audit_sinks: tuple[AuditSinkChoice, ...] = (),
     ) -> Self:
         """Combine the checked sections of a file with the plugins that it selects."""
         sections = {name: getattr(file, name) for name in CheckedSettings.model_fields}
         return cls.model_construct(
-            _fields_set=file.model_fields_set, **sections, keystore=keystore, policy_engines=policy_engines
+            _fields_set=file.model_fields_set,
+            **sections,
+            keystore=keystore,
+            policy_engines=policy_engines,
+            audit_sinks=audit_sinks,
         )
 
 

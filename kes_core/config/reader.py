@@ -16,6 +16,7 @@ from kes_core.config.fields import dotted, field_names, is_secret, wrong_kind
 from kes_core.config.model import (
     API_PATHS,
     COMMAND_LINE,
+    AuditSinkChoice,
     Config,
     ConfigError,
     ConfigProblem,
@@ -91,7 +92,8 @@ class ConfigReader:
         self._override(value, overrides)
         file = self._validate(FileSettings, _without_nulls(value), ())
         keystore = self._keystore(value.get("keystore"), value.get("keys"))
-        engines = self._policy_engines(value.get("policy_engines"))
+        engines = self._chosen("policy_engines", self._plugins.engines, _ENGINE_PACKAGES)
+        sinks = self._chosen("audit_sinks", self._plugins.sinks, {})
         if file is not None:
             self._check(file)
         if file is not None and keystore is not None and file.workers > 1 and not keystore.backend.persistent:
@@ -99,7 +101,12 @@ class ConfigReader:
             self._report(("workers",), f"{reason}; use a key store that they share, or workers: 1")
         if self._problems or file is None or keystore is None:
             raise self._error()
-        return Config.from_file(file, keystore, engines)
+        return Config.from_file(
+            file,
+            keystore,
+            tuple(PolicyEngineChoice(*choice, self._directory) for choice in engines),
+            tuple(AuditSinkChoice(*choice, self._directory) for choice in sinks),
+        )
 
     def read_keystore(self) -> KeyStoreChoice:
         """Return only the key store; do not check the other sections.
@@ -135,6 +142,7 @@ class ConfigReader:
         sections: dict[Path, type[BaseModel]] = {
             ("keystore", config.keystore.backend.name): config.keystore.backend.config,
             **{("policy_engines", choice.type.name): choice.type.config for choice in config.policy_engines},
+            **{("audit_sinks", choice.type.name): choice.type.config for choice in config.audit_sinks},
         }
         for path, found in self._document.embedded.items():
             model, loc = (sections[path[:2]], path[2:]) if path[:2] in sections else (FileSettings, path)
@@ -182,7 +190,9 @@ class ConfigReader:
 
     def _validate(self, model: type[Any], value: object, base: Path) -> Any:
         for path, found in self._document.unexpanded.items():
-            within = path[: len(base)] == base and (base or path[0] not in {"keystore", "policy_engines"})
+            within = path[: len(base)] == base and (
+                base or path[0] not in {"keystore", "policy_engines", "audit_sinks"}
+            )
             if within and path not in self._overridden and not is_secret(model, path[len(base) :]):
                 self._report(path, f"{found!r} is not replaced here, as a shell would do it: write the value itself")
         try:
@@ -253,20 +263,20 @@ class ConfigReader:
         valid = self._validate(backend.config, _without_nulls({} if settings in (None, "") else settings), path)
         return None if valid is None else KeyStoreChoice(backend, valid, self._directory)
 
-    def _policy_engines(self, section: object) -> tuple[PolicyEngineChoice, ...]:
-        choices = []
+    def _chosen(self, kind: str, installed: Mapping[str, Any], packages: Mapping[str, str]) -> list[tuple[Any, Any]]:
+        """Return what the section `kind` selects of what is installed, each with its valid settings."""
+        chosen, section = [], self._document.value.get(kind)
         for name, settings in section.items() if isinstance(section, dict) else ():
-            path: Path = ("policy_engines", name)
-            engine = self._plugins.engines.get(name)
-            if engine is None or name == "static":
-                why = "its policies stand under 'policy'" if engine else self._plugins.why_not(name)
-                installed = set(self._plugins.engines) - {"static"}
-                self._report(path, why or _not_installed(name, installed, _ENGINE_PACKAGES))
+            path: Path = (kind, name)
+            item = installed.get(name)
+            if item is None or name == "static":
+                why = "its policies stand under 'policy'" if item else self._plugins.why_not(name)
+                self._report(path, why or _not_installed(name, set(installed) - {"static"}, packages))
                 continue
-            valid = self._validate(engine.config, _without_nulls({} if settings in (None, "") else settings), path)
+            valid = self._validate(item.config, _without_nulls({} if settings in (None, "") else settings), path)
             if valid is not None:
-                choices.append(PolicyEngineChoice(engine, valid, self._directory))
-        return tuple(choices)
+                chosen.append((item, valid))
+        return chosen
 
     # Rules between fields
 

@@ -334,7 +334,7 @@ class PluginSettings(Section):
     @field_validator("block")
     @classmethod
     def _static_is_needed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        needed = {"static-policy", "kes-core"} & set(value)
+        needed = {"static-policy", "audit", "kes-core"} & set(value)
         if needed:
             raise ValueError(f"can't block {needed.pop()!r}: the server does not work without it")
         return value
@@ -369,3 +369,4 @@ class FileSettings(CheckedSettings):
 
     keystore: dict[str, Any]
     policy_engines: dict[str, Any] = Field(default_factory=dict)
+    audit_sinks: dict[str, Any] = Field(default_factory=dict)

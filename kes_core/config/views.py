@@ -29,6 +29,7 @@ def effective(config: Config) -> dict[str, Any]:
     shown = config.model_dump(mode="json", exclude_none=True, include=set(CheckedSettings.model_fields))
     shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.config)}
     shown["policy_engines"] = {choice.type.name: _dump(choice.config) for choice in config.policy_engines}
+    shown["audit_sinks"] = {choice.type.name: _dump(choice.config) for choice in config.audit_sinks}
     return {name: value for name, value in shown.items() if value not in ("", {}, [])}
 
 
@@ -43,7 +44,8 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     """
     backends = {name: backend.config for name, backend in plugins.backends.items()}
     engines = {name: engine.config for name, engine in plugins.engines.items() if name != STATIC_ENGINE}
-    models: list[Any] = list(dict.fromkeys([FileSettings, *backends.values(), *engines.values()]))
+    sinks = {name: sink.config for name, sink in plugins.sinks.items()}
+    models: list[Any] = list(dict.fromkeys([FileSettings, *backends.values(), *engines.values(), *sinks.values()]))
     places, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"
     )
@@ -52,6 +54,7 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     whole = definitions[str(place_of[FileSettings]["$ref"]).rpartition("/")[2]]
     whole["properties"]["keystore"] = _sections(backends, place_of) | {"minProperties": 1, "maxProperties": 1}
     whole["properties"]["policy_engines"] = _sections(engines, place_of)
+    whole["properties"]["audit_sinks"] = _sections(sinks, place_of)
     definitions = {name: _as_text(definition) for name, definition in definitions.items()}
     return {"$schema": _DIALECT, "title": "KES configuration", "$ref": place_of[FileSettings]["$ref"]} | {
         "$defs": definitions

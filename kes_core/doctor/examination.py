@@ -41,7 +41,7 @@ async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool =
         *[finding async for finding in examine_engines(config)],
         *examine_api(config),
         *examine_cache(config),
-        *examine_audit(config),
+        *[finding async for finding in examine_audit(config, plugins)],
         *await examine_store(config.keystore, login=login),
     ]
     return [with_cure(finding) for finding in without_repetitions(found)]

@@ -76,8 +76,12 @@ async def _check_connection(choice: KeyStoreChoice) -> Finding:
 async def examine_engines(config: Config) -> AsyncIterator[Finding]:
     """Check that the policy engines of plugins can be used."""
     for choice in config.policy_engines:
+        context = Surroundings().context("policy_engines", choice.type, choice.directory)
         try:
-            context = Surroundings().context("policy_engines", choice.type, choice.directory)
+            if choice.type.diagnose is not None:
+                for finding in await diagnose(choice.type, choice.config, context):
+                    yield finding
+                continue
             engine = await connect_engine(choice.type, choice.config, context)
         except BackendError as error:
             yield Finding.error("policy engine", str(error))

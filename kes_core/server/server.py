@@ -10,8 +10,8 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.audit.log import AuditError, AuditLog, open_sinks
-from kes_core.boundary import Surroundings, open_plugin_sinks
+from kes_core.audit.log import AuditError, open_audit_log
+from kes_core.boundary import Surroundings
 from kes_core.config.files import make_server_tls
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
@@ -57,7 +57,6 @@ class ServerProcess:
         self._metrics = metrics
         self._peers = peers
         self._output_lock = output_lock
-        self._plugin_sinks = open_plugin_sinks(plugins)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._cache_task: asyncio.Task[None]
@@ -100,12 +99,11 @@ class ServerProcess:
         Raises:
             ConfigRejectedError: It can't be used. Nothing has changed.
         """
+        surroundings = Surroundings(self._metrics.worker, self._metrics.plugins)
         try:
-            # Off the event loop: a log host that does not answer must not delay requests.
-            sinks = await asyncio.to_thread(open_sinks, config, lock=self._output_lock)
+            audit = await open_audit_log(config, self._plugins, surroundings, lock=self._output_lock)
         except AuditError as error:
             raise ConfigRejectedError(str(error)) from error
-        audit = AuditLog(sinks, self._plugin_sinks)
         try:
             # Off the event loop: decrypting a private key is slow on purpose.
             tls = await asyncio.to_thread(make_server_tls, config)
@@ -114,12 +112,12 @@ class ServerProcess:
                 self._plugins,
                 counters=self._metrics.store,
                 on_key_change=self._invalidate_key,
-                surroundings=Surroundings(self._metrics.worker, self._metrics.plugins),
+                surroundings=surroundings,
                 tls=tls,
                 audit=audit,
             )
         except BaseException as error:
-            audit.close()
+            await audit.close()
             if isinstance(error, BackendError | TLSError):
                 raise ConfigRejectedError(str(error)) from error
             raise
@@ -136,12 +134,13 @@ class ServerProcess:
         self._cache_task = self._spawn(state.cache.run())
         old_cache_task.cancel()
         state.audit.replace(old.audit)
+        self._spawn(old.audit.close())
         self._spawn(_retire([old]))
         self._check_expiry()
 
     async def discard(self, state: State) -> None:
         """Close a prepared state that is not used."""
-        state.audit.close()
+        await state.audit.close()
         await state.close()
 
     def forget(self, name: str) -> None:
@@ -156,7 +155,7 @@ class ServerProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.app.server_state.audit.close()
+        await self.app.server_state.audit.close()
         await self.app.server_state.close()
 
     async def _invalidate_key(self, name: str) -> None:

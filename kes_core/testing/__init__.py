@@ -1,6 +1,6 @@
 """For tests: a server for applications (`FakeServer`), and the conformance kit for authors of plugins.
 
-The kit tests whether a key store or a policy engine keeps its contract, clause by clause.
+The kit tests whether a key store, a policy engine or an audit sink keeps its contract, clause by clause.
 
     from kes_core.testing import KeyStoreContract
 
@@ -21,20 +21,24 @@ if TYPE_CHECKING:
     from kes_core.testing.clauses import CONTRACT_VERSION, Clause, contract, contract_table
     from kes_core.testing.engines import PolicyEngineContract, sample_request
     from kes_core.testing.server import FakeServer
+    from kes_core.testing.sinks import AuditSinkContract, sample_record
     from kes_core.testing.stores import KeyStoreContract
 
 __all__ = [
     "CONTRACT_VERSION",
+    "AuditSinkContract",
     "Clause",
     "FakeServer",
     "KeyStoreContract",
     "PolicyEngineContract",
     "contract",
     "contract_table",
+    "sample_record",
     "sample_request",
 ]
 
 _MODULES: Final = {
+    "AuditSinkContract": "sinks",
     "CONTRACT_VERSION": "clauses",
     "Clause": "_clause",
     "FakeServer": "server",
@@ -42,6 +46,7 @@ _MODULES: Final = {
     "PolicyEngineContract": "engines",
     "contract": "clauses",
     "contract_table": "clauses",
+    "sample_record": "sinks",
     "sample_request": "engines",
 }
 

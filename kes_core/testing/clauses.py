@@ -7,6 +7,7 @@ from typing import Final
 from kes_core.hookspecs import HOOKSPEC_VERSION
 from kes_core.testing._clause import Clause
 from kes_core.testing.engines import PolicyEngineContract
+from kes_core.testing.sinks import AuditSinkContract
 from kes_core.testing.stores import KeyStoreContract
 
 __all__ = ["CONTRACT_VERSION", "Clause", "contract", "contract_table"]
@@ -22,14 +23,19 @@ def _clauses_of(suite: type) -> tuple[Clause, ...]:
 
 
 def contract() -> tuple[Clause, ...]:
-    """Return all clauses, first those of key stores."""
-    return _clauses_of(KeyStoreContract) + _clauses_of(PolicyEngineContract)
+    """Return all clauses: those of key stores, of policy engines and of audit sinks."""
+    return _clauses_of(KeyStoreContract) + _clauses_of(PolicyEngineContract) + _clauses_of(AuditSinkContract)
 
 
 def contract_table() -> str:
     """Return the contract as the Markdown tables of the documentation."""
     tables = []
-    for title, suite in (("Key stores", KeyStoreContract), ("Policy engines", PolicyEngineContract)):
+    kinds = (
+        ("Key stores", KeyStoreContract),
+        ("Policy engines", PolicyEngineContract),
+        ("Audit sinks", AuditSinkContract),
+    )
+    for title, suite in kinds:
         rows = [f"### {title}\n", "| clause | promise | needs | since |", "|---|---|---|---|"]
         for clause in _clauses_of(suite):
             needs = f"`{clause.needs}()`" if clause.needs else ""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kes_core.testing import KeyStoreContract, PolicyEngineContract, contract, contract_table
+from kes_core.testing import AuditSinkContract, KeyStoreContract, PolicyEngineContract, contract, contract_table
 from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
-CLAUSES = 57 + 16
-"""Of key stores and of policy engines. A release may add clauses, and takes none away."""
+CLAUSES = 57 + 16 + 10
+"""Of key stores, policy engines and audit sinks. A release may add clauses, and takes none away."""
 
 
 def test_tables_in_the_documentation_are_those_of_the_code() -> None:
@@ -20,7 +20,7 @@ def test_tables_in_the_documentation_are_those_of_the_code() -> None:
 def test_every_test_method_is_a_clause_with_a_promise() -> None:
     methods = {
         name.removeprefix("test_")
-        for suite in (KeyStoreContract, PolicyEngineContract)
+        for suite in (KeyStoreContract, PolicyEngineContract, AuditSinkContract)
         for name in dir(suite)
         if name.startswith("test_")
     }
@@ -46,3 +46,4 @@ def test_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None
     kept = "kes contract 1: {} clauses kept by {}, not applicable: {}"
     assert kept.format("48 of 57", "test_0.py::TestMyStore", "reopened_store_has_its_keys") in output
     assert kept.format("15 of 16", "test_1.py::TestOffice", "engine_shows_no_credential\n") in output
+    assert kept.format("7 of 10", "test_2.py::TestListSink", "records_of_an_outage_are_delivered") in output

@@ -9,13 +9,13 @@ from types import ModuleType
 import pytest
 
 from kes_core.testing import contract
-from tests.conformance import mutant_conduct, mutant_engines, mutant_stores
+from tests.conformance import mutant_conduct, mutant_engines, mutant_sinks, mutant_stores
 from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 LINE = re.compile(r"kes contract 1: (\d+) of (\d+) clauses kept by (\S+)::(\w+)(.*)")
 MUTANTS = [
     pytest.param(module, name, id=name)
-    for module in (mutant_stores, mutant_conduct, mutant_engines)
+    for module in (mutant_stores, mutant_conduct, mutant_engines, mutant_sinks)
     for name in vars(module)
     if name.startswith("Test")
 ]
@@ -45,6 +45,7 @@ def outputs() -> dict[ModuleType, str]:
         mutant_stores: stores,
         mutant_conduct: stores,
         mutant_engines: run_pytest(*options, "tests/conformance/mutant_engines.py"),
+        mutant_sinks: run_pytest(*options, "-n", "2", "tests/conformance/mutant_sinks.py"),
     }
 
 
@@ -62,7 +63,7 @@ def test_exactly_what_is_broken_is_found(outputs: dict[ModuleType, str], module:
 
 def test_every_clause_finds_something() -> None:
     """Each clause is broken by a mutant; otherwise its test might never fail."""
-    modules = (mutant_stores, mutant_conduct, mutant_engines)
+    modules = (mutant_stores, mutant_conduct, mutant_engines, mutant_sinks)
     broken = {
         clause
         for module in modules
@@ -88,6 +89,7 @@ def test_broken_clause_is_one_line(outputs: dict[ModuleType, str]) -> None:
 def test_values_that_leak_are_not_repeated(outputs: dict[ModuleType, str]) -> None:
     assert mutant_conduct.TOKEN not in outputs[mutant_conduct]
     assert mutant_engines.TOKEN not in outputs[mutant_engines]
+    assert mutant_sinks.TOKEN not in outputs[mutant_sinks]
 
 
 AUTHOR = """

@@ -21,11 +21,11 @@ import httpx
 import pytest
 import yaml
 
-from kes_core.audit.file import FileSink
-from kes_core.audit.log import AuditLog
+from kes_core.audit.log import AuditLog, open_audit_log
 from kes_core.audit.syslog import MAX_MESSAGE
 from tests.helpers.certificates import make_credentials
 from tests.helpers.command import run_kes
+from tests.helpers.doctor import PLUGINS, config
 from tests.helpers.observation import families
 from tests.helpers.server import Server, send_raw
 
@@ -225,12 +225,14 @@ def test_records_that_wait_go_to_the_file_in_its_place(tmp_path: Path, caplog: p
         log.record(ip="127.0.0.1", path=f"/{number}", identity="", code=200, seconds=0)
 
     async def run() -> None:
-        old, new = AuditLog([FileSink(Path("/dev/full"))]), AuditLog([FileSink(path)])
+        sections = ({"audit": {"file": {"path": file}}} for file in ("/dev/full", str(path)))
+        old, new = [await open_audit_log(config(tmp_path, **section), PLUGINS) for section in sections]
         for number in range(5):
             record(old, number)
         new.replace(old)
         record(new, 5)
-        new.close()
+        await new.close()
+        await old.close()
 
     asyncio.run(run())
     assert [found["request"]["path"] for found in records(path)] == [f"/{number}" for number in range(6)]

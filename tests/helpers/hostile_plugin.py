@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kes_core import (
+    AuditSink,
+    AuditSinkType,
     KeyStore,
     KeyStoreBackend,
     KeyStoreError,
@@ -28,7 +30,6 @@ from kes_core import (
     hookimpl,
 )
 from kes_core.config import Secret, Section
-from kes_core.hookspecs import AuditSink
 
 kes_hookspec_version = 1
 
@@ -116,7 +117,7 @@ class Engine(PolicyEngine):
         fail()
 
 
-class Sink:
+class Sink(AuditSink):
     def audit(self, event: Mapping[str, Any]) -> None:
         fail(event)
 
@@ -143,9 +144,13 @@ def kes_policy_engines() -> Sequence[PolicyEngineType]:
     return [PolicyEngineType(name="hostile", config=Settings, connect=connect_engine)]
 
 
+async def connect_sink(_settings: Settings, _context: PluginContext) -> Sink:
+    return Sink()
+
+
 @hookimpl
-def kes_audit_sinks() -> Sequence[AuditSink]:
-    return [Sink()]
+def kes_audit_sinks() -> Sequence[AuditSinkType]:
+    return [AuditSinkType(name="hostile", config=Settings, connect=connect_sink)]
 
 
 @hookimpl

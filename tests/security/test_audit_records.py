@@ -41,7 +41,7 @@ class Faulty:
             access=AccessRules(admin=IDENTITY) if rules is None else rules,
             timeouts={route.path: 5.0 for route in ROUTES},
             policy_of={},
-            audit=AuditLog(plugins=[SimpleNamespace(audit=self.records.append)]),  # type: ignore[list-item] # all of a sink that is used
+            audit=AuditLog([SimpleNamespace(audit=self.records.append)]),  # type: ignore[list-item] # all of a sink that is used
         )
         state.__dict__.update(faults)
         self.app = KESApp(state, metrics, LocalPeers(metrics), ExpiryWatch(metrics))

@@ -25,7 +25,12 @@ KEY = b"canary-6f1d0c-as-the-key's-bytes"
 
 @contextlib.contextmanager
 def running(directory: Path, fault: str, overrides: dict[str, Any], **environment: str) -> Iterator[Server]:
-    config = {"keystore": {"hostile": {}}, "policy_engines": {"hostile": {}}, **overrides}
+    config = {
+        "keystore": {"hostile": {}},
+        "policy_engines": {"hostile": {}},
+        "audit_sinks": {"hostile": {}},
+        **overrides,
+    }
     environment = {**install_module(directory, PLUGIN), "KES_TEST_FAULT": fault, **environment}
     server = start_server(directory, config, environment=environment)
     try:
@@ -117,7 +122,7 @@ def test_no_text_of_a_plugins_exception_is_shown(fault: str, level: str, workers
         assert "x" * 500 not in log
     engine = "the policy engine 'hostile' (plugin 'hostile' of kes-hostile 1.0)"
     assert f"{engine} failed in authorize" in log if fault in kind else f"{engine}: it failed xxx" in log
-    assert "the audit sink Sink of the plugin 'hostile' of kes-hostile did not take 1 records" in log
+    assert "the audit sink 'hostile' (plugin 'hostile' of kes-hostile 1.0) did not take 1 records" in log
     assert "the plugin 'hostile' of kes-hostile failed in kes_server_started" in log
     assert "the plugin 'hostile' of kes-hostile failed in kes_server_stopping" in log
     # Only `log.error: debug` shows where a plugin failed, and only if a caller sees the error.

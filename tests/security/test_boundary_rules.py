@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kes_core import (
+    AuditSink,
+    AuditSinkType,
     BackendError,
     Credential,
     Decision,
@@ -28,7 +30,7 @@ from kes_core import (
     Verdict,
     page_of,
 )
-from kes_core.boundary import GuardedSink, PluginError, connect_engine, connect_store
+from kes_core.boundary import PluginError, connect_engine, connect_sink, connect_store
 from kes_core.boundary import calls as _calls
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import Section
@@ -356,11 +358,38 @@ def test_error_that_can_not_be_shown_is_a_fault(fault: type[BaseException]) -> N
 
 
 def test_sink_says_why_it_lost_a_record(caplog: pytest.LogCaptureFixture) -> None:
-    class Sink:
+    class Sink(AuditSink):
         def audit(self, event: Mapping[str, Any]) -> None:
             raise BackendError("the queue is full:\n" + event["text"])
 
-    sink = GuardedSink(Sink(), "the audit sink Sink")
-    sink.audit({"text": "wait"})
-    sink.audit({"text": "wait"})
-    assert caplog.messages == ["the audit sink Sink did not take 1 records: the queue is full: wait"]
+    async def connect(_settings: Section, _context: Any) -> AuditSink:
+        return Sink()
+
+    async def check() -> None:
+        kind = AuditSinkType(name="mine", config=Section, connect=connect)
+        sink = await connect_sink(kind, Section(), PluginContext())
+        sink.audit({"text": "wait"})
+        sink.audit({"text": "wait"})
+
+    asyncio.run(check())
+    assert caplog.messages == ["the audit sink 'mine' did not take 1 records: the queue is full: wait"]
+
+
+def test_sink_that_is_none_is_refused() -> None:
+    class Waiting(AuditSink):
+        async def audit(self, event: Mapping[str, Any]) -> None:  # type: ignore[override]
+            pass
+
+    def connecting_to(sink: Any) -> Coroutine[Any, Any, Any]:
+        async def connect(_settings: Section, _context: Any) -> Any:
+            return sink
+
+        kind = AuditSinkType(name="mine", config=Section, connect=connect)
+        return connect_sink(kind, Section(), PluginContext())
+
+    for sink, message in (
+        ([], "the audit sink 'mine' returned list from connect, which has to return AuditSink"),
+        (Waiting(), "the audit sink 'mine' has a method 'audit' that is an 'async def' function"),
+    ):
+        with pytest.raises(BackendError, match=message):
+            asyncio.run(connecting_to(sink))

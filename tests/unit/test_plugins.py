@@ -134,11 +134,12 @@ def test_name_that_two_plugins_offer_is_refused(load: Load) -> None:
 def test_hooks_of_plugins_are_called(load: Load) -> None:
     source = GOOD.format(name="listener") + (
         "\nseen = []\n@hookimpl\ndef kes_server_started(server): seen.append(server)\n"
-        "@hookimpl\ndef kes_audit_sinks(): return ['sink']\n"
+        "@hookimpl\ndef kes_server_stopping(server): seen.remove(server)\n"
     )
     plugins = load(listener=source)
     plugins.hook.kes_server_started(server="the server")
-    assert plugins.hook.kes_audit_sinks() == [["sink"]]
+    (info,) = plugins.infos
+    assert info.hooks == ("kes_server_started", "kes_server_stopping")
 
 
 def test_plugin_for_several_versions_of_the_hooks(load: Load) -> None:

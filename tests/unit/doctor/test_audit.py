@@ -12,18 +12,26 @@ from typing import Any
 
 import pytest
 
-from kes_core.audit.log import AuditError, open_sinks
+from kes_core.audit.log import AuditError, open_audit_log
+from kes_core.config import Config
 from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.examination import examine
 from kes_core.findings import Finding
 from tests.helpers.doctor import PLUGINS, as_nobody, config, finding_with, levels
 
 
+def examined(settings: Config) -> list[Finding]:
+    async def collect() -> list[Finding]:
+        return [finding async for finding in examine_audit(settings, PLUGINS)]
+
+    return asyncio.run(collect())
+
+
 def look(directory: Path, **audit: Any) -> list[Finding]:
     """Return the findings; check that the doctor changes no files and has a cure for each error."""
     settings = config(directory, audit=audit)
     before = sorted(directory.rglob("*"))
-    found = list(examine_audit(settings))
+    found = examined(settings)
     assert sorted(directory.rglob("*")) == before
     assert {finding.subject for finding in found} <= {"audit log"}
     assert all(finding.cure for finding in found if finding.level == "error")
@@ -35,7 +43,7 @@ def refused(directory: Path, **audit: Any) -> Finding:
     (found,) = look(directory, **audit)
     assert found.level == "error"
     with pytest.raises(AuditError):
-        open_sinks(config(directory, audit=audit))
+        asyncio.run(open_audit_log(config(directory, audit=audit), PLUGINS))
     return found
 
 
@@ -106,9 +114,9 @@ def public() -> Iterator[Path]:
 def test_directory_of_another_user(tmp_path: Path, public: Path) -> None:
     settings = config(tmp_path, audit={"file": {"path": str(public / "audit.log")}})
     with as_nobody():
-        (found,) = examine_audit(settings)
+        (found,) = examined(settings)
         with pytest.raises(AuditError):
-            open_sinks(settings)
+            asyncio.run(open_audit_log(settings, PLUGINS))
     assert (found.level, found.message) == ("error", f"the directory '{public}' is not writable")
     assert found.cure == f"chown <user of the server> {public}, and run the doctor as that user"
 
@@ -122,9 +130,9 @@ def test_file_of_another_user(tmp_path: Path, public: Path, name: str) -> None:
         (public / each).chmod(mode)
     settings = config(tmp_path, audit={"file": {"path": str(public / "audit.log"), "chain": "on"}})
     with as_nobody():
-        (found,) = examine_audit(settings)
+        (found,) = examined(settings)
         with pytest.raises(AuditError):
-            open_sinks(settings)
+            asyncio.run(open_audit_log(settings, PLUGINS))
     assert (found.level, found.message) == ("error", f"'{public}/{name}' can't be opened: Permission denied")
     assert found.cure == f"chown <user of the server> {public}/{name}, and run the doctor as that user"
 
