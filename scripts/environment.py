@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("", "plugins/cedar", "plugins/fs", "plugins/vault")
+PACKAGES = ("", "plugins/aws", "plugins/cedar", "plugins/fs", "plugins/vault")
 """The folders of the project's packages, relative to the root."""
 
 

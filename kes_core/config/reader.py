@@ -42,7 +42,7 @@ _RENAMED: Final = {
     "policy.*.paths": "policy.*.allow",
 }
 """Old names of fields, with the new ones. A mapping under `keys` is old too: it was the key store's section."""
-_STORE_PACKAGES: Final = {"fs": "kes-fs", "vault": "kes-vault"}
+_STORE_PACKAGES: Final = {"aws": "kes-aws", "fs": "kes-fs", "vault": "kes-vault"}
 _ENGINE_PACKAGES: Final = {"cedar": "kes-cedar"}
 """The known packages with key stores and policy engines."""
 _MAX_SHOWN: Final = 60
