@@ -87,14 +87,17 @@ class Moto:
             aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name=config.region
         ).client(service, endpoint_url=self.url)
 
-    def user_with_policy(self, policy: str) -> dict[str, str]:
-        """Return the access key of a new user, for `credentials`, whose only policy is `policy`.
+    def user_with_policy(self, policy: str, *, without: str = "") -> dict[str, str]:
+        """Return the access key of a new user, for `credentials`, whose only policy is `policy` without an action.
 
         moto evaluates the actions of policies, and of the resources only `*`.
         """
         document = json.loads(policy)
         for statement in document["Statement"]:
             statement["Resource"] = "*"
+            actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+            statement["Action"] = [action for action in actions if not without or not action.endswith(f":{without}")]
+        document["Statement"] = [statement for statement in document["Statement"] if statement["Action"]]
         iam = self.client(SecretsManagerConfig.model_validate(self.section(region="us-east-1")), "iam")
         name = f"kes-{next(_regions)}"
         iam.create_user(UserName=name)
@@ -246,7 +249,7 @@ class _AWSHandler(BaseHTTPRequestHandler):
         self._answer(answer.status_code, kept, answer.content)
 
     def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.send_response(status)
+        self.send_response_only(status)  # without a date of its own
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("content-length", str(len(body)))

@@ -252,10 +252,12 @@ async def _value(store: SecretsManagerKeyStore, secrets: Secrets) -> Sequence[Fi
         return []
     try:
         await store.get(name)
-    except (EntryNotFoundError, OperationRefusedError):
-        return []  # deleted meanwhile, or another program's
-    except CredentialsRefusedError:
-        raise
+    except EntryNotFoundError:
+        return []  # deleted meanwhile
+    except OperationRefusedError as error:
+        if "KMS" not in str(error):
+            return []  # which is found already, or the policy grants it for certain names
+        return [Finding.error("AWS secrets", str(error), _POLICY)]
     except KeyStoreError as error:
-        return [Finding.error("AWS secrets", str(error), _POLICY if "KMS" in str(error) else "")]
+        return [Finding.error("AWS secrets", str(error))]
     return [Finding.ok("AWS secrets", f"the secret {name!r} can be read and decrypted")]
