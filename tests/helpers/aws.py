@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Final
 
 import boto3.session
@@ -311,10 +310,3 @@ class Gate:
         for each in (source, target):  # moto answers one request on a connection
             self._selector.unregister(each)
             each.close()
-
-
-def write_ca(ca: trustme.CA, directory: Path) -> str:
-    """Write a CA's certificate as a PEM file; return its path."""
-    path = directory / "aws-ca.crt"
-    ca.cert_pem.write_to_path(path)
-    return str(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kes_aws.config import AWSConfig
-from kes_core import Finding, KeyStoreBackend, hookimpl
+from kes_core import Finding, KeyStoreBackend, PluginContext, hookimpl
 
 if TYPE_CHECKING:
     from kes_aws.store import SecretsManagerKeyStore
@@ -16,16 +16,16 @@ __all__ = ["AWSConfig"]
 kes_hookspec_version = 1
 
 
-async def _connect(config: AWSConfig) -> SecretsManagerKeyStore:
+async def _connect(config: AWSConfig, context: PluginContext) -> SecretsManagerKeyStore:
     from kes_aws.store import connect
 
-    return await connect(config.secretsmanager)
+    return await connect(config.secretsmanager, context)
 
 
-async def _diagnose(config: AWSConfig) -> Sequence[Finding]:
+async def _diagnose(config: AWSConfig, context: PluginContext) -> Sequence[Finding]:
     from kes_aws.doctor import diagnose
 
-    return await diagnose(config.secretsmanager)
+    return await diagnose(config.secretsmanager, context)
 
 
 def _access_policy(config: AWSConfig) -> str:

@@ -18,14 +18,12 @@ from botocore.config import Config as ClientConfig
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from kes_aws.errors import is_about_credentials, translate
-from kes_core import BlockingCalls, KeyStoreError, KeyStoreUnreachableError
+from kes_core import BlockingCalls, KeyStoreError, KeyStoreUnreachableError, PluginContext
 
 if TYPE_CHECKING:
     from kes_aws.config import SecretsManagerConfig
 
 __all__ = ["SecretsManager", "unanswered"]
-
-logger = logging.getLogger("kes.aws")
 
 T = TypeVar("T")
 
@@ -43,8 +41,10 @@ _LOUD_LOGGERS: Final = ("boto3", "botocore")
 class SecretsManager:
     """A client of AWS Secrets Manager."""
 
-    def __init__(self, config: SecretsManagerConfig) -> None:
+    def __init__(self, config: SecretsManagerConfig, context: PluginContext) -> None:
         self.endpoint = config.endpoint
+        self._logger = context.logger
+        self._count = context.metrics.counter("requests", "Requests to AWS Secrets Manager, for which AWS charges.")
         self._config = config
         self._calls = BlockingCalls("aws", threads=THREADS)
         self._lock = threading.Lock()
@@ -82,6 +82,7 @@ class SecretsManager:
             KeyStoreUnreachableError: AWS has not answered. It may have done what was asked.
             KeyStoreError: It fails otherwise.
         """
+        self._count()
         try:
             return await self._calls.run(self._call, function)
         except KeyStoreError:
@@ -123,7 +124,7 @@ class SecretsManager:
             if _same(credentials, self._credentials):
                 return False
             self._client, self._credentials = client, credentials
-        logger.warning("AWS refused the credentials; the server uses the new ones that it found")
+        self._logger.warning("AWS refused the credentials; the server uses the new ones that it found")
         return True
 
     def _connect(self) -> tuple[Any, Any]:

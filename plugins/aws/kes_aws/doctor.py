@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from kes_aws.errors import CredentialsRefusedError, OperationRefusedError, SecretPendingDeletionError
 from kes_aws.store import PAGE, Secrets, SecretsManagerKeyStore
-from kes_core import EntryExistsError, EntryNotFoundError, Finding, KeyStoreError, KeyStoreReason
+from kes_core import EntryExistsError, EntryNotFoundError, Finding, KeyStoreError, KeyStoreReason, PluginContext
 from kes_core.names import is_valid_name
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ _CERTAIN: Final = ", unless the policy grants it for certain names"
 _RENEWED: Final = "the SDK renews them"
 
 
-async def diagnose(config: SecretsManagerConfig) -> Sequence[Finding]:
+async def diagnose(config: SecretsManagerConfig, context: PluginContext) -> Sequence[Finding]:
     """Examine everything that the server needs of AWS, up to the first failure that hides the rest."""
-    store = SecretsManagerKeyStore(config)
+    store = SecretsManagerKeyStore(config, context)
     findings: list[Finding] = []
     try:
         async for finding in _examine(config, store):

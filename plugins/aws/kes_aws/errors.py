@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from botocore import exceptions as sdk
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from kes_core import (
     EntryExistsError,
@@ -89,6 +90,7 @@ _TOO_MANY_REQUESTS, _SERVER_ERROR = 429, 500
 _NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 """OpenSSL's reasons for an answer that does not begin with a TLS record."""
 _VERIFY_EXPIRED: Final = 10
+_OTHER_HOST: Final = "is for another host: set endpoint to a name that is in the certificate"
 _MISMATCHES: Final = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
 
 
@@ -223,6 +225,8 @@ def _of_secret(error: sdk.ClientError, code: str, what: str) -> KeyStoreError:
 
 def _of_connection(error: Exception, what: str, endpoint: str) -> KeyStoreError:
     causes = list(_causes(error))
+    if any(isinstance(cause, CertificateError) for cause in causes):
+        return MisconfiguredError(f"the certificate of AWS at {endpoint} {_OTHER_HOST}")
     untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         return MisconfiguredError(f"the certificate of AWS at {endpoint} {_what_is_wrong_with(untrusted)}")
@@ -241,7 +245,7 @@ def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
     if certificate.verify_code == _VERIFY_EXPIRED:
         return "has expired: look at the proxy in front of it, and at the clock of this machine"
     if certificate.verify_code in _MISMATCHES:
-        return "is for another host: set endpoint to a name that is in the certificate"
+        return _OTHER_HOST
     return "is not trusted: if a proxy of yours opens the TLS connections to AWS, set tls.ca to its CA"
 
 

@@ -6,7 +6,6 @@ https://docs.aws.amazon.com/secretsmanager/latest/apireference/ describes the op
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import time
 import uuid
@@ -30,6 +29,7 @@ from kes_core import (
     KeyStoreThrottledError,
     KeyStoreUnreachableError,
     Page,
+    PluginContext,
     StoreCapabilities,
 )
 from kes_core.keystore import PAGE_SIZE
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from kes_aws.config import SecretsManagerConfig
 
 __all__ = ["SecretsManagerKeyStore", "connect"]
-
-logger = logging.getLogger("kes.aws")
 
 PAGE: Final = 100
 """The most secrets in one answer of `ListSecrets`."""
@@ -61,13 +59,13 @@ _EMPTY: Final = "empty:"
 """Stands for an empty value, which AWS does not store. A value of this text is stored in binary form."""
 
 
-async def connect(config: SecretsManagerConfig) -> SecretsManagerKeyStore:
-    """Find the credentials and ask AWS whether it accepts them.
+async def connect(config: SecretsManagerConfig, context: PluginContext) -> SecretsManagerKeyStore:
+    """Find the credentials and ask AWS whether it accepts them. Count the requests in the metrics of `context`.
 
     Raises:
         KeyStoreError: The store can't work. The message says what to do.
     """
-    store = SecretsManagerKeyStore(config)
+    store = SecretsManagerKeyStore(config, context)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + config.start_timeout
     reason = ""
@@ -81,7 +79,7 @@ async def connect(config: SecretsManagerConfig) -> SecretsManagerKeyStore:
                     raise
                 if str(error) != reason:
                     reason = str(error)
-                    logger.warning("waiting for AWS: %s", reason)
+                    context.logger.warning("waiting for AWS: %s", reason)
                 await asyncio.sleep(pause)
             else:
                 return store
@@ -96,9 +94,10 @@ class SecretsManagerKeyStore(KeyStore):
     check_interval = 60.0  # AWS charges for each read
     capabilities = StoreCapabilities(ordered=False, eventually_consistent=_LATE)
 
-    def __init__(self, config: SecretsManagerConfig) -> None:
+    def __init__(self, config: SecretsManagerConfig, context: PluginContext) -> None:
         self._config = config
-        self.aws = SecretsManager(config)
+        self._logger = context.logger
+        self.aws = SecretsManager(config, context)
         self._deleted = _Recent()
         """The names of secrets that this store has deleted for good, and that AWS may still be deleting."""
 
@@ -210,7 +209,7 @@ class SecretsManagerKeyStore(KeyStore):
         )
         is_there: bool = await attempts(self._is_still_there, name, deleted)
         if is_there:
-            logger.warning("AWS has accepted to delete the secret %r, but has not finished yet", name)
+            self._logger.warning("AWS has accepted to delete the secret %r, but has not finished yet", name)
 
     async def _is_still_there(self, name: str, deleted: str) -> bool:
         """Tell whether a deleted secret still exists. Another server may have created a new one meanwhile."""

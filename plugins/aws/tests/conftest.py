@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import botocore.loaders
 import botocore.session
 import pytest
+import trustme
 
 from tests.helpers.aws import AWSProxy, Moto
+
+_MANY_REQUESTS = {"test_list_of_more_than_a_page", "test_every_character_of_names"}
+"""Clauses of the contract that take most of its time, because moto takes a while for each request."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.name in _MANY_REQUESTS:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +36,17 @@ def _quick_clients() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", lambda *_arguments: loader)
         yield
+
+
+@pytest.fixture
+def tls_proxy(moto: Moto, tmp_path: Path) -> Iterator[tuple[AWSProxy, str]]:
+    """A proxy that speaks TLS, and the file with its CA."""
+    ca = trustme.CA()
+    path = tmp_path / "aws-ca.crt"
+    ca.cert_pem.write_to_path(path)
+    with AWSProxy(moto, ca).running() as running:
+        yield running, str(path)
+        assert running.is_over(), "the server did not make all requests that were planned for"
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ class TestSecretsManagerStore(KeyStoreContract):
         monkeypatch.setattr(SecretsManagerKeyStore, "capabilities", prompt)
 
     async def make_store(self) -> SecretsManagerKeyStore:
-        return await connect(self.config)
+        return await connect(self.config, self.context)
 
     async def reopen(self, store: KeyStore) -> SecretsManagerKeyStore:
-        return await connect(self.config)
+        return await connect(self.config, self.context)
 
     @contextlib.asynccontextmanager
     async def make_unreachable(self, store: KeyStore) -> AsyncIterator[None]:

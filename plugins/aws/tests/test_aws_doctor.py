@@ -5,26 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kes_aws.config import SecretsManagerConfig
+from kes_aws.config import AWSConfig, SecretsManagerConfig
 from kes_aws.doctor import diagnose as diagnose_aws
 from kes_aws.policy import access_policy
 from kes_aws.store import SecretsManagerKeyStore, connect
-from kes_core import Finding
+from kes_core import Finding, PluginContext
+from kes_core.plugins import load_plugins
 from tests.helpers.aws import EXPIRED, SECRET_KEY, TOKEN, AWSProxy, Moto, Reply
-from tests.helpers.command import kes
 from tests.helpers.doctor import finding_with, levels
-from tests.helpers.server import write_config
 
 ACTIONS = ["CreateSecret", "DeleteSecret", "GetSecretValue", "ListSecrets"]
 
 
 def diagnose(config: SecretsManagerConfig) -> Sequence[Finding]:
-    findings = asyncio.run(diagnose_aws(config))
+    findings = asyncio.run(diagnose_aws(config, PluginContext()))
     for finding in findings:
         assert SECRET_KEY not in str(finding)
         assert TOKEN not in str(finding)
@@ -62,7 +60,7 @@ def test_policy_is_the_least_that_works(account: Moto) -> None:
             return account.config(endpoint=proxy.url, region=config.region, credentials=users[action])
 
         async def use() -> None:
-            store = await connect(of_user(""))
+            store = await connect(of_user(""), PluginContext())
             await lifecycle(store)
             await store.close()
 
@@ -185,10 +183,12 @@ def test_endpoint_without_tls() -> None:
     assert "its host name can't be resolved" in finding.message
 
 
-def test_commands(moto: Moto, tmp_path: Path) -> None:
-    section = moto.section()
-    write_config(tmp_path, "disabled", {"keystore": {"aws": {"secretsmanager": section}}})
-    found = json.loads(kes("doctor", "--json", cwd=tmp_path).stdout)["findings"]
-    assert {"AWS", "AWS credentials", "AWS policy"} <= {finding["subject"] for finding in found}
-    policy = json.loads(kes("doctor", "store-policy", cwd=tmp_path).stdout)
-    assert policy["Statement"][0]["Resource"] == f"arn:aws:secretsmanager:{section['region']}:*:secret:*"
+def test_plugin_brings_doctor_and_policy(moto: Moto) -> None:
+    backend = load_plugins().backends["aws"]
+    assert backend.diagnose is not None
+    assert backend.access_policy is not None
+    section = AWSConfig.model_validate({"secretsmanager": moto.section()})
+    found = asyncio.run(backend.diagnose(section, PluginContext()))  # type: ignore[arg-type] # a coroutine
+    assert {finding.subject for finding in found} == {"AWS", "AWS credentials", "AWS policy"}
+    policy = json.loads(backend.access_policy(section))
+    assert policy["Statement"][0]["Resource"] == f"arn:aws:secretsmanager:{section.secretsmanager.region}:*:secret:*"

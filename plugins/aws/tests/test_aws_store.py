@@ -20,12 +20,15 @@ from kes_core import (
     KeyStoreReason,
     KeyStoreThrottledError,
     KeyStoreUnreachableError,
+    PluginContext,
 )
 from kes_core.keys.stored import KeyVersion
 from tests.helpers.aws import DENIED, EXPIRED, SECRET_KEY, THROTTLED, TOKEN, AWSProxy, Moto, Reply
 from tests.helpers.vectors import vectors
 
 T = TypeVar("T")
+
+PAGES_OF_3 = {"token": "", "count": 3, "pending": False}
 
 BEING_DELETED = Reply(
     "InvalidRequestException",
@@ -43,7 +46,7 @@ def run(config: SecretsManagerConfig, use: Callable[[SecretsManagerKeyStore], Aw
     """Connect, use the store, and close it."""
 
     async def main() -> T:
-        store = await connect(config)
+        store = await connect(config, PluginContext())
         try:
             return await use(store)
         finally:
@@ -144,7 +147,7 @@ def test_of_eight_servers_that_create_one_key_one_wins(moto: Moto) -> None:
     config = moto.config()
 
     async def race() -> None:
-        stores = [await connect(config) for _ in range(8)]
+        stores = [await connect(config, PluginContext()) for _ in range(8)]
         for turn in range(3):
             name = f"k{turn}"
             calls = [store.create(name, b"of %d" % number) for number, store in enumerate(stores)]
@@ -422,6 +425,31 @@ def test_answer_that_aws_did_not_send_is_no_success(moto: Moto, proxy: AWSProxy,
             await chosen
 
     run(moto.config(endpoint=proxy.url), use)
+
+
+def test_listing_has_the_pages_of_aws(moto: Moto, proxy: AWSProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SecretsManagerKeyStore.page_of_secrets, "__kwdefaults__", PAGES_OF_3)
+    config = moto.config(endpoint=proxy.url)
+    aws = moto.client(config)
+    names = [f"key-{number}" for number in range(8)]
+    for name in (*names, "other"):
+        aws.create_secret(Name=name, SecretString="v")
+    assert sorted(run(config, lambda store: store.list("key-")).names) == names
+    assert proxy.operations.count("ListSecrets") == 1 + 3
+
+
+def test_certificate_that_is_not_trusted(moto: Moto, tls_proxy: tuple[AWSProxy, str]) -> None:
+    proxy, ca = tls_proxy
+    error = failure(moto.config(endpoint=proxy.url), lambda store: store.status())
+    assert str(error) == (
+        f"the certificate of AWS at {proxy.url} is not trusted: if a proxy of yours opens the TLS connections to AWS, "
+        "set tls.ca to its CA"
+    )
+    assert error.reason is KeyStoreReason.MISCONFIGURED
+    config = moto.config(endpoint=proxy.url.replace("127.0.0.1", "localhost"), tls={"ca": ca})
+    assert "is for another host" in str(failure(config, lambda store: store.status()))
+    config = moto.config(endpoint=proxy.url.replace("https:", "http:"))
+    assert isinstance(failure(config, lambda store: store.status()), KeyStoreUnreachableError)
 
 
 def test_listing_that_does_not_end(moto: Moto, proxy: AWSProxy) -> None:
