@@ -114,6 +114,7 @@ class SecretsManagerKeyStore(KeyStore):
             pass  # AWS accepts the credentials, and listing is a permission of its own
 
     async def create(self, name: str, value: bytes) -> None:
+        _check(name)
         request = {"Name": name, "ClientRequestToken": str(uuid.uuid4()), **_form_of(value)}
         if self._config.kmskey:
             request["KmsKeyId"] = self._config.kmskey
@@ -176,6 +177,7 @@ class SecretsManagerKeyStore(KeyStore):
 
     async def _read(self, name: str) -> dict[str, Any] | None:
         """Return what AWS says of a secret, with its value; None if there is none."""
+        _check(name)
 
         def read(client: Any) -> dict[str, Any]:
             answer: dict[str, Any] = client.get_secret_value(SecretId=name)
@@ -190,6 +192,7 @@ class SecretsManagerKeyStore(KeyStore):
 
     async def delete(self, name: str) -> None:
         """Delete a key for good. AWS does not tell whether there was one."""
+        _check(name)
 
         def delete(client: Any) -> str:
             return str(_field(client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True), "ARN"))
@@ -275,6 +278,12 @@ class _Recent:
 
     def __contains__(self, name: str) -> bool:
         return self._until.get(name, 0.0) > time.monotonic()
+
+
+def _check(name: str) -> None:
+    """Refuse what is not a key's name. The server does that too, but AWS would take an ARN for a secret of anybody."""
+    if not is_valid_name(name):
+        raise KeyStoreError("not a valid name for a key")
 
 
 def _deleting(name: str) -> KeyStoreError:

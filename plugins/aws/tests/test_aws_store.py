@@ -110,6 +110,18 @@ def test_secrets_of_others_are_not_listed(moto: Moto) -> None:
     assert run(config, lambda store: store.list()).names == ["key-1"]
 
 
+@pytest.mark.parametrize("name", ["", "../a", "arn:aws:secretsmanager:us-east-2:123456789012:secret:k-abcdef"])
+def test_name_that_is_none_of_a_key_does_not_reach_aws(moto: Moto, proxy: AWSProxy, name: str) -> None:
+    config = moto.config(endpoint=proxy.url)
+    for error in (
+        failure(config, lambda store: store.create(name, b"v")),
+        failure(config, lambda store: store.get(name)),
+        failure(config, lambda store: store.delete(name)),
+    ):
+        assert str(error) == "not a valid name for a key"
+    assert set(proxy.operations) == {"ListSecrets"}
+
+
 # Creates
 
 
