@@ -59,8 +59,10 @@ class SecretsManager:
         return f"<SecretsManager at {self.endpoint}>"
 
     def close(self) -> None:
-        """Accept no more calls. Calls that run end by themselves, and close their connections."""
+        """Accept no more calls, and close the connections. Calls that run end by themselves."""
         self._calls.close()
+        if self._client is not None:
+            self._client.close()
 
     async def call(self, what: str, function: Callable[[Any], T]) -> T:
         """Make a call that may be repeated, and repeat it once if it gets no answer. See `call_once`."""

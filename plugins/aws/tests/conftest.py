@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,10 +31,19 @@ def moto() -> Iterator[Moto]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_clients() -> Iterator[None]:
-    """Let all sessions of the SDK share its descriptions of AWS, which it reads again for each otherwise."""
+def _sdk() -> Iterator[None]:
+    """Let all sessions of the SDK share its descriptions of AWS, which it reads again for each otherwise.
+
+    Whatever the machine knows of AWS and of proxies stays out of the tests.
+    """
     loader = botocore.loaders.create_loader()
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost,aws.invalid")
         patch.setattr(botocore.session, "create_loader", lambda *_arguments: loader)
         yield
 

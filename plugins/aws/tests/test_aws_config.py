@@ -98,6 +98,11 @@ def test_policy_names_region_and_partition() -> None:
     assert "kms" not in policy()
 
 
+def test_policy_of_the_documentation() -> None:
+    readme = Path(__file__).parents[1] / "README.md"
+    assert f"```json\n{policy()}```" in readme.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("key", "lines"),
     [

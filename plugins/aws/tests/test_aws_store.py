@@ -134,7 +134,10 @@ def test_lost_answer_to_a_create_is_no_error(moto: Moto, proxy: AWSProxy, lost: 
     assert run(config, lambda store: store.get("k")) == b"v"
 
 
-def test_lost_create_that_aws_reports_as_taken_is_recognized(moto: Moto, proxy: AWSProxy) -> None:
+def test_lost_create_that_aws_reports_as_taken_is_recognized(
+    moto: Moto, proxy: AWSProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kes_aws.store._APPEARS", 60.0)
     config = moto.config(endpoint=proxy.url)
     proxy.plan("CreateSecret", "lose", TAKEN)
     proxy.plan("GetSecretValue", MISSING, "pass")
@@ -194,8 +197,9 @@ def test_deletion_is_for_good(moto: Moto) -> None:
     assert moto.client(config).list_secrets(IncludePlannedDeletion=True)["SecretList"] == []
 
 
-def test_delete_returns_when_aws_has_finished(moto: Moto, proxy: AWSProxy) -> None:
+def test_delete_returns_when_aws_has_finished(moto: Moto, proxy: AWSProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """AWS deletes a moment after it has answered."""
+    monkeypatch.setattr("kes_aws.store._DISAPPEARS", 60.0)
     config = moto.config(endpoint=proxy.url)
     moto.client(config).create_secret(Name="k", SecretString="v")
     proxy.plan("GetSecretValue", MARKED, MARKED, "pass")
@@ -222,7 +226,10 @@ def test_deletion_that_takes_long_ends_the_key_nevertheless(
     assert "AWS has accepted to delete the secret 'k', but has not finished yet" in caplog.text
 
 
-def test_name_of_a_deleted_key_is_free_a_moment_later(moto: Moto, proxy: AWSProxy) -> None:
+def test_name_of_a_deleted_key_is_free_a_moment_later(
+    moto: Moto, proxy: AWSProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kes_aws.store._DISAPPEARS", 60.0)
     config = moto.config(endpoint=proxy.url)
     proxy.plan("CreateSecret", BEING_DELETED, BEING_DELETED, "pass")
     run(config, lambda store: store.create("k", b"new"))
@@ -298,10 +305,7 @@ def test_credentials_in_a_file_are_read_again(
     def write(key: str) -> None:
         file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET_KEY}\n")
 
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     config = moto.config(endpoint=proxy.url, credentials={})
     assert "there are no usable credentials for AWS (NoCredentialsError)" in str(failure(config, lambda s: s.status()))
     write("AKIAFIRST")
@@ -416,7 +420,7 @@ def test_network_that_swallows_everything(moto: Moto, proxy: AWSProxy) -> None:
             await store.get("k")
         await store.status()
 
-    run(moto.config(endpoint=proxy.url, timeout="500ms"), use)
+    run(moto.config(endpoint=proxy.url, timeout="1s"), use)
 
 
 @pytest.mark.parametrize("operation", ["CreateSecret", "GetSecretValue", "DeleteSecret", "ListSecrets"])
