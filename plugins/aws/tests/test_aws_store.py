@@ -111,7 +111,7 @@ def test_secrets_of_others_are_not_listed(moto: Moto) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../a", "arn:aws:secretsmanager:us-east-2:123456789012:secret:k-abcdef"])
-def test_name_that_is_none_of_a_key_does_not_reach_aws(moto: Moto, proxy: AWSProxy, name: str) -> None:
+def test_invalid_name_does_not_reach_aws(moto: Moto, proxy: AWSProxy, name: str) -> None:
     config = moto.config(endpoint=proxy.url)
     for error in (
         failure(config, lambda store: store.create(name, b"v")),
