@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from kes_aws.errors import CredentialsRefusedError, OperationRefusedError, SecretPendingDeletionError
 from kes_aws.store import PAGE, Secrets, SecretsManagerKeyStore
 from kes_core import EntryExistsError, EntryNotFoundError, Finding, KeyStoreError, KeyStoreReason, PluginContext
-from kes_core.names import is_valid_name
+from kes_core.names import is_valid_entry
 
 if TYPE_CHECKING:
     from kes_aws.config import SecretsManagerConfig
@@ -163,7 +163,7 @@ async def _listed(store: SecretsManagerKeyStore) -> tuple[Secrets, bool]:
     token = ""
     for _page in range(_MANY_PAGES):
         page, token = await store.page_of_secrets(token=token, pending=True)
-        secrets += [secret for secret in page if is_valid_name(secret["Name"])]
+        secrets += [secret for secret in page if is_valid_entry(secret["Name"])]
         if not token:
             return secrets, True
     return secrets, False

@@ -33,7 +33,7 @@ from kes_core import (
     StoreCapabilities,
 )
 from kes_core.keystore import PAGE_SIZE
-from kes_core.names import is_valid_name
+from kes_core.names import is_valid_entry
 
 if TYPE_CHECKING:
     from kes_aws.config import SecretsManagerConfig
@@ -232,7 +232,7 @@ class SecretsManagerKeyStore(KeyStore):
         while True:
             secrets, following = await self.page_of_secrets(prefix, token=token)
             found = {str(secret["Name"]) for secret in secrets}
-            names |= {name for name in found if name.startswith(prefix) and is_valid_name(name)}
+            names |= {name for name in found if name.startswith(prefix) and is_valid_entry(name)}
             if not following:
                 return Page([*names], "")
             if following == token:
@@ -282,7 +282,7 @@ class _Recent:
 
 def _check(name: str) -> None:
     """Refuse what is not a key's name. The server does that too, but AWS would take an ARN for a secret of anybody."""
-    if not is_valid_name(name):
+    if not is_valid_entry(name):
         raise KeyStoreError("not a valid name for a key")
 
 
