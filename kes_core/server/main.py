@@ -1,7 +1,7 @@
 """Running the server: start, reload on SIGHUP, stop on SIGTERM and SIGINT.
 
-A single process serves alone (`SingleProcess`). Several processes have a supervisor, which serves no requests itself
-(`supervisor`).
+A single process serves alone (`single`). Several processes have a supervisor, which serves no requests itself
+(`supervisor`). Only one of the two modules is imported, and only when the server listens: connections wait meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kes_core.boundary import notify
 from kes_core.config import Config, ConfigError, LoadedConfig
@@ -20,17 +20,16 @@ from kes_core.faults import log_fault
 from kes_core.hookspecs import ServerInfo
 from kes_core.server import log, startup, systemd
 from kes_core.server.build import version
-from kes_core.server.events import ErrorLogHandler
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
-from kes_core.server.metrics import Metrics
-from kes_core.server.server import ConfigRejectedError, ServerProcess
+from kes_core.server.process import ConfigRejectedError, WorkerError
 from kes_core.server.wire.sockets import ListenError, Sockets, address_of
-from kes_core.server.workers.peers import LocalPeers
-from kes_core.server.workers.supervisor import Supervisor, WorkerError
 from kes_core.tls import TLSError
 
-__all__ = ["ServerError", "SingleProcess", "reload_when_wanted", "run"]
+if TYPE_CHECKING:
+    from kes_core.server.process import Process
+
+__all__ = ["ServerError", "reload_when_wanted", "run"]
 
 logger = logging.getLogger("kes.server")
 
@@ -66,23 +65,6 @@ def run(
         raise ServerError(str(error)) from error
 
 
-class _Process(Protocol):
-    """The only serving process, or the supervisor of several."""
-
-    async def start(self, sockets: Sockets) -> None:
-        """Serve on `sockets`."""
-
-    async def reload(self, loaded: LoadedConfig) -> None:
-        """Serve with `loaded` from now on.
-
-        Raises:
-            ConfigRejectedError: It can't be used. Nothing has changed.
-        """
-
-    async def stop(self) -> None:
-        """Finish the requests in progress and close everything."""
-
-
 async def _serve(
     loaded: LoadedConfig,
     reload: Callable[[], LoadedConfig],
@@ -95,11 +77,11 @@ async def _serve(
         loop.add_signal_handler(number, _stop, stop, number)
     loop.add_signal_handler(signal.SIGHUP, reload_wanted.set)
     plugins = loaded.plugins
-    process: _Process = Supervisor(loaded, mlock=mlock) if loaded.config.workers > 1 else SingleProcess(loaded)
     sockets = Sockets(loaded.config, systemd.passed_descriptors())
     with contextlib.closing(sockets):
         info = ServerInfo(version(), sockets.addresses)
         _log_warnings(loaded)
+        process = _new_process(loaded, mlock=mlock)
         if not await _started(process, sockets, stop):
             return
         startup.end()
@@ -121,12 +103,22 @@ async def _serve(
             await process.stop()
 
 
+def _new_process(loaded: LoadedConfig, *, mlock: bool) -> Process:
+    if loaded.config.workers > 1:
+        from kes_core.server.workers.supervisor import Supervisor
+
+        return Supervisor(loaded, mlock=mlock)
+    from kes_core.server.single import SingleProcess
+
+    return SingleProcess(loaded)
+
+
 def _stop(stop: asyncio.Event, number: signal.Signals) -> None:
     logger.info("stopping: received %s", number.name)
     stop.set()
 
 
-async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> bool:
+async def _started(process: Process, sockets: Sockets, stop: asyncio.Event) -> bool:
     """Start; return false if a signal ends the server while it still waits for its key store."""
     starting, stopping = asyncio.ensure_future(process.start(sockets)), asyncio.ensure_future(stop.wait())
     try:
@@ -143,7 +135,7 @@ async def _started(process: _Process, sockets: Sockets, stop: asyncio.Event) -> 
 
 
 async def reload_when_wanted(
-    wanted: asyncio.Event, process: _Process, config: Config, load: Callable[[], LoadedConfig]
+    wanted: asyncio.Event, process: Process, config: Config, load: Callable[[], LoadedConfig]
 ) -> None:
     """Whenever `wanted` is set, use the configuration from `load`, or log why it can't be used. Runs until cancelled.
 
@@ -170,7 +162,7 @@ async def reload_when_wanted(
         systemd.notify_ready("serving; the last configuration could not be used, see the log")
 
 
-async def _reload(process: _Process, config: Config, load: Callable[[], LoadedConfig]) -> None:
+async def _reload(process: Process, config: Config, load: Callable[[], LoadedConfig]) -> None:
     # Off the event loop, which goes on serving: a large file takes a second or more.
     loaded = await asyncio.to_thread(load)
     await process.reload(loaded)
@@ -191,23 +183,3 @@ def _log_warnings(loaded: LoadedConfig) -> None:
     with contextlib.suppress(TLSError):  # the process reports it
         for text in certificate_warnings(loaded.config):
             logger.warning("%s", text)
-
-
-class SingleProcess:
-    """The server in one process."""
-
-    def __init__(self, loaded: LoadedConfig) -> None:
-        metrics = Metrics()
-        self._config = loaded.config
-        self.server = ServerProcess(loaded.plugins, metrics, LocalPeers(metrics))
-
-    async def start(self, sockets: Sockets) -> None:
-        await self.server.connect(self._config)
-        log.publish(ErrorLogHandler(self.server.app.error_log, asyncio.get_running_loop()))
-        await self.server.start(sockets.api, sockets.probes)
-
-    async def reload(self, loaded: LoadedConfig) -> None:
-        self.server.apply(await self.server.prepare(loaded.config))
-
-    async def stop(self) -> None:
-        await self.server.stop()

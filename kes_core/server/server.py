@@ -17,6 +17,7 @@ from kes_core.errors import BackendError
 from kes_core.faults import log_fault
 from kes_core.server.api.dispatch import KESApp
 from kes_core.server.expiry import ExpiryWatch
+from kes_core.server.process import GRACE, ConfigRejectedError
 from kes_core.server.state import State, connect
 from kes_core.server.wire.listener import HypercornRuntime, Runtime
 from kes_core.tls import ServerTLS, TLSError
@@ -27,18 +28,12 @@ if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
     from kes_core.server.workers.peers import Peers
 
-__all__ = ["GRACE", "ConfigRejectedError", "ServerProcess"]
+__all__ = ["ServerProcess"]
 
 logger = logging.getLogger("kes.server")
 
-GRACE: Final = 20.0
-"""Seconds that requests in progress get when the server stops; the longest default timeout is 15."""
 CERTIFICATE_INTERVAL: Final = 15 * 60.0
 """Seconds until the certificate is read again (protocol section 8)."""
-
-
-class ConfigRejectedError(Exception):
-    """A configuration can't be used. The message says why, in one line, and what to do."""
 
 
 class ServerProcess:

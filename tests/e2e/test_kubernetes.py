@@ -15,7 +15,7 @@ import kubernetes_validate  # type: ignore[import-untyped] # ships no types
 import pytest
 import yaml
 
-from kes_core.server.server import GRACE
+from kes_core.server.process import GRACE
 from tests.helpers.certificates import make_server_certificate
 from tests.helpers.command import run_kes
 

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from kes_core.config import load
-from kes_core.server.main import SingleProcess, reload_when_wanted
+from kes_core.server.main import reload_when_wanted
+from kes_core.server.single import SingleProcess
 from kes_core.server.wire.sockets import Sockets
 from tests.helpers.certificates import make_credentials
 from tests.helpers.server import start_server, write_config

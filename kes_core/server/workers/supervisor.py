@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.audit.stdout import UNAUDITED
 from kes_core.counters import merge
 from kes_core.server import log
-from kes_core.server.server import GRACE, ConfigRejectedError
+from kes_core.server.process import GRACE, ConfigRejectedError, WorkerError
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
 if TYPE_CHECKING:
     from kes_core.config import LoadedConfig
     from kes_core.server.wire.sockets import Sockets
 
-__all__ = ["Supervisor", "WorkerError"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("kes.server")
 
@@ -45,10 +45,6 @@ _LASTING: Final = 60.0
 _KILL_AFTER: Final = GRACE + 5
 GAUGES: Final = frozenset({"active", "workers", "threads", "heap", "blocks", "stack", "expiring"})
 """Numbers that disappear with their process. All others only grow."""
-
-
-class WorkerError(Exception):
-    """A worker can't start. The message says why."""
 
 
 class _WorkerHandle:

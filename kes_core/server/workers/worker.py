@@ -17,7 +17,8 @@ from kes_core.server.events import ErrorLogHandler, Hub
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
-from kes_core.server.server import ConfigRejectedError, ServerProcess
+from kes_core.server.process import ConfigRejectedError
+from kes_core.server.server import ServerProcess
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
 if TYPE_CHECKING:
