@@ -21,6 +21,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     python = str(prepare(dev=True) / "python")
     os.chdir(ROOT)
+    # The tests start hundreds of servers and commands: the first one compiles the modules for all.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Each process takes neighbouring tests, so that it creates the fixtures of a module only once. A process that is
     # done takes tests from another one. Most tests wait for servers, so there are two processes for each processor.
     pytest = [python, "-m", "pytest"]
