@@ -19,8 +19,8 @@ This page is written from the program (`python3 scripts/cli_reference.py`); `kes
 
 On a terminal the output is laid out for people. In a pipe, `kes key dek`, `kes key encrypt`, `kes key decrypt`,
 `kes policy show`, `kes log` and `kes metric` print JSON; `kes identity` prints an API key alone, `kes identity of` an
-identity alone; listings are a header and a line for each name; all other output is plain text. `--json` prints JSON
-everywhere. Its members have the names that the Go tool uses.
+identity alone; listings are a header and a line for each name; all other output is plain text. Every command that asks
+a server and prints something has `--json`. Its members have the names that the Go tool uses.
 
 Errors go to standard error, and begin with what failed. The exit code is 0, 1 if a command fails, 2 for wrong usage,
 and 130 after Ctrl-C in `kes log` and `kes metric`. `NO_COLOR` and `TERM=dumb` switch colours off; `--color` wins over

@@ -21,6 +21,7 @@ _METRICS: Final = {
     "usable_cpus": "kes_system_num_cpu_used",
     "threads": "kes_system_num_threads",
     "heap_memory": "kes_system_mem_heap_used",
+    "heap_objects": "kes_system_mem_heap_objects",
     "stack_memory": "kes_system_mem_stack_used",
     "audit_events": "kes_log_audit_events",
     "error_events": "kes_log_error_events",

@@ -20,7 +20,7 @@ import click
 from kes_core.cli._command import Group
 from kes_core.cli._common import for_people, json_option, print_json
 from kes_core.cli._identities import info, ls
-from kes_core.cli._terminal import styled
+from kes_core.cli._terminal import escape_control, styled
 from kes_core.cli.main import CLIError
 
 if TYPE_CHECKING:
@@ -310,20 +310,35 @@ def _beside(file: Path) -> Path:
 
 
 @command.command("of")
-@click.argument("what", metavar="CERTIFICATE|API-KEY")
+@click.argument("sources", metavar="CERTIFICATE|API-KEY...", nargs=-1, required=True)
 @json_option
-def of(what: str, as_json: bool) -> None:
-    """Show the identity of a certificate or an API key.
+def of(sources: tuple[str, ...], as_json: bool) -> None:
+    """Show the identities of certificates or API keys.
 
-    In a pipe, print the identity alone. The argument is an API key, or a file with a certificate or an API key.
+    Each argument is an API key, or a file with a certificate or an API key. In a pipe, print the identity of a single
+    argument alone, and of several one line of JSON for each.
     """
-    identity = _identity_of(what)
+    found = [(source, _identity_of(source)) for source in sources]
+    if len(found) > 1:
+        for source, identity in found:
+            _print_one_of_several(source, identity, as_json=as_json)
+        return
+    _source, identity = found[0]
     if as_json:
         print_json({"identity": identity})
     elif for_people():
         click.echo(f"\n  Identity:  {identity}")
     else:
         click.echo(identity)
+
+
+def _print_one_of_several(source: str, identity: str, *, as_json: bool) -> None:
+    """Print an identity with the file that it comes from. An API key in the arguments stays secret."""
+    is_file = Path(source).exists()
+    if for_people(as_json):
+        click.echo(f"{escape_control(source)}: {identity}" if is_file else identity)
+    else:
+        print_json({"name": source, "identity": identity} if is_file else {"identity": identity})
 
 
 def _identity_of(what: str) -> str:

@@ -57,6 +57,8 @@ def _facts(status: ServerStatus) -> dict[str, Any]:
     facts = {_GO_NAMES.get(name, name): value for name, value in dataclasses.asdict(status).items()}
     latency, expiry = status.keystore_latency, status.certificate_expires_at
     return facts | {
+        "keystore_unreachable": not status.keystore_reachable,
+        "keystore_unavailable": not status.keystore_reachable,
         "uptime": int(status.uptime.total_seconds()),
         "keystore_latency": round(latency.total_seconds() * 1e9) if latency is not None else None,
         "certificate_expires_at": format_time(expiry) if expiry is not None else "",

@@ -250,6 +250,7 @@ def test_metrics_for_a_script(server: Server, tmp_path: Path) -> None:
     assert facts["kes_http_request_success"] >= 1
     assert facts["kes_http_response_time"]["10000000"] >= 1
     assert facts["latency"].keys() == {"mean", "p50", "p90", "p99"}
+    assert facts["kes_system_mem_heap_objects"] > 0
     assert facts["kes_system_num_cpu"] >= facts["kes_system_num_cpu_used"] >= 1
     assert "rates" not in facts
     with piped(server, "metric", "--rate", "100ms") as process:

@@ -158,6 +158,7 @@ def test_commands_for_policies_identities_and_status(
     status = run("status")
     assert isinstance(status, dict)
     assert status["keystore_reachable"] is True
+    assert status["keystore_unreachable"] is status["keystore_unavailable"] is False
     assert status.keys() > {"version", "os", "arch", "uptime"}
     assert status["num_cpu"] >= status["num_cpu_used"] >= 1
     assert status["mem_heap_used"] > status["mem_stack_used"] > 0

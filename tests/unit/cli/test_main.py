@@ -40,6 +40,21 @@ def test_identity_of_api_key_and_files(tmp_path: Path) -> None:
     assert on_a_terminal("identity", "of", "cert", cwd=tmp_path) == f"\n  Identity:  {key.identity}\n"
 
 
+def test_identities_of_several_files(tmp_path: Path) -> None:
+    """A line of JSON for each in a pipe, as in the Go tool of 2022 and 2023. It does not repeat an API key."""
+    key, other = APIKey.generate(), APIKey.generate()
+    (tmp_path / "a.crt").write_bytes(key.certificate()[1])
+    lines = kes("identity", "of", "a.crt", str(other), cwd=tmp_path).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"name": "a.crt", "identity": key.identity},
+        {"identity": other.identity},
+    ]
+    shown = on_a_terminal("identity", "of", "a.crt", str(other), cwd=tmp_path)
+    assert shown == f"a.crt: {key.identity}\n{other.identity}\n"
+    failed = kes("identity", "of", "a.crt", "missing.crt", cwd=tmp_path, code=1)
+    assert "neither an API key nor a file that can be read" in failed.stderr
+
+
 def test_identity_new_as_the_guide_has_it(tmp_path: Path) -> None:
     """The guide's form of 2023 works: `kes identity new --ip "127.0.0.1" localhost`."""
     done = kes("identity", "new", "--ip", "127.0.0.1", "localhost", cwd=tmp_path)
