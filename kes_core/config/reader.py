@@ -247,9 +247,7 @@ class ConfigReader:
             return None
         if not isinstance(section, dict):
             return None  # reported with the other fields
-        given = {name: settings for name, settings in section.items() if settings not in (None, "")}
-        if len(given) == 1:  # the others are empty
-            section = given
+        section = {name: settings for name, settings in section.items() if settings not in (None, "")} or section
         if len(section) > 1:
             self._report(("keystore",), f"more than one key store ({', '.join(section)}); keep one")
             return None

@@ -180,6 +180,9 @@ KEYSTORES = {
     "keystore: {}": f"config.yml:6: keystore: required: name the one key store to use; installed: {INSTALLED}",
     "keystore: fs": "config.yml:6: keystore: must be a mapping",
     "keystore: {fs: {path: a}, demo: {}}": "config.yml:6: keystore: more than one key store (fs, demo); keep one",
+    "keystore: {fs: {path: a}, vault: null, demo: {}}": (
+        "config.yml:6: keystore: more than one key store (fs, demo); keep one"
+    ),
     "keystore: {mysql: }": f"config.yml:6: keystore.mysql: no installed plugin provides it, and no known package does; "
     f"installed: {INSTALLED}",
     "keystore: {vualt: }": "config.yml:6: keystore.vualt: no installed plugin provides it, and no known package does; "
