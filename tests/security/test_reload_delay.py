@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from kes_core.config import load
+from kes_core.server import startup
 from kes_core.server.main import reload_when_wanted
 from kes_core.server.single import SingleProcess
 from kes_core.server.wire.sockets import Sockets
@@ -97,6 +98,7 @@ async def _reload_large_configuration(tmp_path: Path) -> None:
     load_again = partial(load, path, plugins=loaded.plugins)
     with contextlib.closing(Sockets(loaded.config)) as sockets:
         await process.start(sockets)
+        startup.end()
         await process.reload(load_again())  # `loaded` keeps the first state in memory
         reloading = asyncio.create_task(reload_when_wanted(wanted, process, loaded.config, load_again))
         try:
