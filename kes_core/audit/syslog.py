@@ -31,6 +31,8 @@ _LINGER: Final = 5.0
 MAX_MESSAGE: Final = 2048
 """The size limit of a record in bytes, as every receiver should accept this size (RFC 5424, section 6.1). The path of a
 longer record is cut."""
+_MAX_REASON: Final = 512
+"""The size limit of the reason in a record that is too long, in bytes."""
 
 _closing: Final[set[threading.Thread]] = set()
 """Threads of closed sinks that still send records."""
@@ -216,12 +218,20 @@ def finish_sending() -> None:
 
 
 def _message(event: Mapping[str, Any]) -> str:
+    """Return a record as JSON. Shorten the path, and a long reason, of a record that is too long for a receiver."""
     text = json.dumps(event, separators=(",", ":"))
     if len(text) <= MAX_MESSAGE:
         return text
-    path = event["request"]["path"]
-    room = max(0, MAX_MESSAGE - (len(text) - len(json.dumps(path))) - 32)
-    # In JSON a character takes from one to twelve bytes.
-    size = bisect_right(range(min(room, len(path))), room, key=lambda size: len(json.dumps(path[:size])))
-    shortened = {**event, "request": {**event["request"], "path": path[: max(0, size - 1)]}, "shortened": True}
-    return json.dumps(shortened, separators=(",", ":"))
+    path, response = event["request"]["path"], event["response"]
+    if "reason" in response:
+        response = {**response, "reason": _beginning(response["reason"], _MAX_REASON)}
+    event = {**event, "request": {**event["request"], "path": ""}, "response": response, "shortened": True}
+    room = MAX_MESSAGE - len(json.dumps(event, separators=(",", ":"))) + len('""')
+    event["request"]["path"] = _beginning(path, room)
+    return json.dumps(event, separators=(",", ":"))
+
+
+def _beginning(text: str, room: int) -> str:
+    """Return as much of `text` as takes `room` bytes as JSON, in which a character takes up to twelve."""
+    most = min(max(0, room), len(text))
+    return text[: bisect_right(range(most), room, key=lambda size: len(json.dumps(text[: size + 1])))]
