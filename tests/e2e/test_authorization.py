@@ -187,14 +187,19 @@ def test_without_certificate_where_some_api_skips_authentication(run_server: Any
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    setup = {"keystore", "policies", "identities"}
     with httpx.Client(base_url=server.url, verify=context) as client:
-        assert client.get("/v1/status").status_code == 200
+        answer = client.get("/v1/status")
+        assert (answer.status_code, answer.json().keys() & setup) == (200, set())
         refused = client.get("/v1/ready")
         assert (refused.status_code, refused.json()) == (400, {"message": "tls: client certificate is required"})
         nobody = client.get("/v1/identity/self/describe")
         assert (nobody.status_code, nobody.json()) == (404, {"message": "identity does not exist"})
     with server.client(make_credentials(tmp_path, "unknown")) as client:
-        assert client.get("/v1/status").status_code == 200
+        answer = client.get("/v1/status")
+        assert (answer.status_code, answer.json().keys() & setup) == (200, set())
+    with server.client() as client:
+        assert client.get("/v1/status").json().keys() >= setup
 
 
 @pytest.fixture(scope="module")

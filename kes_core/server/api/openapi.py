@@ -52,9 +52,11 @@ class Status(BaseModel):
     mem_heap_used: Annotated[int, Field(description="Bytes.")]
     mem_stack_used: Annotated[int, Field(description="Bytes.")]
     workers: Annotated[int, Field(description="Processes that serve requests.")]
-    keystore: Annotated[str, Field(description="The kind of key store.")]
-    policies: int
-    identities: Annotated[int, Field(description="Identities that have a policy.")]
+    keystore: Annotated[
+        str | None, Field(description="The kind of key store. Like the next two, not for strangers if skip_auth is on.")
+    ] = None
+    policies: int | None = None
+    identities: Annotated[int | None, Field(description="Identities that have a policy.")] = None
     certificate_expires_at: Annotated[
         str | None, Field(description="When the server's certificate expires, as in RFC 3339.")
     ] = None

@@ -55,13 +55,15 @@ async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
         "mem_heap_used": heap,
         "mem_stack_used": stack,
     }
-    config = call.server_state.config
-    answer |= {
-        "workers": numbers["workers"],
-        "keystore": config.keystore.backend.name,
-        "policies": len(config.policy),
-        "identities": len(call.server_state.policy_of),
-    }
+    answer["workers"] = numbers["workers"]
+    state, sender = call.server_state, call.sender
+    # With `skip_auth` anyone may ask, and not everyone needs to know how the server is set up.
+    if STATUS_PATH not in state.access.open_routes or sender.is_admin or sender.identity in state.policy_of:
+        answer |= {
+            "keystore": state.config.keystore.backend.name,
+            "policies": len(state.config.policy),
+            "identities": len(state.policy_of),
+        }
     if metrics.certificate_expiry:
         expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
         answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
