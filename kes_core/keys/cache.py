@@ -170,11 +170,11 @@ class KeyCache:
             if self._on_change is not None:
                 await self._on_change(name)
 
-    async def rotate(self, name: str, created_by: str, if_older_than: float = 0.0) -> tuple[StoredKey, bool]:
+    async def rotate(self, name: str, created_by: str, if_older_than: float = 0.0) -> tuple[KeyVersion, bool]:
         """Add a version to a key, as `rotate_key`. The rotation continues if the caller is cancelled."""
         return await self._wait_for(self._start(self._rotate(name, created_by, if_older_than)))
 
-    async def _rotate(self, name: str, created_by: str, if_older_than: float) -> tuple[StoredKey, bool]:
+    async def _rotate(self, name: str, created_by: str, if_older_than: float) -> tuple[KeyVersion, bool]:
         try:
             rotated = await rotate_key(self._store, name, created_by, if_older_than)
         except (EntryNotFoundError, RotationConflictError):

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from kes_core.keys.secret import MAX_VERSIONS
-from kes_core.keys.stored import StoredKeyError, fingerprint
+from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
 from kes_core.keys.versions import StoredKey, is_revision_of, names_of_revisions, next_revision, read_key
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreReason
 
@@ -65,7 +65,7 @@ async def create_entry(store: WatchedStore, name: str, value: bytes) -> None:
 
 async def rotate_key(
     store: WatchedStore, name: str, created_by: str, if_older_than: float = 0.0
-) -> tuple[StoredKey, bool]:
+) -> tuple[KeyVersion, bool]:
     """Add a version to a key. Of several servers that rotate a key at once, one succeeds for each version.
 
     Args:
@@ -75,7 +75,7 @@ async def rotate_key(
         if_older_than: Leave the key as it is if its newest version is younger, in seconds.
 
     Returns:
-        The key, and whether it has a new version.
+        The new version and True, or the newest version and False.
 
     Raises:
         EntryNotFoundError: There is no such key, or it was deleted meanwhile.
@@ -86,7 +86,7 @@ async def rotate_key(
     value = await store.get(name)
     key = await _decode(store, name, value)
     if _is_younger(key, if_older_than):
-        return key, False
+        return key.versions[-1], False
     if key.version >= MAX_VERSIONS:
         raise TooManyVersionsError
     first = fingerprint(value)
@@ -96,7 +96,7 @@ async def rotate_key(
     except EntryExistsError:
         key = await _decode(store, name, value)
         if _is_younger(key, if_older_than):
-            return key, False  # which is what the client wants
+            return key.versions[-1], False  # which is what the client wants
         raise RotationConflictError(version.version) from None
     # A deletion that began earlier may not have seen the new entry: then it would stay for ever.
     try:
@@ -106,7 +106,7 @@ async def rotate_key(
     if not hmac.compare_digest(stored, value):
         await store.delete(entry)
         raise EntryNotFoundError(f"key {name!r} does not exist")
-    return await _decode(store, name, value), True
+    return version, True
 
 
 async def _decode(store: WatchedStore, name: str, value: bytes) -> StoredKey:

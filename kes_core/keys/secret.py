@@ -174,10 +174,17 @@ class SecretKey:
             structured = parse_structured(ciphertext)
             if structured is not None:
                 return self._open_structured(structured, associated_data)
+        return self.open(ciphertext, associated_data)
+
+    def open(self, ciphertext: bytes, associated_data: bytes) -> bytes:
+        """Decrypt a ciphertext in today's format only, as `decrypt`."""
         if len(ciphertext) < _TAG_SIZE + _RANDOM_SIZE:
             raise CiphertextError
-        iv, nonce = ciphertext[-_RANDOM_SIZE:-_NONCE_SIZE], ciphertext[-_NONCE_SIZE:]
-        return self._open(self.type, ciphertext[:-_RANDOM_SIZE], iv, nonce, associated_data)
+        cipher = _message_cipher(self._key, self.type, ciphertext[-_RANDOM_SIZE:-_NONCE_SIZE])
+        try:
+            return cipher.decrypt(ciphertext[-_NONCE_SIZE:], ciphertext[:-_RANDOM_SIZE], associated_data)
+        except InvalidTag:
+            raise CiphertextError from None
 
     def _open_structured(self, structured: StructuredCiphertext, associated_data: bytes) -> bytes:
         named = KeyType(structured.key_type)
@@ -202,12 +209,12 @@ class SecretKeys:
     in four billion ciphertexts, so version 1 is tried too if the version of the hint fails.
     """
 
-    __slots__ = ("_first", "_hint", "_later", "_newest", "type", "version")
+    __slots__ = ("_decrypt_first", "_hint", "_later", "_newest", "type", "version")
 
     def __init__(self, keys: Sequence[SecretKey]) -> None:
         """Take the keys of version 1, 2, ... in this order; at least two."""
-        self._first = keys[0]
-        self._later = {_hint_of(version): key for version, key in enumerate(keys[1:], 2)}
+        self._decrypt_first = keys[0].decrypt
+        self._later = {_hint_of(version): key.open for version, key in enumerate(keys[1:], 2)}
         self._newest = keys[-1]
         self.version = len(keys)
         self._hint = _hint_of(self.version)
@@ -226,13 +233,13 @@ class SecretKeys:
         Raises:
             CiphertextError: The ciphertext is not authentic, or is of a version that is not known here.
         """
-        key = self._later.get(ciphertext[-_RANDOM_SIZE:-_HINTED_RANDOM_SIZE])
-        if key is not None:
-            try:
-                return key.decrypt(ciphertext, associated_data)
-            except CiphertextError:
-                pass
-        return self._first.decrypt(ciphertext, associated_data)
+        decrypt = self._later.get(ciphertext[-28:-24])  # numbers, because every decryption comes here
+        if decrypt is None:
+            return self._decrypt_first(ciphertext, associated_data)
+        try:
+            return decrypt(ciphertext, associated_data)
+        except CiphertextError:
+            return self._decrypt_first(ciphertext, associated_data)
 
 
 def _hint_of(version: int) -> bytes:

@@ -38,6 +38,12 @@ class Key:
     """Ciphertext, context, plaintext."""
     codes: dict[str, str] = field(default_factory=dict)
     """The HMAC of each message."""
+    version: int = 1
+
+    @property
+    def newest(self) -> dict[str, str]:
+        """What an answer has for a key that was rotated."""
+        return {"version": str(self.version)} if self.version > 1 else {}
 
 
 def b64(data: bytes) -> str:
@@ -93,7 +99,29 @@ class Keys(RuleBasedStateMachine):
         described = answer.json()
         assert described["name"] == self.prefix + name
         assert described["algorithm"] == self.model[name].algorithm
-        assert set(described) == {"name", "algorithm", "created_at", "created_by"}
+        newest = self.model[name].newest
+        assert set(described) == {"name", "algorithm", "created_at", "created_by", *newest}
+        assert described.get("version") == newest.get("version")
+
+    @rule(name=st.sampled_from(NAMES), is_young=st.booleans())
+    def rotate(self, name: str, is_young: bool) -> None:
+        answer = self.ask("PUT", "rotate", name, {"if_older_than": 3600} if is_young else None)
+        if not self._is_missing(name, answer):
+            self.model[name].version += not is_young
+            rotated = answer.json()
+            assert (rotated["version"], rotated["rotated"]) == (str(self.model[name].version), not is_young)
+            listed = self.ask("GET", "versions", name).json()["versions"]
+            assert [int(each["version"]) for each in listed] == list(range(1, self.model[name].version + 1))
+
+    @rule(name=st.sampled_from(NAMES), data=st.data())
+    def rewrap(self, name: str, data: st.DataObject) -> None:
+        known = self.model.get(name)
+        if known is None or not known.sealed:
+            return
+        sealed, context, plaintext = data.draw(st.sampled_from(known.sealed))
+        answer = self.ask("PUT", "rewrap", name, {"ciphertext": sealed, "context": context}).json()
+        assert answer == {"ciphertext": answer["ciphertext"], **known.newest}
+        known.sealed.append((answer["ciphertext"], context, plaintext))
 
     @rule(name=st.sampled_from(NAMES), context=st.binary(max_size=8))
     def generate(self, name: str, context: bytes) -> None:
@@ -101,6 +129,7 @@ class Keys(RuleBasedStateMachine):
         if not self._is_missing(name, answer):
             made = answer.json()
             assert len(base64.b64decode(made["plaintext"])) == 32
+            assert made.get("version") == self.model[name].newest.get("version")
             self.model[name].sealed.append((made["ciphertext"], b64(context), made["plaintext"]))
 
     @rule(name=st.sampled_from(NAMES), plaintext=st.binary(max_size=40), context=st.binary(max_size=8))

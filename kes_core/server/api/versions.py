@@ -27,13 +27,12 @@ async def _rotate(call: Call) -> dict[str, Any]:
     seconds = _seconds(json_body(body)) if body else 0
     try:
         with store_errors("rotate key", call.argument):
-            key, is_rotated = await call.server_state.cache.rotate(call.argument, call.sender.identity, seconds)
+            version, is_rotated = await call.server_state.cache.rotate(call.argument, call.sender.identity, seconds)
     except (RotationConflictError, TooManyVersionsError) as error:
         raise RequestError(409, str(error)) from None
     if is_rotated:
-        logger.info("key %r has a new version: %d", call.argument, key.version)
-    newest = key.versions[-1]
-    return {"version": str(key.version), "created_at": newest.created_at.rfc3339(), "rotated": is_rotated}
+        logger.info("key %r has a new version: %d", call.argument, version.version)
+    return {"version": str(version.version), "created_at": version.created_at.rfc3339(), "rotated": is_rotated}
 
 
 def _seconds(members: Any) -> float:
