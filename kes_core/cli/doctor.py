@@ -55,7 +55,9 @@ class _Doctor(Group):
 )
 @click.option("--identity", metavar="ID", help="The client: its identity.")
 @click.option("--from", "address", metavar="IP", default="127.0.0.1", help="Its IP address.  [default: 127.0.0.1]")
-@click.option("--login", is_flag=True, help="Log in to the key store even if that uses up a login (Vault's AppRole).")
+@click.option(
+    "--login", is_flag=True, help="Log in to the key store and look at the keys, even if that uses up a login."
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if there is a warning too.")
 @json_option
 @click.pass_context

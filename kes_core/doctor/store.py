@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from kes_core.boundary import Surroundings, connect_engine, connect_store, diagnose
+from kes_core.doctor.keys import examine_keys
 from kes_core.errors import BackendError
-from kes_core.findings import Finding
+from kes_core.findings import Finding, FindingLevel
 from kes_core.keystore import KeyStoreError
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ async def examine_store(
         else:
             async with asyncio.timeout(time_limit):
                 findings.append(await _check_connection(choice))
+        if login and backend.persistent and all(finding.level is not FindingLevel.ERROR for finding in findings):
+            async with asyncio.timeout(time_limit):
+                findings += await examine_keys(choice)
     except TimeoutError:
         findings.append(
             Finding.error(

@@ -1,0 +1,120 @@
+"""Check the keys of a key store: what is left of deleted keys, damaged keys, and keys that were not rotated for long.
+
+This reads keys, so it logs in to the store as the server does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from kes_core.boundary import Surroundings, connect_store
+from kes_core.findings import Finding
+from kes_core.keys.stored import StoredKeyError, fingerprint
+from kes_core.keys.versions import is_revision_of, read_key
+from kes_core.keystore import EntryNotFoundError, KeyStore, KeyStoreError
+from kes_core.names import is_valid_name, parse_revision_name
+
+if TYPE_CHECKING:
+    from kes_core.config import KeyStoreChoice
+
+__all__ = ["examine_keys"]
+
+MAX_AGE: Final = 365 * 86400
+"""The age of a key's newest version that is worth a note, in seconds."""
+_MANY: Final = 10_000
+"""The most entries that are looked at."""
+_SUBJECT: Final = "keys"
+_SHOWN: Final = 5
+
+
+async def examine_keys(choice: KeyStoreChoice) -> Sequence[Finding]:
+    """Check the first 10,000 entries of a key store.
+
+    Raises:
+        KeyStoreError: The store can't be used.
+    """
+    context = Surroundings().context("keystore", choice.backend, choice.directory)
+    store = await connect_store(choice.backend, choice.config, context)
+    try:
+        names, is_complete = await _names(store)
+        findings = [*await _orphans(store, names), *await _old_keys(store, names)]
+    finally:
+        await store.close()
+    if not is_complete:
+        findings.append(Finding.note(_SUBJECT, f"only the first {_MANY} entries were looked at"))
+    return findings
+
+
+async def _names(store: KeyStore) -> tuple[Sequence[str], bool]:
+    names: list[str] = []
+    start = ""
+    while len(names) < _MANY:
+        page = await store.list(start=start)
+        names += page.names
+        start = page.next
+        if not start:
+            return names, True
+    return names[:_MANY], False
+
+
+async def _orphans(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
+    """Find entries of versions whose key is gone. They open what the deleted key has encrypted."""
+    entries: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        parts = parse_revision_name(name)
+        if parts is not None:
+            entries[parts.key].append(name)
+    findings = []
+    for key, versions in entries.items():
+        try:
+            first = fingerprint(await store.get(key))
+        except EntryNotFoundError:
+            findings.append(
+                Finding.warning(
+                    _SUBJECT, f"the deleted key {key!r} has left {len(versions)} of its versions", f"kes key rm {key}"
+                )
+            )
+            continue
+        left = [version for version in versions if not is_revision_of(version, first)]
+        findings += [
+            Finding.warning(
+                _SUBJECT,
+                f"the entry {version!r} belongs to a deleted key of the name {key!r}, not to the one that is there",
+                "remove the entry from the key store",
+            )
+            for version in left
+        ]
+    return findings
+
+
+async def _old_keys(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
+    now = time.time()
+    old, findings = [], []
+    for name in filter(is_valid_name, names):
+        try:
+            key = await read_key(store.get, name, await store.get(name))
+        except EntryNotFoundError:
+            continue  # deleted meanwhile
+        except StoredKeyError as error:
+            findings.append(Finding.error(_SUBJECT, f"the entry {name!r} in the key store is damaged: {error}"))
+            continue
+        except KeyStoreError as error:
+            if error.reason is not None:
+                raise
+            findings.append(Finding.error(_SUBJECT, str(error)))
+            continue
+        if now - key.versions[-1].created_at.seconds > MAX_AGE:
+            old.append(name)
+    if old:
+        shown = ", ".join(old[:_SHOWN]) + (f" and {len(old) - _SHOWN} more" if len(old) > _SHOWN else "")
+        findings.append(
+            Finding.note(
+                _SUBJECT,
+                f"the newest version of {len(old)} key{'s'[: len(old) != 1]} is older than a year: {shown}",
+                f"kes key rotate --if-older-than 365d {' '.join(old[:_SHOWN])}",
+            )
+        )
+    return findings

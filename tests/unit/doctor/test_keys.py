@@ -1,0 +1,100 @@
+"""What the doctor finds among the keys of a store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+from kes_core import KeyStoreBackend
+from kes_core.builtin.memory import MemoryKeyStore
+from kes_core.config import CacheExpiry, KeyStoreChoice, Section
+from kes_core.doctor.store import examine_store
+from kes_core.findings import Finding
+from kes_core.keys.cache import KeyCache
+from kes_core.keys.stored import KeyVersion, Timestamp
+
+
+class NoSettings(Section):
+    """No fields."""
+
+
+class Kept(MemoryKeyStore):
+    """A store that outlives the doctor's connection."""
+
+    async def close(self) -> None:
+        return
+
+
+def examined(fill: Callable[[Kept, KeyCache], Awaitable[None]], *, login: bool = True) -> Sequence[Finding]:
+    async def start() -> Sequence[Finding]:
+        store = Kept()
+        await fill(store, KeyCache(store, CacheExpiry()))
+
+        async def connect(_settings: NoSettings) -> Kept:
+            return store
+
+        backend = KeyStoreBackend(name="mine", config=NoSettings, connect=connect)
+        return await examine_store(KeyStoreChoice(backend, NoSettings()), login=login)
+
+    found = asyncio.run(start())
+    assert found[0] == Finding.ok("key store", "'mine' answers")
+    return found[1:]
+
+
+async def made(cache: KeyCache, name: str, versions: int) -> None:
+    await cache.create(name, KeyVersion.generate("me"))
+    for _ in range(versions - 1):
+        await cache.rotate(name, "me")
+
+
+def test_keys_in_order_are_nothing_to_report() -> None:
+    async def fill(_store: Kept, cache: KeyCache) -> None:
+        await made(cache, "a", 1)
+        await made(cache, "b", 3)
+
+    assert examined(fill) == []
+
+
+def test_rest_of_a_deleted_key_is_found_and_the_cure_cures() -> None:
+    async def fill(store: Kept, cache: KeyCache) -> None:
+        await made(cache, "gone", 3)
+        del store._values["gone"]
+
+    (found,) = examined(fill)
+    assert found.message == "the deleted key 'gone' has left 2 of its versions"
+    assert found.cure == "kes key rm gone"
+    assert examined(fill, login=False) == []
+
+    async def cured(store: Kept, cache: KeyCache) -> None:
+        await fill(store, cache)
+        await cache.delete("gone")
+
+    assert examined(cured) == []
+
+
+def test_rest_of_a_key_whose_name_is_taken_again_is_found() -> None:
+    async def fill(store: Kept, cache: KeyCache) -> None:
+        await made(cache, "k", 2)
+        del store._values["k"]
+        cache.forget_all()
+        await made(cache, "k", 2)
+
+    (found,) = examined(fill)
+    assert found.message.endswith(" belongs to a deleted key of the name 'k', not to the one that is there")
+
+
+def test_old_and_damaged_keys_are_found() -> None:
+    async def fill(store: Kept, cache: KeyCache) -> None:
+        long_ago = Timestamp(int(time.time()) - 366 * 86400)
+        for number in range(7):
+            await cache.create(f"old-{number}", replace(KeyVersion.generate("me"), created_at=long_ago))
+        await cache.rotate("old-0", "me")
+        await store.create("damaged", b"no key")
+
+    damaged, old = examined(fill)
+    assert damaged.message.startswith("the entry 'damaged' in the key store is damaged: ")
+    assert old.message == (
+        "the newest version of 6 keys is older than a year: old-1, old-2, old-3, old-4, old-5 and 1 more"
+    )
