@@ -124,8 +124,8 @@ class ValueClauses(StoreSuite):
     @clause()
     async def test_names_of_versions(self, trial: StoreTrial) -> None:
         """The names of later versions of keys, which have up to 104 characters and end in a hyphen, can be used."""
-        keys = ["k", "k-r2", "b" * MAX_NAME_LENGTH]
-        names = [revision_name(key, number, f"{number:016x}") for key in keys for number in (2, 3, 10, 1000)]
+        keys = ["k", "b" * MAX_NAME_LENGTH]
+        names = [revision_name(key, number, f"{number:016x}") for key in keys for number in (2, 1000)]
         await _different_keys(trial, [*keys, *names, revision_name("k", 2, "f" * 16)])
 
     @clause(excluded_by="folds_case")

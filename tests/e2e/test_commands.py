@@ -64,6 +64,35 @@ def test_commands_for_keys(server: Server, environment: dict[str, str], tmp_path
     assert failed.stderr == "Error: the ciphertext is not base64\n"
 
 
+def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        return kes("key", *arguments, "-k", cwd=tmp_path, environment=environment).stdout
+
+    run("create", "v-1", "v-2")
+    old = json.loads(run("encrypt", "v-1", "text"))["ciphertext"]
+    assert "Version" not in run("info", "v-1")
+    assert "version" not in json.loads(run("info", "v-1", "--json"))
+    assert run("rotate", "v-1", "v-2") == '"v-1" has version 2 now\n"v-2" has version 2 now\n'
+    young = run("rotate", "v-1", "--if-older-than", "90d")
+    assert young.startswith('"v-1" stays at version 2, made ')
+    for age in ("1h30m", "1d"):
+        facts = json.loads(run("rotate", "v-1", "--if-older-than", age, "--json"))
+        assert (facts["name"], facts["version"], facts["rotated"]) == ("v-1", 2, False)
+    assert "Version     2\n" in run("info", "v-1")
+    listed = json.loads(run("versions", "v-1", "--json"))
+    assert [version["version"] for version in listed] == [1, 2]
+    assert run("versions", "v-1").splitlines()[0].split("  ")[0] == "Version"
+    new = json.loads(run("rewrap", "v-1", old))["ciphertext"]
+    assert base64.b64decode(new)[-28:-24] == b"\0\0\0\2"
+    assert run("decrypt", "v-1", new) == run("decrypt", "v-1", old)
+    assert run("ls", "v-*") == "Key\nv-1\nv-2\n"
+    run("rm", "v-1", "v-2")
+    wrong = kes("key", "rotate", "v-1", "--if-older-than", "90", "-k", cwd=tmp_path, code=2, environment=environment)
+    assert "a number needs a unit, as in 10s, 1m30s, 500ms or 168h; or days, as in 90d" in wrong.stderr
+    failed = kes("key", "rotate", "v-1", "-k", cwd=tmp_path, code=1, environment=environment)
+    assert failed.stderr == 'Error: failed to rotate key "v-1": key does not exist\n'
+
+
 def test_of_several_keys_the_one_that_fails_is_named(environment: dict[str, str], tmp_path: Path) -> None:
     def error(*arguments: str) -> str:
         return kes("key", *arguments, "-k", cwd=tmp_path, code=1, environment=environment).stderr

@@ -270,6 +270,28 @@ def test_policy_of_a_store_that_names_each_key_goes_on_to_work() -> None:
     run(check)
 
 
+def test_key_of_an_old_release_can_be_rotated() -> None:
+    """It is JSON, without an HMAC key; it opens ciphertexts of older formats, in its first version only."""
+
+    async def check(store: Store) -> None:
+        cases = [case for case in vectors("ciphertext_decrypt")["cases"] if case["key"] == "A" * 43 + "="]
+        cases = [case for case in cases if case["key_type"] == "AES256" and not case.get("should_fail")]
+        await store.create("k", b'{"bytes":"' + b"A" * 43 + b'=","algorithm":"AES256"}')
+        server = store.server()
+        for _ in range(3):
+            await server.rotate("k", "me")
+        key = await server.get("k")
+        assert (key.version, key.hmac_key, key.created_by) == (4, None, "")
+        formats = set()
+        for case in cases:
+            opened = key.key.decrypt(b64decode(case["ciphertext"]), b64decode(case["associated_data"]))
+            assert opened == b64decode(case["plaintext"])
+            formats.add(case["format"])
+        assert {"json"} <= formats
+
+    run(check)
+
+
 # Several servers
 
 
