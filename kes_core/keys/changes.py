@@ -49,16 +49,19 @@ async def create_entry(store: WatchedStore, name: str, value: bytes) -> None:
         KeyStoreError: The store fails, or does not return the entry.
     """
     await store.create(name, value)
+    if not hmac.compare_digest(await _read_new(store, name), value):
+        raise _lost(name)
+
+
+async def _read_new(store: WatchedStore, name: str) -> bytes:
+    """Read an entry that was just created, as soon as the store can return it. Empty if it does not."""
     ends, pause = time.monotonic() + store.late, 0.05
     while True:
         try:
-            stored = await store.get(name)
+            return await store.get(name)
         except EntryNotFoundError:
-            stored = b""
-        if hmac.compare_digest(stored, value):
-            return
-        if stored or time.monotonic() + pause > ends:
-            raise KeyStoreError(f"the key store accepted the key {name!r}, but does not return it")
+            if time.monotonic() + pause > ends:
+                return b""
         await asyncio.sleep(pause)
         pause *= 2
 
@@ -92,12 +95,13 @@ async def rotate_key(
     first = fingerprint(value)
     entry, version = next_revision(name, first, key, created_by)
     try:
-        await create_entry(store, entry, version.encode())
+        await store.create(entry, version.encode())
     except EntryExistsError:
         key = await _decode(store, name, value)
         if _is_younger(key, if_older_than):
             return key.versions[-1], False  # which is what the client wants
         raise RotationConflictError(version.version) from None
+    await _verify_version(store, entry, version)
     # A deletion that began earlier may not have seen the new entry: then it would stay for ever.
     try:
         stored = await store.get(name)
@@ -107,6 +111,26 @@ async def rotate_key(
         await store.delete(entry)
         raise EntryNotFoundError(f"key {name!r} does not exist")
     return version, True
+
+
+async def _verify_version(store: WatchedStore, entry: str, version: KeyVersion) -> None:
+    """Verify that the store returns a new version. If it holds garbage, remove that: it would make the key unusable."""
+    stored = await _read_new(store, entry)
+    if hmac.compare_digest(stored, version.encode()):
+        return
+    try:
+        is_version = KeyVersion.decode(stored).revision == version.revision
+    except StoredKeyError:
+        is_version = False
+    if is_version:  # of another server: the store has no check-and-set
+        raise RotationConflictError(version.version)
+    if stored:
+        await store.delete(entry)
+    raise _lost(entry)
+
+
+def _lost(name: str) -> KeyStoreError:
+    return KeyStoreError(f"the key store accepted the key {name!r}, but does not return it")
 
 
 async def _decode(store: WatchedStore, name: str, value: bytes) -> StoredKey:

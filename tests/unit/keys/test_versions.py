@@ -482,6 +482,33 @@ def test_key_replaced_while_it_is_rotated_is_not_touched() -> None:
     run(check)
 
 
+@pytest.mark.parametrize("fault", ["cuts it off", "loses it", "has the version of another server"])
+def test_store_that_does_not_return_a_new_version_spoils_no_key(fault: str) -> None:
+    class Faulty(Store):
+        async def create(self, name: str, value: bytes) -> None:
+            if name == "k":
+                await super().create(name, value)
+            elif fault == "cuts it off":
+                await super().create(name, value[:-8])
+            elif fault == "has the version of another server":
+                other = KeyVersion.generate("other").at(Revision(2, 2, fingerprint(self._values["k"])))
+                await super().create(name, other.encode())
+
+    async def check() -> None:
+        store = Faulty()
+        server = store.server()
+        await made(server)
+        ciphertext = await sealed(server)
+        expected = RotationConflictError if "another" in fault else KeyStoreError
+        with pytest.raises(expected, match="just created by another rotation" if "another" in fault else "accepted"):
+            await server.rotate("k", "me")
+        for cache in (server, store.server()):
+            key = await cache.get("k")
+            assert (key.version, key.key.decrypt(ciphertext)) == (2 if "another" in fault else 1, b"text")
+
+    asyncio.run(check())
+
+
 def test_outage_during_a_rotation_takes_no_key_away() -> None:
     async def check(store: Store) -> None:
         server = store.server()
