@@ -48,7 +48,17 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _INTEGER_LENGTH: Final = 20
 _NAMES: Final = frozenset(
     (
-        *("ciphertext", "cipher", "context", "if_older_than", "key", "message", "plaintext", "version"),  # bodies
+        *(
+            "allow_decrypt",
+            "ciphertext",
+            "cipher",
+            "context",
+            "if_older_than",
+            "key",
+            "message",
+            "plaintext",
+            "version",
+        ),  # bodies
         *("algorithm", "bytes", "created_at", "created_by"),  # stored keys
         *("aead", "id", "iv", "nonce"),  # ciphertexts
     )

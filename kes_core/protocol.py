@@ -18,6 +18,8 @@ __all__ = [
     "INVALID_BODY",
     "INVALID_CERTIFICATE",
     "INVALID_IMPORT_BODY",
+    "KEY_DECRYPTS_ONLY",
+    "KEY_DISABLED",
     "KEY_EXISTS",
     "KEY_NOT_FOUND",
     "MAX_BODY",
@@ -114,6 +116,8 @@ ROUTES: Final = (
     _key("rotate", "PUT", "Add a version to a key", max_body=MAX_BODY),
     _key("rewrap", "PUT", "Encrypt a ciphertext again, under the newest version of the key", max_body=MAX_BODY),
     _key("versions", "GET", "The versions of a key"),
+    _key("disable", "PUT", "Refuse the use of a key until it is enabled", max_body=MAX_BODY),
+    _key("enable", "PUT", "Allow the use of a key again"),
     Route("/v1/policy/describe/", "GET", "Facts about a policy", argument=Argument.NAME),
     Route("/v1/policy/read/", "GET", "A policy with its patterns", argument=Argument.NAME),
     Route("/v1/policy/list/", "GET", "Names of policies", argument=Argument.PATTERN),
@@ -128,6 +132,8 @@ ROUTES: Final = (
 # Status and text are those of the Go server (vectors/errors.json), because clients compare them.
 NOT_ALLOWED: Final = (403, "not authorized: insufficient permissions")
 KEY_NOT_FOUND: Final = (404, "key does not exist")
+KEY_DISABLED: Final = (409, "key is disabled")
+KEY_DECRYPTS_ONLY: Final = (409, "key is disabled for encryption")
 KEY_EXISTS: Final = (400, "key already exists")
 POLICY_NOT_FOUND: Final = (404, "policy does not exist")
 IDENTITY_NOT_FOUND: Final = (404, "identity does not exist")

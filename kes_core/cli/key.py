@@ -104,8 +104,11 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                 found = client.describe_key(name)
             if as_json:
                 facts = dataclasses.asdict(found) | {"created_at": format_time(found.created_at)}
+                # Scripts compare what is printed for keys to which nothing was added.
                 if found.version == 1:
-                    del facts["version"]  # scripts compare what is printed for keys that were never rotated
+                    del facts["version"]
+                if found.state == "enabled":
+                    del facts["state"]
                 print_json(facts)
                 continue
             if number:
@@ -115,6 +118,7 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                     ("Name", escape_control(found.name)),
                     ("Algorithm", escape_control(found.algorithm)),
                     *([("Version", str(found.version))] if found.version > 1 else []),
+                    *([("State", escape_control(found.state))] if found.state != "enabled" else []),
                     ("Created", describe_time(found.created_at)),
                     ("Created by", escape_control(found.created_by) or "-"),
                 ]
@@ -176,6 +180,29 @@ def rotate(server: Any, names: tuple[str, ...], if_older_than: timedelta | None,
                 click.echo(f"{quote(name)} has version {done.version} now")
             else:
                 click.echo(f"{quote(name)} stays at version {done.version}, made {describe_time(done.created_at)}")
+
+
+@command.command("disable")
+@_NAMES
+@click.option("--allow-decrypt", is_flag=True, help="Still decrypt, and compute HMACs.")
+@server_options
+def disable(server: Any, names: tuple[str, ...], allow_decrypt: bool) -> None:
+    """Refuse the use of keys until they are enabled again. Nothing is deleted."""
+    with server("disable keys") as client:
+        for name in names:
+            with _naming(name, "disable", names):
+                client.disable_key(name, allow_decrypt=allow_decrypt)
+
+
+@command.command("enable")
+@_NAMES
+@server_options
+def enable(server: Any, names: tuple[str, ...]) -> None:
+    """Allow the use of disabled keys again."""
+    with server("enable keys") as client:
+        for name in names:
+            with _naming(name, "enable", names):
+                client.enable_key(name)
 
 
 @command.command("versions")

@@ -198,6 +198,14 @@ class Client:
         """
         return self._send(requests.rotate_key(name, if_older_than))
 
+    def disable_key(self, name: str, *, allow_decrypt: bool = False) -> None:
+        """Refuse the use of a key until it is enabled. With `allow_decrypt` it still decrypts, and computes HMACs."""
+        self._send(requests.disable_key(name, allow_decrypt=allow_decrypt))
+
+    def enable_key(self, name: str) -> None:
+        """Allow the use of a key again."""
+        self._send(requests.enable_key(name))
+
     def key_versions(self, name: str) -> list[KeyVersionInfo]:
         """Return facts about the versions of a key, the oldest one first."""
         return self._send(requests.key_versions(name))

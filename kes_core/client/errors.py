@@ -10,6 +10,8 @@ from kes_core.protocol import (
     HMAC_UNSUPPORTED,
     IDENTITY_NOT_FOUND,
     INVALID_CERTIFICATE,
+    KEY_DECRYPTS_ONLY,
+    KEY_DISABLED,
     KEY_EXISTS,
     KEY_NOT_FOUND,
     NOT_DECRYPTED,
@@ -101,6 +103,10 @@ class KeyRotationConflictError(APIError):
     """Another rotation of the key ran at the same moment: the key has a new version."""
 
 
+class KeyDisabledError(APIError):
+    """The key is disabled, or disabled for encryption."""
+
+
 class HMACUnsupportedError(APIError):
     """The key has no HMAC key: an old server made it."""
 
@@ -126,8 +132,11 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     IDENTITY_NOT_FOUND: IdentityNotFoundError,
     NOT_DECRYPTED: DecryptionError,
     HMAC_UNSUPPORTED: HMACUnsupportedError,
+    KEY_DISABLED: KeyDisabledError,
+    KEY_DECRYPTS_ONLY: KeyDisabledError,
     (502, "failed to create key"): KeyStoreUnavailableError,
     (502, "failed to rotate key"): KeyStoreUnavailableError,
+    (502, "failed to change key"): KeyStoreUnavailableError,
     (502, "failed to read key"): KeyStoreUnavailableError,
     (502, "failed to delete key"): KeyStoreUnavailableError,
     (502, "failed to list keys"): KeyStoreUnavailableError,

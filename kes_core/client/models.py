@@ -85,6 +85,8 @@ class KeyInfo:
     """An identity; empty if it is not known."""
     version: int = 1
     """The newest version: 1 if the key was never rotated."""
+    state: str = "enabled"
+    """"enabled", "decrypt-only" or "disabled"."""
 
 
 @dataclass(frozen=True, slots=True)

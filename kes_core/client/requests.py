@@ -130,7 +130,14 @@ def describe_key(name: str) -> Request[KeyInfo]:
     return Request(
         "GET",
         _path("key/describe", name),
-        lambda a: KeyInfo(a["name"], a["algorithm"], parse_time(a["created_at"]), a.get("created_by", ""), _version(a)),
+        lambda a: KeyInfo(
+            a["name"],
+            a["algorithm"],
+            parse_time(a["created_at"]),
+            a.get("created_by", ""),
+            _version(a),
+            a.get("state") or "enabled",
+        ),
     )
 
 
@@ -147,6 +154,14 @@ def rotate_key(name: str, if_older_than: timedelta | None) -> Request[KeyRotatio
         body,
         repeatable=if_older_than is not None,
     )
+
+
+def disable_key(name: str, *, allow_decrypt: bool) -> Request[None]:
+    return Request("PUT", _path("key/disable", name), _nothing, {"allow_decrypt": True} if allow_decrypt else {})
+
+
+def enable_key(name: str) -> Request[None]:
+    return Request("PUT", _path("key/enable", name), _nothing)
 
 
 def key_versions(name: str) -> Request[list[KeyVersionInfo]]:

@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
-from kes_core.keys.changes import RotationConflictError, create_entry, damaged, delete_key, rotate_key
-from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
-from kes_core.keys.versions import StoredKey, read_key, read_later_versions
+from kes_core.keys.changes import RotationConflictError, change_state, create_entry, damaged, delete_key, rotate_key
+from kes_core.keys.stored import KeyState, KeyVersion, StoredKeyError, fingerprint
+from kes_core.keys.versions import StoredKey, read_key, read_later_entries
 from kes_core.keys.watched import WatchedStore
 from kes_core.keystore import (
     PAGE_SIZE,
@@ -184,6 +184,14 @@ class KeyCache:
         await self._changed(name)
         return rotated
 
+    async def change_state(self, name: str, state: KeyState, created_by: str) -> None:
+        """Change the state of a key, as `change_state`. The change continues if the caller is cancelled."""
+        await self._wait_for(self._start(self._change_state(name, state, created_by)))
+
+    async def _change_state(self, name: str, state: KeyState, created_by: str) -> None:
+        await change_state(self._store, name, state, created_by)
+        await self._changed(name)
+
     async def look_for_versions(self, name: str) -> StoredKey:
         """Return a key after asking the store for versions that another server has added to it.
 
@@ -210,7 +218,7 @@ class KeyCache:
         try:
             await asyncio.sleep(entry.looked_at + LOOK_INTERVAL - self._clock())
             entry.looked_at = self._clock()
-            entry.key = await read_later_versions(self._store.get, name, entry.first, entry.key)
+            entry.key = await read_later_entries(self._store.get, name, entry.first, entry.key)
         except StoredKeyError as error:
             raise damaged(name, error) from None
         finally:

@@ -9,14 +9,31 @@ import time
 from typing import TYPE_CHECKING
 
 from kes_core.keys.secret import MAX_VERSIONS
-from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
-from kes_core.keys.versions import StoredKey, is_revision_of, names_of_revisions, next_revision, read_key
+from kes_core.keys.stored import KeyState, KeyVersion, StateChange, StoredKeyError, decode_later, fingerprint
+from kes_core.keys.versions import (
+    MAX_REVISIONS,
+    StoredKey,
+    is_revision_of,
+    names_of_revisions,
+    next_state,
+    next_version,
+    read_key,
+)
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreReason
 
 if TYPE_CHECKING:
     from kes_core.keys.watched import WatchedStore
 
-__all__ = ["RotationConflictError", "TooManyVersionsError", "create_entry", "damaged", "delete_key", "rotate_key"]
+__all__ = [
+    "RotationConflictError",
+    "TooManyChangesError",
+    "TooManyVersionsError",
+    "change_state",
+    "create_entry",
+    "damaged",
+    "delete_key",
+    "rotate_key",
+]
 
 logger = logging.getLogger("kes.keystore")
 
@@ -34,6 +51,13 @@ class TooManyVersionsError(Exception):
 
     def __init__(self) -> None:
         super().__init__(f"the key has {MAX_VERSIONS} versions, which is the most")
+
+
+class TooManyChangesError(Exception):
+    """The key has as many entries as a key can have."""
+
+    def __init__(self) -> None:
+        super().__init__("the key was changed too often")
 
 
 def damaged(name: str, error: StoredKeyError) -> KeyStoreError:
@@ -92,16 +116,53 @@ async def rotate_key(
         return key.versions[-1], False
     if key.version >= MAX_VERSIONS:
         raise TooManyVersionsError
+    if len(key.later) + 1 >= MAX_REVISIONS:
+        raise TooManyChangesError
     first = fingerprint(value)
-    entry, version = next_revision(name, first, key, created_by)
+    entry, version = next_version(name, first, key, created_by)
     try:
-        await store.create(entry, version.encode())
+        await _add(store, name, value, entry, version)
     except EntryExistsError:
         key = await _decode(store, name, value)
         if _is_younger(key, if_older_than):
             return key.versions[-1], False  # which is what the client wants
         raise RotationConflictError(version.version) from None
-    await _verify_version(store, entry, version)
+    return version, True
+
+
+async def change_state(store: WatchedStore, name: str, state: KeyState, created_by: str) -> None:
+    """Change the state of a key; nothing if it has that state. If other servers change the key too, try again.
+
+    Raises:
+        EntryNotFoundError: There is no such key, or it was deleted meanwhile.
+        TooManyChangesError: The key has too many entries.
+        KeyStoreError: The store fails.
+    """
+    while True:
+        value = await store.get(name)
+        key = await _decode(store, name, value)
+        if key.state is state:
+            return
+        if len(key.later) + 1 >= MAX_REVISIONS:
+            raise TooManyChangesError
+        entry, change = next_state(name, fingerprint(value), key, state, created_by)
+        try:
+            await _add(store, name, value, entry, change)
+        except EntryExistsError:
+            continue
+        return
+
+
+async def _add(store: WatchedStore, name: str, value: bytes, entry: str, content: KeyVersion | StateChange) -> None:
+    """Add an entry to the key whose first entry has the content `value`, and verify it.
+
+    Raises:
+        EntryExistsError: Another server was faster.
+        EntryNotFoundError: The key was deleted meanwhile.
+        KeyStoreError: The store fails, or does not return the entry.
+    """
+    await store.create(entry, content.encode())
+    await _verify(store, entry, content)
     # A deletion that began earlier may not have seen the new entry: then it would stay for ever.
     try:
         stored = await store.get(name)
@@ -110,20 +171,19 @@ async def rotate_key(
     if not hmac.compare_digest(stored, value):
         await store.delete(entry)
         raise EntryNotFoundError(f"key {name!r} does not exist")
-    return version, True
 
 
-async def _verify_version(store: WatchedStore, entry: str, version: KeyVersion) -> None:
-    """Verify that the store returns a new version. If it holds garbage, remove that: it would make the key unusable."""
+async def _verify(store: WatchedStore, entry: str, content: KeyVersion | StateChange) -> None:
+    """Verify that the store returns a new entry. If it holds garbage, remove that: it would make the key unusable."""
     stored = await _read_new(store, entry)
-    if hmac.compare_digest(stored, version.encode()):
+    if hmac.compare_digest(stored, content.encode()):
         return
     try:
-        is_version = KeyVersion.decode(stored).revision == version.revision
+        is_entry = decode_later(stored).revision.number == content.revision.number  # type: ignore[union-attr] # both have
     except StoredKeyError:
-        is_version = False
-    if is_version:  # of another server: the store has no check-and-set
-        raise RotationConflictError(version.version)
+        is_entry = False
+    if is_entry:  # of another server: the store has no check-and-set
+        raise EntryExistsError(f"entry {entry!r} already exists")
     if stored:
         await store.delete(entry)
     raise _lost(entry)

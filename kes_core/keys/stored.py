@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import re
 import time
@@ -9,12 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import urandom
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 from kes_core.encoding import decode_base64, encode_base64, parse_json_object
 from kes_core.keys.secret import KEY_SIZE, HMACKey, KeyType, SecretKey, default_key_type
 
-__all__ = ["KeyVersion", "Revision", "StoredKeyError", "Timestamp", "fingerprint"]
+if TYPE_CHECKING:
+    from kes_core.keys import stored_key_pb2 as pb
+
+__all__ = [
+    "KeyState",
+    "KeyVersion",
+    "Revision",
+    "StateChange",
+    "StoredKeyError",
+    "Timestamp",
+    "decode_later",
+    "fingerprint",
+]
 
 _HMAC_SHA256: Final = 1
 
@@ -70,12 +83,26 @@ class Timestamp(NamedTuple):
 _UNKNOWN_TIME: Final = Timestamp()
 
 
+class KeyState(enum.IntEnum):
+    """What a key may be used for, as the number that is stored."""
+
+    ENABLED = 1
+    DECRYPT_ONLY = 2
+    DISABLED = 3
+
+    @property
+    def label(self) -> str:
+        """Its name in answers to clients."""
+        return self.name.lower().replace("_", "-")
+
+
 class Revision(NamedTuple):
-    """What an entry says of itself that adds a version to a key."""
+    """What an entry says of itself that adds a version to a key, or changes its state."""
 
     number: int
     """The place of the entry among those of the key. The key's first entry has number 1 and does not say so."""
     version: int
+    """The version that it adds, or the newest one before it."""
     first: bytes
     """The fingerprint of the key's first entry."""
 
@@ -97,6 +124,10 @@ class KeyVersion:
     """The identity that created the key; empty if unknown."""
     revision: Revision | None = None
     """None for the first version of a key."""
+    state: ClassVar[KeyState] = KeyState.ENABLED
+    """The state of a key that is nothing but this version."""
+    later: ClassVar[Sequence[Any]] = ()
+    """The entries behind the first one, of a key that is nothing but this version."""
 
     @property
     def version(self) -> int:
@@ -140,9 +171,7 @@ class KeyVersion:
         message.created_at.seconds = self.created_at.seconds
         message.created_at.nanos = self.created_at.nanos
         if self.revision is not None:
-            message.revision.number = self.revision.number
-            message.revision.version = self.revision.version
-            message.revision.first = self.revision.first
+            _write_revision(message, self.revision)
         return encode_base64(message.SerializeToString(deterministic=True)).encode("ascii")
 
     @classmethod
@@ -185,14 +214,7 @@ class KeyVersion:
 
     @classmethod
     def _decode_protobuf(cls, text: str) -> Self:
-        from google.protobuf.message import DecodeError
-
-        from kes_core.keys import stored_key_pb2 as pb
-
-        try:
-            message = pb.KeyVersion.FromString(decode_base64(text))
-        except (ValueError, DecodeError):
-            raise StoredKeyError("the value is neither a JSON object nor base64 of a stored key") from None
+        message = _parse(text)
         if not message.HasField("key"):
             raise StoredKeyError("the value contains no key")
         if message.key.type not in KeyType.__members__.values():
@@ -203,13 +225,78 @@ class KeyVersion:
             if message.hmac_key.hash != _HMAC_SHA256:
                 raise StoredKeyError("the hash of the HMAC key is unknown")
             hmac_key = HMACKey(_require_key_size(message.hmac_key.key, "the HMAC key"))
-        created_at = Timestamp(message.created_at.seconds, message.created_at.nanos)
-        if not (_FIRST_SECOND <= created_at.seconds <= _LAST_SECOND and 0 <= created_at.nanos < 10**9):
-            raise StoredKeyError("created_at is not a valid time")
-        revision = None
-        if message.HasField("revision"):
-            revision = Revision(message.revision.number, message.revision.version, message.revision.first)
-        return cls(secret, hmac_key, created_at, message.created_by, revision)
+        revision = _read_revision(message) if message.HasField("revision") else None
+        return cls(secret, hmac_key, _read_time(message), message.created_by, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """An entry that changes the state of a key."""
+
+    state: KeyState
+    created_at: Timestamp
+    created_by: str
+    """The identity that asked for it."""
+    revision: Revision
+
+    def encode(self) -> bytes:
+        """Return the value to store: that of a key without key material."""
+        from kes_core.keys import stored_key_pb2 as pb
+
+        message = pb.KeyVersion(created_by=self.created_by)
+        message.created_at.seconds = self.created_at.seconds
+        message.created_at.nanos = self.created_at.nanos
+        _write_revision(message, self.revision)
+        message.revision.state = int(self.state)
+        return encode_base64(message.SerializeToString(deterministic=True)).encode("ascii")
+
+
+def decode_later(raw: bytes) -> KeyVersion | StateChange:
+    """Decode an entry behind the first one of a key.
+
+    Raises:
+        StoredKeyError: The value is no such entry.
+    """
+    try:
+        message = _parse(raw.decode("ascii"))
+    except UnicodeDecodeError:
+        raise StoredKeyError("the value is not base64") from None
+    if not message.HasField("revision"):
+        raise StoredKeyError("the value belongs to no key")
+    if not message.revision.state:
+        return KeyVersion.decode(raw)
+    if message.HasField("key") or message.revision.state not in KeyState.__members__.values():
+        raise StoredKeyError("the state is unknown")
+    state = KeyState(message.revision.state)
+    return StateChange(state, _read_time(message), message.created_by, _read_revision(message))
+
+
+def _parse(text: str) -> pb.KeyVersion:
+    from google.protobuf.message import DecodeError
+
+    from kes_core.keys import stored_key_pb2
+
+    try:
+        return stored_key_pb2.KeyVersion.FromString(decode_base64(text))
+    except (ValueError, DecodeError):
+        raise StoredKeyError("the value is neither a JSON object nor base64 of a stored key") from None
+
+
+def _read_time(message: pb.KeyVersion) -> Timestamp:
+    created_at = Timestamp(message.created_at.seconds, message.created_at.nanos)
+    if not (_FIRST_SECOND <= created_at.seconds <= _LAST_SECOND and 0 <= created_at.nanos < 10**9):
+        raise StoredKeyError("created_at is not a valid time")
+    return created_at
+
+
+def _read_revision(message: pb.KeyVersion) -> Revision:
+    return Revision(message.revision.number, message.revision.version, message.revision.first)
+
+
+def _write_revision(message: pb.KeyVersion, revision: Revision) -> None:
+    message.revision.number = revision.number
+    message.revision.version = revision.version
+    message.revision.first = revision.first
 
 
 def _string_member(members: dict[str, Any], name: str) -> str:

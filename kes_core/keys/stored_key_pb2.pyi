@@ -22,14 +22,16 @@ class HMACKey(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., hash: _Optional[int] = ...) -> None: ...
 
 class Revision(_message.Message):
-    __slots__ = ("number", "version", "first")
+    __slots__ = ("number", "version", "first", "state")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     number: int
     version: int
     first: bytes
-    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ...) -> None: ...
+    state: int
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ..., state: _Optional[int] = ...) -> None: ...
 
 class KeyVersion(_message.Message):
     __slots__ = ("key", "hmac_key", "created_at", "created_by", "revision")

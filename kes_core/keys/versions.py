@@ -1,7 +1,7 @@
-"""Keys with several versions: what the entries of a key in the key store are together.
+"""Keys with several versions or another state: what the entries of a key in the key store are together.
 
-The first entry has the name of the key. Each rotation adds an entry that says which version it is, and of which key:
-`revision_name`. No entry is ever changed.
+The first entry has the name of the key. Each rotation and each change of the state adds an entry, which says what it
+adds and to which key: `revision_name`. No entry is ever changed.
 """
 
 from __future__ import annotations
@@ -11,113 +11,133 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from kes_core.keys.secret import MAX_VERSIONS, HMACKey, SecretKeys
-from kes_core.keys.stored import KeyVersion, Revision, StoredKeyError, Timestamp, fingerprint
+from kes_core.keys.secret import HMACKey, SecretKeys
+from kes_core.keys.stored import (
+    KeyState,
+    KeyVersion,
+    Revision,
+    StateChange,
+    StoredKeyError,
+    Timestamp,
+    decode_later,
+    fingerprint,
+)
 from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreReason
 from kes_core.names import parse_revision_name, revision_name
 
 __all__ = [
-    "RotatedKey",
+    "MAX_REVISIONS",
+    "RevisedKey",
     "StoredKey",
     "is_revision_of",
     "names_of_revisions",
-    "next_revision",
+    "next_state",
+    "next_version",
     "read_key",
-    "read_later_versions",
+    "read_later_entries",
 ]
 
 Get = Callable[[str], Awaitable[bytes]]
 """Reads an entry, as `KeyStore.get`."""
+Later = KeyVersion | StateChange
+"""What an entry behind the first one holds."""
+
+MAX_REVISIONS: Final = 9999
+"""The most entries of a key: the number in the name of an entry has four digits."""
 
 _SHOWN: Final = 8
 """How many bytes of a fingerprint are in the name of a revision."""
 _MOST_AT_ONCE: Final = 32
 
 
-class RotatedKey:
-    """A key with at least two versions. To those who use a key it looks like a `KeyVersion`."""
+class RevisedKey:
+    """A key with entries behind its first one. To those who use a key it looks like a `KeyVersion`."""
 
-    __slots__ = ("created_at", "created_by", "first", "hmac_key", "key", "version", "versions")
+    __slots__ = ("created_at", "created_by", "first", "hmac_key", "key", "later", "state", "version", "versions")
 
-    def __init__(self, first: bytes, versions: Sequence[KeyVersion]) -> None:
-        """Put the versions 1, 2, ... of a key together. `first` is the fingerprint of the first entry."""
-        oldest = versions[0]
+    def __init__(self, first: bytes, oldest: KeyVersion, later: Sequence[Later]) -> None:
+        """Put a key together.
+
+        Args:
+            first: The fingerprint of the first entry.
+            oldest: Version 1.
+            later: What the entries 2, 3, ... hold.
+        """
         self.first = first
-        self.versions = tuple(versions)
-        self.version = len(versions)
-        self.key = SecretKeys([version.key for version in versions])
+        self.later = tuple(later)
+        self.versions = (oldest, *(entry for entry in later if isinstance(entry, KeyVersion)))
+        self.version = len(self.versions)
+        self.key = SecretKeys([version.key for version in self.versions]) if self.version > 1 else oldest.key
+        self.state = next((entry.state for entry in reversed(later) if isinstance(entry, StateChange)), oldest.state)
         self.hmac_key: HMACKey | None = oldest.hmac_key
         """That of version 1: a message has the same code after a rotation."""
         self.created_at: Timestamp = oldest.created_at
         self.created_by = oldest.created_by
 
     def __repr__(self) -> str:
-        return f"<RotatedKey {self.version} versions>"
+        return f"<RevisedKey {self.version} versions, {self.state.label}>"
 
 
-StoredKey = KeyVersion | RotatedKey
+StoredKey = KeyVersion | RevisedKey
 
 
 async def read_key(get: Get, name: str, value: bytes, known: StoredKey | None = None) -> StoredKey:
-    """Return the key whose first entry has the content `value`, with all its versions.
+    """Return the key whose first entry has the content `value`, with all that was added to it.
 
     Args:
         get: Reads entries.
         name: The name of the key.
         value: The content of its first entry.
-        known: What was read earlier. Of a key that is still the same, only the newest version is read again.
+        known: What was read earlier. Of a key that is still the same, only the last entry is read again.
 
     Raises:
         StoredKeyError: An entry is not what its name says.
         KeyStoreError: The store fails.
     """
     first = fingerprint(value)
-    versions: Sequence[KeyVersion] = [replace(KeyVersion.decode(value), revision=None)]
-    if isinstance(known, RotatedKey) and known.first == first:
-        return await _read_on(get, name, first, known.versions[:-1], at_once=2)
-    return await _read_on(get, name, first, versions)
+    oldest = replace(KeyVersion.decode(value), revision=None)
+    if isinstance(known, RevisedKey) and known.first == first:
+        later = await _read_on(get, name, first, known.later[:-1], at_once=2)
+    else:
+        later = await _read_on(get, name, first, (), may_be_forbidden=True)
+    return RevisedKey(first, oldest, later) if later else oldest
 
 
-async def read_later_versions(get: Get, name: str, first: bytes, known: StoredKey) -> StoredKey:
-    """Return the key that `known` is, with the versions that were added to it since. Reads one entry if there is none.
+async def read_later_entries(get: Get, name: str, first: bytes, known: StoredKey) -> StoredKey:
+    """Return the key that `known` is, with what was added to it since. Reads one entry if that is nothing.
 
     Raises:
         StoredKeyError: An entry is not what its name says.
         KeyStoreError: The store fails.
     """
-    return await _read_on(get, name, first, known.versions, known)
+    later = await _read_on(get, name, first, known.later)
+    return known if len(later) == len(known.later) else RevisedKey(first, known.versions[0], later)
 
 
 async def _read_on(
-    get: Get,
-    name: str,
-    first: bytes,
-    versions: Sequence[KeyVersion],
-    known: StoredKey | None = None,
-    *,
-    at_once: int = 1,
-) -> StoredKey:
-    """Read versions until one is missing: one, then two, four, ... at once, because a rotated key may have many."""
-    found = list(versions)
-    is_complete = False
-    while not is_complete and len(found) < MAX_VERSIONS:
-        numbers = range(len(found) + 1, min(len(found) + at_once, MAX_VERSIONS) + 1)
-        for version in await _read_all(get, name, first, numbers):
-            if version is None or (len(found) == 1 and known is None and _is_forbidden(version)):
-                is_complete = True
-                break
-            if isinstance(version, BaseException):
-                raise version
-            found.append(version)
+    get: Get, name: str, first: bytes, known: Sequence[Later], *, at_once: int = 1, may_be_forbidden: bool = False
+) -> Sequence[Later]:
+    """Read entries until one is missing: one, then two, four, ... at once, because a key may have many."""
+    found = list(known)
+    versions = 1 + sum(isinstance(entry, KeyVersion) for entry in found)
+    while len(found) + 1 < MAX_REVISIONS:
+        start = len(found) + 2
+        for entry in await _read_all(get, name, first, range(start, min(start + at_once, MAX_REVISIONS + 1))):
+            if entry is None or (may_be_forbidden and not found and _is_forbidden(entry)):
+                return found
+            if isinstance(entry, BaseException):
+                raise entry
+            versions += isinstance(entry, KeyVersion)
+            if entry.revision != (len(found) + 2, versions, first):
+                raise StoredKeyError(f"entry {len(found) + 2} is another one, or belongs to another key")
+            found.append(entry)
         at_once = min(at_once * 2, _MOST_AT_ONCE)
-    if known is not None and len(found) == len(known.versions):
-        return known
-    return RotatedKey(first, found) if len(found) > 1 else found[0]
+    return found
 
 
 async def _read_all(
     get: Get, name: str, first: bytes, numbers: Sequence[int]
-) -> Sequence[KeyVersion | BaseException | None]:
+) -> Sequence[Later | BaseException | None]:
     reads = [_read(get, name, first, number) for number in numbers]
     if len(reads) > 1:
         return await asyncio.gather(*reads, return_exceptions=True)
@@ -127,7 +147,7 @@ async def _read_all(
         return [error]
 
 
-def _is_forbidden(result: KeyVersion | BaseException) -> bool:
+def _is_forbidden(result: Later | BaseException) -> bool:
     """Tell whether the store permits to read keys by name and did not permit the name of this version.
 
     Then nobody who uses such a policy has rotated keys, so this key has one version. The store's error is in the log.
@@ -135,29 +155,32 @@ def _is_forbidden(result: KeyVersion | BaseException) -> bool:
     return isinstance(result, KeyStoreError) and result.reason is KeyStoreReason.FORBIDDEN
 
 
-async def _read(get: Get, name: str, first: bytes, number: int) -> KeyVersion | None:
-    entry = revision_name(name, number, first[:_SHOWN].hex())
+async def _read(get: Get, name: str, first: bytes, number: int) -> Later | None:
     try:
-        value = await get(entry)
+        value = await get(revision_name(name, number, first[:_SHOWN].hex()))
     except EntryNotFoundError:
         return None
     try:
-        version = KeyVersion.decode(value)
+        return decode_later(value)
     except StoredKeyError as error:
-        raise StoredKeyError(f"version {number}: {error}") from None
-    if version.revision != (number, number, first):
-        raise StoredKeyError(f"version {number}: the entry {entry!r} is another version, or belongs to another key")
-    return version
+        raise StoredKeyError(f"entry {number}: {error}") from None
 
 
-def next_revision(name: str, first: bytes, key: StoredKey, created_by: str) -> tuple[str, KeyVersion]:
+def next_version(name: str, first: bytes, key: StoredKey, created_by: str) -> tuple[str, KeyVersion]:
     """Make the next version of a key: return the name of its entry, and the version. Its cipher stays that of the key.
 
     `first` is the fingerprint of the key's first entry.
     """
-    number = key.version + 1
-    version = KeyVersion.generate(created_by, key.key.type).at(Revision(number, number, first))
+    number = len(key.later) + 2
+    version = KeyVersion.generate(created_by, key.key.type).at(Revision(number, key.version + 1, first))
     return revision_name(name, number, first[:_SHOWN].hex()), version
+
+
+def next_state(name: str, first: bytes, key: StoredKey, state: KeyState, created_by: str) -> tuple[str, StateChange]:
+    """Make the entry that changes the state of a key; otherwise as `next_version`."""
+    number = len(key.later) + 2
+    change = StateChange(state, Timestamp.now(), created_by, Revision(number, key.version, first))
+    return revision_name(name, number, first[:_SHOWN].hex()), change
 
 
 def is_revision_of(entry: str, first: bytes) -> bool:
@@ -173,7 +196,7 @@ async def names_of_revisions(get: Get, name: str, first: bytes) -> list[str]:
         KeyStoreError: The store fails.
     """
     names: list[str] = []
-    while len(names) < MAX_VERSIONS:
+    while len(names) + 1 < MAX_REVISIONS:
         entry = revision_name(name, len(names) + 2, first[:_SHOWN].hex())
         try:
             await get(entry)

@@ -209,6 +209,8 @@ class EveryMethod:
             "/v1/key/rotate/": lambda: kms.rotate_key(name),
             "/v1/key/rewrap/": lambda: kms.rewrap(name, sealed),
             "/v1/key/versions/": lambda: kms.key_versions(name),
+            "/v1/key/disable/": lambda: kms.disable_key(name),
+            "/v1/key/enable/": lambda: kms.enable_key(name),
             "/v1/policy/describe/": lambda: kms.describe_policy("app"),
             "/v1/policy/read/": lambda: kms.read_policy("app"),
             "/v1/policy/list/": kms.list_policies,

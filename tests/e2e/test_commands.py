@@ -86,6 +86,15 @@ def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> N
     assert base64.b64decode(new)[-28:-24] == b"\0\0\0\2"
     assert run("decrypt", "v-1", new) == run("decrypt", "v-1", old)
     assert run("ls", "v-*") == "Key\nv-1\nv-2\n"
+    assert run("disable", "v-1", "--allow-decrypt") == ""
+    assert "State       decrypt-only\n" in run("info", "v-1")
+    run("decrypt", "v-1", new)
+    assert run("disable", "v-1", "v-2") == ""
+    assert json.loads(run("info", "v-1", "--json"))["state"] == "disabled"
+    refused = kes("key", "decrypt", "v-1", new, "-k", cwd=tmp_path, code=1, environment=environment)
+    assert refused.stderr == 'Error: failed to decrypt with key "v-1": key is disabled\n'
+    assert run("enable", "v-1", "v-2") == ""
+    assert "state" not in json.loads(run("info", "v-1", "--json"))
     run("rm", "v-1", "v-2")
     wrong = kes("key", "rotate", "v-1", "--if-older-than", "90", "-k", cwd=tmp_path, code=2, environment=environment)
     assert "a number needs a unit, as in 10s, 1m30s, 500ms or 168h; or days, as in 90d" in wrong.stderr

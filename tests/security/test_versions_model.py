@@ -18,7 +18,7 @@ from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import CacheExpiry
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.secret import CiphertextError
-from kes_core.keys.stored import KeyVersion, fingerprint
+from kes_core.keys.stored import KeyState, KeyVersion, fingerprint
 from kes_core.keystore import EntryExistsError, EntryNotFoundError
 from kes_core.names import parse_revision_name
 from tests.helpers.effort import scaled
@@ -120,6 +120,18 @@ class Versions(RuleBasedStateMachine):
         if done is not None:
             assert done[0].version > self.newest
             self.newest = done[0].version
+
+    @rule(server=SERVERS, state=st.sampled_from(KeyState), lives=st.integers(0, 3))
+    def change_state(self, server: int, state: KeyState, lives: int) -> None:
+        exists = self.alive is not None
+        try:
+            self.change(server, self.servers[server]._change_state("k", state, "me"), lives)
+        except EntryNotFoundError:
+            assert not exists
+            return
+        assert exists
+        if not self.has_died:
+            assert self.run(self._server().get("k")).state is state
 
     @rule(server=SERVERS, lives=st.integers(0, 6))
     def delete(self, server: int, lives: int) -> None:

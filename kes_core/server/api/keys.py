@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
 from kes_core.keys.secret import CiphertextError, KeyType, hinted_version
-from kes_core.keys.stored import KeyVersion
+from kes_core.keys.stored import KeyState, KeyVersion
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
 from kes_core.protocol import (
     HMAC_UNSUPPORTED,
     INVALID_BODY,
     INVALID_IMPORT_BODY,
+    KEY_DECRYPTS_ONLY,
+    KEY_DISABLED,
     KEY_EXISTS,
     KEY_NOT_FOUND,
     NOT_DECRYPTED,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from kes_core.keys.versions import StoredKey
 
-__all__ = ["HANDLERS", "items_of", "open_all", "store_errors", "stored_key", "with_version"]
+__all__ = ["HANDLERS", "described_key", "items_of", "open_all", "store_errors", "stored_key", "with_version"]
 
 logger = logging.getLogger("kes.keystore")
 
@@ -61,8 +63,28 @@ def store_errors(operation: str, name: str) -> Iterator[None]:
         raise RequestError(502, f"failed to {operation}", error.reason) from None
 
 
-async def stored_key(call: Call) -> StoredKey:
-    """Return the key that a request names.
+async def stored_key(call: Call, *, decrypts: bool = False) -> StoredKey:
+    """Return the key that a request names, to encrypt with it or, with `decrypts`, only to decrypt.
+
+    Raises:
+        RequestError: There is no such key, its state does not allow the use, or the key store fails.
+    """
+    # As `described_key`, without the cost of another coroutine.
+    key = call.server_state.cache.peek(call.argument) or await described_key(call)
+    if key.state is not KeyState.ENABLED:
+        _check_state(key, decrypts=decrypts)
+    return key
+
+
+def _check_state(key: StoredKey, *, decrypts: bool) -> None:
+    if key.state is KeyState.DISABLED:
+        raise RequestError(*KEY_DISABLED)
+    if key.state is KeyState.DECRYPT_ONLY and not decrypts:
+        raise RequestError(*KEY_DECRYPTS_ONLY)
+
+
+async def described_key(call: Call) -> StoredKey:
+    """Return the key that a request names, whatever its state is, to tell about it.
 
     Raises:
         RequestError: There is no such key, or the key store fails.
@@ -103,7 +125,7 @@ async def _import(call: Call) -> None:
 
 
 async def _describe(call: Call) -> dict[str, Any]:
-    key = await stored_key(call)
+    key = await described_key(call)
     answer = {
         "name": call.argument,
         "algorithm": key.key.type.algorithm,
@@ -111,6 +133,8 @@ async def _describe(call: Call) -> dict[str, Any]:
     }
     if key.created_by:
         answer["created_by"] = key.created_by
+    if key.state is not KeyState.ENABLED:
+        answer["state"] = key.state.label
     return with_version(key, answer)
 
 
@@ -179,7 +203,7 @@ async def _encrypt_all(call: Call) -> list[dict[str, Any]]:
 async def _decrypt(call: Call) -> dict[str, str]:
     members = json_body(await call.limited_body())
     ciphertext, context = binary_member(members, "ciphertext"), binary_member(members, "context")
-    key = await stored_key(call)
+    key = await stored_key(call, decrypts=True)
     try:
         plaintext = key.key.decrypt(ciphertext, context)
     except CiphertextError:
@@ -212,22 +236,27 @@ def items_of(body: bytes, too_many: tuple[int, str]) -> list[Any]:
 
 async def _hmac(call: Call) -> dict[str, str]:
     message = binary_member(json_body(await call.limited_body()), "message")
-    key = await stored_key(call)
+    key = await stored_key(call, decrypts=True)
     if key.hmac_key is None:
         raise RequestError(*HMAC_UNSUPPORTED)
     return {"hmac": encode_base64(key.hmac_key.digest(message))}
 
 
-async def open_all(call: Call, sealed: Sequence[tuple[bytes, bytes]]) -> tuple[StoredKey, list[bytes]]:
+async def open_all(
+    call: Call, sealed: Sequence[tuple[bytes, bytes]], *, decrypts: bool = True
+) -> tuple[StoredKey, list[bytes]]:
     """Decrypt pairs of ciphertext and context, all or none; return the key and the plaintexts.
 
     Another server may have rotated the key a moment ago. So if a ciphertext says that it is of a later version than
     those known here, look for that version before the answer is that it is not authentic.
 
+    Without `decrypts` the key has to be one that may encrypt too.
+
     Raises:
-        RequestError: A ciphertext is not authentic, there is no such key, or the key store fails.
+        RequestError: A ciphertext is not authentic, there is no such key, its state does not allow the use, or the key
+            store fails.
     """
-    key = await stored_key(call)
+    key = await stored_key(call, decrypts=decrypts)
     try:
         return key, _decrypted(key, sealed)
     except CiphertextError:
@@ -235,6 +264,7 @@ async def open_all(call: Call, sealed: Sequence[tuple[bytes, bytes]]) -> tuple[S
             raise RequestError(*NOT_DECRYPTED) from None
     with store_errors("read key", call.argument):
         key = await call.server_state.cache.look_for_versions(call.argument)
+    _check_state(key, decrypts=decrypts)
     try:
         return key, _decrypted(key, sealed)
     except CiphertextError:

@@ -90,6 +90,17 @@ class Key(BaseModel):
 
 class VersionedKey(Key):
     version: Annotated[str | None, Field(description="The newest version, of a key that was rotated.")] = None
+    state: Annotated[str | None, Field(description="`disabled` or `decrypt-only`, of a key that is not enabled.")] = (
+        None
+    )
+
+
+class Disable(BaseModel):
+    allow_decrypt: Annotated[bool, Field(description="Still allow to decrypt, and HMAC.")] = False
+
+
+class KeyStateAnswer(BaseModel):
+    state: Annotated[str, Field(description="`enabled`, `disabled` or `decrypt-only`.")]
 
 
 class KeyVersionFacts(BaseModel):
@@ -205,6 +216,8 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "/v1/key/rotate/": Rotation,
     "/v1/key/rewrap/": CiphertextAnswer,
     "/v1/key/versions/": Versions,
+    "/v1/key/disable/": KeyStateAnswer,
+    "/v1/key/enable/": KeyStateAnswer,
     "/v1/policy/describe/": Policy,
     "/v1/policy/read/": PolicyWithPatterns,
     "/v1/policy/list/": Names,
@@ -232,6 +245,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/bulk/encrypt/": list[PlaintextInContext],
     "/v1/key/bulk/rewrap/": list[CiphertextInContext],
     "/v1/key/rotate/": Rotate,
+    "/v1/key/disable/": Disable,
     "/v1/key/rewrap/": CiphertextInContext,
 }
 """The model of each route's body, by path."""

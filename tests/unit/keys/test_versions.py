@@ -20,7 +20,7 @@ from kes_core.config.sections import CacheExpiry
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.changes import RotationConflictError, TooManyVersionsError
 from kes_core.keys.secret import CiphertextError, KeyType, SecretKey, SecretKeys, hinted_version
-from kes_core.keys.stored import KeyVersion, Revision, fingerprint
+from kes_core.keys.stored import KeyState, KeyVersion, Revision, StateChange, Timestamp, fingerprint
 from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
@@ -223,7 +223,6 @@ def test_key_with_many_versions_is_read_in_few_steps() -> None:
 
 def test_versions_end_at_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kes_core.keys.changes.MAX_VERSIONS", 3)
-    monkeypatch.setattr("kes_core.keys.versions.MAX_VERSIONS", 3)
 
     async def check(store: Store) -> None:
         server = store.server()
@@ -235,7 +234,9 @@ def test_versions_end_at_a_thousand(monkeypatch: pytest.MonkeyPatch) -> None:
     run(check)
 
 
-@pytest.mark.parametrize("fault", ["other version", "other key", "no version", "no key"])
+@pytest.mark.parametrize(
+    "fault", ["other version", "other key", "no version", "no key", "state of another key", "unknown state"]
+)
 def test_entry_that_is_not_what_its_name_says_is_refused(fault: str) -> None:
     async def check(store: Store) -> None:
         server = store.server()
@@ -247,9 +248,11 @@ def test_entry_that_is_not_what_its_name_says_is_refused(fault: str) -> None:
             "other key": good.at(Revision(2, 2, bytes(32))).encode(),
             "no version": good.encode(),
             "no key": b"something",
+            "state of another key": StateChange(KeyState.DISABLED, Timestamp(), "", Revision(2, 1, bytes(32))).encode(),
+            "unknown state": StateChange(4, Timestamp(), "", Revision(2, 1, first)).encode(),  # type: ignore[arg-type]
         }[fault]
         await store.create(revision_name("k", 2, first.hex()[:16]), value)
-        with pytest.raises(KeyStoreError, match=r"the entry 'k' in the key store is damaged: version 2: "):
+        with pytest.raises(KeyStoreError, match=r"the entry 'k' in the key store is damaged: entry 2"):
             await store.server().get("k")
 
     run(check)
@@ -378,6 +381,79 @@ def test_version_of_another_server_is_found_by_its_hint_once_a_second() -> None:
         await asyncio.gather(*(other.look_for_versions("k") for _ in range(100)))
         assert len(store.calls) == 4
         assert loop.time() - started > 1
+
+    run(check)
+
+
+# States
+
+
+def test_state_is_one_more_entry_and_the_last_one_counts() -> None:
+    async def check(store: Store) -> None:
+        one, other = store.server(), store.server()
+        await made(one)
+        ciphertext = await sealed(one)
+        for state in (KeyState.DISABLED, KeyState.DECRYPT_ONLY, KeyState.ENABLED, KeyState.DISABLED):
+            await one.change_state("k", state, "me")
+            await other.change_state("k", state, "me")  # which it has: nothing is added
+            assert (await one.get("k")).state is state
+            assert (await store.server().get("k")).state is state
+        assert len(store.entries) == 5
+        await one.rotate("k", "me")
+        await other.change_state("k", KeyState.ENABLED, "me")
+        await one.rotate("k", "me")
+        key = await store.server().get("k")
+        assert (key.state, key.version, len(key.later)) == (KeyState.ENABLED, 3, 7)
+        assert hinted_version(key.key.encrypt(b"")) == 3
+        assert key.key.decrypt(ciphertext) == b"text"
+        await one.delete("k")
+        assert store.entries == []
+
+    run(check)
+
+
+def test_disabling_prevails_over_rotations_at_the_same_moment() -> None:
+    async def check(store: Store) -> None:
+        one, other = store.server(), store.server()
+        await made(one)
+        rotations = 0
+
+        async def rotate(call: str, _name: str) -> None:
+            nonlocal rotations
+            if call == "create" and rotations < 3:
+                rotations += 1
+                await other.rotate("k", "other")
+
+        store.before = rotate
+        await one.change_state("k", KeyState.DISABLED, "me")
+        store.before = None
+        key = await one.get("k")
+        assert (key.state, key.version) == (KeyState.DISABLED, 4)
+
+    run(check)
+
+
+def test_another_server_notices_a_state_when_it_checks_the_key() -> None:
+    async def check(store: Store) -> None:
+        store.check_interval = 10.0
+        now = 0.0
+        one, other = store.server(), KeyCache(store, CacheExpiry(), clock=lambda: now)
+        await made(one)
+        assert (await other.get("k")).state is KeyState.ENABLED
+        await one.change_state("k", KeyState.DISABLED, "me")
+        now = 11.0
+        assert (await other.get("k")).state is KeyState.ENABLED  # it reads the key in the background
+        await asyncio.gather(*other._tasks)
+        assert (await other.get("k")).state is KeyState.DISABLED
+
+    run(check)
+
+
+def test_state_of_a_missing_key() -> None:
+    async def check(store: Store) -> None:
+        with pytest.raises(EntryNotFoundError):
+            await store.server().change_state("k", KeyState.DISABLED, "me")
+        assert store.entries == []
 
     run(check)
 
@@ -538,6 +614,7 @@ async def crashed(store: Store, operation: str, moment: int, *, done: bool) -> t
     store.crash_at = (len(store.calls) + moment, done)
     calls = {"create": lambda: made(server), "rotate": lambda: server._rotate("k", "me", 0)}
     calls["delete"] = lambda: server._delete("k")
+    calls["disable"] = lambda: server._change_state("k", KeyState.DISABLED, "me")
     try:
         await calls[operation]()  # type: ignore[no-untyped-call]
     except CrashError:
@@ -553,7 +630,7 @@ async def check_rest(store: Store, operation: str, ciphertexts: list[bytes]) -> 
     try:
         key = await other.get("k")
     except EntryNotFoundError:
-        assert operation != "rotate"
+        assert operation not in {"rotate", "disable"}
         with pytest.raises(EntryNotFoundError):
             await other.rotate("k", "me")
         await made(other)
@@ -576,7 +653,7 @@ async def check_rest(store: Store, operation: str, ciphertexts: list[bytes]) -> 
     assert store.entries == []
 
 
-@pytest.mark.parametrize("operation", ["create", "rotate", "delete"])
+@pytest.mark.parametrize("operation", ["create", "rotate", "disable", "delete"])
 def test_server_that_dies_at_any_moment_loses_nothing(operation: str) -> None:
     """Between any two calls of the store."""
 
@@ -589,10 +666,7 @@ def test_server_that_dies_at_any_moment_loses_nothing(operation: str) -> None:
                 if has_crashed:
                     moments.add(store.calls[-1][0])
                 await check_rest(store, operation, ciphertexts)
-        assert (
-            moments
-            >= {"create": {"create", "get"}, "rotate": {"create", "get"}, "delete": {"get", "delete"}}[operation]
-        )
+        assert moments >= {"get", "delete" if operation == "delete" else "create"}
 
     asyncio.run(check())
 

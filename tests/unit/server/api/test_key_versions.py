@@ -11,7 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from kes_core.client import APIError, Client, DecryptionError, KeyNotFoundError, KeyRotationConflictError
+from kes_core.client import (
+    APIError,
+    Client,
+    DecryptionError,
+    KeyDisabledError,
+    KeyNotFoundError,
+    KeyRotationConflictError,
+)
 from kes_core.keys.secret import hinted_version
 from kes_core.testing import FakeServer
 
@@ -105,6 +112,8 @@ def test_client_that_may_rewrap_gets_no_plaintext_and_may_not_rotate(server: Fak
             ("PUT", "bulk/rewrap/k"),
             ("PUT", "bulk/generate/k"),
             ("PUT", "bulk/encrypt/k"),
+            ("PUT", "disable/k"),
+            ("PUT", "enable/k"),
         ):
             assert user.request(method, f"/v1/key/{path}", json=[]).status_code == 403
 
@@ -194,3 +203,51 @@ def test_attackers_hint_costs_no_more_than_a_second(http: httpx.Client, caplog: 
             {"message": "decryption failed: ciphertext is not authentic"},
         )
     assert not caplog.records
+
+
+def test_disabled_key_is_refused_for_every_use_and_nothing_is_lost(client: Client, http: httpx.Client) -> None:
+    sealed = client.encrypt("k", b"text")
+    code = client.hmac("k", b"message")
+    client.disable_key("k")
+    bodies = {"ciphertext": b64(sealed)}
+    for route in ("generate", "encrypt", "decrypt", "hmac", "rewrap"):
+        answer = http.put(f"/v1/key/{route}/k", json=bodies)
+        assert (answer.status_code, answer.json()) == (409, {"message": "key is disabled"}), route
+    for route in ("generate", "encrypt", "decrypt", "rewrap"):
+        answer = http.put(f"/v1/key/bulk/{route}/k", json=[bodies])
+        assert (answer.status_code, answer.json()) == (409, {"message": "key is disabled"}), route
+    assert client.describe_key("k").state == "disabled"
+    assert list(client.list_keys()) == ["k"]
+    assert client.rotate_key("k").version == 2
+    with pytest.raises(KeyDisabledError):
+        client.encrypt("k", b"text")
+    client.enable_key("k")
+    assert "state" not in http.get("/v1/key/describe/k").json()
+    assert client.decrypt("k", sealed) == b"text"
+    assert client.hmac("k", b"message") == code
+    client.disable_key("k")
+    client.delete_key("k")
+    with pytest.raises(KeyNotFoundError):
+        client.enable_key("k")
+
+
+def test_key_that_only_decrypts(client: Client, http: httpx.Client) -> None:
+    sealed = client.encrypt("k", b"text")
+    client.disable_key("k", allow_decrypt=True)
+    assert client.decrypt("k", sealed) == b"text"
+    assert client.decrypt_all("k", [(sealed, b"")]) == [b"text"]
+    assert client.hmac("k", b"message")
+    for route in ("generate", "encrypt", "rewrap"):
+        answer = http.put(f"/v1/key/{route}/k", json={"ciphertext": b64(sealed)})
+        assert (answer.status_code, answer.json()) == (409, {"message": "key is disabled for encryption"}), route
+    for route in ("generate", "encrypt", "rewrap"):
+        answer = http.put(f"/v1/key/bulk/{route}/k", json=[{"ciphertext": b64(sealed)}])
+        assert (answer.status_code, answer.json()) == (409, {"message": "key is disabled for encryption"}), route
+    assert client.describe_key("k").state == "decrypt-only"
+
+
+@pytest.mark.parametrize("body", [[], 1, {"allow_decrypt": "yes"}, {"allow_decrypt": 1}])
+def test_bodies_to_disable_that_are_refused(http: httpx.Client, body: Any) -> None:
+    answer = http.put("/v1/key/disable/k", json=body)
+    assert (answer.status_code, answer.json()) == (400, {"message": "invalid request body"})
+    assert "state" not in http.get("/v1/key/describe/k").json()
