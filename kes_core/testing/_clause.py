@@ -76,6 +76,9 @@ class Suite:
     """Time limit of a clause in seconds. A clause that takes longer is broken."""
     longest_block: ClassVar[float] = 0.5
     """The longest time in seconds that a call may block the event loop."""
+    longest_call: ClassVar[float] = 1.0
+    """The longest time in seconds that one call may take while nothing else happens: a request has 15 seconds, and may
+    make several calls; a policy engine has 1 second."""
     deviations: ClassVar[Mapping[str, str]] = {}
     """Clauses that the plugin is known to break, each with the reason. The run does not fail because of them, and its
     summary shows the reasons."""

@@ -78,6 +78,7 @@ class EngineTrial:
         self.log = suite.kes_log
         self.engine: PolicyEngine
         self.longest_block = suite.longest_block
+        self.longest_call = suite.longest_call
         self.samples: dict[str, PolicyRequest] = {}
         """The author's requests, by the method that returns them."""
 
@@ -111,6 +112,11 @@ class EngineTrial:
     async def decide(self, request: PolicyRequest) -> Decision:
         """Return the engine's decision."""
         return (await self.engine.authorize(request)).decision
+
+    async def answer_all(self) -> None:
+        """Ask for each of the author's requests: an engine that only fails keeps no clause."""
+        for request in self.samples.values():
+            await self.engine.authorize(request)
 
     def credentials(self) -> list[bytes]:
         """Return the credentials of the engine."""

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import dataclasses
 import gc
+import time
 import weakref
 from typing import Final
 
@@ -83,6 +84,7 @@ class ConductClauses(EngineSuite):
     @clause()
     async def test_authorize_does_not_block(self, trial: EngineTrial) -> None:
         """No call blocks the event loop."""
+        await trial.answer_all()
         async with heartbeat() as measure:
             for name, sample in trial.samples.items():
                 for what, request in [("nothing odd", sample), *odd(sample)]:
@@ -90,14 +92,27 @@ class ConductClauses(EngineSuite):
                     check(gap < trial.longest_block, f"the request of {name}() with {what} blocked it for {gap:.2f} s")
 
     @clause()
+    async def test_authorize_is_fast(self, trial: EngineTrial) -> None:
+        """No call takes longer than `longest_call` while nothing else happens."""
+        for name, sample in trial.samples.items():
+            seconds = []
+            for _ in range(TRIES):
+                started = time.monotonic()
+                await trial.engine.authorize(sample)
+                seconds.append(time.monotonic() - started)
+            check(min(seconds) < trial.longest_call, f"the request of {name}() took {min(seconds):.2f} s")
+
+    @clause()
     async def test_repr_is_one_line(self, trial: EngineTrial) -> None:
         """`repr()` and `str()` of the engine are one line."""
+        await trial.answer_all()
         for text, what in ((repr(trial.engine), "repr()"), (str(trial.engine), "str()")):
             check(text.isprintable() and bool(text.strip()), f"{what} of the engine is {shown(text)}")
 
     @clause(needs="secrets", debug_log=True)
     async def test_engine_shows_no_credential(self, trial: EngineTrial) -> None:
         """The reasons, the engine's `repr()` and its log show no credential."""
+        await trial.answer_all()
         secrets = Secrets(trial.credentials())
         for name, sample in trial.samples.items():
             for what, request in [("nothing odd", sample), *odd(sample)]:
@@ -116,8 +131,8 @@ class ConductClauses(EngineSuite):
     async def test_close_engine_twice(self, trial: EngineTrial) -> None:
         """`close` can be called twice."""
         await trial.decide(trial.samples["unknown"])
-        for time in ("first", "second"):
+        for which in ("first", "second"):
             try:
                 await trial.engine.close()
             except Exception as error:
-                raise BrokenError(f"the {time} close raised {described(error)}") from None
+                raise BrokenError(f"the {which} close raised {described(error)}") from None

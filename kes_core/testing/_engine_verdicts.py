@@ -45,6 +45,7 @@ class VerdictClauses(EngineSuite):
     @clause()
     async def test_reason_is_one_line(self, trial: EngineTrial) -> None:
         """The reason is one line of printable text, whatever the request contains."""
+        await trial.answer_all()
         for name, sample in trial.samples.items():
             for what, request in [("nothing odd", sample), *odd(sample)]:
                 verdict = await settled(trial.engine.authorize(request))
@@ -69,6 +70,7 @@ class VerdictClauses(EngineSuite):
     @clause()
     async def test_unknown_identity_is_not_allowed(self, trial: EngineTrial) -> None:
         """A request of an unknown identity is not allowed."""
+        await trial.answer_all()
         unknown = trial.samples["unknown"]
         await _never_allowed(trial, "the path of unknown()", unknown)
         for name, sample in trial.samples.items():
@@ -102,6 +104,7 @@ class VerdictClauses(EngineSuite):
     @clause()
     async def test_odd_requests_are_answered(self, trial: EngineTrial) -> None:
         """Odd requests (empty, very long, control characters, no certificate) get a verdict, not an exception."""
+        await trial.answer_all()
         for sample in trial.samples.values():
             for what, request in [*odd(sample), *odd_identities(sample)]:
                 await _answered(trial, what, request)
@@ -109,6 +112,7 @@ class VerdictClauses(EngineSuite):
     @clause()
     async def test_odd_requests_are_not_allowed(self, trial: EngineTrial) -> None:
         """Odd requests of an unknown identity are not allowed."""
+        await trial.answer_all()
         for name, sample in trial.samples.items():
             stranger = dataclasses.replace(sample, identity=trial.samples["unknown"].identity, certificate=None)
             requests = list(odd_identities(stranger))

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import ClassVar, Final
 
-from kes_core.keystore import MAX_VALUE_SIZE, KeyStore, StoreCapabilities
-from kes_core.testing._clause import Suite, credentials_of, optional
+from kes_core.keystore import MAX_VALUE_SIZE, PAGE_SIZE, KeyStore, StoreCapabilities
+from kes_core.testing._clause import Suite, credentials_of, is_defined, optional
 from kes_core.testing._patience import PatientStore
 from kes_core.testing._running import ExcludedError, HookError, fail_hook
 
@@ -22,6 +22,9 @@ CLOSE_TIME: Final = 5.0
 class StoreSuite(Suite):
     """The methods that the author of a key store defines."""
 
+    many_keys: ClassVar[int] = PAGE_SIZE + 6
+    """The number of keys that one clause creates to fill more than a page: less for a service that costs money."""
+
     async def make_store(self) -> KeyStore:
         """Return a new, empty store. The kit calls this once per clause, and closes the store."""
         raise NotImplementedError("define make_store() in the test class: it returns an empty store")
@@ -29,6 +32,11 @@ class StoreSuite(Suite):
     @optional
     async def reopen(self, store: KeyStore) -> KeyStore:
         """Return another store on the data of `store`, which may be open or closed. Optional: for persistent stores."""
+        raise NotImplementedError
+
+    @optional
+    async def destroy_store(self, store: KeyStore) -> None:
+        """Delete what `make_store` made, such as the keys in a service. Optional. `store` is closed."""
         raise NotImplementedError
 
     @optional
@@ -50,6 +58,8 @@ class StoreTrial:
         self.store: PatientStore
         self.log = suite.kes_log
         self.longest_block = suite.longest_block
+        self.longest_call = suite.longest_call
+        self.many_keys = suite.many_keys
 
     async def begin(self) -> None:
         """Create the store."""
@@ -112,3 +122,8 @@ class StoreTrial:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_TIME):
                     await store.close()
+        if self._made and is_defined(type(self._suite), "destroy_store"):
+            try:
+                await self._suite.destroy_store(self._made[0])
+            except Exception as error:
+                raise HookError("destroy_store() failed") from error

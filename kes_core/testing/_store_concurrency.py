@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -143,6 +144,26 @@ class ConcurrencyClauses(StoreSuite):
         names = (await store.list()).names
         check(names == ["key", "new"], f"after cancelled calls list() holds {shown(names)}")
         await store.delete("new")
+
+    @clause()
+    async def test_calls_are_fast(self, trial: StoreTrial) -> None:
+        """No call takes longer than `longest_call` while nothing else happens."""
+        store = trial.store
+        await store.create("key", b"value")
+        calls: dict[str, Callable[[int], Awaitable[object]]] = {
+            "status()": lambda _: store.status(),
+            "create": lambda number: store.create(f"key{number}", b"value"),
+            "get": lambda _: store.get("key"),
+            "list()": lambda _: store.list(),
+            "delete": lambda number: store.delete(f"key{number}"),
+        }
+        for what, call in calls.items():
+            seconds = []
+            for number in range(TRIES):
+                started = time.monotonic()
+                await call(number)
+                seconds.append(time.monotonic() - started)
+            check(min(seconds) < trial.longest_call, f"{what} took {min(seconds):.2f} s")
 
     @clause()
     async def test_calls_do_not_block(self, trial: StoreTrial) -> None:

@@ -6,6 +6,7 @@ pytest loads it wherever kes-core is installed, so it imports no other module of
 from __future__ import annotations
 
 import faulthandler
+from collections.abc import Generator
 from typing import Any, Final
 
 import pytest
@@ -16,6 +17,9 @@ PROPERTY: Final = "kes_contract"
 """The name of the property of a test report with the result of its clause: `1 kept`."""
 EXIT_TIME: Final = 3
 """Seconds that threads have to end after a run in which a call hung."""
+
+LOG_LINES: Final = 20
+"""The number of lines that are shown of the captured output of a broken clause."""
 
 _HUNG: Final = "hung"
 _COLLECTED: Final = "not checked"
@@ -52,6 +56,14 @@ class _Results:
         if left_out:
             items[:] = [item for item in items if item not in left_out]
             config.hook.pytest_deselected(items=left_out)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Cut the captured log of a clause: what a client library logs would hide the verdict."""
+        report = yield
+        if _clause_of(item) is not None:
+            report.sections[:] = [(title, _cut(text)) for title, text in report.sections]
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcomes = [str(value) for name, value in report.user_properties if name == PROPERTY]
@@ -93,6 +105,12 @@ class _Results:
     def pytest_unconfigure(self) -> None:
         if self.hung:  # otherwise Python would wait for the hung thread forever
             faulthandler.dump_traceback_later(EXIT_TIME, exit=True)
+
+
+def _cut(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    more = len(lines) - LOG_LINES
+    return "".join(lines[:LOG_LINES]) + f"... and {more} more lines\n" if more > 0 else text
 
 
 def _split(node: str) -> tuple[str, str]:

@@ -32,6 +32,15 @@ class TestChecksThenWrites(Mutant):
             self._values[name] = value
 
 
+class TestIsSlow(Mutant):
+    breaks = "calls_are_fast"
+    longest_call = 0.1
+
+    class Subject(MemoryKeyStore):
+        async def status(self) -> None:
+            await asyncio.sleep(0.2)
+
+
 class TestMixesUpValues(Mutant):
     breaks = "concurrent_creates_have_one_winner concurrent_creates_of_different_keys"
 
@@ -94,7 +103,7 @@ class TestBlocks(Mutant):
 
 class TestHangs(Mutant):
     breaks = (
-        "status_while_store_works store_works_after_cancelled_calls calls_do_not_block errors_show_no_value "
+        "calls_are_fast status_while_store_works store_works_after_cancelled_calls calls_do_not_block errors_show_no_value "
         "log_shows_no_value"
     )
     time_limit = 1.5

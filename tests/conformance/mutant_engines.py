@@ -11,6 +11,12 @@ from kes_core import Decision, PolicyEngine, PolicyRequest, Verdict
 from kes_core.testing import PolicyEngineContract, sample_request
 
 TOKEN = "a-token-that-nobody-may-see"
+EVERYTHING = (
+    "authorize_returns_verdict reason_is_one_line allowed_request denied_request unknown_identity_is_not_allowed "
+    "same_decision_again same_decision_concurrently odd_requests_are_answered odd_requests_are_not_allowed "
+    "request_is_not_changed request_is_not_kept engine_works_after_cancelled_calls authorize_does_not_block "
+    "authorize_is_fast repr_is_one_line engine_shows_no_credential close_engine_twice"
+)
 
 
 class Engine(PolicyEngine):
@@ -167,11 +173,7 @@ class TestRaisesAtNothing(Mutant):
 
 
 class TestNeedsACertificate(Mutant):
-    breaks = (
-        "odd_requests_are_answered authorize_returns_verdict allowed_request denied_request "
-        "same_decision_again same_decision_concurrently request_is_not_changed request_is_not_kept "
-        "engine_works_after_cancelled_calls close_engine_twice"
-    )
+    breaks = EVERYTHING
 
     class Subject(Engine):
         def decide(self, request: PolicyRequest) -> Verdict:
@@ -228,3 +230,26 @@ class TestClosesOnce(Mutant):
     class Subject(Engine):
         async def close(self) -> None:
             del self.token
+
+
+class TestOnlyRaises(Mutant):
+    """It keeps nothing by accident."""
+
+    breaks = EVERYTHING
+
+    class Subject(Engine):
+        def decide(self, request: PolicyRequest) -> Verdict:
+            raise NotImplementedError("write me")
+
+
+class TestThinksLong(Mutant):
+    breaks = "authorize_is_fast"
+    longest_call = 0.1
+
+    class Subject(Engine):
+        calls = 0
+
+        async def authorize(self, request: PolicyRequest) -> Verdict:
+            self.calls += 1
+            await asyncio.sleep(0.15 if self.calls <= 6 else 0)  # in a clause of more calls, that is no matter
+            return self.decide(request)

@@ -85,7 +85,7 @@ class TestReadsNothingAtFirst(Mutant):
     """Like a store whose reads lag behind its writes."""
 
     breaks = (
-        "create_then_get refused_create_changes_nothing get_returns_bytes get_changes_nothing "
+        "calls_are_fast create_then_get refused_create_changes_nothing get_returns_bytes get_changes_nothing "
         "value_of_all_bytes empty_value large_values value_that_is_not_utf8 line_ends_and_spaces_are_kept "
         "value_is_not_interpreted every_character_of_names shortest_and_longest_names "
         "names_of_versions names_are_case_sensitive name_that_begins_another names_with_a_meaning_elsewhere "
