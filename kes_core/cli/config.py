@@ -80,9 +80,14 @@ def show(file: Path) -> None:
     """
     import yaml
 
-    from kes_core.config.views import effective
+    from kes_core.config.views import effective, exposed_credentials
 
-    click.echo(yaml.safe_dump(effective(_load(file).config), sort_keys=False, allow_unicode=True), nl=False)
+    config = _load(file).config
+    click.echo(yaml.safe_dump(effective(config), sort_keys=False, allow_unicode=True), nl=False)
+    for field in exposed_credentials(config):
+        click.echo(
+            f"warning: {field} looks like a credential and is shown: its plugin should use the type Secret", err=True
+        )
 
 
 @command.command("schema")

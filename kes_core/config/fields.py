@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import re
+import textwrap
 import typing
-from typing import Any, get_args, get_origin
+from collections.abc import Iterator
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
 from kes_core.config.document import Path
 
-__all__ = ["dotted", "field_names", "is_secret", "wrong_kind"]
+__all__ = ["descriptions", "dotted", "field_names", "is_secret", "plain_credentials", "wrong_kind"]
+
+_CREDENTIAL: Final = re.compile(
+    r"(^|_)(pass(word|wd|phrase)?|secret|token|api_?key|access_?key|private_?key|credentials?)($|_(key|id)$)"
+)
+"""Names of fields that hold credentials."""
+_NO_CREDENTIAL: Final = re.compile(r"_(id|file|path|url|name)$")
 
 
 def dotted(path: Path) -> str:
@@ -64,6 +76,43 @@ def is_secret(model: type[BaseModel], loc: Path) -> bool:
     """Tell whether the value at `loc` is a secret."""
     found = _annotation(model, loc)
     return isinstance(found, type) and issubclass(found, SecretStr)
+
+
+def plain_credentials(model: type[BaseModel], base: Path = ()) -> Iterator[Path]:
+    """Yield the fields of a plugin's model that look like credentials, and whose type is `str` instead of `Secret`."""
+    for name, field in model.model_fields.items():
+        kind, path = _plain(field.annotation), (*base, field.alias or name)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from plain_credentials(kind, path)
+        elif kind is str and _CREDENTIAL.search(name.lower()) and not _NO_CREDENTIAL.search(name.lower()):
+            yield path
+
+
+def descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """Return the strings below the fields of a model in its source, and in that of its bases, by the field's name."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, BaseModel) and base is not BaseModel:
+            found |= _strings_below(base)
+    return {field.alias or name: found[name] for name, field in model.model_fields.items() if name in found}
+
+
+def _strings_below(model: type[BaseModel]) -> dict[str, str]:
+    try:
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    except (OSError, TypeError, ValueError, SyntaxError):  # its source is not there, or does not stand alone
+        return {}
+    found: dict[str, str] = {}
+    for field, below in itertools.pairwise(getattr(body, "body", [])):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+            and isinstance(below.value.value, str)
+        ):
+            found[field.target.id] = " ".join(below.value.value.split())
+    return found
 
 
 def wrong_kind(model: type[BaseModel], loc: Path, kind: str, message: str) -> str:

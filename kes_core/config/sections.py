@@ -57,9 +57,13 @@ _FACILITIES: Final = ("auth", "authpriv", "daemon", "user", *(f"local{number}" f
 
 
 class Section(BaseModel):
-    """A part of the configuration file. Fields that are not in the model are errors."""
+    """A part of the configuration file. Fields that are not in the model are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    A default may have the form that files use (`timeout: Duration = "5s"`). The string below a field describes it in
+    the JSON Schema of the configuration.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from kes_core.config.fields import descriptions, dotted, plain_credentials
 from kes_core.config.model import Config
 from kes_core.config.sections import STATIC_ENGINE, CheckedSettings, FileSettings
 
 if TYPE_CHECKING:
     from kes_core.plugins import Plugins
 
-__all__ = ["effective", "json_schema"]
+__all__ = ["effective", "exposed_credentials", "json_schema"]
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _EMPTY: Final = {"type": "null"}
@@ -31,6 +32,16 @@ def effective(config: Config) -> dict[str, Any]:
     shown["policy_engines"] = {choice.type.name: _dump(choice.config) for choice in config.policy_engines}
     shown["audit_sinks"] = {choice.type.name: _dump(choice.config) for choice in config.audit_sinks}
     return {name: value for name, value in shown.items() if value not in ("", {}, [])}
+
+
+def exposed_credentials(config: Config) -> list[str]:
+    """Return the fields of plugins' sections that hold a credential as plain text, which `effective` shows."""
+    chosen: list[tuple[str, str, type[BaseModel]]] = [
+        ("keystore", config.keystore.backend.name, config.keystore.backend.config),
+        *(("policy_engines", choice.type.name, choice.type.config) for choice in config.policy_engines),
+        *(("audit_sinks", choice.type.name, choice.type.config) for choice in config.audit_sinks),
+    ]
+    return [dotted(path) for section, name, model in chosen for path in plain_credentials(model, (section, name))]
 
 
 def _dump(settings: BaseModel) -> Any:
@@ -50,6 +61,7 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
         [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"
     )
     definitions = schema["$defs"]
+    _describe(definitions, models)
     place_of: dict[Any, Any] = {model: place for (model, _mode), place in places.items()}
     whole = definitions[str(place_of[FileSettings]["$ref"]).rpartition("/")[2]]
     whole["properties"]["keystore"] = _sections(backends, place_of) | {"minProperties": 1, "maxProperties": 1}
@@ -59,6 +71,34 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     return {"$schema": _DIALECT, "title": "KES configuration", "$ref": place_of[FileSettings]["$ref"]} | {
         "$defs": definitions
     }
+
+
+def _describe(definitions: dict[str, Any], models: Iterable[Any]) -> None:
+    """Add to each property the string that stands below its field in the source of the model."""
+    waiting, seen = list(models), set[Any]()
+    while waiting:
+        model = waiting.pop()
+        if model in seen:
+            continue
+        seen.add(model)
+        waiting += [
+            found
+            for field in model.model_fields.values()
+            for found in _types_in(field.annotation)
+            if isinstance(found, type) and issubclass(found, BaseModel)
+        ]
+        properties = definitions.get(model.__name__, {}).get("properties", {})
+        for name, text in descriptions(model).items():
+            if name in properties:
+                form = properties[name].get("description", "")  # of the field's type
+                properties[name]["description"] = f"{text} {form}".strip()
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """Yield a type and the types of its arguments."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types_in(argument)
 
 
 def _sections(models: Mapping[str, type[BaseModel]], places: Mapping[Any, Any]) -> dict[str, Any]:

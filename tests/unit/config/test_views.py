@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from kes_core import KeyStoreBackend
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import ConfigError, Duration, Secret, Section, parse_config
-from kes_core.config.views import effective, json_schema
+from kes_core.config.views import effective, exposed_credentials, json_schema
 from kes_core.plugins import Plugins, load_plugins
 from tests.helpers.configurations import ADMIN, BROKEN, START, VECTORS
 
@@ -201,3 +201,38 @@ def test_examples_in_the_documentation_are_valid(validator: Draft202012Validator
         document = yaml.safe_load(block)
         if "admin" in document:
             assert [error.message for error in validator.iter_errors(document)] == []
+
+
+class Careless(Section):
+    """A section whose author has not read about secrets."""
+
+    token: str = ""
+    """The token of the service."""
+    token_id: str = ""
+    password_file: str = ""
+    timeout: Duration = "5s"  # type: ignore[assignment] # as in a file
+    """How long to wait
+    for the service."""
+
+
+def careless(plugins: Plugins) -> Plugins:
+    backends = {**plugins.backends, "careless": KeyStoreBackend("careless", Careless, connect)}
+    return Plugins(plugins.infos, backends, plugins.engines, plugins.hook)
+
+
+def test_default_in_the_form_of_the_file(plugins: Plugins) -> None:
+    text = "admin: {identity: x}\ntls: {key: k, cert: c}\nkeystore:\n  careless: {}\n"
+    config = parse_config(text, filename="config.yml", plugins=careless(plugins), environ={})
+    assert Careless().timeout == 5.0
+    assert effective(config)["keystore"]["careless"]["timeout"] == "5s"
+    assert exposed_credentials(config) == ["keystore.careless.token"]
+
+
+def test_strings_below_fields_describe_them_in_the_schema(plugins: Plugins) -> None:
+    schema = json_schema(careless(plugins))
+    properties = schema["$defs"]["Careless"]["properties"]
+    described = properties["timeout"]["description"]
+    assert described == "How long to wait for the service. A duration, as in 10s, 1m30s, 500ms or 168h."
+    assert properties["token"]["description"] == "The token of the service."
+    assert "description" not in properties["token_id"]
+    assert "audit_sinks" in schema["$defs"]["FileSettings"]["properties"]
