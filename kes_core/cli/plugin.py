@@ -37,9 +37,21 @@ _FILES: Final = {
         "policy/test_contract.py": "tests/test_contract.py",
         "policy/test_plugin.py": "tests/test_plugin.py",
     },
+    "sink": {
+        "sink/README.md": "README.md",
+        "sink/plugin.py": "{package}/__init__.py",
+        "sink/sink.py": "{package}/sink.py",
+        "sink/test_contract.py": "tests/test_contract.py",
+        "sink/test_plugin.py": "tests/test_plugin.py",
+    },
 }
 """The templates of each kind, and the files that they produce."""
-_KINDS: Final = {"keystore": ("key store", "KeyStore"), "policy": ("policy engine", "PolicyEngine")}
+_KINDS: Final = {
+    "keystore": ("key store", "KeyStore", "store"),
+    "policy": ("policy engine", "PolicyEngine", "engine"),
+    "sink": ("audit sink", "AuditSink", "sink"),
+}
+"""The name of each kind, the end of its class's name, and the module for the author to write."""
 
 
 @click.group("plugin", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,13 +82,13 @@ def new(name: str, kind: str, output: Path | None) -> None:
     folder = output if output is not None else Path(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CLIError(f"{folder} is there already and not empty: choose another folder with --output")
-    what, suffix = _KINDS[kind]
+    what, suffix, module = _KINDS[kind]
     values = {
         "name": name,
         "short": short,
         "package": package,
         "class_name": "".join(word.capitalize() for word in short.split("-")) + suffix,
-        "description": f"A {what} for kes-core",
+        "description": f"{'An' if kind == 'sink' else 'A'} {what} for kes-core",
         "version": str(HOOKSPEC_VERSION),
     }
     templates = resources.files("kes_core.cli") / "templates"
@@ -87,8 +99,7 @@ def new(name: str, kind: str, output: Path | None) -> None:
             string.Template((templates / f"{template}.template").read_text("utf-8")).substitute(values), "utf-8"
         )
     (folder / package / "py.typed").touch()
-    written = f"{package}/{'store' if kind == 'keystore' else 'engine'}.py"
     click.echo(
-        f"\n  A {what} is to be written in {folder / written}. Next:\n\n"
+        f"\n  Write the {what} in {folder / package / module}.py. Next:\n\n"
         f"  cd {folder}\n  python3 -m venv .venv\n  .venv/bin/pip install --editable '.[test]'\n  .venv/bin/pytest\n"
     )
