@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from kes_core import KeyStoreBackend
+from kes_core import KeyStoreBackend, PluginContext
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import CacheExpiry, KeyStoreChoice, Section
 from kes_core.doctor.store import examine_store
@@ -32,7 +32,7 @@ def examined(fill: Callable[[Kept, KeyCache], Awaitable[None]], *, login: bool =
         store = Kept()
         await fill(store, KeyCache(store, CacheExpiry()))
 
-        async def connect(_settings: NoSettings) -> Kept:
+        async def connect(_settings: NoSettings, _context: PluginContext) -> Kept:
             return store
 
         backend = KeyStoreBackend(name="mine", config=NoSettings, connect=connect)
