@@ -128,4 +128,4 @@ def test_summary_names_what_a_capability_excludes_and_known_deviations(tmp_path:
         "  get_returns_bytes deviates: the driver returns a bytearray (reported upstream)\n"
         "  empty_value is kept, although it is declared as a deviation\n"
     ) in output
-    assert "1 passed, 1 skipped, 54 deselected, 1 xfailed" in output
+    assert re.search(r"1 passed, 1 skipped, \d+ deselected, 1 xfailed", output)
