@@ -51,11 +51,18 @@ class _Commands(Group):
     """The commands by name. Imports a command when it is called: `kes --help` imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        from kes_core.cli._foreign import names_of_plugins
+
+        return [*_COMMANDS, *(name for name in names_of_plugins() if name not in _COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            return None
+            from kes_core.cli._foreign import PluginCommandError, command_of_plugin
+
+            try:
+                return command_of_plugin(cmd_name)
+            except PluginCommandError as error:
+                raise CLIError(str(error)) from error
         module = importlib.import_module(f"kes_core.cli.{cmd_name}")
         command: click.Command = module.command
         return command
@@ -65,6 +72,12 @@ class _Commands(Group):
         for title, commands in _SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
+        from kes_core.cli._foreign import names_of_plugins
+
+        foreign = {name: packages for name, packages in names_of_plugins().items() if name not in _COMMANDS}
+        if foreign:
+            with formatter.section("Of plugins"):
+                formatter.write_dl([(name.ljust(width), f"From {packages}.") for name, packages in foreign.items()])
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

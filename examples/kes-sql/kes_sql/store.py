@@ -41,12 +41,24 @@ from kes_sql.errors import is_taken, translate
 if TYPE_CHECKING:
     from kes_sql import SQLConfig
 
-__all__ = ["SQLKeyStore"]
+__all__ = ["SQLKeyStore", "table_of_keys"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOCKED_PAUSE: Final = 0.05
+
+
+def table_of_keys(name: str) -> Table:
+    """Return the definition of the table that holds the keys."""
+    # Compare names byte by byte, whatever the language of the database. SQLite does so by default.
+    name_type = String(MAX_ENTRY_LENGTH).with_variant(String(MAX_ENTRY_LENGTH, collation="C"), "postgresql")
+    return Table(
+        name,
+        MetaData(),
+        Column("name", name_type, primary_key=True),
+        Column("value", LargeBinary, nullable=False),
+    )
 
 
 class SQLKeyStore(KeyStore):
@@ -61,14 +73,7 @@ class SQLKeyStore(KeyStore):
         self._database = Database(config)
         self._timeout = config.timeout
         self._create_table = config.create_table
-        # Compare names byte by byte, whatever the language of the database. SQLite does so by default.
-        name_type = String(MAX_ENTRY_LENGTH).with_variant(String(MAX_ENTRY_LENGTH, collation="C"), "postgresql")
-        self._keys = Table(
-            config.table,
-            MetaData(),
-            Column("name", name_type, primary_key=True),
-            Column("value", LargeBinary, nullable=False),
-        )
+        self._keys = table_of_keys(config.table)
         self._calls = BlockingCalls("sql", threads=config.pool_size)
         self._is_closed = False
 

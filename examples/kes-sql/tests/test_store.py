@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +121,15 @@ def test_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file.unlink()
     open_store({"url": f"sqlite:///{file}"})
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_sql_of_the_table() -> None:
+    from click.testing import CliRunner
+
+    from kes_sql.cli import command
+
+    printed = CliRunner().invoke(command, ["table", "--name", "my_keys", "--dialect", "sqlite"]).output
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute(printed)
+        database.execute("INSERT INTO my_keys VALUES ('a', x'00')")
+    assert 'COLLATE "C"' in CliRunner().invoke(command, ["table"]).output
