@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from kes_core.testing.clauses import CONTRACT_VERSION, Clause, contract, contract_table
     from kes_core.testing.engines import PolicyEngineContract, sample_request
+    from kes_core.testing.process import RunningServer
     from kes_core.testing.server import FakeServer
     from kes_core.testing.sinks import AuditSinkContract, sample_record
     from kes_core.testing.stores import KeyStoreContract
@@ -31,6 +32,7 @@ __all__ = [
     "FakeServer",
     "KeyStoreContract",
     "PolicyEngineContract",
+    "RunningServer",
     "contract",
     "contract_table",
     "sample_record",
@@ -44,6 +46,7 @@ _MODULES: Final = {
     "FakeServer": "server",
     "KeyStoreContract": "stores",
     "PolicyEngineContract": "engines",
+    "RunningServer": "process",
     "contract": "clauses",
     "contract_table": "clauses",
     "sample_record": "sinks",

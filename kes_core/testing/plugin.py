@@ -6,12 +6,12 @@ pytest loads it wherever kes-core is installed, so it imports no other module of
 from __future__ import annotations
 
 import faulthandler
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final
 
 import pytest
 
-__all__ = ["PROPERTY", "pytest_configure"]
+__all__ = ["PROPERTY", "kes_server", "pytest_configure"]
 
 PROPERTY: Final = "kes_contract"
 """The name of the property of a test report with the result of its clause: `1 kept`."""
@@ -129,6 +129,26 @@ def _is_not_applicable(item: pytest.Item) -> bool:
     if clause is None or suite is None or not clause.needs:
         return False
     return getattr(getattr(suite, clause.needs), "kes_optional", False)
+
+
+@pytest.fixture
+def kes_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a real server: `kes_server(sections, environment)`, a `RunningServer`.
+
+    The servers stop at the end of the test.
+    """
+    from kes_core.testing.process import RunningServer
+
+    started: list[RunningServer] = []
+
+    def start(sections: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> RunningServer:
+        server = RunningServer(tmp_path_factory.mktemp("kes_server"), sections or {}, environment)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
 
 
 def pytest_configure(config: pytest.Config) -> None:
