@@ -52,15 +52,3 @@ def check_types_and_style(folder: Path) -> None:
             [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-
-
-def install_module(directory: Path, module: Path) -> dict[str, str]:
-    """Install a plugin as pip would, into a folder; return the environment in which Python finds it."""
-    folder = directory / "site"
-    folder.mkdir()
-    shutil.copy(module, folder / "hostile_plugin.py")
-    info = folder / "kes_hostile-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kes-hostile\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[kes]\nhostile = hostile_plugin\n")
-    return {"PYTHONPATH": str(folder)}
