@@ -59,10 +59,15 @@ class _Results:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Cut the captured log of a clause: what a client library logs would hide the verdict."""
+        """Cut the captured output of a clause: what a client library logs would hide the verdict.
+
+        Leave out the output of a clause that looks for secrets: it may contain one.
+        """
         report = yield
-        if _clause_of(item) is not None:
-            report.sections[:] = [(title, _cut(text)) for title, text in report.sections]
+        clause = _clause_of(item)
+        if clause is not None:
+            sections = [] if clause.debug_log else report.sections
+            report.sections[:] = [(title, _cut(text)) for title, text in sections]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

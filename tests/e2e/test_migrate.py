@@ -250,7 +250,7 @@ def test_usage(tmp_path: Path, environment: dict[str, str]) -> None:
     assert f"{broken}:4: keystore.fs.pth: unknown field; did you mean 'path'?" in errors
     empty = config(tmp_path / "empty.yml", {})
     _, errors = migrate(environment, source, empty, code=1)
-    assert "keystore: required: name the one key store to use; installed: fs, memory, sqlite, vault" in errors
+    assert "keystore: required: name the one key store to use; installed: aws, fs, memory, sqlite, vault" in errors
     _, errors = migrate(environment, tmp_path / "none.yml", target, code=1)
     assert "none.yml: can't be read: No such file or directory" in errors
 

@@ -225,6 +225,8 @@ class NastyServer(BaseHTTPRequestHandler):
         listing = {"names": [NASTY], "identities": [NASTY], "message": NASTY, "version": NASTY, "commit": NASTY}
         numbers = dict.fromkeys(["uptime", "num_cpu", "num_cpu_used", "mem_heap_used", "mem_stack_used"], 1)
         state = {"os": NASTY, "arch": NASTY, "keystore_unavailable": True, "keystore_reason": NASTY}
+        if self.path.startswith("/v1/key/"):
+            listing |= {"version": "2", "state": NASTY}
         body = json.dumps(facts | patterns | listing | numbers | state | {"certificate_expires_at": TIME}).encode()
         events = {
             "/v1/log/audit": {
@@ -264,7 +266,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     [
         (["status"], 0, 4),
         (["key", "ls"], 0, 1),
-        (["key", "info", "x"], 0, 3),
+        (["key", "info", "x"], 0, 4),
         (["key", "info", "refused"], 1, 1),
         (["policy", "ls"], 0, 1),
         (["policy", "info", "x"], 0, 2),
@@ -313,7 +315,7 @@ def with_kes() -> dict[str, str]:
     [
         ("kes ser", ["server"]),
         ("kes m", ["metric", "migrate"]),
-        ("kes key ", ["create", "import", "info", "ls", "rm", "encrypt", "decrypt", "dek"]),
+        ("kes key e", ["enable", "encrypt"]),
         ("kes log --i", ["--identity", "--insecure", "--ip"]),
         ("kes completion ", ["bash", "zsh", "fish"]),
         ("kes key import x y --cipher C", ["ChaCha20"]),
@@ -339,7 +341,7 @@ def test_completion_in_bash(
 
 def test_completion_in_fish(scripts: dict[str, str], with_kes: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "kes.fish").write_text(scripts["fish"])
-    code = f"source {tmp_path / 'kes.fish'}; complete -C 'kes ser'; complete -C 'kes key d'"
+    code = f"source {tmp_path / 'kes.fish'}; complete -C 'kes ser'; complete -C 'kes key de'"
     settings = with_kes | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     done = subprocess.run(
         [program("fish", "fish"), "-c", code], env=settings, capture_output=True, text=True, check=True

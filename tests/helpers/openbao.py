@@ -26,8 +26,9 @@ import pytest
 import requests
 from hvac.exceptions import InternalServerError, InvalidRequest
 
-from kes_core import KeyStoreError
+from kes_core import Finding, KeyStoreError, boundary
 from kes_core.cli.identity import write_certificate
+from kes_core.plugins import load_plugins
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore, connect
 from tests.helpers.programs import free_port
@@ -357,6 +358,13 @@ def run_store(config: VaultConfig, check: Callable[[VaultKeyStore], Awaitable[No
 
 async def nothing(_store: VaultKeyStore) -> None:
     """Check that a store starts and stops."""
+
+
+def diagnose(config: VaultConfig, *, login: bool = True) -> Sequence[Finding]:
+    """Return what the doctor finds in Vault."""
+    backend = load_plugins().backends["vault"]
+    context = boundary.Surroundings().context("keystore", backend, Path())
+    return asyncio.run(boundary.diagnose(backend, config, context, login=login))
 
 
 def failure(config: VaultConfig, kind: type[KeyStoreError] = KeyStoreError) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,12 @@ import requests
 from hvac.exceptions import Forbidden, InvalidPath
 
 from kes_core import Finding
-from kes_core.plugins import load_plugins
 from kes_vault import doctor
 from kes_vault.config import VaultConfig
 from kes_vault.policy import access_policy
 from kes_vault.store import VaultKeyStore
-from tests.helpers.openbao import WIDE, OpenBao, Tenant, run_store
+from tests.helpers.openbao import WIDE, OpenBao, Tenant, diagnose, run_store
 from tests.helpers.server import write_config
-
-
-def diagnose(config: VaultConfig, *, login: bool = True) -> Sequence[Finding]:
-    diagnose = load_plugins().backends["vault"].diagnose
-    assert diagnose is not None
-
-    async def run() -> Sequence[Finding]:
-        return await diagnose(config, login=login)
-
-    return asyncio.run(run())
 
 
 def problem(config: VaultConfig, text: str) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +13,9 @@ from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keys.migration import Migration, OnConflict
 from kes_core.keys.stored import KeyVersion
-from kes_core.plugins import load_plugins
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore
-from tests.helpers.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, failure, run_store
+from tests.helpers.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, diagnose, failure, run_store
 from tests.helpers.server import Server, start_server
 
 GONE = "has no version 1 any more, but its metadata remains"
@@ -197,13 +195,7 @@ def test_migration_does_not_count_an_entry_that_can_not_be_read(
 
 
 def problems(config: VaultConfig) -> list[str]:
-    diagnose = load_plugins().backends["vault"].diagnose
-    assert diagnose is not None
-
-    async def run() -> list[str]:
-        return [finding.message for finding in await diagnose(config, login=True) if finding.level != "ok"]
-
-    return asyncio.run(run())
+    return [finding.message for finding in diagnose(config) if finding.level != "ok"]
 
 
 @pytest.mark.parametrize("broken", [*WITHOUT_FIRST, metadata_alone])

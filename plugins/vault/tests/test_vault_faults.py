@@ -349,7 +349,7 @@ def test_offline_mode_serves_cached_keys_until_its_time_is_up(bao: OpenBao, star
 
 
 def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
-    """Data keys of a cached key need no call to Vault; concurrent requests for a cold key share one read."""
+    """Data keys of a cached key need no call to Vault; concurrent requests for a cold key share its reads."""
     tenant = Tenant(bao, "v2")
     tenant.write("cold", {"cold": KeyVersion.generate("me").encode().decode()})
     with Proxy(bao).running() as proxy:
@@ -366,7 +366,8 @@ def test_calls_to_vault_are_counted(bao: OpenBao, start: Start) -> None:
             assert proxy.count("GET", f"/v1/{tenant.engine}/") == proxy.count("POST", "/") == 0
             proxy.fault = 0.5  # all requests arrive while the first waits
             assert set(pool.map(data_key, ["cold"] * 20)) == {200}
-            assert proxy.count("GET", f"/v1/{tenant.engine}/") == 1
+            # One read for the key, and one that finds no later version of it.
+            assert proxy.count("GET", f"/v1/{tenant.engine}/") == 2
 
 
 def test_standby_without_an_active_node_is_named(bao: OpenBao) -> None:
