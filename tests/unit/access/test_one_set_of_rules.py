@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kes_core.access.routing import decode_path
@@ -32,6 +32,7 @@ from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.certificates import make_certificate, make_server_certificate, write_pair
 from tests.helpers.doctor import PLUGINS
 from tests.helpers.doctor import config as make_config
+from tests.helpers.effort import scaled
 
 
 class OtherEngine(PolicyEngine):
@@ -156,7 +157,8 @@ def status_of(finding: Finding) -> int:
     return int(found[1])
 
 
-@settings(max_examples=600, deadline=None)
+@pytest.mark.nightly
+@scaled(200)
 @given(
     path=paths,
     method=st.sampled_from(METHODS),
