@@ -155,6 +155,8 @@ class HTTP1Protocol(H11Protocol):
                 await self._receive_body(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
                 await self._end_request(event)
+                if connection.trailing_data[0]:  # a client may send thousands of requests in one piece: others go on
+                    await asyncio.sleep(0)
             elif event is not h11.PAUSED:
                 await self._handle_end_of_data(event)
                 return

@@ -33,6 +33,8 @@ WINDOW_TIMEOUT: Final = 30.0
 """Seconds that a client may keep its flow-control window closed while an answer waits."""
 _MAX_PENDING_RESETS: Final = 200
 """A client may reset or break at most this many more streams than it completes (CVE-2023-44487)."""
+_MAX_PER_TURN: Final = 16
+"""Requests that are served before other connections have their turn. More at a time cost less."""
 _REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
 )
@@ -50,6 +52,7 @@ class HTTP2Protocol(H2Protocol):
         self._pending_resets = 0
         self._cut_off = False
         self._flush_scheduled = False
+        self._served_in_turn = 0
         self._discarded: dict[int, int] = {}
         """The number of dropped body bytes, for each request that was answered before it was complete."""
         self._unstarted: dict[int, RequestStream] = {}
@@ -87,6 +90,8 @@ class HTTP2Protocol(H2Protocol):
                 if (stream := self.streams.get(event.stream_id)) is not None:
                     stream.feed_end()
                     await self._start(event.stream_id)
+                    if event is not events[-1]:
+                        await self._let_others_go_on()
             elif isinstance(event, h2.events.StreamReset):
                 await self._handle_reset(event)
             elif isinstance(event, h2.events.ConnectionTerminated):
@@ -136,6 +141,13 @@ class HTTP2Protocol(H2Protocol):
         """Pass all requests on although their bodies are incomplete: the application decides how long it waits."""
         for stream_id in list(self._unstarted):
             await self._start(stream_id)
+
+    async def _let_others_go_on(self) -> None:
+        """End the turn of the event loop now and then: a client may send hundreds of requests in one piece."""
+        self._served_in_turn += 1
+        if self._served_in_turn >= _MAX_PER_TURN:
+            self._served_in_turn = 0
+            await asyncio.sleep(0)
 
     async def _start(self, stream_id: int) -> None:
         stream = self._unstarted.pop(stream_id, None)

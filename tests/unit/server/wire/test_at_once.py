@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from itertools import pairwise
 from typing import Any
 
+import h2.connection
 import pytest
 
 from kes_core.server.wire.app import Answer, Message
@@ -105,6 +107,41 @@ def test_incomplete_request_is_passed_on_after_a_while() -> None:
 def test_fault_of_the_application_is_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     assert exchange(AtOnce(fails=True), HEAD % 0).startswith(b"HTTP/1.1 500")
     assert "internal error: RuntimeError" in caplog.text
+
+
+class _Client(h2.connection.H2Connection):
+    """Makes the bytes of requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.initiate_connection()
+
+    def requests(self, count: int) -> bytes:
+        head = [(":method", "PUT"), (":scheme", "https"), (":authority", "a"), (":path", "/a")]
+        for _request in range(count):
+            self.send_headers(self.get_next_available_stream_id(), head, end_stream=True)
+        return self.data_to_send()
+
+
+@pytest.mark.parametrize(("http2", "most"), [(False, 1), (True, 16)])
+def test_many_requests_in_one_piece_do_not_keep_others_waiting(http2: bool, most: int) -> None:
+    app = AtOnce()
+    served: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            served.append(len(app.at_once))
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        wire, watching = Wire(app, http2=http2), asyncio.create_task(watch())
+        await wire.protocol.initiate()
+        await wire.feed(_Client().requests(200) if http2 else (HEAD % 5 + b"hello") * 200)
+        watching.cancel()
+
+    asyncio.run(run())
+    assert len(app.at_once) == 200
+    assert max(later - earlier for earlier, later in pairwise(served)) == most
 
 
 @pytest.mark.parametrize("waits", [False, True])
