@@ -81,8 +81,8 @@ class KeyCache:
             health_interval: Seconds between two health checks of the store (`run`), and the time limit of each;
                 overrides the store's own value.
             counters: Counts what cache and store do.
-            on_change: Called with the name of a key after it was created or deleted, before the caller gets the
-                result. It returns when every other cache in front of the same store has dropped the key.
+            on_change: Called with the name of a key after it was created, changed or deleted, before the caller gets
+                the result. It returns when every other cache in front of the same store has dropped the key.
         """
         counters = counters if counters is not None else StoreCounters()
         self._store = WatchedStore(store, counters, clock)
@@ -225,13 +225,13 @@ class KeyCache:
             del self._looks[name]
 
     def forget(self, name: str) -> None:
-        """Drop a key that another process created or deleted."""
+        """Drop a key that another process created, changed or deleted."""
         self._entries.pop(name, None)
         # A read that began earlier must not bring back the old key.
         self._reads.pop(name, None)
 
     def forget_all(self) -> None:
-        """Drop all keys: other processes may have created or deleted some without notifying this cache."""
+        """Drop all keys: other processes may have created, changed or deleted some without notifying this cache."""
         self._entries.clear()
         self._reads.clear()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kes_core.keys.secret import MAX_VERSIONS
 from kes_core.keys.stored import KeyState, KeyVersion, StateChange, StoredKeyError, decode_later, fingerprint
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("kes.keystore")
+
+_HIDDEN_TIME: Final = 5.0
+"""Seconds to wait for an entry that the store says exists, and does not return."""
 
 
 class RotationConflictError(Exception):
@@ -123,6 +127,8 @@ async def rotate_key(
     try:
         await _add(store, name, value, entry, version)
     except EntryExistsError:
+        with contextlib.suppress(EntryNotFoundError):
+            await store.get(entry)  # if the server may not read it, trying again would not help
         key = await _decode(store, name, value)
         if _is_younger(key, if_older_than):
             return key.versions[-1], False  # which is what the client wants
@@ -138,6 +144,7 @@ async def change_state(store: WatchedStore, name: str, state: KeyState, created_
         TooManyChangesError: The key has too many entries.
         KeyStoreError: The store fails.
     """
+    ends, pause = time.monotonic() + _HIDDEN_TIME, 0.05
     while True:
         value = await store.get(name)
         key = await _decode(store, name, value)
@@ -149,8 +156,16 @@ async def change_state(store: WatchedStore, name: str, state: KeyState, created_
         try:
             await _add(store, name, value, entry, change)
         except EntryExistsError:
-            continue
-        return
+            pass
+        else:
+            return
+        try:
+            await store.get(entry)  # fails if the server may not read it: trying again would never end
+        except EntryNotFoundError:
+            if time.monotonic() + pause > ends:
+                raise KeyStoreError(f"the key store says that {entry!r} exists, but does not return it") from None
+            await asyncio.sleep(pause)
+            pause *= 2
 
 
 async def _add(store: WatchedStore, name: str, value: bytes, entry: str, content: KeyVersion | StateChange) -> None:
@@ -163,7 +178,7 @@ async def _add(store: WatchedStore, name: str, value: bytes, entry: str, content
     """
     await store.create(entry, content.encode())
     await _verify(store, entry, content)
-    # A deletion that began earlier may not have seen the new entry: then it would stay for ever.
+    # A deletion that began earlier may not have seen the new entry: then it would stay forever.
     try:
         stored = await store.get(name)
     except EntryNotFoundError:
@@ -205,21 +220,21 @@ def _is_younger(key: StoredKey, seconds: float) -> bool:
 
 
 async def delete_key(store: WatchedStore, name: str) -> None:
-    """Delete a key: its first entry, and then those of its later versions, of which nothing is left.
+    """Delete a key: its first entry, and then all later ones.
 
     After the first step no server can use the key. A deletion that fails later is completed by the next one.
 
     Raises:
-        EntryNotFoundError: The store has no key of this name, nor rests of one.
+        EntryNotFoundError: The store has no key of this name, and nothing is left of a former one.
         KeyStoreError: The store fails.
     """
     revisions, is_known = await _revisions(store, name)
     try:
         await store.delete(name)
     except EntryNotFoundError:
-        rests = revisions or await _orphans(store, name)
-        await _delete_all(store, rests)
-        if not rests:
+        left = revisions or await _orphans(store, name)
+        await _delete_all(store, left)
+        if not left:
             raise
         return
     await _delete_all(store, revisions if is_known else await _orphans(store, name))
@@ -248,7 +263,7 @@ async def _delete_all(store: WatchedStore, entries: list[str]) -> None:
 
 
 async def _orphans(store: WatchedStore, name: str) -> list[str]:
-    """Return the names of entries that were left of keys of this name; those of a key that exists are none."""
+    """Return the names of entries that are left of former keys of this name, without those of a key that exists."""
     try:
         entries = await store.list_revisions(name)
         if not entries:

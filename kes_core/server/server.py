@@ -139,7 +139,7 @@ class ServerProcess:
         await state.close()
 
     def forget(self, name: str) -> None:
-        """Remove a key from memory, because another process has created or deleted it."""
+        """Remove a key from memory, because another process has created, changed or deleted it."""
         self.app.server_state.cache.forget(name)
 
     async def stop(self) -> None:

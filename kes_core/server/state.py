@@ -64,7 +64,7 @@ async def connect(
         config: The configuration.
         plugins: The plugins of its key store and policy engines.
         counters: Count the work of the cache and the store.
-        on_key_change: Tells the server's other processes that a key was created or deleted.
+        on_key_change: Tells the server's other processes that a key was created, changed or deleted.
         surroundings: What plugins get to know of this process.
         tls: What new connections use. A server without a network has none.
         audit: Where audit records go; nowhere unless given.

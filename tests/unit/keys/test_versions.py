@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config.sections import CacheExpiry
+from kes_core.keys import changes
 from kes_core.keys.cache import KeyCache
 from kes_core.keys.changes import RotationConflictError, TooManyVersionsError
 from kes_core.keys.secret import CiphertextError, KeyType, SecretKey, SecretKeys, hinted_version
@@ -445,6 +446,66 @@ def test_another_server_notices_a_state_when_it_checks_the_key() -> None:
         assert (await other.get("k")).state is KeyState.ENABLED  # it reads the key in the background
         await asyncio.gather(*other._tasks)
         assert (await other.get("k")).state is KeyState.DISABLED
+
+    run(check)
+
+
+@pytest.mark.parametrize("operation", ["rotate", "disable"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyStoreError("permission denied", reason=KeyStoreReason.FORBIDDEN), "permission denied"),
+        (EntryNotFoundError("it is not there yet"), "says that 'k-r2-.*-' exists, but does not return it"),
+    ],
+    ids=["forbidden", "late"],
+)
+def test_change_ends_if_the_server_cannot_see_the_next_entry(
+    operation: str, error: KeyStoreError, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another server, which may read more, has changed the key."""
+    monkeypatch.setattr(changes, "_HIDDEN_TIME", 0.1)
+
+    class Blind(Store):
+        async def get(self, name: str) -> bytes:
+            if parse_revision_name(name) is not None:
+                raise error
+            return await super().get(name)
+
+    async def check(store: Store) -> None:
+        await made(store.server(), versions=2)
+        blind = Blind()
+        blind._values = store._values
+        async with asyncio.timeout(10):
+            if operation == "disable":
+                with pytest.raises(KeyStoreError, match=message):
+                    await blind.server().change_state("k", KeyState.DISABLED, "me")
+            else:
+                expected = RotationConflictError if isinstance(error, EntryNotFoundError) else KeyStoreError
+                with pytest.raises(expected):
+                    await blind.server().rotate("k", "me")
+        key = await store.server().get("k")
+        assert (key.version, key.state) == (2, KeyState.ENABLED)
+
+    run(check)
+
+
+def test_state_changes_as_soon_as_a_late_entry_appears() -> None:
+    class Late(Store):
+        hidden = 3
+
+        async def get(self, name: str) -> bytes:
+            if parse_revision_name(name) is not None and self.hidden:
+                self.hidden -= 1
+                raise EntryNotFoundError("it is not there yet")
+            return await super().get(name)
+
+    async def check(store: Store) -> None:
+        await made(store.server(), versions=2)
+        late = Late()
+        late._values = store._values
+        await late.server().change_state("k", KeyState.DISABLED, "me")
+        key = await store.server().get("k")
+        assert (key.version, key.state, len(key.later)) == (2, KeyState.DISABLED, 2)
 
     run(check)
 
