@@ -118,6 +118,24 @@ def test_request_that_is_stopped_with_the_server() -> None:
     asyncio.run(stop())
 
 
+def test_record_has_the_policy_that_the_request_was_decided_under() -> None:
+    """A reload during the request moves the identity to another policy."""
+
+    async def check() -> None:
+        faulty = Faulty(policy_of={IDENTITY: "old"})
+        reloaded = SimpleNamespace(**{**vars(faulty.app.server_state), "policy_of": {IDENTITY: "new"}})
+
+        async def receive() -> Message:
+            faulty.app.server_state = reloaded  # type: ignore[assignment] # as much of a state as is used
+            return {"type": "http.request", "body": b"{", "more_body": False}
+
+        await faulty.ask("PUT", "/v1/key/encrypt/a", receive)
+        await faulty.ask("PUT", "/v1/key/encrypt/a", receive)
+        assert [record["request"]["policy"] for record in faulty.records] == ["old", "new"]
+
+    asyncio.run(check())
+
+
 @pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 def test_client_that_leaves_before_its_answer(server: Server, http2: bool) -> None:
     """The audit log records the request, with a status that no answer ever has."""

@@ -268,8 +268,10 @@ class _Dispatcher:
             self._app.metrics.answered(status, seconds)
         state = self._app.server_state
         if state.audit.enabled:
+            policy_of = state.policy_of
             if call is not None:
                 sender = call.sender
+                policy_of = call.server_state.policy_of  # a reload may have come between
             else:
                 client = scope["extensions"]["kes.client"]
                 sender = identify_if_possible(client, scope["headers"], state.access)
@@ -279,7 +281,7 @@ class _Dispatcher:
                 identity=sender.identity,
                 code=status,
                 seconds=seconds,
-                policy=state.policy_of.get(sender.identity, ""),
+                policy=policy_of.get(sender.identity, ""),
                 reason=exchange.reason,
             )
 
