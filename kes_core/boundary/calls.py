@@ -60,6 +60,8 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a plugin has to close a key store or policy engine."""
 BLOCKING: Final = 0.1
 """Seconds for which a plugin may block the event loop before the log says so."""
+_LONGEST_WAIT: Final = 1e9
+"""More seconds than anything waits for a key store that has too many requests. A plugin may state any number."""
 TELL_AGAIN: Final = 60.0
 """Seconds between two log lines about the same fault of a plugin."""
 
@@ -125,7 +127,7 @@ class Surroundings(NamedTuple):
     worker: int = 0
     """The number of the worker process; 0 if there is only one process."""
     counters: PluginCounters | None = None
-    """Where plugins count, if anybody reads that."""
+    """Where plugins count; None if nothing reads the numbers."""
 
     def context(
         self, kind: str, item: KeyStoreBackend | PolicyEngineType | AuditSinkType, directory: Path
@@ -218,14 +220,15 @@ def translated(origin: Origin, operation: str, error: BaseException) -> BackendE
         return origin.error(text)
     try:
         reason = error.reason if isinstance(error.reason, KeyStoreReason) else None
-        retry_after: Any = error.retry_after if isinstance(error, KeyStoreThrottledError) else None
+        given: Any = error.retry_after if isinstance(error, KeyStoreThrottledError) else None
+        is_time = isinstance(given, int | float) and given >= 0
+        retry_after = float(min(given, _LONGEST_WAIT)) if is_time else None
     except KeyboardInterrupt:
         raise
     except BaseException as fault:  # the plugin's own class of exceptions may have a faulty property
         return origin.error(origin.fault(operation, fault))
     if isinstance(error, KeyStoreThrottledError):
-        seconds = float(retry_after) if isinstance(retry_after, int | float) and retry_after >= 0 else None
-        return KeyStoreThrottledError(text, reason=reason, retry_after=seconds)
+        return KeyStoreThrottledError(text, reason=reason, retry_after=retry_after)
     kinds: tuple[type[KeyStoreError], ...] = (
         EntryExistsError,
         EntryNotFoundError,

@@ -116,9 +116,11 @@ def translate(error: Exception, what: str, endpoint: str) -> KeyStoreError:
         refusal.is_token_invalid = "invalid token" in reason_of(error)
         return refusal
     reason = reason_of(error)
+    if (outage := _outage(error, reason, endpoint)) is not None:
+        return outage
     if isinstance(error, vault.RateLimitExceeded):
         return KeyStoreThrottledError(f"Vault at {endpoint} has had too many requests: raise its rate limit quota")
-    return _outage(error, reason, endpoint) or KeyStoreError(f"Vault fails to {what}: {reason}")
+    return KeyStoreError(f"Vault fails to {what}: {reason}")
 
 
 def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachableError | None:

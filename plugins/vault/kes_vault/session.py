@@ -24,6 +24,7 @@ from kes_core import (
     BlockingCalls,
     Credential,
     KeyStoreError,
+    KeyStoreThrottledError,
     KeyStoreUnreachableError,
     PluginMetrics,
 )
@@ -277,6 +278,8 @@ class Session:
         if code in _STANDBY and self._token is not None:
             try:  # a standby passes requests on to the active node, if there is one
                 await self._is_valid()
+            except KeyStoreThrottledError:
+                raise  # the active node answers
             except KeyStoreError:
                 raise standby(endpoint) from None
         elif code >= _SERVER_ERROR:

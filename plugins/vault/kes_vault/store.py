@@ -19,14 +19,13 @@ from kes_core import (
     EntryNotFoundError,
     KeyStore,
     KeyStoreError,
-    KeyStoreUnreachableError,
     Page,
     PluginMetrics,
     page_of,
 )
 from kes_core.keystore import PAGE_SIZE
 from kes_vault.engine import Engine
-from kes_vault.errors import CapabilityLackingError, TokenRefusedError
+from kes_vault.errors import PASSING, CapabilityLackingError, TokenRefusedError
 from kes_vault.session import Session
 from kes_vault.transit import MARK, Transit, is_rotated
 
@@ -283,6 +282,7 @@ class VaultKeyStore(KeyStore):
 
         Raises:
             KeyStoreUnreachableError: Vault does not answer.
+            KeyStoreThrottledError: Vault has too many requests.
         """
         shown = self._engine.shown(name)
         try:
@@ -291,7 +291,7 @@ class VaultKeyStore(KeyStore):
                 problem = f"the entry {shown!r} has metadata, but no version: if it is not needed, {_REMOVE}"
                 return problem if self._is_v2 else "", False
             text = self._text(name, entry)
-        except KeyStoreUnreachableError:
+        except PASSING:
             raise
         except TokenRefusedError:
             return "", False

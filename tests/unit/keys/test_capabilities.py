@@ -154,7 +154,7 @@ def test_throttled_call_is_repeated(retry_after: float | None) -> None:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("retry_after", [None, 60.0])
+@pytest.mark.parametrize("retry_after", [None, 60.0, math.inf, 10**400])
 def test_throttled_call_ends_with_its_request(retry_after: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "THROTTLE_TIME", 0.3)
 
