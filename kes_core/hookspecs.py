@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pluggy
 
-from kes_core.counters import PluginMetrics
+from kes_core.counters import LOST_RECORDS, PluginMetrics
 from kes_core.errors import BackendError
 from kes_core.faults import kind_of, one_line
 
@@ -225,10 +225,12 @@ class _RecordQueue:
 
     def put(self, event: Mapping[str, Any]) -> None:
         if self._is_closed:
+            LOST_RECORDS.add("plugin")
             return
         if len(self._waiting) >= self._sink.max_waiting:
             self._waiting.popleft()
             self._lost += 1
+            LOST_RECORDS.add("plugin")
             if self._lost == 1:
                 logger.error("%s is too slow: the oldest audit records are lost", self._what)
         self._waiting.append(event)
@@ -243,6 +245,7 @@ class _RecordQueue:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_FLUSH_TIME / 10)
         lost = len(self._waiting) + self._lost
+        LOST_RECORDS.add("plugin", len(self._waiting))
         self._waiting.clear()
         self._lost = 0
         if lost:
