@@ -29,7 +29,7 @@ _OPTIONS: Final = {
 acknowledgment of the first. asyncio sets this only for sockets that name their protocol, which accepted ones do not.
 
 Probe a silent client after 30 seconds, then every 15 seconds, four times. A client that reads a log sends nothing
-for days: without probes, its connection would stay for ever after its machine is gone."""
+for days: without probes, its connection would stay forever after its machine is gone."""
 _PROBE: Final = "probe"
 _NOT_LISTENING: Final = "systemd passed a descriptor that is not a listening TCP socket"
 _HINTS: Final = {
