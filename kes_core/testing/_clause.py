@@ -13,7 +13,8 @@ import pytest
 
 from kes_core.hookspecs import HOOKSPEC_VERSION, PluginContext
 from kes_core.testing._running import BrokenError, ExcludedError, HookError, HungError, described, run
-from kes_core.testing.plugin import PROPERTY
+from kes_core.testing._sections import exposed_fields
+from kes_core.testing.plugin import EXPOSED, PROPERTY
 
 __all__ = ["Clause", "Suite", "Trial", "clause", "credentials_of", "is_defined", "optional"]
 
@@ -47,6 +48,10 @@ class Clause:
 
 class Trial(Protocol):
     """The store or engine that one clause tests."""
+
+    @property
+    def subject(self) -> object:
+        """The store, engine or sink of the author."""
 
     async def begin(self) -> None:
         """Create the store or engine."""
@@ -113,6 +118,7 @@ class Suite:
             trial = self._make_trial()
             try:
                 await trial.begin()
+                self._kes_item.user_properties.extend((EXPOSED, field) for field in exposed_fields(trial.subject))
                 if promise.excluded_by:
                     trial.check_capability(promise.excluded_by)
                 await check(self, trial)

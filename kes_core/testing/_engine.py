@@ -82,6 +82,11 @@ class EngineTrial:
         self.samples: dict[str, PolicyRequest] = {}
         """The author's requests, by the method that returns them."""
 
+    @property
+    def subject(self) -> PolicyEngine:
+        """The engine of the author."""
+        return self.engine
+
     async def begin(self) -> None:
         """Create the engine and the requests."""
         try:

@@ -59,6 +59,11 @@ class SinkTrial:
         self.sink: AuditSink
         self.longest_block = suite.longest_block
 
+    @property
+    def subject(self) -> AuditSink:
+        """The sink of the author."""
+        return self.sink
+
     async def begin(self) -> None:
         """Create the sink."""
         try:

@@ -61,6 +61,11 @@ class StoreTrial:
         self.longest_call = suite.longest_call
         self.many_keys = suite.many_keys
 
+    @property
+    def subject(self) -> KeyStore:
+        """The store of the author."""
+        return self.store.raw
+
     async def begin(self) -> None:
         """Create the store."""
         self.store = await self._make("make_store", self._suite.make_store)

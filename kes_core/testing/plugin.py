@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import pytest
 
-__all__ = ["PROPERTY", "kes_server", "pytest_configure"]
+__all__ = ["EXPOSED", "PROPERTY", "kes_server", "pytest_configure"]
 
 PROPERTY: Final = "kes_contract"
 """The name of the property of a test report with the result of its clause: `1 kept`."""
+EXPOSED: Final = "kes_exposed"
+"""The name of the property with a field of a section that holds a credential as plain text: `Config.token`."""
 EXIT_TIME: Final = 3
 """Seconds that threads have to end after a run in which a call hung."""
 
@@ -33,6 +35,7 @@ class _Results:
     def __init__(self) -> None:
         self.version = ""
         self.suites: dict[str, dict[str, str]] = {}
+        self.exposed: dict[str, set[str]] = {}
         self.hung = False
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
@@ -75,6 +78,8 @@ class _Results:
         if not outcomes or (report.when != "call" and report.passed):
             return
         suite, name = _split(report.nodeid)
+        exposed = {str(value) for kind, value in report.user_properties if kind == EXPOSED}
+        self.exposed.setdefault(suite, set()).update(exposed)
         version, _, outcome = outcomes[-1].partition(" ")
         if outcomes[-1] == _COLLECTED:
             outcome = _COLLECTED
@@ -94,6 +99,11 @@ class _Results:
                     terminalreporter.line(f"  {clause} deviates: {outcome.removeprefix(_DEVIATING)}")
                 elif outcome == _IN_SPITE:
                     terminalreporter.line(f"  {clause} is kept, although it is declared as a deviation")
+            for field in sorted(self.exposed.get(suite, ())):
+                terminalreporter.line(
+                    f"  warning: {field} looks like a credential, and `kes config show` shows it: "
+                    "use the type kes_core.config.Secret"
+                )
 
     def _line(self, suite: str, clauses: dict[str, str]) -> str:
         kept = sum(outcome in {"kept", _IN_SPITE} for outcome in clauses.values())
