@@ -1,12 +1,18 @@
-"""The tutorial: its commands and its code work in order, up to a server that runs on the tutorial's store."""
+"""The tutorials: their commands and their code work in order, up to a server that runs on the tutorial's plugin."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
+from kes_core.client import NotAllowedError
+from kes_core.identity import APIKey
+from kes_core.testing import RunningServer
 from tests.helpers.command import kes
 from tests.helpers.documents import blocks
 from tests.helpers.packages import check_types_and_style, install, run_tests
@@ -25,9 +31,7 @@ def test_tutorial(tmp_path: Path) -> None:
     assert failed
     assert "write me" in output
     plugin = folder / "kes_shelf" / "__init__.py"
-    text = plugin.read_text()
-    head, rest = text.split("class Config(Section):")
-    plugin.write_text(head + settings + "\n\n" + rest[rest.index("async def _connect") :])
+    plugin.write_text(settings)
     (folder / "kes_shelf" / "store.py").write_text(store)
     (folder / "tests" / "test_contract.py").write_text(contract)
     failed, output = run_tests(folder)
@@ -50,3 +54,40 @@ def test_tutorial(tmp_path: Path) -> None:
                 assert client.put("/v1/key/generate/my-key", json={}).status_code == 200
         finally:
             server.stop()
+
+
+def test_policy_tutorial(tmp_path: Path, kes_server: Callable[..., RunningServer]) -> None:
+    engine, contract, rules = blocks("docs/policy-tutorial.md", "python")
+    (section,) = blocks("docs/policy-tutorial.md", "yaml")
+    assert "kes plugin new kes-teams --kind policy\n" in blocks("docs/policy-tutorial.md", "sh")
+    kes("plugin", "new", "kes-teams", "--kind", "policy", cwd=tmp_path)
+    folder = tmp_path / "kes-teams"
+    install(folder)
+    (folder / "kes_teams" / "engine.py").write_text(engine)
+    (folder / "tests" / "test_contract.py").write_text(contract)
+    (folder / "tests" / "test_plugin.py").unlink()
+    (folder / "tests" / "test_rules.py").write_text(rules)
+    failed, output = run_tests(folder)
+    assert failed == set(), output
+    assert "not applicable: engine_shows_no_credential\n" in output
+    check_types_and_style(folder)
+
+    blue, teams = APIKey.generate(), tmp_path / "teams.json"
+    teams.write_text(json.dumps({"blue": [blue.identity]}))
+    sections = yaml.safe_load(section)
+    sections["policy_engines"]["teams"]["file"] = str(teams)
+    keys = {"keys": [{"name": "blue-1"}, {"name": "red-1"}]}
+    server = kes_server(sections | keys, {"PYTHONPATH": str(folder)})
+    with server.client(blue) as client:
+        client.generate_data_key("blue-1")
+        with pytest.raises(NotAllowedError):
+            client.generate_data_key("red-1")
+        teams.write_text("{")
+        with pytest.raises(RuntimeError, match="is not JSON"):
+            server.reload()
+        client.generate_data_key("blue-1")
+        teams.write_text(json.dumps({"red": [blue.identity]}))
+        server.reload()
+        client.generate_data_key("red-1")
+        with pytest.raises(NotAllowedError):
+            client.generate_data_key("blue-1")

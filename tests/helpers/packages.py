@@ -34,20 +34,32 @@ def install_module(directory: Path, module: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-def run_tests(folder: Path) -> tuple[set[str], str]:
-    """Run the tests of the package; return which failed, and the output."""
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+def run_tests(folder: Path, *packages: str, libraries: str = "") -> tuple[set[str], str]:
+    """Run the tests of the package, or of several in `folder`; return which failed, and the output.
+
+    `libraries` is another folder that Python searches.
+    """
+    path = [*(str(folder / package) for package in packages or ["."]), *filter(None, [libraries])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+        [*command, f"--rootdir={folder}", "--import-mode=importlib", *packages],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode in {0, 1}, done.stdout + done.stderr
     return set(re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)), done.stdout
 
 
-def check_types_and_style(folder: Path) -> None:
+def check_types_and_style(folder: Path, cache: Path | None = None) -> None:
+    """Check a package as its CI does. Packages with the same `cache` share the types of kes-core."""
+    cache = cache or folder / ".mypy_cache"
     for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]):
-        environment = {**os.environ, "MYPYPATH": str(folder)}
+        environment = {**os.environ, "MYPYPATH": str(folder), "MYPY_CACHE_DIR": str(cache)}
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
