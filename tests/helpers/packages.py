@@ -52,7 +52,7 @@ def run_tests(folder: Path, *packages: str, libraries: str = "") -> tuple[set[st
         check=False,
     )
     assert done.returncode in {0, 1}, done.stdout + done.stderr
-    return set(re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)), done.stdout
+    return set(re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)), done.stdout
 
 
 def check_types_and_style(folder: Path, cache: Path | None = None) -> None:
