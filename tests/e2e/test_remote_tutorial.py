@@ -15,11 +15,12 @@ import yaml
 
 from kes_core.testing import RunningServer
 from tests.helpers.command import kes
-from tests.helpers.documents import blocks
+from tests.helpers.documents import ROOT, blocks
 from tests.helpers.packages import install, run_tests
 from tests.helpers.programs import free_port, program
 
 pytestmark = pytest.mark.slow
+PAGE = (ROOT / "docs" / "remote-tutorial.md").read_text()
 PASSWORD = "the-first-password"
 
 
@@ -35,9 +36,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "kes_redis" / "__init__.py").write_text(plugin)
     (folder / "kes_redis" / "store.py").write_text(store)
     (folder / "tests" / "test_contract.py").write_text(contract)
-    (requirement,) = re.findall(
-        r'`"(redis>=\S+)"`', (Path(__file__).parents[2] / "docs/remote-tutorial.md").read_text()
-    )
+    (requirement,) = re.findall(r'`"(redis>=\S+)"`', PAGE)
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--target"]
     subprocess.run([*command, str(directory / "library"), requirement], check=True, timeout=200)
     return folder
@@ -80,8 +79,24 @@ def test_store_keeps_every_clause(package: Path) -> None:
     kept = re.fullmatch(r"kes contract 1: (\d+) of (\d+) clauses kept by \S+TestRedisKeyStore", line)
     assert kept, line
     assert kept[1] == kept[2]
-    for command in ("check", "format --check"):
-        subprocess.run([sys.executable, "-m", "ruff", *command.split(), "."], cwd=package, check=True)
+
+
+def test_types_and_style(package: Path) -> None:
+    (setting,) = re.findall(r"`(untyped_calls_exclude = \S+)`", PAGE)
+    project = package / "pyproject.toml"
+    project.write_text(project.read_text().replace("strict = true\n", f"strict = true\n{setting}\n"))
+    path = os.pathsep.join([str(package), str(package.parent / "library")])
+    # Silent about the library itself, which is not where mypy expects installed packages.
+    for command in ("ruff check .", "ruff format --check .", "mypy --follow-imports=silent"):
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            cwd=package,
+            env=os.environ | {"MYPYPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_server_changes_its_password(package: Path, redis: Redis, kes_server: Callable[..., RunningServer]) -> None:
@@ -106,7 +121,8 @@ def test_server_changes_its_password(package: Path, redis: Redis, kes_server: Ca
         redis.send("ACL", "SETUSER", "default", f"<{PASSWORD}")
         client.create_key("third")
         assert sorted(client.list_keys()) == ["my-key", "other", "third"]
-    assert "password" not in "\n".join(server.log).replace("password:", "")
+    for password in (PASSWORD, "the-second-password", "a-wrong-password"):
+        assert password not in "\n".join(server.log)
     shown = subprocess.run(
         [sys.executable, "-m", "kes_core.cli", "doctor", str(server.directory / "config.yml")],
         env=os.environ | environment,
