@@ -54,6 +54,7 @@ _NAMES: Final = frozenset(
             "cipher",
             "context",
             "if_older_than",
+            "in",
             "key",
             "message",
             "plaintext",

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 __all__ = [
+    "DELETIONS_NOT_SCHEDULED",
     "EXPIRY_NOTICE",
     "HMAC_UNSUPPORTED",
     "IDENTITY_NOT_FOUND",
@@ -19,9 +20,11 @@ __all__ = [
     "INVALID_CERTIFICATE",
     "INVALID_IMPORT_BODY",
     "KEY_DECRYPTS_ONLY",
+    "KEY_DELETING",
     "KEY_DISABLED",
     "KEY_EXISTS",
     "KEY_NOT_FOUND",
+    "KEY_SCHEDULED",
     "MAX_BODY",
     "NOT_ALLOWED",
     "NOT_DECRYPTED",
@@ -118,6 +121,8 @@ ROUTES: Final = (
     _key("versions", "GET", "The versions of a key"),
     _key("disable", "PUT", "Refuse the use of a key until it is enabled", max_body=MAX_BODY),
     _key("enable", "PUT", "Allow the use of a key again"),
+    _key("schedule-delete", "PUT", "Delete a key later, and refuse its use until then", max_body=MAX_BODY),
+    _key("undelete", "PUT", "Keep a key whose deletion is scheduled"),
     Route("/v1/policy/describe/", "GET", "Facts about a policy", argument=Argument.NAME),
     Route("/v1/policy/read/", "GET", "A policy with its patterns", argument=Argument.NAME),
     Route("/v1/policy/list/", "GET", "Names of policies", argument=Argument.PATTERN),
@@ -134,6 +139,9 @@ NOT_ALLOWED: Final = (403, "not authorized: insufficient permissions")
 KEY_NOT_FOUND: Final = (404, "key does not exist")
 KEY_DISABLED: Final = (409, "key is disabled")
 KEY_DECRYPTS_ONLY: Final = (409, "key is disabled for encryption")
+KEY_SCHEDULED: Final = (409, "key is scheduled for deletion")
+KEY_DELETING: Final = (409, "the deletion of the key has begun")
+DELETIONS_NOT_SCHEDULED: Final = (409, "this server does not schedule deletions")
 KEY_EXISTS: Final = (400, "key already exists")
 POLICY_NOT_FOUND: Final = (404, "policy does not exist")
 IDENTITY_NOT_FOUND: Final = (404, "identity does not exist")

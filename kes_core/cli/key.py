@@ -109,6 +109,10 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                     del facts["version"]
                 if found.state == "enabled":
                     del facts["state"]
+                if found.delete_at is None:
+                    del facts["delete_at"]
+                else:
+                    facts["delete_at"] = format_time(found.delete_at)
                 print_json(facts)
                 continue
             if number:
@@ -119,6 +123,7 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                     ("Algorithm", escape_control(found.algorithm)),
                     *([("Version", str(found.version))] if found.version > 1 else []),
                     *([("State", escape_control(found.state))] if found.state != "enabled" else []),
+                    *([("Deleted at", describe_time(found.delete_at))] if found.delete_at is not None else []),
                     ("Created", describe_time(found.created_at)),
                     ("Created by", escape_control(found.created_by) or "-"),
                 ]
@@ -145,13 +150,38 @@ def print_names(names: list[str], title: str, *, as_json: bool) -> None:
 
 @command.command("rm")
 @_NAMES
+@click.option(
+    "--in",
+    "after",
+    metavar="TIME",
+    callback=_age,
+    help="Delete them after this time, 7d or 240h; until then refuse their use, and `kes key undelete` keeps them.",
+)
 @server_options
-def rm(server: Any, names: tuple[str, ...]) -> None:
+def rm(server: Any, names: tuple[str, ...], after: timedelta | None) -> None:
     """Delete keys. Nothing that they encrypted can be decrypted again."""
     with server("delete keys") as client:
         for name in names:
             with _naming(name, "delete", names):
-                client.delete_key(name)
+                if after is None:
+                    client.delete_key(name)
+                    continue
+                delete_at = client.schedule_key_deletion(name, after=after)
+            click.echo(f"{quote(name)} will be deleted {describe_time(delete_at)}")
+
+
+command.add_command(rm, "delete")
+
+
+@command.command("undelete")
+@_NAMES
+@server_options
+def undelete(server: Any, names: tuple[str, ...]) -> None:
+    """Keep keys whose deletion is scheduled, in the state that they had before."""
+    with server("undelete keys") as client:
+        for name in names:
+            with _naming(name, "undelete", names):
+                client.undelete_key(name)
 
 
 @command.command("rotate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -206,6 +206,19 @@ class AsyncClient:
     async def enable_key(self, name: str) -> None:
         """Allow the use of a key again."""
         await self._send(requests.enable_key(name))
+
+    async def schedule_key_deletion(self, name: str, *, after: timedelta | None = None) -> datetime:
+        """Let the server delete a key later, and refuse its use until then; return when.
+
+        Args:
+            name: The name of the key.
+            after: How much later, at least as long as the server's configuration says, which is the default.
+        """
+        return await self._send(requests.schedule_key_deletion(name, after))
+
+    async def undelete_key(self, name: str) -> None:
+        """Cancel the deletion of a key that was scheduled. The key has the state that it had before."""
+        await self._send(requests.undelete_key(name))
 
     async def key_versions(self, name: str) -> list[KeyVersionInfo]:
         """Return facts about the versions of a key, the oldest one first."""

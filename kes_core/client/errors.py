@@ -11,9 +11,11 @@ from kes_core.protocol import (
     IDENTITY_NOT_FOUND,
     INVALID_CERTIFICATE,
     KEY_DECRYPTS_ONLY,
+    KEY_DELETING,
     KEY_DISABLED,
     KEY_EXISTS,
     KEY_NOT_FOUND,
+    KEY_SCHEDULED,
     NOT_DECRYPTED,
     POLICY_NOT_FOUND,
 )
@@ -104,7 +106,7 @@ class KeyRotationConflictError(APIError):
 
 
 class KeyDisabledError(APIError):
-    """The key is disabled, or disabled for encryption."""
+    """The key is disabled, or disabled for encryption, or its deletion is scheduled."""
 
 
 class HMACUnsupportedError(APIError):
@@ -134,6 +136,8 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     HMAC_UNSUPPORTED: HMACUnsupportedError,
     KEY_DISABLED: KeyDisabledError,
     KEY_DECRYPTS_ONLY: KeyDisabledError,
+    KEY_SCHEDULED: KeyDisabledError,
+    KEY_DELETING: KeyDisabledError,
     (502, "failed to create key"): KeyStoreUnavailableError,
     (502, "failed to rotate key"): KeyStoreUnavailableError,
     (502, "failed to change key"): KeyStoreUnavailableError,

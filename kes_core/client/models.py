@@ -86,7 +86,9 @@ class KeyInfo:
     version: int = 1
     """The newest version: 1 if the key was never rotated."""
     state: str = "enabled"
-    """"enabled", "decrypt-only" or "disabled"."""
+    """"enabled", "decrypt-only", "disabled", "scheduled-for-deletion" or "deleting"."""
+    delete_at: datetime | None = None
+    """When the key is deleted, if its deletion is scheduled."""
 
 
 @dataclass(frozen=True, slots=True)

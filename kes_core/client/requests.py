@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -137,6 +137,7 @@ def describe_key(name: str) -> Request[KeyInfo]:
             a.get("created_by", ""),
             _version(a),
             a.get("state") or "enabled",
+            parse_time(a["delete_at"]) if a.get("delete_at") else None,
         ),
     )
 
@@ -162,6 +163,15 @@ def disable_key(name: str, *, allow_decrypt: bool) -> Request[None]:
 
 def enable_key(name: str) -> Request[None]:
     return Request("PUT", _path("key/enable", name), _nothing)
+
+
+def schedule_key_deletion(name: str, after: timedelta | None) -> Request[datetime]:
+    body = {} if after is None else {"in": after.total_seconds()}
+    return Request("PUT", _path("key/schedule-delete", name), lambda a: parse_time(a["delete_at"]), body)
+
+
+def undelete_key(name: str) -> Request[None]:
+    return Request("PUT", _path("key/undelete", name), _nothing)
 
 
 def key_versions(name: str) -> Request[list[KeyVersionInfo]]:

@@ -226,6 +226,23 @@ class CacheSettings(Section):
     expiry: CacheExpiry = CacheExpiry()
 
 
+def _interval(value: float) -> float:
+    if value < 1:
+        raise ValueError("is too short; the shortest interval is 1s")
+    return value
+
+
+class DeletionSettings(Section):
+    """`deletion`: whether clients may schedule the deletion of keys."""
+
+    scheduled: Switch = False
+    """Whether this server schedules deletions, and carries them out."""
+    delay: Duration = 7 * 86400.0
+    """The time until a key is deleted, unless a client wants a longer one, in seconds."""
+    interval: Annotated[Duration, AfterValidator(_interval)] = 600.0
+    """Seconds between two looks for keys whose time has come."""
+
+
 class LogSettings(Section):
     """`log`: what the server logs."""
 
@@ -361,6 +378,7 @@ class CheckedSettings(Section):
     api: dict[str, APISettings] = Field(default_factory=dict)
     policy: dict[str, PolicySettings] = Field(default_factory=dict)
     cache: CacheSettings = CacheSettings()
+    deletion: DeletionSettings = DeletionSettings()
     log: LogSettings = LogSettings()
     audit: AuditSettings = AuditSettings()
     probe: ProbeSettings | None = None

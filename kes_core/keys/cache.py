@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 
 from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
-from kes_core.keys.changes import RotationConflictError, change_state, create_entry, damaged, delete_key, rotate_key
-from kes_core.keys.stored import KeyState, KeyVersion, StoredKeyError, fingerprint
+from kes_core.keys.changes import RotationConflictError, create_entry, damaged, delete_key, rotate_key
+from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
 from kes_core.keys.versions import StoredKey, read_key, read_later_entries
 from kes_core.keys.watched import WatchedStore
 from kes_core.keystore import (
@@ -85,7 +85,7 @@ class KeyCache:
                 the result. It returns when every other cache in front of the same store has dropped the key.
         """
         counters = counters if counters is not None else StoreCounters()
-        self._store = WatchedStore(store, counters, clock)
+        self.store = self._store = WatchedStore(store, counters, clock)
         self._expiry = expiry
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
@@ -184,13 +184,14 @@ class KeyCache:
         await self._changed(name)
         return rotated
 
-    async def change_state(self, name: str, state: KeyState, created_by: str) -> None:
-        """Change the state of a key, as `change_state`. The change continues if the caller is cancelled."""
-        await self._wait_for(self._start(self._change_state(name, state, created_by)))
+    async def change(self, name: str, change: Callable[[WatchedStore], Awaitable[T]]) -> T:
+        """Call a function that changes a key in the store. It continues if the caller is cancelled."""
+        return await self._wait_for(self._start(self._change(name, change)))
 
-    async def _change_state(self, name: str, state: KeyState, created_by: str) -> None:
-        await change_state(self._store, name, state, created_by)
+    async def _change(self, name: str, change: Callable[[WatchedStore], Awaitable[T]]) -> T:
+        result = await change(self._store)
         await self._changed(name)
+        return result
 
     async def look_for_versions(self, name: str) -> StoredKey:
         """Return a key after asking the store for versions that another server has added to it.

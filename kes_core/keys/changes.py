@@ -7,10 +7,11 @@ import contextlib
 import hmac
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from kes_core.keys.secret import MAX_VERSIONS
-from kes_core.keys.stored import KeyState, KeyVersion, StateChange, StoredKeyError, decode_later, fingerprint
+from kes_core.keys.stored import Condition, KeyState, KeyVersion, StateChange, StoredKeyError, decode_later, fingerprint
 from kes_core.keys.versions import (
     MAX_REVISIONS,
     StoredKey,
@@ -21,19 +22,23 @@ from kes_core.keys.versions import (
     read_key,
 )
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStoreError, KeyStoreReason
+from kes_core.protocol import KEY_DELETING, KEY_SCHEDULED
 
 if TYPE_CHECKING:
     from kes_core.keys.watched import WatchedStore
 
 __all__ = [
+    "KeyDoomedError",
     "RotationConflictError",
     "TooManyChangesError",
     "TooManyVersionsError",
-    "change_state",
+    "change_condition",
     "create_entry",
     "damaged",
+    "delete_entries",
     "delete_key",
     "rotate_key",
+    "with_state",
 ]
 
 logger = logging.getLogger("kes.keystore")
@@ -48,6 +53,14 @@ class RotationConflictError(Exception):
     def __init__(self, version: int) -> None:
         super().__init__(f"version {version} of the key was just created by another rotation")
         self.version = version
+
+
+class KeyDoomedError(Exception):
+    """The key is to be deleted, so it can't be changed."""
+
+    def __init__(self, state: KeyState) -> None:
+        _status, text = KEY_DELETING if state is KeyState.DELETING else KEY_SCHEDULED
+        super().__init__(text)
 
 
 class TooManyVersionsError(Exception):
@@ -110,6 +123,7 @@ async def rotate_key(
 
     Raises:
         EntryNotFoundError: There is no such key, or it was deleted meanwhile.
+        KeyDoomedError: The deletion of the key is scheduled.
         RotationConflictError: Another server was faster.
         TooManyVersionsError: The key has too many versions.
         KeyStoreError: The store fails.
@@ -118,6 +132,8 @@ async def rotate_key(
     key = await _decode(store, name, value)
     if _is_younger(key, if_older_than):
         return key.versions[-1], False
+    if key.condition.is_doomed:
+        raise KeyDoomedError(key.state)
     if key.version >= MAX_VERSIONS:
         raise TooManyVersionsError
     if len(key.later) + 1 >= MAX_REVISIONS:
@@ -136,8 +152,30 @@ async def rotate_key(
     return version, True
 
 
-async def change_state(store: WatchedStore, name: str, state: KeyState, created_by: str) -> None:
-    """Change the state of a key; nothing if it has that state. If other servers change the key too, try again.
+def with_state(state: KeyState) -> Callable[[StoredKey], Condition]:
+    """Return the change that gives a key a state. It raises `KeyDoomedError` if the key is to be deleted."""
+
+    def change(key: StoredKey) -> Condition:
+        if key.condition.is_doomed:
+            raise KeyDoomedError(key.state)
+        return Condition(state)
+
+    return change
+
+
+async def change_condition(
+    store: WatchedStore, name: str, change: Callable[[StoredKey], Condition], created_by: str
+) -> Condition:
+    """Change what a key may be used for; nothing if that is so already. If other servers change the key, try again.
+
+    Args:
+        store: Holds the key.
+        name: The name of the key.
+        change: Returns the new condition of the key as it is in the store. What it raises ends the change.
+        created_by: The identity that asks for it.
+
+    Returns:
+        The new condition.
 
     Raises:
         EntryNotFoundError: There is no such key, or it was deleted meanwhile.
@@ -148,17 +186,18 @@ async def change_state(store: WatchedStore, name: str, state: KeyState, created_
     while True:
         value = await store.get(name)
         key = await _decode(store, name, value)
-        if key.state is state:
-            return
+        condition = change(key)
+        if condition == key.condition:
+            return condition
         if len(key.later) + 1 >= MAX_REVISIONS:
             raise TooManyChangesError
-        entry, change = next_state(name, fingerprint(value), key, state, created_by)
+        entry, content = next_state(name, fingerprint(value), key, condition, created_by)
         try:
-            await _add(store, name, value, entry, change)
+            await _add(store, name, value, entry, content)
         except EntryExistsError:
             pass
         else:
-            return
+            return condition
         try:
             await store.get(entry)  # fails if the server may not read it: trying again would never end
         except EntryNotFoundError:
@@ -233,11 +272,11 @@ async def delete_key(store: WatchedStore, name: str) -> None:
         await store.delete(name)
     except EntryNotFoundError:
         left = revisions or await _orphans(store, name)
-        await _delete_all(store, left)
+        await delete_entries(store, left)
         if not left:
             raise
         return
-    await _delete_all(store, revisions if is_known else await _orphans(store, name))
+    await delete_entries(store, revisions if is_known else await _orphans(store, name))
 
 
 async def _revisions(store: WatchedStore, name: str) -> tuple[list[str], bool]:
@@ -254,7 +293,12 @@ async def _revisions(store: WatchedStore, name: str) -> tuple[list[str], bool]:
         return [], False
 
 
-async def _delete_all(store: WatchedStore, entries: list[str]) -> None:
+async def delete_entries(store: WatchedStore, entries: list[str]) -> None:
+    """Delete entries, the last one first. Those that are gone already are no error.
+
+    Raises:
+        KeyStoreError: The store fails.
+    """
     for entry in reversed(entries):  # the last one first: what a crash leaves has no gaps
         try:
             await store.delete(entry)

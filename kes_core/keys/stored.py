@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kes_core.keys import stored_key_pb2 as pb
 
 __all__ = [
+    "Condition",
     "KeyState",
     "KeyVersion",
     "Revision",
@@ -89,11 +90,28 @@ class KeyState(enum.IntEnum):
     ENABLED = 1
     DECRYPT_ONLY = 2
     DISABLED = 3
+    SCHEDULED_FOR_DELETION = 4
+    DELETING = 5
+    """A server has begun with the deletion that was scheduled."""
 
     @property
     def label(self) -> str:
         """Its name in answers to clients."""
         return self.name.lower().replace("_", "-")
+
+
+class Condition(NamedTuple):
+    """What a key may be used for, and until when it exists."""
+
+    state: KeyState = KeyState.ENABLED
+    delete_at: int = 0
+    """When the key is to be deleted, in seconds since 1970; 0: never. While a server deletes it: when another one may
+    take over."""
+
+    @property
+    def is_doomed(self) -> bool:
+        """Whether the deletion of the key is scheduled, or has begun."""
+        return self.state >= KeyState.SCHEDULED_FOR_DELETION
 
 
 class Revision(NamedTuple):
@@ -126,6 +144,8 @@ class KeyVersion:
     """None for the first version of a key."""
     state: ClassVar[KeyState] = KeyState.ENABLED
     """The state of a key that is nothing but this version."""
+    condition: ClassVar[Condition] = Condition()
+    """As `state`."""
     later: ClassVar[Sequence[Any]] = ()
     """The entries behind the first one, of a key that is nothing but this version."""
 
@@ -238,6 +258,13 @@ class StateChange:
     created_by: str
     """The identity that asked for it."""
     revision: Revision
+    delete_at: int = 0
+    """As in `Condition`."""
+
+    @property
+    def condition(self) -> Condition:
+        """What the key may be used for from then on."""
+        return Condition(self.state, self.delete_at)
 
     def encode(self) -> bytes:
         """Return the value to store: that of a key without key material."""
@@ -248,6 +275,7 @@ class StateChange:
         message.created_at.nanos = self.created_at.nanos
         _write_revision(message, self.revision)
         message.revision.state = int(self.state)
+        message.revision.delete_at = self.delete_at
         return encode_base64(message.SerializeToString(deterministic=True)).encode("ascii")
 
 
@@ -267,8 +295,16 @@ def decode_later(raw: bytes) -> KeyVersion | StateChange:
         return KeyVersion.decode(raw)
     if message.HasField("key") or message.revision.state not in KeyState.__members__.values():
         raise StoredKeyError("the state is unknown")
-    state = KeyState(message.revision.state)
-    return StateChange(state, _read_time(message), message.created_by, _read_revision(message))
+    change = StateChange(
+        KeyState(message.revision.state),
+        _read_time(message),
+        message.created_by,
+        _read_revision(message),
+        message.revision.delete_at,
+    )
+    if (not 0 < change.delete_at <= _LAST_SECOND) if change.condition.is_doomed else change.delete_at:
+        raise StoredKeyError("the time of the deletion is not valid")
+    return change
 
 
 def _parse(text: str) -> pb.KeyVersion:

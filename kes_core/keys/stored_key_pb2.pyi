@@ -22,16 +22,18 @@ class HMACKey(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., hash: _Optional[int] = ...) -> None: ...
 
 class Revision(_message.Message):
-    __slots__ = ("number", "version", "first", "state")
+    __slots__ = ("number", "version", "first", "state", "delete_at")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    DELETE_AT_FIELD_NUMBER: _ClassVar[int]
     number: int
     version: int
     first: bytes
     state: int
-    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ..., state: _Optional[int] = ...) -> None: ...
+    delete_at: int
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ..., state: _Optional[int] = ..., delete_at: _Optional[int] = ...) -> None: ...
 
 class KeyVersion(_message.Message):
     __slots__ = ("key", "hmac_key", "created_at", "created_by", "revision")

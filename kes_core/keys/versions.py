@@ -13,7 +13,7 @@ from typing import Final
 
 from kes_core.keys.secret import HMACKey, SecretKeys
 from kes_core.keys.stored import (
-    KeyState,
+    Condition,
     KeyVersion,
     Revision,
     StateChange,
@@ -53,7 +53,9 @@ _MOST_AT_ONCE: Final = 32
 class RevisedKey:
     """A key with entries behind its first one. To those who use a key it looks like a `KeyVersion`."""
 
-    __slots__ = ("created_at", "created_by", "first", "hmac_key", "key", "later", "state", "version", "versions")
+    __slots__ = (
+        *("condition", "created_at", "created_by", "first", "hmac_key", "key", "later", "state", "version", "versions"),
+    )
 
     def __init__(self, first: bytes, oldest: KeyVersion, later: Sequence[Later]) -> None:
         """Put a key together.
@@ -68,7 +70,9 @@ class RevisedKey:
         self.versions = (oldest, *(entry for entry in later if isinstance(entry, KeyVersion)))
         self.version = len(self.versions)
         self.key = SecretKeys([version.key for version in self.versions]) if self.version > 1 else oldest.key
-        self.state = next((entry.state for entry in reversed(later) if isinstance(entry, StateChange)), oldest.state)
+        changes = (entry.condition for entry in reversed(later) if isinstance(entry, StateChange))
+        self.condition = next(changes, oldest.condition)
+        self.state = self.condition.state
         self.hmac_key: HMACKey | None = oldest.hmac_key
         """That of version 1: a message has the same code after a rotation."""
         self.created_at: Timestamp = oldest.created_at
@@ -176,10 +180,13 @@ def next_version(name: str, first: bytes, key: StoredKey, created_by: str) -> tu
     return revision_name(name, number, first[:_SHOWN].hex()), version
 
 
-def next_state(name: str, first: bytes, key: StoredKey, state: KeyState, created_by: str) -> tuple[str, StateChange]:
-    """Make the entry that changes the state of a key; otherwise as `next_version`."""
+def next_state(
+    name: str, first: bytes, key: StoredKey, condition: Condition, created_by: str
+) -> tuple[str, StateChange]:
+    """Make the entry that changes the condition of a key; otherwise as `next_version`."""
     number = len(key.later) + 2
-    change = StateChange(state, Timestamp.now(), created_by, Revision(number, key.version, first))
+    revision = Revision(number, key.version, first)
+    change = StateChange(condition.state, Timestamp.now(), created_by, revision, condition.delete_at)
     return revision_name(name, number, first[:_SHOWN].hex()), change
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from kes_core.counters import StoreCounters
@@ -30,6 +30,8 @@ logger = logging.getLogger("kes.keystore")
 
 _TASKS: Final = {"create": "create a key", "get": "read a key", "delete": "delete a key", "list": "list keys"}
 """How the log names the operation that failed. The store may still serve the others."""
+_LARGE_PAGE: Final = 10_000
+"""For listings of everything: some stores list all names for each page."""
 
 
 class WatchedStore:
@@ -71,6 +73,21 @@ class WatchedStore:
                 return Page(names[:limit], names[limit])
             if not start or (len(names) == limit and parse_revision_name(start) is None):
                 return Page(names, start)
+
+    async def all_names(self) -> AsyncIterator[str]:
+        """Yield the names of all entries, also those of revisions.
+
+        Raises:
+            KeyStoreError: The store fails.
+        """
+        start = ""
+        while True:
+            page = await self._observed("list", self._store.list(start=start, limit=_LARGE_PAGE))
+            for name in page.names:
+                yield name
+            start = page.next
+            if not start:
+                return
 
     async def list_revisions(self, key: str) -> list[str]:
         """Return the names of all entries of revisions of `key`, also those of a deleted key of this name."""

@@ -55,6 +55,7 @@ def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool =
         *_server_families(numbers),
         *_certificate_families(numbers, metrics),
         *_credential_families(numbers),
+        *_deletion_families(numbers["deletions"]),
     ]
     if not labelled:
         by_code = {name for name, _help, _codes in _CLASSES}
@@ -179,6 +180,20 @@ def _credential_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
                 family.add_metric([name], value)
         if family.samples:
             yield family
+
+
+def _deletion_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    if not numbers:  # no process looks for them
+        return
+    yield GaugeMetricFamily(
+        "kes_keys_scheduled_for_deletion", "Keys whose deletion is scheduled, at the last look.", numbers["count"]
+    )
+    if numbers["next"]:
+        yield GaugeMetricFamily(
+            "kes_key_next_deletion_timestamp_seconds",
+            "When the next of these keys is deleted, in seconds since 1970.",
+            numbers["next"],
+        )
 
 
 def _build_family() -> Metric:

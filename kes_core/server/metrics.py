@@ -47,6 +47,8 @@ class Metrics:
         """When client certificates expire, for those that expire soon, by identity."""
         self.credentials: Callable[[], Sequence[Credential]] = tuple
         """Returns what the key store logs in with and that runs out."""
+        self.scheduled_deletions: Sequence[float] | None = None
+        """When keys are to be deleted, in seconds since 1970; None if this process does not look for them."""
         self._by_code: Counter[int] = Counter()
         self._times = Histogram()
 
@@ -80,6 +82,9 @@ class Metrics:
                 json.dumps([each.name, each.expires_at, each.lifetime, each.uses_left]): 1
                 for each in self.credentials()
             },
+            "deletions": {}
+            if self.scheduled_deletions is None
+            else {"count": len(self.scheduled_deletions), "next": min(self.scheduled_deletions, default=0)},
             # The times are part of the names: adding up snapshots changes the values.
             "expiring": {f"{identity} {expiry}": 1 for identity, expiry in self.expiring_clients.items()},
         }

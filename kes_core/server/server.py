@@ -16,6 +16,7 @@ from kes_core.config.files import make_server_tls
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
 from kes_core.server.api.dispatch import KESApp
+from kes_core.server.deletion import DeletionWatch
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.process import GRACE, ConfigRejectedError
 from kes_core.server.state import State, connect
@@ -87,6 +88,8 @@ class ServerProcess:
 
             self._spawn(serve_probes(partial(answer_probe, self.app), probes, self._until_stopping))
         self._spawn(self._reload_certificate_regularly())
+        if self._metrics.worker <= 1:  # one process is enough
+            self._spawn(DeletionWatch(self._metrics).run(lambda: self.app.server_state))
 
     async def prepare(self, config: Config) -> State:
         """Connect to the key store and the policy engines of a new configuration; return the state for `apply`.

@@ -211,6 +211,8 @@ class EveryMethod:
             "/v1/key/versions/": lambda: kms.key_versions(name),
             "/v1/key/disable/": lambda: kms.disable_key(name),
             "/v1/key/enable/": lambda: kms.enable_key(name),
+            "/v1/key/schedule-delete/": lambda: kms.schedule_key_deletion(name),
+            "/v1/key/undelete/": lambda: kms.undelete_key(name),
             "/v1/policy/describe/": lambda: kms.describe_policy("app"),
             "/v1/policy/read/": lambda: kms.read_policy("app"),
             "/v1/policy/list/": kms.list_policies,
@@ -224,7 +226,7 @@ class EveryMethod:
 
 def test_every_route_has_a_method(run_server: Callable[..., Server]) -> None:
     """The server's audit log shows which route each method asked for."""
-    server = run_server({"log": {"audit": "on"}, "policy": {"app": {}}})
+    server = run_server({"log": {"audit": "on"}, "policy": {"app": {}}, "deletion": {"scheduled": "on"}})
 
     def next_path() -> str:
         return str(server.next_audit_record()["request"]["path"])

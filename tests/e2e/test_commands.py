@@ -95,6 +95,9 @@ def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> N
     assert refused.stderr == 'Error: failed to decrypt with key "v-1": key is disabled\n'
     assert run("enable", "v-1", "v-2") == ""
     assert "state" not in json.loads(run("info", "v-1", "--json"))
+    refused = kes("key", "rm", "v-1", "--in", "7d", "-k", cwd=tmp_path, code=1, environment=environment)
+    assert refused.stderr == 'Error: failed to delete key "v-1": this server does not schedule deletions\n'
+    assert run("undelete", "v-1", "v-2") == ""
     run("rm", "v-1", "v-2")
     wrong = kes("key", "rotate", "v-1", "--if-older-than", "90", "-k", cwd=tmp_path, code=2, environment=environment)
     assert "a number needs a unit, as in 10s, 1m30s, 500ms or 168h; or days, as in 90d" in wrong.stderr

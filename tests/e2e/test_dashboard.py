@@ -75,7 +75,8 @@ class Site:
             {
                 "keystore": {"fs": {"path": str(self.store)}},
                 "workers": 2,
-                "keys": [{"name": "k"}],
+                "keys": [{"name": "k"}, {"name": "doomed"}],
+                "deletion": {"scheduled": "on", "interval": "1s"},
                 "probe": {"address": self.probe},
                 "policy": {
                     "users": {"allow": ["/v1/key/*"], "deny": ["/v1/key/delete/*"], "identities": [self.user.identity]},
@@ -118,6 +119,8 @@ class Site:
 
     def _work(self) -> None:
         """Do everything that has a counter, until Prometheus has seen every counter grow."""
+        with self.server.client(self.user) as user:
+            assert user.put("/v1/key/schedule-delete/doomed").status_code == 200
         for _ in self.prometheus.until("count(kes_worker_restarts_total == 0) == 2"):
             self._use()
         os.kill(workers_of(self.server)[0], signal.SIGKILL)
@@ -127,7 +130,8 @@ class Site:
         alerts = [f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) == 2' for alert in AT_ONCE]
         read = [f"count(rate(kes_log_{log}_events[{RATE_INTERVAL}]) > 0) == 3" for log in ("audit", "error")]
         failed = "count(count by (instance) (count_over_time(kes_http_request_failure[1m]) >= 4)) == 3"
-        for _ in self.prometheus.until(failed, *read, *alerts):
+        doomed = "count(kes_keys_scheduled_for_deletion == 1) == 2"
+        for _ in self.prometheus.until(failed, doomed, *read, *alerts):
             self._use()
             self._fail()
 

@@ -132,7 +132,7 @@ def _name(data: bytes) -> None:
 
 
 _BODIES: Final = [route for route in ROUTES if route.max_body]
-_CHANGING: Final = {"/v1/key/rotate/", "/v1/key/disable/"}
+_CHANGING: Final = {"/v1/key/rotate/", "/v1/key/disable/", "/v1/key/schedule-delete/"}
 """The routes that would change the key of the other inputs."""
 
 
@@ -142,7 +142,7 @@ def _body(data: bytes) -> None:
         return
     route = _BODIES[data[0] % len(_BODIES)]
     if route.path in _CHANGING:  # the key stays as it is for the next input
-        name, statuses = b"no-key", {400, 404}
+        name, statuses = b"no-key", {400, 404, 409}
     else:
         name, statuses = b"my-key", {200, 400, 406}
     answer = ask(route.method, route.path.encode() + name, data[1:])

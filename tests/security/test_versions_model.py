@@ -7,7 +7,7 @@ another key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import CacheExpiry
 from kes_core.keys.cache import KeyCache
+from kes_core.keys.changes import change_condition, with_state
 from kes_core.keys.secret import CiphertextError
-from kes_core.keys.stored import KeyState, KeyVersion, fingerprint
+from kes_core.keys.stored import Condition, KeyState, KeyVersion, fingerprint
+from kes_core.keys.watched import WatchedStore
 from kes_core.keystore import EntryExistsError, EntryNotFoundError
 from kes_core.names import parse_revision_name
 from tests.helpers.effort import scaled
@@ -121,11 +123,19 @@ class Versions(RuleBasedStateMachine):
             assert done[0].version > self.newest
             self.newest = done[0].version
 
-    @rule(server=SERVERS, state=st.sampled_from(KeyState), lives=st.integers(0, 3))
+    @staticmethod
+    def _change_to(state: KeyState) -> Callable[[WatchedStore], Awaitable[Condition]]:
+        return lambda store: change_condition(store, "k", with_state(state), "me")
+
+    @rule(
+        server=SERVERS,
+        state=st.sampled_from([KeyState.ENABLED, KeyState.DECRYPT_ONLY, KeyState.DISABLED]),
+        lives=st.integers(0, 3),
+    )
     def change_state(self, server: int, state: KeyState, lives: int) -> None:
         exists = self.alive is not None
         try:
-            self.change(server, self.servers[server]._change_state("k", state, "me"), lives)
+            self.change(server, self.servers[server]._change("k", self._change_to(state)), lives)
         except EntryNotFoundError:
             assert not exists
             return

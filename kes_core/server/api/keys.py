@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
 from kes_core.keys.secret import CiphertextError, KeyType, hinted_version
-from kes_core.keys.stored import KeyState, KeyVersion
+from kes_core.keys.stored import KeyState, KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
 from kes_core.protocol import (
@@ -19,9 +19,11 @@ from kes_core.protocol import (
     INVALID_BODY,
     INVALID_IMPORT_BODY,
     KEY_DECRYPTS_ONLY,
+    KEY_DELETING,
     KEY_DISABLED,
     KEY_EXISTS,
     KEY_NOT_FOUND,
+    KEY_SCHEDULED,
     NOT_DECRYPTED,
     TOO_MANY_CIPHERTEXTS,
     TOO_MANY_ITEMS,
@@ -33,7 +35,16 @@ if TYPE_CHECKING:
 
     from kes_core.keys.versions import StoredKey
 
-__all__ = ["HANDLERS", "described_key", "items_of", "open_all", "store_errors", "stored_key", "with_version"]
+__all__ = [
+    "HANDLERS",
+    "described_key",
+    "items_of",
+    "open_all",
+    "state_of",
+    "store_errors",
+    "stored_key",
+    "with_version",
+]
 
 logger = logging.getLogger("kes.keystore")
 
@@ -81,6 +92,8 @@ def _check_state(key: StoredKey, *, decrypts: bool) -> None:
         raise RequestError(*KEY_DISABLED)
     if key.state is KeyState.DECRYPT_ONLY and not decrypts:
         raise RequestError(*KEY_DECRYPTS_ONLY)
+    if key.condition.is_doomed:
+        raise RequestError(*(KEY_DELETING if key.state is KeyState.DELETING else KEY_SCHEDULED))
 
 
 async def described_key(call: Call) -> StoredKey:
@@ -133,9 +146,17 @@ async def _describe(call: Call) -> dict[str, Any]:
     }
     if key.created_by:
         answer["created_by"] = key.created_by
-    if key.state is not KeyState.ENABLED:
-        answer["state"] = key.state.label
-    return with_version(key, answer)
+    return with_version(key, answer | state_of(key))
+
+
+def state_of(key: StoredKey) -> dict[str, str]:
+    """Return the members of an answer that say which state a key has. A key that is enabled has none."""
+    if key.state is KeyState.ENABLED:
+        return {}
+    members = {"state": key.state.label}
+    if key.state is KeyState.SCHEDULED_FOR_DELETION:
+        members["delete_at"] = Timestamp(key.condition.delete_at).rfc3339()
+    return members
 
 
 async def _delete(call: Call) -> None:

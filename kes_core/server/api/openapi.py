@@ -24,6 +24,9 @@ Base64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Patterns = dict[str, dict[str, Any]]
 
+_STATES: Final = "`disabled`, `decrypt-only`, `scheduled-for-deletion` or `deleting`, of a key that is not enabled."
+_DELETE_AT: Final = "When the key is deleted, as in RFC 3339, if its deletion is scheduled."
+
 
 _ABOUT: Final = (
     "The API of a KES server. Clients show who they are with a certificate in the TLS handshake. "
@@ -90,17 +93,25 @@ class Key(BaseModel):
 
 class VersionedKey(Key):
     version: Annotated[str | None, Field(description="The newest version, of a key that was rotated.")] = None
-    state: Annotated[str | None, Field(description="`disabled` or `decrypt-only`, of a key that is not enabled.")] = (
-        None
-    )
+    state: Annotated[str | None, Field(description=_STATES)] = None
+    delete_at: Annotated[str | None, Field(description=_DELETE_AT)] = None
 
 
 class Disable(BaseModel):
     allow_decrypt: Annotated[bool, Field(description="Still allow to decrypt, and HMAC.")] = False
 
 
+class ScheduleDelete(BaseModel):
+    in_: Annotated[
+        float | None, Field(alias="in", description="Seconds; `deletion.delay` of the configuration if it is missing.")
+    ] = None
+
+
 class KeyStateAnswer(BaseModel):
-    state: Annotated[str, Field(description="`enabled`, `disabled` or `decrypt-only`.")]
+    state: Annotated[
+        str, Field(description="`enabled`, `disabled`, `decrypt-only`, `scheduled-for-deletion` or `deleting`.")
+    ]
+    delete_at: Annotated[str | None, Field(description=_DELETE_AT)] = None
 
 
 class KeyVersionFacts(BaseModel):
@@ -113,6 +124,8 @@ class KeyVersionFacts(BaseModel):
 class Versions(BaseModel):
     name: str
     versions: Annotated[list[KeyVersionFacts], Field(description="The oldest one first.")]
+    state: Annotated[str | None, Field(description=_STATES)] = None
+    delete_at: Annotated[str | None, Field(description=_DELETE_AT)] = None
 
 
 class Rotate(BaseModel):
@@ -218,6 +231,8 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "/v1/key/versions/": Versions,
     "/v1/key/disable/": KeyStateAnswer,
     "/v1/key/enable/": KeyStateAnswer,
+    "/v1/key/schedule-delete/": KeyStateAnswer,
+    "/v1/key/undelete/": KeyStateAnswer,
     "/v1/policy/describe/": Policy,
     "/v1/policy/read/": PolicyWithPatterns,
     "/v1/policy/list/": Names,
@@ -246,6 +261,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/bulk/rewrap/": list[CiphertextInContext],
     "/v1/key/rotate/": Rotate,
     "/v1/key/disable/": Disable,
+    "/v1/key/schedule-delete/": ScheduleDelete,
     "/v1/key/rewrap/": CiphertextInContext,
 }
 """The model of each route's body, by path."""

@@ -1,20 +1,34 @@
-"""`/v1/key/rotate/`, `rewrap`, `versions`, `disable` and `enable`: what is added to keys after their creation."""
+"""`/v1/key/rotate/`, `rewrap`, `versions`, and the states of keys: what is added to keys after their creation."""
 
 from __future__ import annotations
 
 import logging
+import math
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
-from kes_core.keys.changes import RotationConflictError, TooManyChangesError, TooManyVersionsError
-from kes_core.keys.stored import KeyState
-from kes_core.protocol import INVALID_BODY, TOO_MANY_CIPHERTEXTS
+from kes_core.keys.changes import (
+    KeyDoomedError,
+    RotationConflictError,
+    TooManyChangesError,
+    TooManyVersionsError,
+    change_condition,
+    with_state,
+)
+from kes_core.keys.deletion import planned, restored
+from kes_core.keys.stored import Condition, KeyState, Timestamp
+from kes_core.protocol import DELETIONS_NOT_SCHEDULED, INVALID_BODY, TOO_MANY_CIPHERTEXTS
 from kes_core.server.api.call import Call, binary_member, json_body
-from kes_core.server.api.keys import described_key, items_of, open_all, store_errors, with_version
+from kes_core.server.api.keys import described_key, items_of, open_all, state_of, store_errors, with_version
+from kes_core.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from kes_core.keys.versions import StoredKey
+    from kes_core.keys.watched import WatchedStore
 
 __all__ = ["HANDLERS"]
 
@@ -25,26 +39,26 @@ _MAX_SECONDS: Final = 10**11
 
 async def _rotate(call: Call) -> dict[str, Any]:
     body = await call.limited_body()
-    seconds = _seconds(json_body(body)) if body else 0
+    seconds = _seconds(json_body(body), "if_older_than") or 0 if body else 0
     try:
         with store_errors("rotate key", call.argument):
             version, is_rotated = await call.server_state.cache.rotate(call.argument, call.sender.identity, seconds)
-    except (RotationConflictError, TooManyChangesError, TooManyVersionsError) as error:
+    except (KeyDoomedError, RotationConflictError, TooManyChangesError, TooManyVersionsError) as error:
         raise RequestError(409, str(error)) from None
     if is_rotated:
         logger.info("key %r has a new version: %d", call.argument, version.version)
     return {"version": str(version.version), "created_at": version.created_at.rfc3339(), "rotated": is_rotated}
 
 
-def _seconds(members: Any) -> float:
-    """Return the member `if_older_than`: a number of seconds, 0 if it is missing."""
+def _seconds(members: Any, name: str) -> float | None:
+    """Return a member that is a number of seconds, or None if it is missing."""
     if members is None:
-        return 0
+        return None
     if not isinstance(members, dict):
         raise RequestError(*INVALID_BODY)
-    seconds = members.get("if_older_than")
+    seconds = members.get(name)
     if seconds is None:
-        return 0
+        return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _MAX_SECONDS:
         raise RequestError(*INVALID_BODY)
     return seconds
@@ -80,21 +94,49 @@ async def _disable(call: Call) -> dict[str, str]:
     allow_decrypt = (members or {}).get("allow_decrypt", False)
     if not isinstance(allow_decrypt, bool):
         raise RequestError(*INVALID_BODY)
-    return await _change_state(call, KeyState.DECRYPT_ONLY if allow_decrypt else KeyState.DISABLED)
+    return await _change(call, with_state(KeyState.DECRYPT_ONLY if allow_decrypt else KeyState.DISABLED))
 
 
 async def _enable(call: Call) -> dict[str, str]:
-    return await _change_state(call, KeyState.ENABLED)
+    return await _change(call, with_state(KeyState.ENABLED))
 
 
-async def _change_state(call: Call, state: KeyState) -> dict[str, str]:
+async def _schedule_deletion(call: Call) -> dict[str, str]:
+    settings = call.server_state.config.deletion
+    if not settings.scheduled:
+        raise RequestError(*DELETIONS_NOT_SCHEDULED)
+    body = await call.limited_body()
+    seconds = _seconds(json_body(body), "in") if body else None
+    if seconds is None:
+        seconds = settings.delay
+    if seconds < settings.delay:
+        raise RequestError(400, f"this server deletes keys after {format_duration(settings.delay)} or later")
+    return await _change(call, planned(math.ceil(time.time() + seconds)))
+
+
+async def _undelete(call: Call) -> dict[str, str]:
+    return await _change(call, restored)
+
+
+async def _change(call: Call, change: Callable[[StoredKey], Condition]) -> dict[str, str]:
+    """Change the condition of a key; return it."""
+    name, identity = call.argument, call.sender.identity
+
+    def work(store: WatchedStore) -> Awaitable[Condition]:
+        return change_condition(store, name, change, identity)
+
     try:
-        with store_errors("change key", call.argument):
-            await call.server_state.cache.change_state(call.argument, state, call.sender.identity)
-    except TooManyChangesError as error:
+        with store_errors("change key", name):
+            condition = await call.server_state.cache.change(name, work)
+    except (KeyDoomedError, TooManyChangesError) as error:
         raise RequestError(409, str(error)) from None
-    logger.info("key %r is %s", call.argument, state.label)
-    return {"state": state.label}
+    answer = {"state": condition.state.label}
+    if condition.is_doomed:
+        answer["delete_at"] = Timestamp(condition.delete_at).rfc3339()
+        logger.warning("key %r is scheduled for deletion at %s, by %s", name, answer["delete_at"], identity)
+    else:
+        logger.info("key %r is %s", name, condition.state.label)
+    return answer
 
 
 async def _versions(call: Call) -> dict[str, Any]:
@@ -109,7 +151,7 @@ async def _versions(call: Call) -> dict[str, Any]:
         if version.created_by:
             facts["created_by"] = version.created_by
         versions.append(facts)
-    return {"name": call.argument, "versions": versions}
+    return {"name": call.argument, "versions": versions} | state_of(key)
 
 
 HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
@@ -119,4 +161,6 @@ HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
     "/v1/key/bulk/rewrap/": _rewrap_all,
     "/v1/key/disable/": _disable,
     "/v1/key/enable/": _enable,
+    "/v1/key/schedule-delete/": _schedule_deletion,
+    "/v1/key/undelete/": _undelete,
 }
