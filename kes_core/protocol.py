@@ -25,6 +25,7 @@ __all__ = [
     "KEY_EXISTS",
     "KEY_NOT_FOUND",
     "KEY_SCHEDULED",
+    "KEY_VERSION_TOO_OLD",
     "MAX_BODY",
     "NOT_ALLOWED",
     "NOT_DECRYPTED",
@@ -123,6 +124,7 @@ ROUTES: Final = (
     _key("enable", "PUT", "Allow the use of a key again"),
     _key("schedule-delete", "PUT", "Delete a key later, and refuse its use until then", max_body=MAX_BODY),
     _key("undelete", "PUT", "Keep a key whose deletion is scheduled"),
+    _key("min-version", "PUT", "Set the oldest version of a key that decrypts", max_body=MAX_BODY),
     Route("/v1/policy/describe/", "GET", "Facts about a policy", argument=Argument.NAME),
     Route("/v1/policy/read/", "GET", "A policy with its patterns", argument=Argument.NAME),
     Route("/v1/policy/list/", "GET", "Names of policies", argument=Argument.PATTERN),
@@ -139,6 +141,7 @@ NOT_ALLOWED: Final = (403, "not authorized: insufficient permissions")
 KEY_NOT_FOUND: Final = (404, "key does not exist")
 KEY_DISABLED: Final = (409, "key is disabled")
 KEY_DECRYPTS_ONLY: Final = (409, "key is disabled for encryption")
+KEY_VERSION_TOO_OLD: Final = (409, "the ciphertext is of a version of the key that does not decrypt any more")
 KEY_SCHEDULED: Final = (409, "key is scheduled for deletion")
 KEY_DELETING: Final = (409, "the deletion of the key has begun")
 DELETIONS_NOT_SCHEDULED: Final = (409, "this server does not schedule deletions")

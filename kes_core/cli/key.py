@@ -107,6 +107,8 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                 # Scripts compare what is printed for keys to which nothing was added.
                 if found.version == 1:
                     del facts["version"]
+                if found.min_decryption_version == 1:
+                    del facts["min_decryption_version"]
                 if found.state == "enabled":
                     del facts["state"]
                 if found.delete_at is None:
@@ -122,6 +124,11 @@ def info(server: Any, names: tuple[str, ...], as_json: bool) -> None:
                     ("Name", escape_control(found.name)),
                     ("Algorithm", escape_control(found.algorithm)),
                     *([("Version", str(found.version))] if found.version > 1 else []),
+                    *(
+                        [("Decrypts from", f"version {found.min_decryption_version} on")]
+                        if found.min_decryption_version > 1
+                        else []
+                    ),
                     *([("State", escape_control(found.state))] if found.state != "enabled" else []),
                     *([("Deleted at", describe_time(found.delete_at))] if found.delete_at is not None else []),
                     ("Created", describe_time(found.created_at)),
@@ -210,6 +217,16 @@ def rotate(server: Any, names: tuple[str, ...], if_older_than: timedelta | None,
                 click.echo(f"{quote(name)} has version {done.version} now")
             else:
                 click.echo(f"{quote(name)} stays at version {done.version}, made {describe_time(done.created_at)}")
+
+
+@command.command("min-version")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(min=1))
+@server_options
+def min_version(server: Any, name: str, version: int) -> None:
+    """Refuse to decrypt ciphertexts of versions before VERSION. 1 allows all of them again."""
+    with server(f"change key {quote(name)}") as client:
+        client.set_min_decryption_version(name, version)
 
 
 @command.command("disable")

@@ -220,6 +220,10 @@ class AsyncClient:
         """Cancel the deletion of a key that was scheduled. The key has the state that it had before."""
         await self._send(requests.undelete_key(name))
 
+    async def set_min_decryption_version(self, name: str, version: int) -> None:
+        """Refuse to decrypt ciphertexts of versions before `version`. 1 allows all of them again."""
+        await self._send(requests.set_min_decryption_version(name, version))
+
     async def key_versions(self, name: str) -> list[KeyVersionInfo]:
         """Return facts about the versions of a key, the oldest one first."""
         return await self._send(requests.key_versions(name))

@@ -219,6 +219,10 @@ class Client:
         """Cancel the deletion of a key that was scheduled. The key has the state that it had before."""
         self._send(requests.undelete_key(name))
 
+    def set_min_decryption_version(self, name: str, version: int) -> None:
+        """Refuse to decrypt ciphertexts of versions before `version`. 1 allows all of them again."""
+        self._send(requests.set_min_decryption_version(name, version))
+
     def key_versions(self, name: str) -> list[KeyVersionInfo]:
         """Return facts about the versions of a key, the oldest one first."""
         return self._send(requests.key_versions(name))

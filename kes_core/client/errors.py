@@ -16,6 +16,7 @@ from kes_core.protocol import (
     KEY_EXISTS,
     KEY_NOT_FOUND,
     KEY_SCHEDULED,
+    KEY_VERSION_TOO_OLD,
     NOT_DECRYPTED,
     POLICY_NOT_FOUND,
 )
@@ -106,7 +107,7 @@ class KeyRotationConflictError(APIError):
 
 
 class KeyDisabledError(APIError):
-    """The key is disabled, or disabled for encryption, or its deletion is scheduled."""
+    """The state of the key does not allow this use: it is disabled, or its deletion is scheduled, ..."""
 
 
 class HMACUnsupportedError(APIError):
@@ -137,6 +138,7 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     KEY_DISABLED: KeyDisabledError,
     KEY_DECRYPTS_ONLY: KeyDisabledError,
     KEY_SCHEDULED: KeyDisabledError,
+    KEY_VERSION_TOO_OLD: KeyDisabledError,
     KEY_DELETING: KeyDisabledError,
     (502, "failed to create key"): KeyStoreUnavailableError,
     (502, "failed to rotate key"): KeyStoreUnavailableError,

@@ -89,6 +89,8 @@ class KeyInfo:
     """"enabled", "decrypt-only", "disabled", "scheduled-for-deletion" or "deleting"."""
     delete_at: datetime | None = None
     """When the key is deleted, if its deletion is scheduled."""
+    min_decryption_version: int = 1
+    """The oldest version that decrypts."""
 
 
 @dataclass(frozen=True, slots=True)

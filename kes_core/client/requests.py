@@ -138,6 +138,7 @@ def describe_key(name: str) -> Request[KeyInfo]:
             _version(a),
             a.get("state") or "enabled",
             parse_time(a["delete_at"]) if a.get("delete_at") else None,
+            int(a.get("min_decryption_version") or 1),
         ),
     )
 
@@ -172,6 +173,10 @@ def schedule_key_deletion(name: str, after: timedelta | None) -> Request[datetim
 
 def undelete_key(name: str) -> Request[None]:
     return Request("PUT", _path("key/undelete", name), _nothing)
+
+
+def set_min_decryption_version(name: str, version: int) -> Request[None]:
+    return Request("PUT", _path("key/min-version", name), _nothing, {"version": version})
 
 
 def key_versions(name: str) -> Request[list[KeyVersionInfo]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KeyDoomedError",
+    "NoSuchVersionError",
     "RotationConflictError",
     "TooManyChangesError",
     "TooManyVersionsError",
@@ -38,6 +39,7 @@ __all__ = [
     "delete_entries",
     "delete_key",
     "rotate_key",
+    "with_min_version",
     "with_state",
 ]
 
@@ -61,6 +63,13 @@ class KeyDoomedError(Exception):
     def __init__(self, state: KeyState) -> None:
         _status, text = KEY_DELETING if state is KeyState.DELETING else KEY_SCHEDULED
         super().__init__(text)
+
+
+class NoSuchVersionError(Exception):
+    """The key has no version of this number."""
+
+    def __init__(self, version: int, newest: int) -> None:
+        super().__init__(f"the key has no version {version}: its newest one is {newest}")
 
 
 class TooManyVersionsError(Exception):
@@ -158,7 +167,23 @@ def with_state(state: KeyState) -> Callable[[StoredKey], Condition]:
     def change(key: StoredKey) -> Condition:
         if key.condition.is_doomed:
             raise KeyDoomedError(key.state)
-        return Condition(state)
+        return key.condition._replace(state=state)
+
+    return change
+
+
+def with_min_version(version: int) -> Callable[[StoredKey], Condition]:
+    """Return the change that makes a version the oldest one that decrypts.
+
+    The change raises `NoSuchVersionError`, and `KeyDoomedError` if the key is to be deleted.
+    """
+
+    def change(key: StoredKey) -> Condition:
+        if key.condition.is_doomed:
+            raise KeyDoomedError(key.state)
+        if not 1 <= version <= key.version:
+            raise NoSuchVersionError(version, key.version)
+        return key.condition._replace(min_version=version)
 
     return change
 

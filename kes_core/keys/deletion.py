@@ -33,7 +33,7 @@ def planned(delete_at: int) -> Callable[[StoredKey], Condition]:
 
     def change(key: StoredKey) -> Condition:
         _check_not_begun(key)
-        return Condition(KeyState.SCHEDULED_FOR_DELETION, delete_at)
+        return key.condition._replace(state=KeyState.SCHEDULED_FOR_DELETION, delete_at=delete_at)
 
     return change
 
@@ -156,7 +156,7 @@ def _begun(key: StoredKey) -> Condition:
     now = time.time()
     if not key.condition.is_doomed or key.condition.delete_at > now:
         raise _NotDueError
-    return Condition(KeyState.DELETING, int(now) + LEASE)
+    return key.condition._replace(state=KeyState.DELETING, delete_at=int(now) + LEASE)
 
 
 async def _delete_rest(store: WatchedStore, found: ScheduledDeletion) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import urandom
 from pathlib import Path
 from typing import Final, NoReturn
@@ -26,6 +26,7 @@ __all__ = [
     "CiphertextError",
     "HMACKey",
     "KeyType",
+    "OldVersionError",
     "SecretKey",
     "SecretKeys",
     "default_key_type",
@@ -201,6 +202,20 @@ class SecretKey:
             raise CiphertextError from None
 
 
+class OldVersionError(CiphertextError):
+    """The ciphertext is authentic, of a version that does not decrypt any more."""
+
+
+def _refusing(decrypt: Callable[[bytes, bytes], bytes]) -> Callable[[bytes, bytes], bytes]:
+    """Return a function that decrypts, and refuses what it could decrypt."""
+
+    def refuse(ciphertext: bytes, associated_data: bytes) -> bytes:
+        decrypt(ciphertext, associated_data)
+        raise OldVersionError
+
+    return refuse
+
+
 class SecretKeys:
     """The secret keys of a key with several versions. The newest one encrypts, each one decrypts what is its own.
 
@@ -211,10 +226,13 @@ class SecretKeys:
 
     __slots__ = ("_decrypt_first", "_hint", "_later", "_newest", "type", "version")
 
-    def __init__(self, keys: Sequence[SecretKey]) -> None:
-        """Take the keys of version 1, 2, ... in this order; at least two."""
-        self._decrypt_first = keys[0].decrypt
-        self._later = {_hint_of(version): key.open for version, key in enumerate(keys[1:], 2)}
+    def __init__(self, keys: Sequence[SecretKey], min_version: int = 1) -> None:
+        """Take the keys of version 1, 2, ... in this order, at least two, and the oldest version that decrypts."""
+        self._decrypt_first = keys[0].decrypt if min_version == 1 else _refusing(keys[0].decrypt)
+        self._later = {
+            _hint_of(version): key.open if version >= min_version else _refusing(key.open)
+            for version, key in enumerate(keys[1:], 2)
+        }
         self._newest = keys[-1]
         self.version = len(keys)
         self._hint = _hint_of(self.version)
@@ -232,12 +250,15 @@ class SecretKeys:
 
         Raises:
             CiphertextError: The ciphertext is not authentic, or is of a version that is not known here.
+            OldVersionError: It is of a version that does not decrypt any more.
         """
         decrypt = self._later.get(ciphertext[-28:-24])  # numbers, because every decryption comes here
         if decrypt is None:
             return self._decrypt_first(ciphertext, associated_data)
         try:
             return decrypt(ciphertext, associated_data)
+        except OldVersionError:
+            raise
         except CiphertextError:
             return self._decrypt_first(ciphertext, associated_data)
 

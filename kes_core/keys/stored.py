@@ -107,6 +107,8 @@ class Condition(NamedTuple):
     delete_at: int = 0
     """When the key is to be deleted, in seconds since 1970; 0: never. While a server deletes it: when another one may
     take over."""
+    min_version: int = 1
+    """The oldest version that decrypts."""
 
     @property
     def is_doomed(self) -> bool:
@@ -259,12 +261,13 @@ class StateChange:
     """The identity that asked for it."""
     revision: Revision
     delete_at: int = 0
-    """As in `Condition`."""
+    """As in `Condition`, and so is the next one."""
+    min_version: int = 1
 
     @property
     def condition(self) -> Condition:
         """What the key may be used for from then on."""
-        return Condition(self.state, self.delete_at)
+        return Condition(self.state, self.delete_at, self.min_version)
 
     def encode(self) -> bytes:
         """Return the value to store: that of a key without key material."""
@@ -276,6 +279,7 @@ class StateChange:
         _write_revision(message, self.revision)
         message.revision.state = int(self.state)
         message.revision.delete_at = self.delete_at
+        message.revision.min_version = self.min_version if self.min_version > 1 else 0
         return encode_base64(message.SerializeToString(deterministic=True)).encode("ascii")
 
 
@@ -301,9 +305,12 @@ def decode_later(raw: bytes) -> KeyVersion | StateChange:
         message.created_by,
         _read_revision(message),
         message.revision.delete_at,
+        message.revision.min_version or 1,
     )
     if (not 0 < change.delete_at <= _LAST_SECOND) if change.condition.is_doomed else change.delete_at:
         raise StoredKeyError("the time of the deletion is not valid")
+    if change.min_version > max(change.revision.version, 1):
+        raise StoredKeyError("the oldest version that decrypts is not one of the key")
     return change
 
 

@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10stored_key.proto\x12\x03kes\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\tSecretKey\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0c\n\x04type\x18\x02 \x01(\r\"$\n\x07HMACKey\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0c\n\x04hash\x18\x02 \x01(\r\"\\\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x66irst\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\r\x12\x11\n\tdelete_at\x18\x05 \x01(\x04\"\xae\x01\n\nKeyVersion\x12\x1b\n\x03key\x18\x01 \x01(\x0b\x32\x0e.kes.SecretKey\x12\x1e\n\x08hmac_key\x18\x02 \x01(\x0b\x32\x0c.kes.HMACKey\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x04 \x01(\t\x12\x1f\n\x08revision\x18\x05 \x01(\x0b\x32\r.kes.Revisionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10stored_key.proto\x12\x03kes\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\tSecretKey\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0c\n\x04type\x18\x02 \x01(\r\"$\n\x07HMACKey\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0c\n\x04hash\x18\x02 \x01(\r\"q\n\x08Revision\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x66irst\x18\x03 \x01(\x0c\x12\r\n\x05state\x18\x04 \x01(\r\x12\x11\n\tdelete_at\x18\x05 \x01(\x04\x12\x13\n\x0bmin_version\x18\x06 \x01(\r\"\xae\x01\n\nKeyVersion\x12\x1b\n\x03key\x18\x01 \x01(\x0b\x32\x0e.kes.SecretKey\x12\x1e\n\x08hmac_key\x18\x02 \x01(\x0b\x32\x0c.kes.HMACKey\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x04 \x01(\t\x12\x1f\n\x08revision\x18\x05 \x01(\x0b\x32\r.kes.Revisionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -27,7 +27,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HMACKEY']._serialized_start=98
   _globals['_HMACKEY']._serialized_end=134
   _globals['_REVISION']._serialized_start=136
-  _globals['_REVISION']._serialized_end=228
-  _globals['_KEYVERSION']._serialized_start=231
-  _globals['_KEYVERSION']._serialized_end=405
+  _globals['_REVISION']._serialized_end=249
+  _globals['_KEYVERSION']._serialized_start=252
+  _globals['_KEYVERSION']._serialized_end=426
 # @@protoc_insertion_point(module_scope)

@@ -22,18 +22,20 @@ class HMACKey(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., hash: _Optional[int] = ...) -> None: ...
 
 class Revision(_message.Message):
-    __slots__ = ("number", "version", "first", "state", "delete_at")
+    __slots__ = ("number", "version", "first", "state", "delete_at", "min_version")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     DELETE_AT_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     number: int
     version: int
     first: bytes
     state: int
     delete_at: int
-    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ..., state: _Optional[int] = ..., delete_at: _Optional[int] = ...) -> None: ...
+    min_version: int
+    def __init__(self, number: _Optional[int] = ..., version: _Optional[int] = ..., first: _Optional[bytes] = ..., state: _Optional[int] = ..., delete_at: _Optional[int] = ..., min_version: _Optional[int] = ...) -> None: ...
 
 class KeyVersion(_message.Message):
     __slots__ = ("key", "hmac_key", "created_at", "created_by", "revision")

@@ -69,10 +69,11 @@ class RevisedKey:
         self.later = tuple(later)
         self.versions = (oldest, *(entry for entry in later if isinstance(entry, KeyVersion)))
         self.version = len(self.versions)
-        self.key = SecretKeys([version.key for version in self.versions]) if self.version > 1 else oldest.key
         changes = (entry.condition for entry in reversed(later) if isinstance(entry, StateChange))
         self.condition = next(changes, oldest.condition)
         self.state = self.condition.state
+        keys = [version.key for version in self.versions]
+        self.key = SecretKeys(keys, self.condition.min_version) if self.version > 1 else oldest.key
         self.hmac_key: HMACKey | None = oldest.hmac_key
         """That of version 1: a message has the same code after a rotation."""
         self.created_at: Timestamp = oldest.created_at
@@ -186,7 +187,7 @@ def next_state(
     """Make the entry that changes the condition of a key; otherwise as `next_version`."""
     number = len(key.later) + 2
     revision = Revision(number, key.version, first)
-    change = StateChange(condition.state, Timestamp.now(), created_by, revision, condition.delete_at)
+    change = StateChange(condition.state, Timestamp.now(), created_by, revision, *condition[1:])
     return revision_name(name, number, first[:_SHOWN].hex()), change
 
 

@@ -213,6 +213,7 @@ class EveryMethod:
             "/v1/key/enable/": lambda: kms.enable_key(name),
             "/v1/key/schedule-delete/": lambda: kms.schedule_key_deletion(name),
             "/v1/key/undelete/": lambda: kms.undelete_key(name),
+            "/v1/key/min-version/": lambda: kms.set_min_decryption_version(name, 1),
             "/v1/policy/describe/": lambda: kms.describe_policy("app"),
             "/v1/policy/read/": lambda: kms.read_policy("app"),
             "/v1/policy/list/": kms.list_policies,

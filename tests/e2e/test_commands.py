@@ -86,6 +86,12 @@ def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> N
     assert base64.b64decode(new)[-28:-24] == b"\0\0\0\2"
     assert run("decrypt", "v-1", new) == run("decrypt", "v-1", old)
     assert run("ls", "v-*") == "Key\nv-1\nv-2\n"
+    assert run("min-version", "v-1", "2") == ""
+    assert "Decrypts from  version 2 on\n" in run("info", "v-1")
+    assert json.loads(run("info", "v-1", "--json"))["min_decryption_version"] == 2
+    refused = kes("key", "decrypt", "v-1", old, "-k", cwd=tmp_path, code=1, environment=environment)
+    assert refused.stderr.endswith("the ciphertext is of a version of the key that does not decrypt any more\n")
+    assert run("min-version", "v-1", "1") == ""
     assert run("disable", "v-1", "--allow-decrypt") == ""
     assert "State       decrypt-only\n" in run("info", "v-1")
     run("decrypt", "v-1", new)

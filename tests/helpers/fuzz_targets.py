@@ -132,7 +132,7 @@ def _name(data: bytes) -> None:
 
 
 _BODIES: Final = [route for route in ROUTES if route.max_body]
-_CHANGING: Final = {"/v1/key/rotate/", "/v1/key/disable/", "/v1/key/schedule-delete/"}
+_CHANGING: Final = {"/v1/key/rotate/", "/v1/key/disable/", "/v1/key/schedule-delete/", "/v1/key/min-version/"}
 """The routes that would change the key of the other inputs."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
-from kes_core.keys.secret import CiphertextError, KeyType, hinted_version
+from kes_core.keys.secret import CiphertextError, KeyType, OldVersionError, hinted_version
 from kes_core.keys.stored import KeyState, KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
@@ -24,6 +24,7 @@ from kes_core.protocol import (
     KEY_EXISTS,
     KEY_NOT_FOUND,
     KEY_SCHEDULED,
+    KEY_VERSION_TOO_OLD,
     NOT_DECRYPTED,
     TOO_MANY_CIPHERTEXTS,
     TOO_MANY_ITEMS,
@@ -150,10 +151,12 @@ async def _describe(call: Call) -> dict[str, Any]:
 
 
 def state_of(key: StoredKey) -> dict[str, str]:
-    """Return the members of an answer that say which state a key has. A key that is enabled has none."""
-    if key.state is KeyState.ENABLED:
-        return {}
-    members = {"state": key.state.label}
+    """Return the members of an answer that say what a key may be used for. An ordinary key has none."""
+    members = {}
+    if key.condition.min_version > 1:
+        members["min_decryption_version"] = str(key.condition.min_version)
+    if key.state is not KeyState.ENABLED:
+        members["state"] = key.state.label
     if key.state is KeyState.SCHEDULED_FOR_DELETION:
         members["delete_at"] = Timestamp(key.condition.delete_at).rfc3339()
     return members
@@ -280,16 +283,20 @@ async def open_all(
     key = await stored_key(call, decrypts=decrypts)
     try:
         return key, _decrypted(key, sealed)
-    except CiphertextError:
+    except CiphertextError as error:
         if all(hinted_version(ciphertext) <= key.version for ciphertext, _context in sealed):
-            raise RequestError(*NOT_DECRYPTED) from None
+            raise _not_decrypted(error) from None
     with store_errors("read key", call.argument):
         key = await call.server_state.cache.look_for_versions(call.argument)
     _check_state(key, decrypts=decrypts)
     try:
         return key, _decrypted(key, sealed)
-    except CiphertextError:
-        raise RequestError(*NOT_DECRYPTED) from None
+    except CiphertextError as error:
+        raise _not_decrypted(error) from None
+
+
+def _not_decrypted(error: CiphertextError) -> RequestError:
+    return RequestError(*(KEY_VERSION_TOO_OLD if isinstance(error, OldVersionError) else NOT_DECRYPTED))
 
 
 def _decrypted(key: StoredKey, sealed: Sequence[tuple[bytes, bytes]]) -> list[bytes]:

@@ -26,6 +26,7 @@ Patterns = dict[str, dict[str, Any]]
 
 _STATES: Final = "`disabled`, `decrypt-only`, `scheduled-for-deletion` or `deleting`, of a key that is not enabled."
 _DELETE_AT: Final = "When the key is deleted, as in RFC 3339, if its deletion is scheduled."
+_MIN_VERSION: Final = "The oldest version that decrypts, if it is not the first one."
 
 
 _ABOUT: Final = (
@@ -95,6 +96,7 @@ class VersionedKey(Key):
     version: Annotated[str | None, Field(description="The newest version, of a key that was rotated.")] = None
     state: Annotated[str | None, Field(description=_STATES)] = None
     delete_at: Annotated[str | None, Field(description=_DELETE_AT)] = None
+    min_decryption_version: Annotated[str | None, Field(description=_MIN_VERSION)] = None
 
 
 class Disable(BaseModel):
@@ -107,11 +109,16 @@ class ScheduleDelete(BaseModel):
     ] = None
 
 
+class MinVersion(BaseModel):
+    version: Annotated[int, Field(description="A version of the key.")]
+
+
 class KeyStateAnswer(BaseModel):
     state: Annotated[
         str, Field(description="`enabled`, `disabled`, `decrypt-only`, `scheduled-for-deletion` or `deleting`.")
     ]
     delete_at: Annotated[str | None, Field(description=_DELETE_AT)] = None
+    min_decryption_version: Annotated[str | None, Field(description=_MIN_VERSION)] = None
 
 
 class KeyVersionFacts(BaseModel):
@@ -126,6 +133,7 @@ class Versions(BaseModel):
     versions: Annotated[list[KeyVersionFacts], Field(description="The oldest one first.")]
     state: Annotated[str | None, Field(description=_STATES)] = None
     delete_at: Annotated[str | None, Field(description=_DELETE_AT)] = None
+    min_decryption_version: Annotated[str | None, Field(description=_MIN_VERSION)] = None
 
 
 class Rotate(BaseModel):
@@ -233,6 +241,7 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "/v1/key/enable/": KeyStateAnswer,
     "/v1/key/schedule-delete/": KeyStateAnswer,
     "/v1/key/undelete/": KeyStateAnswer,
+    "/v1/key/min-version/": KeyStateAnswer,
     "/v1/policy/describe/": Policy,
     "/v1/policy/read/": PolicyWithPatterns,
     "/v1/policy/list/": Names,
@@ -262,6 +271,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/rotate/": Rotate,
     "/v1/key/disable/": Disable,
     "/v1/key/schedule-delete/": ScheduleDelete,
+    "/v1/key/min-version/": MinVersion,
     "/v1/key/rewrap/": CiphertextInContext,
 }
 """The model of each route's body, by path."""

@@ -11,10 +11,12 @@ from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
 from kes_core.keys.changes import (
     KeyDoomedError,
+    NoSuchVersionError,
     RotationConflictError,
     TooManyChangesError,
     TooManyVersionsError,
     change_condition,
+    with_min_version,
     with_state,
 )
 from kes_core.keys.deletion import planned, restored
@@ -118,6 +120,14 @@ async def _undelete(call: Call) -> dict[str, str]:
     return await _change(call, restored)
 
 
+async def _set_min_version(call: Call) -> dict[str, str]:
+    members = json_body(await call.limited_body())
+    version = members.get("version") if isinstance(members, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise RequestError(*INVALID_BODY)
+    return await _change(call, with_min_version(version))
+
+
 async def _change(call: Call, change: Callable[[StoredKey], Condition]) -> dict[str, str]:
     """Change the condition of a key; return it."""
     name, identity = call.argument, call.sender.identity
@@ -128,14 +138,18 @@ async def _change(call: Call, change: Callable[[StoredKey], Condition]) -> dict[
     try:
         with store_errors("change key", name):
             condition = await call.server_state.cache.change(name, work)
+    except NoSuchVersionError as error:
+        raise RequestError(400, str(error)) from None
     except (KeyDoomedError, TooManyChangesError) as error:
         raise RequestError(409, str(error)) from None
     answer = {"state": condition.state.label}
+    if condition.min_version > 1:
+        answer["min_decryption_version"] = str(condition.min_version)
     if condition.is_doomed:
         answer["delete_at"] = Timestamp(condition.delete_at).rfc3339()
         logger.warning("key %r is scheduled for deletion at %s, by %s", name, answer["delete_at"], identity)
     else:
-        logger.info("key %r is %s", name, condition.state.label)
+        logger.info("key %r is %s and decrypts from version %d on", name, condition.state.label, condition.min_version)
     return answer
 
 
@@ -163,4 +177,5 @@ HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
     "/v1/key/enable/": _enable,
     "/v1/key/schedule-delete/": _schedule_deletion,
     "/v1/key/undelete/": _undelete,
+    "/v1/key/min-version/": _set_min_version,
 }

@@ -51,6 +51,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "/v1/key/enable/": Operation("EnableKey", "Key"),
         "/v1/key/schedule-delete/": Operation("ScheduleDeletion", "Key"),
         "/v1/key/undelete/": Operation("UndeleteKey", "Key"),
+        "/v1/key/min-version/": Operation("SetMinVersion", "Key"),
         "/v1/policy/describe/": Operation("DescribePolicy", "Policy"),
         "/v1/policy/read/": Operation("ReadPolicy", "Policy"),
         "/v1/policy/list/": Operation("ListPolicies", _SERVER),

@@ -291,7 +291,13 @@ def test_time_that_does_not_fit_the_state_is_refused(state: KeyState, delete_at:
         decode_later(value)
 
 
+def test_oldest_version_that_decrypts_is_one_of_the_key() -> None:
+    value = StateChange(KeyState.ENABLED, Timestamp(), "", Revision(3, 2, bytes(32)), 0, 3).encode()
+    with pytest.raises(StoredKeyError, match="the oldest version that decrypts is not one of the key"):
+        decode_later(value)
+
+
 def test_entry_reads_as_it_was_written() -> None:
-    change = StateChange(KeyState.SCHEDULED_FOR_DELETION, Timestamp(5), "me", Revision(2, 1, bytes(32)), SOON)
+    change = StateChange(KeyState.SCHEDULED_FOR_DELETION, Timestamp(5), "me", Revision(2, 1, bytes(32)), SOON, 1)
     assert decode_later(change.encode()) == change
     assert KeyVersion.generate("me").condition == KeyVersion.condition

@@ -251,3 +251,45 @@ def test_bodies_to_disable_that_are_refused(http: httpx.Client, body: Any) -> No
     answer = http.put("/v1/key/disable/k", json=body)
     assert (answer.status_code, answer.json()) == (400, {"message": "invalid request body"})
     assert "state" not in http.get("/v1/key/describe/k").json()
+
+
+def test_old_versions_do_not_decrypt_from_a_minimum_on(client: Client, http: httpx.Client) -> None:
+    sealed = []
+    for _ in range(4):
+        sealed.append(client.encrypt("k", b"text", b"c"))
+        client.rotate_key("k")
+    code = client.hmac("k", b"message")
+    client.set_min_decryption_version("k", 3)
+    for old in sealed[:2]:
+        with pytest.raises(KeyDisabledError, match="is of a version of the key that does not decrypt any more"):
+            client.decrypt("k", old, b"c")
+        with pytest.raises(KeyDisabledError):
+            client.rewrap("k", old, b"c")
+        with pytest.raises(KeyDisabledError):
+            client.decrypt_all("k", [(sealed[3], b"c"), (old, b"c")])
+        with pytest.raises(DecryptionError):  # nobody learns of a version by a ciphertext that is not authentic
+            client.decrypt("k", old, b"another context")
+    assert client.decrypt_all("k", [(new, b"c") for new in sealed[2:]]) == [b"text"] * 2
+    assert client.hmac("k", b"message") == code
+    client.disable_key("k")
+    client.enable_key("k")
+    client.rotate_key("k")
+    described = client.describe_key("k")
+    assert (described.version, described.min_decryption_version) == (6, 3)
+    assert http.get("/v1/key/versions/k").json()["min_decryption_version"] == "3"
+    client.set_min_decryption_version("k", 1)
+    assert client.decrypt_all("k", [(each, b"c") for each in sealed]) == [b"text"] * 4
+    assert "min_decryption_version" not in http.get("/v1/key/describe/k").json()
+
+
+@pytest.mark.parametrize("version", [0, -1, 2, 1001, 2**40])
+def test_minimum_is_a_version_of_the_key(client: Client, version: int) -> None:
+    with pytest.raises(APIError, match=f"the key has no version {version}: its newest one is 1") as refused:
+        client.set_min_decryption_version("k", version)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"version": "2"}, {"version": True}, {"version": 1.5}])
+def test_bodies_with_a_minimum_that_are_refused(http: httpx.Client, body: Any) -> None:
+    answer = http.put("/v1/key/min-version/k", json=body)
+    assert (answer.status_code, answer.json()) == (400, {"message": "invalid request body"})
