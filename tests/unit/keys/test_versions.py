@@ -24,6 +24,7 @@ from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
     KeyStoreError,
+    KeyStoreReason,
     KeyStoreUnreachableError,
 )
 from kes_core.names import parse_revision_name, revision_name
@@ -409,7 +410,7 @@ def test_change_ends_if_the_server_cannot_see_the_next_entry(
         async with asyncio.timeout(10):
             if operation == "disable":
                 with pytest.raises(KeyStoreError, match=message):
-                    await blind.server().change_state("k", KeyState.DISABLED, "me")
+                    await set_state(blind.server(), KeyState.DISABLED)
             else:
                 expected = RotationConflictError if isinstance(error, EntryNotFoundError) else KeyStoreError
                 with pytest.raises(expected):
@@ -434,7 +435,7 @@ def test_state_changes_as_soon_as_a_late_entry_appears() -> None:
         await made(store.server(), versions=2)
         late = Late()
         late._values = store._values
-        await late.server().change_state("k", KeyState.DISABLED, "me")
+        await set_state(late.server(), KeyState.DISABLED)
         key = await store.server().get("k")
         assert (key.version, key.state, len(key.later)) == (2, KeyState.DISABLED, 2)
 
