@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
@@ -30,6 +30,7 @@ __all__ = [
     "check_private_key",
     "load_certificates",
     "load_client_cas",
+    "load_private_key",
     "make_context",
     "verify_problem",
 ]
@@ -108,6 +109,8 @@ class ServerTLS(NamedTuple):
     context: SSL.Context
     verifies_clients: bool
     """Whether the context verifies clients' certificates against CAs."""
+    native: Any = None
+    """The same for a runtime that does not use OpenSSL: see `Runtime.prepare_tls`."""
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -132,7 +135,12 @@ def _no_private_key(pem: bytes) -> str:
     return f"is not a PEM private key{swapped}"
 
 
-def _load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
+def load_private_key(settings: TLSSettings) -> PrivateKeyTypes:
+    """Return the server's private key.
+
+    Raises:
+        TLSError: The file can't be read or decrypted, or contains no private key.
+    """
     pem = _read(settings.key, "the private key")
     password = settings.password().encode() if settings.password is not None else None
     try:
@@ -162,7 +170,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def _load_key_pair(context: SSL.Context, settings: TLSSettings) -> None:
-    key = _load_private_key(settings)
+    key = load_private_key(settings)
     leaf, *chain = load_certificates(settings.cert)
     if not isinstance(
         key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("", "plugins/aws", "plugins/cedar", "plugins/fs", "plugins/vault")
-"""The folders of the project's packages, relative to the root."""
+"""The folders of the project's packages that need no compiler, relative to the root."""
+NATIVE = ("plugins/native",)
+"""Those that need one."""
 
 
 def prepare(*, dev: bool) -> Path:

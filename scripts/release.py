@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Final
 
-from environment import PACKAGES, ROOT
+from environment import NATIVE, PACKAGES, ROOT
 
 KINDS: Final = ("added", "changed", "deprecated", "removed", "fixed", "security")
 """What a file in changes/ can be about, in the order of the headings."""
@@ -80,7 +80,7 @@ def main() -> None:
         new.setdefault(kind, []).append(" ".join(file.read_text("utf-8").split()))
     text = released(changelog.read_text("utf-8"), new, version, dt.datetime.now(dt.UTC).date())
     changelog.write_text(text, "utf-8")
-    for package in PACKAGES:
+    for package in (*PACKAGES, *NATIVE):
         file = ROOT / package / "pyproject.toml"
         file.write_text(set_version(file.read_text("utf-8"), version), "utf-8")
     for _kind, file in found:

@@ -33,6 +33,9 @@ __all__ = ["command"]
 @click.option("--cert", metavar="FILE", help="The server's certificate.")
 @click.option("--auth", type=click.Choice(["on", "off"]), help="Whether clients' certificates are verified.")
 @click.option("--workers", metavar="N", help="How many processes serve.  [default: 1]")
+@click.option(
+    "--runtime", type=click.Choice(["hypercorn", "native"]), help="What serves TLS and HTTP.  [default: hypercorn]"
+)
 @click.option("--mlock", is_flag=True, help="Keep all memory out of the swap.")
 @click.option("--dev", is_flag=True, help="Keys in memory, a self-made certificate and a new API key for the admin.")
 def command(
@@ -42,6 +45,7 @@ def command(
     cert: str | None,
     auth: str | None,
     workers: str | None,
+    runtime: str | None,
     mlock: bool,
     dev: bool,
 ) -> None:
@@ -49,7 +53,14 @@ def command(
     from kes_core.server import startup
 
     startup.begin()
-    given = {"address": addr, "tls.key": key, "tls.cert": cert, "tls.auth": auth, "workers": workers}
+    given = {
+        "address": addr,
+        "tls.key": key,
+        "tls.cert": cert,
+        "tls.auth": auth,
+        "workers": workers,
+        "runtime": runtime,
+    }
     overrides = {field: value for field, value in given.items() if value is not None}
     if dev:
         if config_file is not None:

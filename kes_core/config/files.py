@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +40,8 @@ def check_files(config: Config) -> tuple[str, ...]:
     return certificate_warnings(config)
 
 
-def make_server_tls(config: Config) -> ServerTLS:
-    """Return the TLS settings that `config` gives to new connections.
+def make_server_tls(config: Config, prepare: Callable[[TLSSettings, ServerTLS], ServerTLS] | None = None) -> ServerTLS:
+    """Return the TLS settings that `config` gives to new connections. `prepare` is that of the runtime that uses them.
 
     Raises:
         TLSError: A file can't be used. That includes `tls.ca` while `tls.auth` is off: otherwise a wrong path would
@@ -49,7 +50,8 @@ def make_server_tls(config: Config) -> ServerTLS:
     settings = _tls_settings(config)
     if settings.ca is not None and not settings.client_certificate.verified:
         load_client_cas(SSL.Context(SSL.TLS_SERVER_METHOD), settings.ca)
-    return ServerTLS(make_context(settings), settings.client_certificate.verified)
+    tls = ServerTLS(make_context(settings), settings.client_certificate.verified)
+    return tls if prepare is None else prepare(settings, tls)
 
 
 def expiry_problem(config: Config, now: datetime | None = None) -> str:

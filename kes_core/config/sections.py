@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from kes_core.config.runtimes import DEFAULT_RUNTIME, RuntimeName
 from kes_core.config.types import LOG_OFF, Duration, LogLevel, OnOff, Secret, Switch
 from kes_core.identity import APIKey, is_identity
 from kes_core.names import NAME_RULE, is_valid_name
@@ -373,6 +374,7 @@ class CheckedSettings(Section):
     version: str = ""
     address: Address = DEFAULT_ADDRESS
     workers: Workers = 1
+    runtime: RuntimeName = DEFAULT_RUNTIME
     admin: AdminSettings
     tls: TLSSection
     api: dict[str, APISettings] = Field(default_factory=dict)

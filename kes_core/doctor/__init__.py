@@ -5,6 +5,7 @@ Everything here returns findings (`kes_core.findings`) and prints nothing. The m
     configuration what is wrong with the text of the configuration
     address       the addresses to listen on
     certificate   the server's certificate, the CAs for clients, and the clock
+    runtime       what serves TLS and HTTP
     settings      policies, TLS proxies, open APIs, and the cache
     store         the key store and the policy engines, as far as their plugins can tell
     keys          the keys in the key store: what is left of deleted ones, and which are old

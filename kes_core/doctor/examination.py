@@ -10,6 +10,7 @@ from kes_core.doctor.address import examine_addresses
 from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
 from kes_core.doctor.configuration import with_cure, without_repetitions
+from kes_core.doctor.runtime import examine_runtime
 from kes_core.doctor.settings import examine_api, examine_cache, examine_policies, examine_proxies
 from kes_core.doctor.store import examine_engines, examine_plugins, examine_store
 from kes_core.findings import Finding
@@ -36,6 +37,7 @@ async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool =
         *examine_clock([file, Path(config.tls.cert), Path(config.tls.key)]),
         *examine_certificate(config),
         *examine_client_cas(config),
+        *examine_runtime(config),
         *examine_proxies(config),
         *examine_policies(config),
         *[finding async for finding in examine_engines(config)],

@@ -51,7 +51,7 @@ def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool =
             accepts labels only for requests by status code.
     """
     families = [
-        _build_family(),
+        _build_family(metrics.runtime),
         *_server_families(numbers),
         *_certificate_families(numbers, metrics),
         *_credential_families(numbers),
@@ -196,11 +196,10 @@ def _deletion_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
         )
 
 
-def _build_family() -> Metric:
-    family = GaugeMetricFamily(
-        "kes_build_info", "What runs, as labels. Always 1.", labels=["version", "commit", "python"]
-    )
-    family.add_metric([version(), commit(), platform.python_version()], 1)
+def _build_family(runtime: str) -> Metric:
+    labels = {"version": version(), "commit": commit(), "python": platform.python_version(), "runtime": runtime}
+    family = GaugeMetricFamily("kes_build_info", "What runs, as labels. Always 1.", labels=list(labels))
+    family.add_metric(list(labels.values()), 1)
     return family
 
 

@@ -87,7 +87,8 @@ async def _serve(
         startup.end()
         if on_started is not None:
             on_started(info)
-        logger.info("listening on %s", ", ".join(f"https://{address}" for address in info.addresses))
+        addresses = ", ".join(f"https://{address}" for address in info.addresses)
+        logger.info("the %s runtime is listening on %s", loaded.config.runtime, addresses)
         for sock in sockets.probes:
             logger.info("probes are answered on http://%s", address_of(sock))
         systemd.notify_ready("serving")
@@ -167,7 +168,7 @@ async def _reload(process: Process, config: Config, load: Callable[[], LoadedCon
     loaded = await asyncio.to_thread(load)
     await process.reload(loaded)
     _log_warnings(loaded)
-    for field in ("address", "probe", "workers", "plugins.block"):
+    for field in ("address", "probe", "workers", "runtime", "plugins.block"):
         section, _, name = field.partition(".")
         new, old = getattr(loaded.config, section), getattr(config, section)
         if (getattr(new, name) != getattr(old, name)) if name else (new != old):

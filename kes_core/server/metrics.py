@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from kes_core.config.runtimes import DEFAULT_RUNTIME
 from kes_core.counters import LOST_RECORDS, Histogram, PluginCounters, StoreCounters
 from kes_core.keystore import Credential
 
@@ -39,6 +40,8 @@ class Metrics:
         self.plugins = PluginCounters()
         self.worker = 0
         """The number of this process among the workers; 0 if there is only one process."""
+        self.runtime = DEFAULT_RUNTIME
+        """What serves TLS and HTTP."""
         self.decisions: Counter[tuple[str, str]] = Counter()
         """Answers of policy engines, by engine and decision."""
         self.certificate_expiry = 0.0

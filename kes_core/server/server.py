@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.audit.log import AuditError, open_audit_log
 from kes_core.boundary import Surroundings
 from kes_core.config.files import make_server_tls
+from kes_core.config.runtimes import DEFAULT_RUNTIME, RuntimeLoadError, load_runtime
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
 from kes_core.server.api.dispatch import KESApp
@@ -20,13 +21,14 @@ from kes_core.server.deletion import DeletionWatch
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.process import GRACE, ConfigRejectedError
 from kes_core.server.state import State, connect
-from kes_core.server.wire.listener import HypercornRuntime, Runtime
+from kes_core.server.wire.listener import HypercornRuntime
 from kes_core.tls import ServerTLS, TLSError
 
 if TYPE_CHECKING:
     from kes_core.config import Config
     from kes_core.plugins import Plugins
     from kes_core.server.metrics import Metrics
+    from kes_core.server.wire.listener import Runtime
     from kes_core.server.workers.peers import Peers
 
 __all__ = ["ServerProcess"]
@@ -56,6 +58,7 @@ class ServerProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._cache_task: asyncio.Task[None]
+        self._runtime_kind: type[Runtime] = HypercornRuntime
         self._runtime: Runtime
         self.app: KESApp
 
@@ -65,11 +68,20 @@ class ServerProcess:
         Raises:
             ConfigRejectedError: It can't be used.
         """
+        if config.runtime != DEFAULT_RUNTIME:
+            try:
+                self._runtime_kind = load_runtime(config.runtime)
+            except RuntimeLoadError as error:
+                raise ConfigRejectedError(str(error)) from error
+        self._metrics.runtime = config.runtime
         state = await self.prepare(config)
         self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
         self.app.use(state)
-        self._runtime = HypercornRuntime(self.app, self._current_tls, self._metrics)
+        self._runtime = self._runtime_kind(self.app, self._current_tls, self._metrics)
         self._check_expiry()
+
+    def _make_tls(self, config: Config) -> ServerTLS:
+        return make_server_tls(config, self._runtime_kind.prepare_tls)
 
     def _current_tls(self) -> ServerTLS:
         tls = self.app.server_state.tls
@@ -104,7 +116,7 @@ class ServerProcess:
             raise ConfigRejectedError(str(error)) from error
         try:
             # Off the event loop: decrypting a private key is slow on purpose.
-            tls = await asyncio.to_thread(make_server_tls, config)
+            tls = await asyncio.to_thread(self._make_tls, config)
             return await connect(
                 config,
                 self._plugins,
@@ -170,7 +182,7 @@ class ServerProcess:
             await asyncio.sleep(CERTIFICATE_INTERVAL)
             config = self.app.server_state.config
             try:
-                tls = await asyncio.to_thread(make_server_tls, config)
+                tls = await asyncio.to_thread(self._make_tls, config)
             except TLSError as error:
                 logger.error("the certificate is not reloaded, the old one stays in use: %s", error)
             except Exception as error:  # otherwise the certificate would never be read again

@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 PROJECTS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+BUILT = [project for project in PROJECTS if not (project / "Cargo.toml").exists()]
+"""The projects whose build needs no compiler."""
 SOURCES = ("docs", "kes_core", "plugins", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml")
 
 
@@ -104,11 +106,11 @@ def test_two_builds_are_the_same_files(tmp_path: Path) -> None:
             for path in folder.rglob("*"):
                 os.utime(path, (1, 1))
                 path.chmod(0o700 if path.is_dir() else 0o600)
-        for project in PROJECTS:
+        for project in BUILT:
             build(str(project.relative_to(ROOT)), folder, tmp_path / f"dist-{name}", umask)
     first, second = (hashes(tmp_path / f"dist-{name}") for name in ("first", "second"))
     assert first == second
-    assert len(first) == 2 * len(PROJECTS)
+    assert len(first) == 2 * len(BUILT)
     for archive in (tmp_path / "dist-first").iterdir():
         if archive.suffix == ".whl":
             names = zipfile.ZipFile(archive).namelist()

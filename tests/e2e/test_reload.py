@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import yaml
 
 from tests.helpers.certificates import make_credentials, make_server_certificate
 from tests.helpers.http2 import Http2Client
-from tests.helpers.server import Server, change_config, reload
+from tests.helpers.server import RUNTIME, Server, change_config, reload
 
 Run = Callable[..., Server]
 
@@ -142,6 +143,8 @@ BROKEN: dict[str, tuple[dict[str, Any] | str, str]] = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_broken_file_changes_nothing_and_says_why(run_server: Run, tmp_path: Path, broken: str) -> None:
+    if broken == "empty" and RUNTIME in os.environ:
+        pytest.skip("with an option, the file is not all there is")
     server = run_server({"keys": [{"name": "k"}]})
     content, message = BROKEN[broken]
     with server.client() as client:

@@ -41,11 +41,11 @@ NAME_RULE = "1 to 80 of A-Z a-z 0-9 - _, no - at either end"
 
 
 BROKEN = {
-    "colour: blue": "config.yml:9: colour: unknown field. Allowed: version, address, workers, admin, tls, api, "
-    "policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines, "
+    "colour: blue": "config.yml:9: colour: unknown field. Allowed: version, address, workers, runtime, admin, tls, "
+    "api, policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines, "
     "audit_sinks",
     "adress: a:1": "config.yml:9: adress: unknown field; did you mean 'address'? Allowed: version, address, "
-    "workers, admin, tls, api, policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines, "
+    "workers, runtime, admin, tls, api, policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines, "
     "audit_sinks",
     "policy:\n  p:\n    alow: []": "config.yml:11: policy.p.alow: unknown field; did you mean 'allow'? "
     "Allowed: allow, deny, identities",
@@ -60,6 +60,7 @@ BROKEN = {
     "address: a b:1": "config.yml:9: address: 'a b:1' has no valid host; expected host:port, an IPv6 address in "
     "brackets",
     "address: [a]": "config.yml:9: address: must be a plain value",
+    "runtime: auto": "config.yml:9: runtime: 'auto' is not a runtime; allowed: hypercorn, native",
     "version: v2": "config.yml:9: version: 'v2' is not known; allowed: v1",
     "api:\n  /v1/nope: {}": "config.yml:10: api./v1/nope: no such API; did you mean '/v1/api'?; `kes status --api` "
     "lists them",
@@ -129,8 +130,8 @@ BROKEN = {
 
 MISSING = {
     "": "config.yml:1: the file is empty; the least it needs: admin.identity, tls.key, tls.cert, keystore",
-    "- a": "config.yml:1: must be a mapping of fields; allowed: version, address, workers, admin, tls, api, policy, "
-    "cache, log, audit, probe, keys, plugins, keystore, policy_engines, "
+    "- a": "config.yml:1: must be a mapping of fields; allowed: version, address, workers, runtime, admin, tls, api, "
+    "policy, cache, log, audit, probe, keys, plugins, keystore, policy_engines, "
     "audit_sinks",
     "tls: {key: k, cert: c}\nkeystore: {memory: }": "config.yml:1: admin: required, but missing",
     "admin: x\ntls: {key: k, cert: c}\nkeystore: {memory: }": "config.yml:1: admin: must be a mapping with the fields "

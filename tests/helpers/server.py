@@ -23,6 +23,8 @@ import yaml
 
 from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
 
+RUNTIME = "KES_TEST_RUNTIME"
+"""The environment variable with the runtime of the servers (`pytest --runtime`)."""
 START_TIMEOUT = 120.0
 """Seconds. A start takes less than one, but many times that on a busy machine."""
 
@@ -136,6 +138,8 @@ def start_server(
     """Start `kes server` and wait until it answers. The caller stops it. `python` has the arguments of Python."""
     admin = admin if admin is not None else make_credentials(directory, "admin")
     path = write_config(directory, admin.identity, overrides)
+    if RUNTIME in os.environ:
+        arguments = ("--runtime", os.environ[RUNTIME], *arguments)
     process = subprocess.Popen(
         [sys.executable, *python, "server", "--config", str(path), *arguments],
         stdout=subprocess.PIPE,

@@ -78,6 +78,8 @@ class Wire:
 class Recorder:
     """An application that answers with the body of the request, and records the requests."""
 
+    frequent = ()
+
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, bytes]] = []
 

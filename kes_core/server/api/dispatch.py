@@ -127,6 +127,8 @@ class KESApp(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         return self._dispatcher
 
+    frequent = _FREQUENT
+
     def may_begin(self, scope: Message) -> bool:
         """Return whether `begin` can serve this request (`wire.app.App`)."""
         # A loop costs less than a generator.

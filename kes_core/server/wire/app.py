@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Answer", "App", "Begun", "Headers", "Message"]
@@ -21,6 +21,10 @@ class Answer(NamedTuple):
 
 class App(Protocol):
     """The application."""
+
+    @property
+    def frequent(self) -> Sequence[str]:
+        """The beginnings of the paths for which `may_begin` can be true."""
 
     def __call__(
         self,

@@ -30,7 +30,7 @@ MAX_HEAD: Final = 32 * 1024
 """The limit of a request's line and headers, in bytes."""
 MAX_READ_AHEAD: Final = 64 * 1024
 """Bytes of later requests that are read while one is handled, to detect a closed connection."""
-_MAX_UNREAD_BODY: Final = 64 * 1024
+MAX_UNREAD_BODY: Final = 64 * 1024
 """Bytes of a body that may wait for the handler. In HTTP/2 the flow-control window is this limit."""
 _BLANK_LINE: Final = b"\r\n\r\n"
 _HEAD_END_OR_FAULT: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n|\n[ \t]")
@@ -209,7 +209,7 @@ class HTTP1Protocol(H11Protocol):
         if stream is not None and stream.feed(data):
             if stream.unread > SMALL_BODY:
                 await self.start_waiting()
-            while stream.unread > _MAX_UNREAD_BODY and not stream.closed:
+            while stream.unread > MAX_UNREAD_BODY and not stream.closed:
                 await self._wait_for_response_progress()
         else:
             self._discarded += len(data)

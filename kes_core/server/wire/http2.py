@@ -31,7 +31,7 @@ __all__ = ["HTTP2Protocol"]
 
 WINDOW_TIMEOUT: Final = 30.0
 """Seconds that a client may keep its flow-control window closed while an answer waits."""
-_MAX_PENDING_RESETS: Final = 200
+MAX_PENDING_RESETS: Final = 200
 """A client may reset or break at most this many more streams than it completes (CVE-2023-44487)."""
 _MAX_PER_TURN: Final = 16
 """Requests that are served before other connections have their turn. More at a time cost less."""
@@ -191,7 +191,7 @@ class HTTP2Protocol(H2Protocol):
     async def _count_reset(self) -> None:
         """Disconnect a client that keeps opening streams without finishing them."""
         self._pending_resets += 1
-        if self._pending_resets > _MAX_PENDING_RESETS and not self._cut_off:
+        if self._pending_resets > MAX_PENDING_RESETS and not self._cut_off:
             self._cut_off = True
             self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             await self._flush()

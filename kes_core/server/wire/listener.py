@@ -27,7 +27,7 @@ from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.sockets import BACKLOG
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.wire.tls_connection import TLSConnection
-from kes_core.tls import ServerTLS, TLSError
+from kes_core.tls import ServerTLS, TLSError, TLSSettings
 
 if TYPE_CHECKING:
     from hypercorn.typing import TaskGroup
@@ -51,6 +51,8 @@ SWEEP_INTERVAL: Final = 0.5
 RESERVED_FILES: Final = 128
 """File descriptors reserved for the key store, logs and listeners."""
 MAX_CONNECTIONS: Final = 10_000
+MAX_STREAMS: Final = 250
+"""The limit of requests at once on a connection (HTTP/2)."""
 MAX_LOGGED_FAILURES: Final = 5
 """The number of failed handshakes between two such checks that get a log line each."""
 
@@ -61,6 +63,23 @@ class Runtime(Protocol):
     The application finds the connection's client in `scope["extensions"]["kes.client"]`: a `ProvenClient`, made from
     the certificates of the handshake.
     """
+
+    def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
+        """Set up.
+
+        Args:
+            app: Answers the requests.
+            tls: Returns what a new connection uses. Connections that are open keep what they began with.
+            metrics: Counts handshakes.
+        """
+
+    @staticmethod
+    def prepare_tls(settings: TLSSettings, tls: ServerTLS) -> ServerTLS:
+        """Return what new connections use with `settings`, made from `tls`, which has OpenSSL's form of it.
+
+        Raises:
+            TLSError: This runtime can't use the certificate or its key.
+        """
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on `sockets`, which are bound, until `stop`. Other processes may serve on them too."""
@@ -73,13 +92,6 @@ class HypercornRuntime:
     """The `Runtime` on Hypercorn, on the running event loop."""
 
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
-        """Set up.
-
-        Args:
-            app: Answers the requests.
-            tls: Returns what a new connection uses. Connections that are open keep what they began with.
-            metrics: Counts handshakes.
-        """
         self.app = app
         self._metrics = metrics
         self.context = WorkerContext(None)
@@ -92,6 +104,10 @@ class HypercornRuntime:
         self._gate = Gate(_connection_limit())
         self._logged_failures = 0
         self._unlogged_failures = 0
+
+    @staticmethod
+    def prepare_tls(settings: TLSSettings, tls: ServerTLS) -> ServerTLS:  # noqa: ARG004 # other runtimes use them
+        return tls
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         for sock in sockets:
@@ -135,7 +151,7 @@ class HypercornRuntime:
     # Connections
 
     def _new_connection(self) -> TLSConnection:
-        context, verifies_clients = self._tls()
+        context, verifies_clients, _native = self._tls()
         return TLSConnection(
             context,
             verifies_clients=verifies_clients,
@@ -331,7 +347,7 @@ def _hypercorn_config() -> HypercornConfig:
     config.include_date_header = False  # our responses add it, formatted once a second
     # At this limit Hypercorn closes an HTTP/2 connection, and running requests of the client fail.
     config.keep_alive_max_requests = 2**62
-    config.h2_max_concurrent_streams = 250
+    config.h2_max_concurrent_streams = MAX_STREAMS
     config.h2_max_header_list_size = 32 * 1024
     config.h11_max_incomplete_size = 32 * 1024
     return config

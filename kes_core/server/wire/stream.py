@@ -236,6 +236,11 @@ class RequestStream:
         self._input_ended = True
         self._wake()
 
+    def close(self) -> None:
+        """Record that the client has given up the request."""
+        self.closed = True
+        self._wake()
+
     def _release_body(self) -> None:
         """Stop counting the body's memory: the application no longer needs it."""
         self._protocol.bodies.release(self._held)
@@ -255,8 +260,7 @@ class RequestStream:
     async def handle(self, event: StreamEvent) -> None:
         """Handle an event of Hypercorn: the stream is closed."""
         if isinstance(event, StreamClosed):
-            self.closed = True
-            self._wake()
+            self.close()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -346,7 +350,14 @@ class Responder(Protocol):
         """Record that the application has read `size` bytes of the request's body."""
 
 
-def request_scope(link: ConnectionLink, method: bytes, target: bytes, headers: Headers, version: str) -> Message:
+class ScopeBase(Protocol):
+    """The part of a connection that its requests have in common."""
+
+    scope_base: Message
+    """The fields of the ASGI scope that all requests of the connection share."""
+
+
+def request_scope(link: ScopeBase, method: bytes, target: bytes, headers: Headers, version: str) -> Message:
     """Return the ASGI scope of a request."""
     raw_path, _, query = target.partition(b"?")
     return {

@@ -16,7 +16,7 @@ from OpenSSL import SSL
 from kes_core.certificates import MAX_CHAIN
 from kes_core.tls import TLSError
 
-__all__ = ["TLSConnection"]
+__all__ = ["TLSConnection", "host_and_port"]
 
 MAX_HANDSHAKE: Final = 16 * 1024
 """The limit of a client's handshake, in bytes. OpenSSL keeps the certificates in it until the connection closes."""
@@ -188,8 +188,8 @@ class TLSConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.client = _address(transport.get_extra_info("peername"))
-        self.server = _address(transport.get_extra_info("sockname"))
+        self.client = host_and_port(transport.get_extra_info("peername"))
+        self.server = host_and_port(transport.get_extra_info("sockname"))
         if not self._on_connect(self):
             transport.abort()
 
@@ -315,7 +315,7 @@ def _reason(error: SSL.Error) -> str:
     return _REASONS.get(text, text)
 
 
-def _address(name: object) -> tuple[str, int] | None:
+def host_and_port(name: object) -> tuple[str, int] | None:
     """Return host and port of a socket's name, with an IPv4 address as such."""
     if isinstance(name, tuple) and len(name) >= 2:  # noqa: PLR2004 # host and port; IPv6 has more
         # A listener for both gets IPv4 addresses as IPv6 ones. Logs and rules are meant for either form.

@@ -1,0 +1,55 @@
+"""The setting `runtime`: what serves TLS and HTTP. The runtime of the core is the default; others are packages."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, WithJsonSchema
+
+__all__ = ["DEFAULT_RUNTIME", "RuntimeLoadError", "RuntimeName", "load_runtime"]
+
+DEFAULT_RUNTIME: Final = "hypercorn"
+"""The runtime that is part of the core."""
+_GROUP: Final = "kes.runtimes"
+_PACKAGES: Final = {"native": "kes-native"}
+"""The packages of the other runtimes, by name of the runtime."""
+
+
+class RuntimeLoadError(Exception):
+    """An installed runtime can't be loaded. The message says why, and what to do."""
+
+
+def load_runtime(name: str) -> type[Any]:
+    """Return the class of a runtime that is not part of the core: a `kes_core.server.wire.listener.Runtime`.
+
+    Raises:
+        RuntimeLoadError: It can't be loaded.
+    """
+    package = _PACKAGES[name]
+    try:
+        runtime: type[Any] = _found(name)[0].load()
+    except Exception as error:  # also of foreign code: a module for another machine, or for another release
+        kind = type(error).__name__
+        message = f"the package {package} can't be loaded ({kind}): reinstall it, or set runtime: {DEFAULT_RUNTIME}"
+        raise RuntimeLoadError(message) from error
+    return runtime
+
+
+def _found(name: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=_GROUP, name=name))
+
+
+def _check(name: str) -> str:
+    if name == DEFAULT_RUNTIME:
+        return name
+    package = _PACKAGES.get(name)
+    if package is None:
+        raise ValueError(f"is not a runtime; allowed: {DEFAULT_RUNTIME}, {', '.join(_PACKAGES)}")
+    if not _found(name):
+        raise ValueError(f"{name} needs the package {package}: install it, or set runtime: {DEFAULT_RUNTIME}")
+    return name
+
+
+RuntimeName = Annotated[str, AfterValidator(_check), WithJsonSchema({"enum": [DEFAULT_RUNTIME, *_PACKAGES]})]
+"""The name of a runtime that is installed."""

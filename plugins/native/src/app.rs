@@ -1,0 +1,123 @@
+//! What the HTTP protocols need of Python: calls for requests, and how an answer comes back.
+
+use bytes::Bytes;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+/// Names and values of headers, names in lower case.
+pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A whole response.
+pub struct Answer {
+    pub status: u16,
+    pub headers: Headers,
+    pub body: Bytes,
+}
+
+/// A request, with its whole body or the first part of it.
+pub struct Request<'a> {
+    pub stream: u32,
+    pub method: &'a [u8],
+    pub target: &'a [u8],
+    pub headers: &'a Headers,
+    pub body: &'a [u8],
+    pub ended: bool,
+}
+
+/// The Python side of a connection (`kes_native.connection.NativeConnection`), while Python calls this module.
+pub struct App<'a, 'py> {
+    pub py: Python<'py>,
+    pub handler: &'a Py<PyAny>,
+}
+
+impl App<'_, '_> {
+    /// Pass a request on; return its answer if there is one at once.
+    pub fn request(&self, request: &Request<'_>) -> PyResult<Option<Answer>> {
+        let py = self.py;
+        let headers = PyList::empty(py);
+        for (name, value) in request.headers {
+            headers.append((PyBytes::new(py, name), PyBytes::new(py, value)))?;
+        }
+        let answer = self.handler.bind(py).call_method1(
+            intern!(py, "on_request"),
+            (
+                request.stream,
+                PyBytes::new(py, request.method),
+                PyBytes::new(py, request.target),
+                headers,
+                PyBytes::new(py, request.body),
+                request.ended,
+            ),
+        )?;
+        if answer.is_none() {
+            return Ok(None);
+        }
+        let answer = answer.cast::<PyTuple>()?;
+        Ok(Some(Answer {
+            status: answer.get_item(0)?.extract()?,
+            headers: read_headers(&answer.get_item(1)?)?,
+            body: Bytes::copy_from_slice(answer.get_item(2)?.cast::<PyBytes>()?.as_bytes()),
+        }))
+    }
+
+    /// Pass on a part of a body; return whether the request keeps it.
+    pub fn data(&self, stream: u32, data: &[u8]) -> PyResult<bool> {
+        let data = PyBytes::new(self.py, data);
+        let kept = self.handler.bind(self.py).call_method1(intern!(self.py, "on_data"), (stream, data))?;
+        kept.extract()
+    }
+
+    /// Report that a body is complete.
+    pub fn end(&self, stream: u32) -> PyResult<()> {
+        self.handler.bind(self.py).call_method1(intern!(self.py, "on_end"), (stream,))?;
+        Ok(())
+    }
+
+    /// Report that the rest of a body is malformed.
+    pub fn malformed(&self, stream: u32) -> PyResult<()> {
+        self.handler.bind(self.py).call_method1(intern!(self.py, "on_malformed"), (stream,))?;
+        Ok(())
+    }
+
+    /// Report that the client has given up a request.
+    pub fn reset(&self, stream: u32) -> PyResult<()> {
+        self.handler.bind(self.py).call_method1(intern!(self.py, "on_reset"), (stream,))?;
+        Ok(())
+    }
+}
+
+/// Read a list of names and values.
+pub fn read_headers(list: &Bound<'_, PyAny>) -> PyResult<Headers> {
+    let list = list.cast::<PyList>()?;
+    let mut headers = Headers::with_capacity(list.len() + 1);
+    for item in list.iter() {
+        let item = item.cast_into::<PyTuple>()?;
+        let name = item.get_item(0)?.cast::<PyBytes>()?.as_bytes().to_vec();
+        let value = item.get_item(1)?.cast::<PyBytes>()?.as_bytes().to_vec();
+        headers.push((name, value));
+    }
+    Ok(headers)
+}
+
+/// The limits and rules that the core sets (`kes_native.runtime`).
+#[derive(Clone, FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Rules {
+    /// Beginnings of the paths of requests that are passed on with their whole body, if it is small.
+    pub whole: Vec<Vec<u8>>,
+    pub small_body: usize,
+    pub max_head: usize,
+    pub max_read_ahead: usize,
+    pub max_unread_body: usize,
+    pub max_discarded: usize,
+    pub max_streams: u32,
+    pub max_pending_resets: usize,
+}
+
+impl Rules {
+    /// Whether a request is passed on with its whole body.
+    pub fn is_whole(&self, target: &[u8]) -> bool {
+        self.whole.iter().any(|beginning| target.starts_with(beginning))
+    }
+}

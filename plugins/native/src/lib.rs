@@ -1,0 +1,300 @@
+//! TLS and HTTP of the KES server. Python moves the bytes between sockets and this module, on its event loop.
+
+mod app;
+mod date;
+mod http1;
+mod http2;
+mod pipe;
+mod tls;
+
+use bytes::BytesMut;
+use h2::Reason;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::app::{read_headers, Answer, App, Rules};
+use crate::http1::Http1;
+use crate::http2::Http2;
+use crate::tls::{Config, Tls};
+
+enum Http {
+    None,
+    One(Box<Http1>),
+    Two(Box<Http2>),
+}
+
+/// The server's side of a connection. All methods return at once; `take_output` has what is to be sent.
+#[pyclass(unsendable)]
+struct Connection {
+    tls: Tls,
+    http: Http,
+    rules: Rules,
+    handler: Py<PyAny>,
+}
+
+impl Connection {
+    /// Encrypt what HTTP has to send.
+    fn encrypt(&mut self) {
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => {
+                if !http.output.is_empty() {
+                    self.tls.send(&http.output);
+                    http.output.clear();
+                }
+            }
+            Http::Two(http) => {
+                let output = std::mem::take(&mut http.pipe.0.borrow_mut().output);
+                if !output.is_empty() {
+                    self.tls.send(&output);
+                }
+            }
+        }
+    }
+
+    fn receive_plain(&mut self, py: Python<'_>, plain: &[u8]) -> PyResult<()> {
+        let app = App { py, handler: &self.handler };
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.receive(&app, plain)?,
+            Http::Two(http) => {
+                http.pipe.0.borrow_mut().input.extend_from_slice(plain);
+                http.advance(&app)?;
+            }
+        }
+        self.encrypt();
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Connection {
+    #[new]
+    fn new(config: Py<Config>, handler: Py<PyAny>, rules: Rules) -> Self {
+        Connection { tls: Tls::new(config), http: Http::None, rules, handler }
+    }
+
+    /// Receive bytes of the handshake or of requests.
+    fn receive(&mut self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+        let mut plain = BytesMut::new();
+        let was_established = self.tls.is_established();
+        self.tls.receive(data, &mut plain);
+        if !was_established && self.tls.is_established() && self.tls.failure.is_empty() {
+            let certificates: Vec<_> = self.tls.certificates().iter().map(|item| PyBytes::new(py, item)).collect();
+            self.handler.bind(py).call_method1("on_established", (certificates, self.tls.is_http2()))?;
+            self.http = if self.tls.is_http2() {
+                Http::Two(Box::new(Http2::new(self.rules.clone())))
+            } else {
+                Http::One(Box::new(Http1::new(self.rules.clone())))
+            };
+            self.receive_plain(py, &[])?; // HTTP/2 begins with the server's settings
+        }
+        if !plain.is_empty() {
+            self.receive_plain(py, &plain)?;
+        }
+        Ok(())
+    }
+
+    /// Record that the client sends no more data.
+    fn receive_end(&mut self, py: Python<'_>) -> PyResult<()> {
+        let app = App { py, handler: &self.handler };
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.receive_end(&app)?,
+            Http::Two(http) => {
+                http.pipe.0.borrow_mut().eof = true;
+                http.advance(&app)?;
+            }
+        }
+        self.encrypt();
+        Ok(())
+    }
+
+    /// Return the bytes for the client, or None.
+    fn take_output<'py>(&mut self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        if self.tls.output.is_empty() {
+            return None;
+        }
+        let output = PyBytes::new(py, &self.tls.output);
+        if self.tls.output.capacity() > 64 * 1024 {
+            self.tls.output = Vec::new();
+        } else {
+            self.tls.output.clear();
+        }
+        Some(output)
+    }
+
+    #[getter]
+    fn established(&self) -> bool {
+        self.tls.is_established()
+    }
+
+    #[getter]
+    fn failure(&self) -> &str {
+        &self.tls.failure
+    }
+
+    #[getter]
+    fn is_http2(&self) -> bool {
+        self.tls.is_http2()
+    }
+
+    /// Whether the client has ended its side of the TLS session.
+    #[getter]
+    fn ended(&self) -> bool {
+        self.tls.ended
+    }
+
+    /// Whether HTTP has ended the connection: what is to be sent is the last.
+    #[getter]
+    fn finished(&self) -> bool {
+        match &self.http {
+            Http::None => false,
+            Http::One(http) => http.closed,
+            Http::Two(http) => http.is_closed(),
+        }
+    }
+
+    #[getter]
+    fn idle(&self) -> bool {
+        match &self.http {
+            Http::None => true,
+            Http::One(http) => http.is_idle(),
+            Http::Two(http) => http.is_idle(),
+        }
+    }
+
+    #[getter]
+    fn has_partial_request(&self) -> bool {
+        matches!(&self.http, Http::One(http) if http.has_partial_request())
+    }
+
+    /// Whether no more data should be read from the client for now.
+    #[getter]
+    fn full(&self) -> bool {
+        matches!(&self.http, Http::One(http) if http.is_full())
+    }
+
+    /// Whether requests wait for their whole body.
+    #[getter]
+    fn holds(&self) -> bool {
+        match &self.http {
+            Http::None => false,
+            Http::One(http) => http.holds(),
+            Http::Two(http) => http.holds(),
+        }
+    }
+
+    /// Pass requests on that wait for their whole body.
+    fn pass_on(&mut self, py: Python<'_>) -> PyResult<()> {
+        let app = App { py, handler: &self.handler };
+        match &mut self.http {
+            Http::One(http) if http.holds() => http.pass_on(&app)?,
+            Http::Two(http) if http.holds() => {
+                http.pass_on(&app)?;
+                http.advance(&app)?;
+            }
+            _ => {}
+        }
+        self.encrypt();
+        Ok(())
+    }
+
+    /// Go on after the methods below: send what they wrote, and read the next request.
+    fn advance(&mut self, py: Python<'_>) -> PyResult<()> {
+        let app = App { py, handler: &self.handler };
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.advance(&app)?,
+            Http::Two(http) => http.advance(&app)?,
+        }
+        self.encrypt();
+        Ok(())
+    }
+
+    /// Write a whole response.
+    fn respond(&mut self, stream: u32, status: u16, headers: &Bound<'_, PyAny>, body: &[u8]) -> PyResult<()> {
+        let answer = Answer { status, headers: read_headers(headers)?, body: body.to_vec().into() };
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.respond(&answer),
+            Http::Two(http) => http.respond(stream, answer),
+        }
+        Ok(())
+    }
+
+    /// Begin a response that is written in parts.
+    fn start_response(&mut self, stream: u32, status: u16, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        let headers = read_headers(headers)?;
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.start_response(status, headers),
+            Http::Two(http) => http.start_response(stream, status, headers, false),
+        }
+        Ok(())
+    }
+
+    /// Write a part of a response.
+    fn send_part(&mut self, stream: u32, data: &[u8], more: bool) {
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.send_part(data, more),
+            Http::Two(http) => http.send_part(stream, data, more),
+        }
+    }
+
+    /// The number of bytes of a response that wait for the client's window.
+    fn unsent(&self, stream: u32) -> usize {
+        match &self.http {
+            Http::Two(http) => http.unsent(stream),
+            _ => 0,
+        }
+    }
+
+    /// Abort a response of which a part was sent. `cancelled`: because the client does not read it.
+    fn abort_response(&mut self, stream: u32, cancelled: bool) {
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.closed = true,
+            Http::Two(http) => http.abort(stream, if cancelled { Reason::CANCEL } else { Reason::INTERNAL_ERROR }),
+        }
+    }
+
+    /// Let the client send a body.
+    fn request_body(&mut self) {
+        if let Http::One(http) = &mut self.http {
+            http.send_continue();
+        }
+    }
+
+    /// Record that the application has read a part of a body.
+    fn body_consumed(&mut self, stream: u32, size: usize) {
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.consumed(size),
+            Http::Two(http) => http.consumed(stream, size),
+        }
+    }
+
+    /// Accept no more requests; running ones are finished.
+    fn stop(&mut self, py: Python<'_>) -> PyResult<()> {
+        match &mut self.http {
+            Http::None => {}
+            Http::One(http) => http.stopping = true,
+            Http::Two(http) => http.stop(),
+        }
+        self.advance(py)
+    }
+
+    /// Say that no more data follows.
+    fn close(&mut self) {
+        self.encrypt();
+        self.tls.close();
+    }
+}
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Config>()?;
+    module.add_class::<Connection>()
+}
