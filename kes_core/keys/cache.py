@@ -186,12 +186,13 @@ class KeyCache:
 
     async def change(self, name: str, change: Callable[[WatchedStore], Awaitable[T]]) -> T:
         """Call a function that changes a key in the store. It continues if the caller is cancelled."""
-        return await self._wait_for(self._start(self._change(name, change)))
 
-    async def _change(self, name: str, change: Callable[[WatchedStore], Awaitable[T]]) -> T:
-        result = await change(self._store)
-        await self._changed(name)
-        return result
+        async def work() -> T:
+            result = await change(self._store)
+            await self._changed(name)
+            return result
+
+        return await self._wait_for(self._start(work()))
 
     async def look_for_versions(self, name: str) -> StoredKey:
         """Return a key after asking the store for versions that another server has added to it.
@@ -237,9 +238,7 @@ class KeyCache:
         self._reads.clear()
 
     async def delete(self, name: str) -> None:
-        """Delete a key. When this returns or raises, the key is no longer in memory.
-
-        The deletion continues if the caller is cancelled.
+        """Delete a key, even if the caller is cancelled. When this returns or raises, the key is not in memory.
 
         Raises:
             EntryNotFoundError: The store has no key of this name.
@@ -271,6 +270,10 @@ class KeyCache:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._sweep_periodically())
             tasks.create_task(self._monitor_health())
+
+    def keys(self) -> dict[str, StoredKey]:
+        """Return the keys in memory by name."""
+        return {name: entry.key for name, entry in self._entries.items()}
 
     def credentials(self) -> Sequence[Credential]:
         """Return what the key store logs in with and that runs out."""

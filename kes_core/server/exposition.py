@@ -25,7 +25,7 @@ from prometheus_client.core import (
 
 from kes_core.counters import BUCKETS, FINE_BUCKETS
 from kes_core.server.build import commit, version
-from kes_core.server.metrics import credentials, expiring_clients, usable_cpus
+from kes_core.server.metrics import credentials, expiring_clients, newest_versions, usable_cpus
 
 if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
@@ -41,7 +41,7 @@ _CLASSES: Final = (
 )
 
 
-def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool = True) -> bytes:
+def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool = True, names: bool = True) -> bytes:
     """Return the metrics as text.
 
     Args:
@@ -49,6 +49,7 @@ def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool =
         metrics: The metrics of this process, for values that are the same in all processes.
         labelled: Whether to include metrics with labels that the Go server does not have. The Go SDK fails on them: it
             accepts labels only for requests by status code.
+        names: Whether to include the names of keys, which are not for strangers.
     """
     families = [
         _build_family(metrics.runtime),
@@ -56,6 +57,7 @@ def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool =
         *_certificate_families(numbers, metrics),
         *_credential_families(numbers),
         *_deletion_families(numbers["deletions"]),
+        *(_key_families(numbers) if names else ()),
     ]
     if not labelled:
         by_code = {name for name, _help, _codes in _CLASSES}
@@ -194,6 +196,18 @@ def _deletion_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
             "When the next of these keys is deleted, in seconds since 1970.",
             numbers["next"],
         )
+
+
+def _key_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "kes_key_newest_version_timestamp_seconds",
+        "When the newest version of a key was made, for the 100 oldest of the keys in memory, in seconds since 1970.",
+        labels=["key"],
+    )
+    for name, seconds in sorted(newest_versions(numbers).items()):
+        family.add_metric([name], seconds)
+    if family.samples:
+        yield family
 
 
 def _build_family(runtime: str) -> Metric:

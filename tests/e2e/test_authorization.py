@@ -183,7 +183,10 @@ def test_authority_besides_the_leaf_is_ignored(clients: Clients, tmp_path: Path)
 
 
 def test_without_certificate_where_some_api_skips_authentication(run_server: Any, tmp_path: Path) -> None:
-    server = run_server({"api": {"/v1/status": {"skip_auth": True}}})
+    opened = {"/v1/status": {"skip_auth": True}, "/v1/metrics": {"skip_auth": True}}
+    server = run_server({"api": opened, "keys": [{"name": "secret-project"}]})
+    with server.client() as client:
+        assert client.put("/v1/key/generate/secret-project").status_code == 200
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -191,6 +194,8 @@ def test_without_certificate_where_some_api_skips_authentication(run_server: Any
     with httpx.Client(base_url=server.url, verify=context) as client:
         answer = client.get("/v1/status")
         assert (answer.status_code, answer.json().keys() & setup) == (200, set())
+        assert "kes_cache_hits_total" in client.get("/v1/metrics").text
+        assert "secret-project" not in client.get("/v1/metrics").text
         refused = client.get("/v1/ready")
         assert (refused.status_code, refused.json()) == (400, {"message": "tls: client certificate is required"})
         nobody = client.get("/v1/identity/self/describe")
@@ -200,6 +205,7 @@ def test_without_certificate_where_some_api_skips_authentication(run_server: Any
         assert (answer.status_code, answer.json().keys() & setup) == (200, set())
     with server.client() as client:
         assert client.get("/v1/status").json().keys() >= setup
+        assert 'timestamp_seconds{key="secret-project"}' in client.get("/v1/metrics").text
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,8 @@ class Site:
         read = [f"count(rate(kes_log_{log}_events[{RATE_INTERVAL}]) > 0) == 3" for log in ("audit", "error")]
         failed = "count(count by (instance) (count_over_time(kes_http_request_failure[1m]) >= 4)) == 3"
         doomed = "count(kes_keys_scheduled_for_deletion == 1) == 2"
-        for _ in self.prometheus.until(failed, doomed, *read, *alerts):
+        keys = "count(count by (instance) (kes_key_newest_version_timestamp_seconds)) == 2"
+        for _ in self.prometheus.until(failed, doomed, keys, *read, *alerts):
             self._use()
             self._fail()
 

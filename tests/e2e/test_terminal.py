@@ -341,12 +341,12 @@ def test_completion_in_bash(
 
 def test_completion_in_fish(scripts: dict[str, str], with_kes: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "kes.fish").write_text(scripts["fish"])
-    code = f"source {tmp_path / 'kes.fish'}; complete -C 'kes ser'; complete -C 'kes key de'"
+    code = f"source {tmp_path / 'kes.fish'}; complete -C 'kes ser'; complete -C 'kes key e'"
     settings = with_kes | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     done = subprocess.run(
         [program("fish", "fish"), "-c", code], env=settings, capture_output=True, text=True, check=True
     )
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["server", "decrypt", "dek"]
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["server", "enable", "encrypt"]
 
 
 def test_completion_in_zsh(scripts: dict[str, str], with_kes: dict[str, str], tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class Versions(RuleBasedStateMachine):
     def change_state(self, server: int, state: KeyState, lives: int) -> None:
         exists = self.alive is not None
         try:
-            self.change(server, self.servers[server]._change("k", self._change_to(state)), lives)
+            self.change(server, self.servers[server].change("k", self._change_to(state)), lives)
         except EntryNotFoundError:
             assert not exists
             return

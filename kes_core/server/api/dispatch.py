@@ -105,6 +105,7 @@ class KESApp(FastAPI):
         """Use `state` from now on. Requests in progress keep the state with which they began."""
         state.audit.readers = self.audit_log
         self.metrics.credentials = state.cache.credentials
+        self.metrics.keys = state.cache.keys
         self.server_state = state
 
     def close_streams(self) -> None:

@@ -31,7 +31,11 @@ def handlers(metrics: Metrics, peers: Peers, errors: Hub, audit: Hub) -> Mapping
     async def read_metrics(call: Call) -> Text:
         # All clients except the official Go SDK send this header.
         labelled = "accept" in call.headers
-        return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics, labelled=labelled))
+        # With `skip_auth` anyone may ask, and names of keys are not for everyone.
+        state, sender = call.server_state, call.sender
+        is_open = call.kes_route.path in state.access.open_routes
+        is_known = not is_open or sender.is_admin or sender.identity in state.policy_of
+        return Text(CONTENT_TYPE, exposition(await peers.snapshot(), metrics, labelled=labelled, names=is_known))
 
     async def read_errors(_call: Call) -> AsyncIterator[bytes]:
         return _read(errors)

@@ -44,7 +44,7 @@ _LASTING: Final = 60.0
 """Seconds after which a worker's death no longer lengthens that pause."""
 _KILL_AFTER: Final = GRACE + 5
 GAUGES: Final = frozenset(
-    {"active", "workers", "threads", "heap", "blocks", "stack", "expiring", "credentials", "deletions"}
+    {"active", "workers", "threads", "heap", "blocks", "stack", "expiring", "credentials", "deletions", "keys"}
 )
 """Numbers that disappear with their process. All others only grow."""
 

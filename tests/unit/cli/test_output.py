@@ -55,7 +55,7 @@ def complete(words: str, position: int) -> list[str]:
 
 def test_the_shell_completes_commands() -> None:
     assert complete("kes s", 1) == ["server", "status"]
-    assert complete("kes key de", 2) == ["decrypt", "dek"]
+    assert complete("kes key dec", 2) == ["decrypt"]
     assert "--insecure" in complete("kes key dek --", 3)
 
 
