@@ -45,8 +45,8 @@ BROKEN = {
     "api, policy, cache, deletion, log, audit, probe, keys, plugins, keystore, policy_engines, "
     "audit_sinks",
     "adress: a:1": "config.yml:9: adress: unknown field; did you mean 'address'? Allowed: version, address, "
-    "workers, runtime, admin, tls, api, policy, cache, deletion, log, audit, probe, keys, plugins, keystore, policy_engines, "
-    "audit_sinks",
+    "workers, runtime, admin, tls, api, policy, cache, deletion, log, audit, probe, keys, plugins, keystore, "
+    "policy_engines, audit_sinks",
     "policy:\n  p:\n    alow: []": "config.yml:11: policy.p.alow: unknown field; did you mean 'allow'? "
     "Allowed: allow, deny, identities",
     "policy:\n  p:\n    paths: []": "config.yml:11: policy.p.paths: this is the old name of 'policy.p.allow': use that",
