@@ -106,7 +106,9 @@ def test_allowed_client_is_served_on_every_route(clients: Clients) -> None:
         "/v1/key/import/": (406, {"message": "algorithm '' is not supported"}),
         "/v1/key/decrypt/": (400, {"message": "decryption failed: ciphertext is not authentic"}),
         "/v1/key/rewrap/": (400, {"message": "decryption failed: ciphertext is not authentic"}),
+        "/v1/key/schedule-delete/": (409, {"message": "this server does not schedule deletions"}),
     }
+    expected["/v1/key/min-version/"] = (400, {"message": "invalid request body"})
     for bulk in ("decrypt", "generate", "encrypt", "rewrap"):
         expected[f"/v1/key/bulk/{bulk}/"] = (400, {"message": "invalid request body"})
     with clients.server.client() as admin:

@@ -127,6 +127,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     return Packages(tmp_path_factory.mktemp("packages"))
 
 
+@pytest.mark.slow
 def test_only_the_unwritten_parts_fail(packages: Packages, tmp_path: Path) -> None:
     for kind in _FILES:
         check_types_and_style(packages.directory / f"kes-bare-{kind}", cache=tmp_path)

@@ -19,6 +19,7 @@ from tests.helpers.packages import check_types_and_style, install, run_tests
 from tests.helpers.server import start_server
 
 
+@pytest.mark.slow
 def test_tutorial(tmp_path: Path) -> None:
     commands = "".join(blocks("docs/tutorial.md", "sh"))
     settings, store, contract = blocks("docs/tutorial.md", "python")
@@ -56,6 +57,7 @@ def test_tutorial(tmp_path: Path) -> None:
             server.stop()
 
 
+@pytest.mark.slow
 def test_policy_tutorial(tmp_path: Path, kes_server: Callable[..., RunningServer]) -> None:
     engine, contract, rules = blocks("docs/policy-tutorial.md", "python")
     (section,) = blocks("docs/policy-tutorial.md", "yaml")
