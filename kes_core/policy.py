@@ -26,7 +26,7 @@ class Decision(enum.Enum):
 def combine(decisions: Iterable[Decision]) -> Decision:
     """Return the decision of several engines together: deny if one denies, else allow if one allows, else abstain.
 
-    The server refuses a request unless the result is `ALLOW`: if all engines abstain, and if there is no engine.
+    The server refuses a request unless the result is `ALLOW`, so also if all engines abstain or none is configured.
     """
     combined = Decision.ABSTAIN
     for decision in decisions:

@@ -154,7 +154,7 @@ def _request(requester: Requester, path: str, method: str, address: str, *, veri
 
 
 def _usual_method(raw_path: bytes, path: str) -> str:
-    """Return the usual method of a path's API; GET if there is no such API."""
+    """Return the usual method of a path's API, or GET for an unknown path."""
     for method in dict.fromkeys(route.method for route in ROUTES):
         try:
             find_route(method, raw_path, path)
