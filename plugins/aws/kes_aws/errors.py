@@ -6,12 +6,9 @@ operation's page there. The status of an answer says little: most errors have 40
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from botocore import exceptions as sdk
 from urllib3.util.ssl_match_hostname import CertificateError
@@ -24,6 +21,7 @@ from kes_core import (
     KeyStoreThrottledError,
     KeyStoreUnreachableError,
 )
+from kes_core.errors import causes_of, connection_problem
 
 __all__ = [
     "CredentialsRefusedError",
@@ -87,8 +85,6 @@ _WITHOUT_CREDENTIALS: Final = (
     sdk.InvalidConfigError,
 )
 _TOO_MANY_REQUESTS, _SERVER_ERROR = 429, 500
-_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-"""OpenSSL's reasons for an answer that does not begin with a TLS record."""
 _VERIFY_EXPIRED: Final = 10
 _OTHER_HOST: Final = "is for another host: set endpoint to a name that is in the certificate"
 _MISMATCHES: Final = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
@@ -224,7 +220,8 @@ def _of_secret(error: sdk.ClientError, code: str, what: str) -> KeyStoreError:
 
 
 def _of_connection(error: Exception, what: str, endpoint: str) -> KeyStoreError:
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
+    problem = connection_problem(causes)
     if any(isinstance(cause, CertificateError) for cause in causes):
         return MisconfiguredError(f"the certificate of AWS at {endpoint} {_OTHER_HOST}")
     untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
@@ -234,11 +231,9 @@ def _of_connection(error: Exception, what: str, endpoint: str) -> KeyStoreError:
         return KeyStoreUnreachableError(f"AWS Secrets Manager at {endpoint} does not answer in time (tried to {what})")
     if isinstance(error, sdk.ProxyConnectionError):
         return KeyStoreUnreachableError(
-            f"the proxy in front of AWS can't be reached: {_cause_of(causes)} (tried to {what}): check HTTPS_PROXY"
+            f"the proxy in front of AWS can't be reached: {problem} (tried to {what}): check HTTPS_PROXY"
         )
-    return KeyStoreUnreachableError(
-        f"AWS Secrets Manager at {endpoint} can't be reached: {_cause_of(causes)} (tried to {what})"
-    )
+    return KeyStoreUnreachableError(f"AWS Secrets Manager at {endpoint} can't be reached: {problem} (tried to {what})")
 
 
 def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
@@ -247,29 +242,3 @@ def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
     if certificate.verify_code in _MISMATCHES:
         return _OTHER_HOST
     return "is not trusted: if a proxy of yours opens the TLS connections to AWS, set tls.ca to its CA"
-
-
-def _cause_of(causes: Sequence[BaseException]) -> str:
-    """Return why the connection failed, from an exception and all that it wraps."""
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "its host name can't be resolved"
-    failure = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
-    if failure is not None and failure.reason in _NOT_TLS:
-        return "it answers without TLS"
-    if failure is not None:
-        reason = (failure.reason or "the connection was closed").replace("_", " ").lower()
-        return f"the TLS handshake failed: {reason}"
-    number = next((cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno), 0)
-    return os.strerror(number).lower() if number else "the connection was closed"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all that it wraps: the libraries keep the cause in several places."""
-    seen: dict[int, BaseException] = {}
-    waiting: list[Any] = [error]
-    while waiting:
-        current = waiting.pop(0)
-        if isinstance(current, BaseException) and id(current) not in seen:
-            seen[id(current)] = current
-            yield current
-            waiting += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]

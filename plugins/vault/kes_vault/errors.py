@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import hvac.exceptions as vault
 import requests
 
 from kes_core import KeyStoreError, KeyStoreReason, KeyStoreThrottledError, KeyStoreUnreachableError
+from kes_core.errors import causes_of, connection_problem
 from kes_vault.transport import ForeignAnswerError, GatewayError, RedirectError
 
 if TYPE_CHECKING:
@@ -40,8 +38,6 @@ _EXPIRED: Final = 10
 _MISMATCHES: Final = frozenset({62, 64})  # of the host name, of the IP address: openssl/x509_vfy.h
 _NEEDS_TLS: Final = b"Client sent an HTTP request to an HTTPS server"
 """The answer of a Go server to plain HTTP on its TLS port (net/http), with status 400."""
-_NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-"""OpenSSL's errors for an answer that does not begin with a TLS record."""
 
 
 class TokenRefusedError(KeyStoreError):
@@ -141,7 +137,8 @@ def _outage(error: Exception, reason: str, endpoint: str) -> KeyStoreUnreachable
 
 
 def _of_connection(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
+    problem = connection_problem(causes)
     untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
         return _misconfigured(f"the certificate of Vault at {endpoint} {_what_is_wrong_with(untrusted)}")
@@ -151,7 +148,7 @@ def _of_connection(error: requests.exceptions.RequestException, what: str, endpo
         return _of_foreign_answer(error, what, endpoint)
     if isinstance(error, requests.exceptions.Timeout):
         return KeyStoreUnreachableError(f"Vault at {endpoint} does not answer in time (tried to {what})")
-    return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached: {_cause_of(causes)} (tried to {what})")
+    return KeyStoreUnreachableError(f"Vault at {endpoint} can't be reached: {problem} (tried to {what})")
 
 
 def _of_foreign_answer(error: requests.exceptions.RequestException, what: str, endpoint: str) -> KeyStoreError:
@@ -170,38 +167,12 @@ def _misconfigured(message: str) -> KeyStoreError:
     return KeyStoreError(message, reason=KeyStoreReason.MISCONFIGURED)
 
 
-def _cause_of(causes: Sequence[BaseException]) -> str:
-    """Return why the connection failed, from an exception and the exceptions inside it."""
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "its host name can't be resolved"
-    failure = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
-    if failure is not None and failure.reason in _NOT_TLS:
-        return "it answers without TLS"
-    if failure is not None:
-        reason = (failure.reason or "the connection was closed").replace("_", " ").lower()
-        return f"the TLS handshake failed: {reason}"
-    number = next((cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno), 0)
-    return os.strerror(number).lower() if number else "the connection was closed"
-
-
 def _what_is_wrong_with(certificate: ssl.SSLCertVerificationError) -> str:
     if certificate.verify_code == _EXPIRED:
         return "has expired: renew it, or its CA in tls.ca"
     if certificate.verify_code in _MISMATCHES:
         return "is for another host: set endpoint to a name that is in the certificate, or put the host's into it"
     return "is not trusted: set tls.ca to its CA"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all exceptions inside it: the libraries keep the cause in several places."""
-    seen: dict[int, BaseException] = {}
-    waiting: list[Any] = [error]
-    while waiting:
-        current = waiting.pop(0)
-        if isinstance(current, BaseException) and id(current) not in seen:
-            seen[id(current)] = current
-            yield current
-            waiting += [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
 
 
 def login_problem(error: Exception, config: VaultConfig) -> KeyStoreError:
