@@ -51,10 +51,10 @@ def _fill(folder: Path, locks: list[Path]) -> None:
         _make(folder)
     _say(f"Downloading and installing the packages of {', '.join(lock.name for lock in locks)}:")
     pinned = [option for lock in locks for option in ("--requirement", str(lock))]
-    _pip(folder, "--require-hashes", *pinned)
+    _install(folder, "--require-hashes", *pinned)
     _say("Installing this project:")
     ours = [option for package in PACKAGES for option in ("--editable", str(ROOT / package))]
-    _pip(folder, "--no-deps", "--no-build-isolation", *ours)
+    _install(folder, "--no-deps", "--no-build-isolation", *ours)
 
 
 def _has_pip(folder: Path) -> bool:
@@ -77,6 +77,22 @@ def _make(folder: Path) -> None:
     except subprocess.CalledProcessError as error:
         shutil.rmtree(folder)
         sys.exit(f"Python can't install pip into a virtual environment: {error}. {cure}")
+
+
+def _install(folder: Path, *arguments: str) -> None:
+    """Install with uv, in a fifth of the time of pip; with pip where pip has settings that uv does not read."""
+    pip = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check"]
+    settings = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False).stdout
+    if not any(word in settings for word in ("index", "proxy", "trusted-host")):
+        uv = folder / "bin/uv"
+        if not uv.exists():
+            lock = str(ROOT / "requirements/uv.txt")
+            subprocess.run([*pip, "install", "--quiet", "--require-hashes", "--requirement", lock], check=False)
+        command = [uv, "pip", "install", "--python", folder / "bin/python", *arguments]
+        if uv.exists() and subprocess.run(command, check=False).returncode == 0:
+            return
+        _say("uv failed. Trying pip:")
+    _pip(folder, *arguments)
 
 
 def _pip(folder: Path, *arguments: str) -> None:

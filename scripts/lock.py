@@ -36,6 +36,7 @@ def requirements() -> dict[str, list[str]]:
         "build": build,
         "docs": groups["docs"],
         "release": groups["release"],
+        "uv": [line for line in groups["dev"] if re.match(r"uv\b", line)],
     }
 
 

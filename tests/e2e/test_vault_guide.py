@@ -187,7 +187,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=pytest.mark.slow if "files" in case else ()) for case in CASES],  # it installs a server
+    [pytest.param(case, marks=() if case in {"v1", "v2"} else pytest.mark.slow) for case in CASES],
 )
 def test_guide(guide: Guide, case: str) -> None:
     version, policy, tenant, namespace = CASES[case]
