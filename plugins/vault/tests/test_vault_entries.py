@@ -11,8 +11,9 @@ import pytest
 
 from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError
 from kes_core.builtin.memory import MemoryKeyStore
-from kes_core.keys.migration import Migration, OnConflict
+from kes_core.keys.migration import Migration
 from kes_core.keys.stored import KeyVersion
+from kes_core.keys.writing import OnConflict
 from kes_vault.config import VaultConfig
 from kes_vault.store import VaultKeyStore
 from tests.helpers.openbao import KV2_POLICY, WIDE, OpenBao, Tenant, diagnose, failure, run_store

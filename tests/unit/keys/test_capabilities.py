@@ -27,8 +27,9 @@ from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import Section
 from kes_core.config.sections import CacheExpiry
 from kes_core.keys.cache import KeyCache
-from kes_core.keys.migration import Migration, OnConflict
+from kes_core.keys.migration import Migration
 from kes_core.keys.stored import KeyVersion
+from kes_core.keys.writing import OnConflict
 
 
 async def guarded(store: Any) -> KeyStore:

@@ -10,8 +10,10 @@ import pytest
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import CacheExpiry
 from kes_core.keys.cache import KeyCache
-from kes_core.keys.migration import Migration, OnConflict, Outcome
+from kes_core.keys.copying import Outcome
+from kes_core.keys.migration import Migration
 from kes_core.keys.stored import KeyVersion
+from kes_core.keys.writing import OnConflict
 from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
 
 
