@@ -53,6 +53,7 @@ _NAMES: Final = frozenset(
             "ciphertext",
             "cipher",
             "context",
+            "hmac_version",
             "if_older_than",
             "in",
             "key",

@@ -268,13 +268,13 @@ class AsyncClient:
         """Decrypt up to 1000 pairs of ciphertext and context, all or none; return the plaintexts in their order."""
         return await self._send(requests.decrypt_all(name, items))
 
-    async def hmac(self, name: str, message: bytes) -> bytes:
-        """Return the HMAC-SHA-256 of a message under a key's HMAC key: 32 bytes.
+    async def hmac(self, name: str, message: bytes, *, version: int = 1) -> bytes:
+        """Return the HMAC-SHA-256 of a message under the HMAC key of a version of a key: 32 bytes.
 
         Raises:
-            HMACUnsupportedError: The key has no HMAC key.
+            HMACUnsupportedError: The version has no HMAC key.
         """
-        return await self._send(requests.hmac(name, message))
+        return await self._send(requests.hmac(name, message, version))
 
     def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Yield the names of the keys that begin with `prefix`, in order, one page a request."""

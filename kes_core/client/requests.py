@@ -244,8 +244,11 @@ def _ciphertexts(answer: Iterable[Mapping[str, Any]]) -> list[bytes]:
     return [base64.b64decode(item["ciphertext"]) for item in answer]
 
 
-def hmac(name: str, message: bytes) -> Request[bytes]:
-    return Request("PUT", _path("key/hmac", name), lambda a: base64.b64decode(a["hmac"]), {"message": _encode(message)})
+def hmac(name: str, message: bytes, version: int) -> Request[bytes]:
+    body: dict[str, Any] = {"message": _encode(message)}
+    if version != 1:  # other servers do not know versions
+        body["hmac_version"] = version
+    return Request("PUT", _path("key/hmac", name), lambda a: base64.b64decode(a["hmac"]), body)
 
 
 def list_names(resource: str, pattern: str) -> Request[tuple[list[str], str]]:

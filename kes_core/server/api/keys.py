@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
-from kes_core.keys.secret import CiphertextError, KeyType, OldVersionError, hinted_version
+from kes_core.keys.changes import NoSuchVersionError
+from kes_core.keys.secret import (
+    MAX_VERSIONS,
+    CiphertextError,
+    HMACKey,
+    KeyType,
+    OldVersionError,
+    hinted_version,
+)
 from kes_core.keys.stored import KeyState, KeyVersion, Timestamp
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
@@ -259,11 +267,28 @@ def items_of(body: bytes, too_many: tuple[int, str]) -> list[Any]:
 
 
 async def _hmac(call: Call) -> dict[str, str]:
-    message = binary_member(json_body(await call.limited_body()), "message")
+    members = json_body(await call.limited_body())
+    message = binary_member(members, "message")
     key = await stored_key(call, decrypts=True)
-    if key.hmac_key is None:
+    version = None if members is None else members.get("hmac_version")
+    # MinIO derives credentials from HMACs, so they change only for a client that asks for that.
+    hmac_key = key.hmac_key if version is None else await _hmac_key(call, key, version)
+    if hmac_key is None:
         raise RequestError(*HMAC_UNSUPPORTED)
-    return {"hmac": encode_base64(key.hmac_key.digest(message))}
+    return {"hmac": encode_base64(hmac_key.digest(message))}
+
+
+async def _hmac_key(call: Call, key: StoredKey, version: Any) -> HMACKey | None:
+    """Return the HMAC key of a version."""
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise RequestError(*INVALID_BODY)
+    if key.version < version <= MAX_VERSIONS:  # another server may have added it a moment ago
+        with store_errors("read key", call.argument):
+            key = await call.server_state.cache.look_for_versions(call.argument)
+        _check_state(key, decrypts=True)
+    if not 1 <= version <= key.version:
+        raise RequestError(400, str(NoSuchVersionError(version, key.version)))
+    return key.versions[version - 1].hmac_key
 
 
 async def open_all(

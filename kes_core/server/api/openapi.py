@@ -185,6 +185,9 @@ class CiphertextInContext(Ciphertext, Context):
 
 class Message(BaseModel):
     message: Base64 = ""
+    hmac_version: Annotated[
+        int | None, Field(description="The version whose HMAC key to use; version 1 if it is missing.")
+    ] = None
 
 
 class HMAC(BaseModel):

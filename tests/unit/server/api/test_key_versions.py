@@ -293,3 +293,31 @@ def test_minimum_is_a_version_of_the_key(client: Client, version: int) -> None:
 def test_bodies_with_a_minimum_that_are_refused(http: httpx.Client, body: Any) -> None:
     answer = http.put("/v1/key/min-version/k", json=body)
     assert (answer.status_code, answer.json()) == (400, {"message": "invalid request body"})
+
+
+def test_hmac_of_a_later_version_only_for_whoever_names_it(client: Client, http: httpx.Client) -> None:
+    first = client.hmac("k", b"message")
+    client.rotate_key("k")
+    codes = [client.hmac("k", b"message", version=version) for version in (1, 2)]
+    client.rotate_key("k")
+    assert [client.hmac("k", b"message", version=version) for version in (1, 2)] == codes
+    assert codes[0] == first != codes[1]
+    for version in ("2", 2):  # `version` is what some SDKs send with every request
+        body = {"message": b64(b"message"), "version": version}
+        assert http.put("/v1/key/hmac/k", json=body).json() == {"hmac": b64(first)}
+    answer = http.put("/v1/key/hmac/k", json={"message": b64(b"message"), "HMAC_Version": 2})
+    assert answer.json() == {"hmac": b64(codes[1])}
+
+
+@pytest.mark.parametrize("version", [0, -1, 4, 1001, 10**12])
+def test_hmac_of_a_version_that_is_not_there_is_refused(client: Client, version: int) -> None:
+    client.rotate_key("k")
+    with pytest.raises(APIError, match=r"the key has no version .*: its newest one is 2") as caught:
+        client.hmac("k", b"message", version=version)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("version", ["2", True, 1.0, [1], {}])
+def test_hmac_version_that_is_not_a_number_is_refused(http: httpx.Client, version: object) -> None:
+    answer = http.put("/v1/key/hmac/k", json={"hmac_version": version})
+    assert (answer.status_code, answer.json()["message"]) == (400, "invalid request body")
