@@ -1,4 +1,4 @@
-"""Check the keys of a key store: what is left of deleted keys, damaged keys, and keys that were not rotated for long.
+"""Check the keys of a key store: what is left of deleted keys, damaged keys, and keys to be rotated or deleted.
 
 This reads keys, so it logs in to the store as the server does.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from kes_core.boundary import Surroundings, connect_store
 from kes_core.findings import Finding
-from kes_core.keys.stored import StoredKeyError, fingerprint
+from kes_core.keys.stored import StoredKeyError, Timestamp, fingerprint
 from kes_core.keys.versions import is_revision_of, read_key
 from kes_core.keystore import EntryNotFoundError, KeyStore, KeyStoreError
 from kes_core.names import is_valid_name, parse_revision_name
@@ -40,7 +40,7 @@ async def examine_keys(choice: KeyStoreChoice) -> Sequence[Finding]:
     store = await connect_store(choice.backend, choice.config, context)
     try:
         names, is_complete = await _names(store)
-        findings = [*await _orphans(store, names), *await _old_keys(store, names)]
+        findings = [*await _orphans(store, names), *await _keys(store, names)]
     finally:
         await store.close()
     if not is_complete:
@@ -90,9 +90,12 @@ async def _orphans(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
     return findings
 
 
-async def _old_keys(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
+async def _keys(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
+    """Find damaged keys, those that are to be deleted, and those that were not rotated for long."""
     now = time.time()
-    old, findings = [], []
+    old: list[str] = []
+    doomed: list[tuple[int, str]] = []
+    findings = []
     for name in filter(is_valid_name, names):
         try:
             key = await read_key(store.get, name, await store.get(name))
@@ -106,15 +109,29 @@ async def _old_keys(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
                 raise
             findings.append(Finding.error(_SUBJECT, str(error)))
             continue
-        if now - key.versions[-1].created_at.seconds > MAX_AGE:
+        if key.condition.is_doomed:
+            doomed.append((key.condition.delete_at, name))
+        elif now - key.versions[-1].created_at.seconds > MAX_AGE:
             old.append(name)
-    if old:
-        shown = ", ".join(old[:_SHOWN]) + (f" and {len(old) - _SHOWN} more" if len(old) > _SHOWN else "")
-        findings.append(
-            Finding.note(
-                _SUBJECT,
-                f"the newest version of {len(old)} key{'s'[: len(old) != 1]} is older than a year: {shown}",
-                f"kes key rotate --if-older-than 365d {' '.join(old[:_SHOWN])}",
-            )
-        )
-    return findings
+    return [*findings, *_to_be_deleted(sorted(doomed)), *_to_be_rotated(old)]
+
+
+def _to_be_deleted(keys: Sequence[tuple[int, str]]) -> Sequence[Finding]:
+    if not keys:
+        return []
+    one = len(keys) == 1
+    shown = _listed([f"{name} at {Timestamp(moment).rfc3339()}" for moment, name in keys])
+    message = f"{len(keys)} {'key is' if one else 'keys are'} scheduled for deletion: {shown}"
+    return [Finding.warning(_SUBJECT, message, f"`kes key undelete {keys[0][1] if one else 'NAME'}` keeps a key")]
+
+
+def _to_be_rotated(keys: Sequence[str]) -> Sequence[Finding]:
+    if not keys:
+        return []
+    message = f"the newest version of {len(keys)} key{'s'[: len(keys) != 1]} is older than a year: {_listed(keys)}"
+    return [Finding.note(_SUBJECT, message, f"kes key rotate --if-older-than 365d {' '.join(keys[:_SHOWN])}")]
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more

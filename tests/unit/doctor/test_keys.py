@@ -13,7 +13,10 @@ from kes_core.config import CacheExpiry, KeyStoreChoice, Section
 from kes_core.doctor.store import examine_store
 from kes_core.findings import Finding
 from kes_core.keys.cache import KeyCache
-from kes_core.keys.stored import KeyVersion, Timestamp
+from kes_core.keys.changes import change_condition
+from kes_core.keys.deletion import planned
+from kes_core.keys.stored import Condition, KeyVersion, Timestamp
+from kes_core.keys.watched import WatchedStore
 
 
 class NoSettings(Section):
@@ -98,3 +101,33 @@ def test_old_and_damaged_keys_are_found() -> None:
     assert old.message == (
         "the newest version of 6 keys is older than a year: old-1, old-2, old-3, old-4, old-5 and 1 more"
     )
+
+
+def test_keys_that_are_to_be_deleted_are_listed_with_the_time() -> None:
+    """The first one comes first. They need no rotation, however old they are."""
+
+    async def fill(_store: Kept, cache: KeyCache) -> None:
+        long_ago = Timestamp(int(time.time()) - 366 * 86400)
+        for number in range(7):
+            await cache.create(f"key-{number}", replace(KeyVersion.generate("me"), created_at=long_ago))
+            moment = 1_900_000_000 - number
+            await cache.change(f"key-{number}", lambda store, n=number, at=moment: schedule(store, f"key-{n}", at))  # type: ignore[misc]
+
+    async def schedule(store: WatchedStore, name: str, moment: int) -> Condition:
+        return await change_condition(store, name, planned(moment), "me")
+
+    (found,) = examined(fill)
+    assert found.level == "warning"
+    assert found.message == (
+        "7 keys are scheduled for deletion: key-6 at 2030-03-17T17:46:34Z, key-5 at 2030-03-17T17:46:35Z, "
+        "key-4 at 2030-03-17T17:46:36Z, key-3 at 2030-03-17T17:46:37Z, key-2 at 2030-03-17T17:46:38Z and 2 more"
+    )
+    assert found.cure == "`kes key undelete NAME` keeps a key"
+
+    async def fill_one(_store: Kept, cache: KeyCache) -> None:
+        await made(cache, "k", 2)
+        await cache.change("k", lambda store: schedule(store, "k", 1_900_000_000))
+
+    (found,) = examined(fill_one)
+    assert found.message == "1 key is scheduled for deletion: k at 2030-03-17T17:46:40Z"
+    assert found.cure == "`kes key undelete k` keeps a key"
