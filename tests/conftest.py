@@ -26,3 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
     load_profile(nightly=config.option.markexpr == "nightly")
     if config.option.runtime:
         os.environ[RUNTIME] = config.option.runtime
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the long forms more time than other tests."""
+    if config.option.markexpr == "nightly":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(3600))

@@ -37,6 +37,10 @@ T = TypeVar("T")
 
 _CONCURRENCY: Final = 32
 _ATTEMPTS: Final = 5
+_FIRST_WAIT: Final = 0.1
+"""Seconds before the second attempt. Each wait is twice as long as the one before."""
+_PASSING: Final = (KeyStoreUnreachableError, KeyStoreThrottledError)
+"""Errors that the next attempt may not meet."""
 
 
 class Outcome(enum.StrEnum):
@@ -191,10 +195,14 @@ async def retried(call: Callable[[], Awaitable[T]]) -> T:
 
     If a write succeeded but its answer was lost, the next attempt raises `EntryExistsError` or `EntryNotFoundError`.
     """
+    try:
+        return await call()  # nearly always; preparing to retry would cost more than reading a file
+    except _PASSING:
+        await asyncio.sleep(_FIRST_WAIT)
     attempts = AsyncRetrying(
-        retry=retry_if_exception_type((KeyStoreUnreachableError, KeyStoreThrottledError)),
-        stop=stop_after_attempt(_ATTEMPTS),
-        wait=wait_exponential(multiplier=0.1, max=2),
+        retry=retry_if_exception_type(_PASSING),
+        stop=stop_after_attempt(_ATTEMPTS - 1),
+        wait=wait_exponential(multiplier=2 * _FIRST_WAIT, max=2),
         reraise=True,
     )
 
