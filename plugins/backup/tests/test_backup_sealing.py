@@ -115,6 +115,14 @@ def test_identity_of_somebody_else_opens_nothing() -> None:
         verified(backup(filled()), [x25519.Identity.generate()])
 
 
+def test_each_of_several_recipients_opens_the_backup() -> None:
+    others = [x25519.Identity.generate() for _ in range(3)]
+    target = io.BytesIO()
+    asyncio.run(seal(lines(b"content"), target, [identity.to_public() for identity in others], None))
+    for identity in others:
+        assert pyrage.decrypt(target.getvalue(), [identity]) == b"content"
+
+
 def test_truncated_file_is_refused_wherever_it_ends() -> None:
     data = backup(filled())
     for length in [*range(0, 400, 7), *range(400, len(data), 97), *range(len(data) - 20, len(data))]:

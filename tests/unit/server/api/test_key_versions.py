@@ -19,6 +19,7 @@ from kes_core.client import (
     KeyNotFoundError,
     KeyRotationConflictError,
 )
+from kes_core.keys.changes import rotate_key
 from kes_core.keys.secret import hinted_version
 from kes_core.testing import FakeServer
 
@@ -321,3 +322,12 @@ def test_hmac_of_a_version_that_is_not_there_is_refused(client: Client, version:
 def test_hmac_version_that_is_not_a_number_is_refused(http: httpx.Client, version: object) -> None:
     answer = http.put("/v1/key/hmac/k", json={"hmac_version": version})
     assert (answer.status_code, answer.json()["message"]) == (400, "invalid request body")
+
+
+def test_hmac_of_a_version_that_another_server_has_just_added(server: FakeServer, client: Client) -> None:
+    async def rotate_elsewhere() -> None:
+        await rotate_key(server._thread._app.server_state.cache.store, "k", "somebody")
+
+    first = client.hmac("k", b"message")
+    server._thread.submit(rotate_elsewhere()).result(timeout=30)
+    assert client.hmac("k", b"message", version=2) != first
