@@ -79,7 +79,9 @@ def verified(data: bytes, identities: Sequence[x25519.Identity] = (IDENTITY,)) -
     """Verify a backup; return what is in it."""
 
     async def work() -> Contents:
-        return await verify(await opener(data, identities))
+        contents = Contents()
+        await verify(await opener(data, identities), contents)
+        return contents
 
     return asyncio.run(work())
 

@@ -226,11 +226,13 @@ def _backup(file: Path, identities: Sequence[Path], passphrase_file: Path | None
 
 
 async def _verify(opener: Opener, unlock: Unlock, *, show: bool) -> Contents:
-    from kes_backup.reading import verify
+    from kes_backup.reading import Contents, verify
 
     await opener.unlock(*unlock)
+    contents = Contents()
     with progress("verifying", None, show=show) as advance:
-        return await verify(opener, on_key=advance)
+        await verify(opener, contents, on_key=advance)
+    return contents
 
 
 def _show(file: Path, contents: Contents, *, as_json: bool) -> None:
@@ -257,6 +259,7 @@ def _show(file: Path, contents: Contents, *, as_json: bool) -> None:
 @_IDENTITY
 @_PASSPHRASE_FILE
 @click.option("--dry-run", is_flag=True, help="Write nothing, and print what it would do.")
+@click.option("--damaged", is_flag=True, help="Restore the keys before the damage of a damaged or incomplete file.")
 @json_option
 @click.argument("file", type=_FILE)
 @_PATTERN
@@ -265,6 +268,7 @@ def restore(
     identities: Sequence[Path],
     passphrase_file: Path | None,
     dry_run: bool,
+    damaged: bool,
     as_json: bool,
     file: Path,
     pattern: str,
@@ -278,11 +282,18 @@ def restore(
     with _errors(), _backup(file, identities, passphrase_file) as (opener, unlock):
         (choice,) = key_stores(config)
         require_persistent(choice, config)
-        return asyncio.run(_restore(opener, unlock, choice, pattern, dry_run=dry_run, as_json=as_json))
+        return asyncio.run(_restore(opener, unlock, choice, pattern, dry_run=dry_run, damaged=damaged, as_json=as_json))
 
 
 async def _restore(
-    opener: Opener, unlock: Unlock, choice: KeyStoreChoice, pattern: str, *, dry_run: bool, as_json: bool
+    opener: Opener,
+    unlock: Unlock,
+    choice: KeyStoreChoice,
+    pattern: str,
+    *,
+    dry_run: bool,
+    damaged: bool,
+    as_json: bool,
 ) -> int:
     from kes_backup import reading
     from kes_backup.records import BackupError
@@ -291,8 +302,13 @@ async def _restore(
 
     show = for_people(as_json)
     await opener.unlock(*unlock)
-    with progress("verifying", None, show=show) as advance:
-        contents = await reading.verify(opener, pattern, advance)
+    contents = reading.Contents()
+    try:
+        with progress("verifying", None, show=show) as advance:
+            await reading.verify(opener, contents, pattern, advance)
+    except BackupError:
+        if not damaged or not contents.keys:
+            raise
     if not contents.keys:
         raise BackupError(f"the backup has no key that matches {pattern!r}")
     problem = ""
@@ -305,11 +321,13 @@ async def _restore(
                 await reading.restore(
                     opener, store, copies, pattern, dry_run=dry_run, on_key=lambda _name, _outcome: advance()
                 )
-        except (BackupError, KeyStoreError) as error:
-            problem = str(error)
+        except (reading.InterruptedRestoreError, KeyStoreError) as error:
+            problem = f"{error}; {AGAIN}"
+        except BackupError as error:
+            problem = f"{error}; only the keys before the damage were read" if damaged else str(error)
     _report(copies, contents, time.monotonic() - started, dry_run=dry_run, as_json=as_json)
     if problem:
-        raise CLIError(f"{problem}; {AGAIN}")
+        raise CLIError(problem)
     return 1 if copies.summary.failures else 0
 
 

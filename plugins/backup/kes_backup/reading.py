@@ -52,21 +52,21 @@ def matches(name: str, pattern: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-async def verify(opener: Opener, pattern: str = "*", on_key: Callable[[], None] = lambda: None) -> Contents:
+async def verify(
+    opener: Opener, contents: Contents, pattern: str = "*", on_key: Callable[[], None] = lambda: None
+) -> None:
     """Read a whole backup, and check that each key can be used and that nothing is missing.
 
     Args:
         opener: The backup.
+        contents: Gets what is in it; of a damaged backup, what comes before the damage.
         pattern: Which keys to count. All are checked.
         on_key: Called for each key.
-
-    Returns:
-        What is in it.
 
     Raises:
         BackupError: It is damaged or incomplete, or the file can't be decrypted.
     """
-    reader, contents, now = BackupReader(), Contents(), time.time()
+    reader, now = BackupReader(), time.time()
 
     async def take(piece: bytes) -> None:
         for raw in reader.feed(piece):
@@ -77,7 +77,6 @@ async def verify(opener: Opener, pattern: str = "*", on_key: Callable[[], None] 
 
     await opener.read(take)
     contents.header = reader.finish()
-    return contents
 
 
 async def restore(

@@ -126,6 +126,7 @@ class Opener:
             sink.check()
             if "matching keys" in str(error):
                 raise WrongSecretError("none of the identities decrypts the backup") from None
+            await sink.rest()  # what comes before the damage is authentic
             raise BackupError("the file is damaged or incomplete: its encryption does not verify") from None
         sink.check()
         await sink.rest()

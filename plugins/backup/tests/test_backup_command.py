@@ -272,6 +272,24 @@ def test_restoration_killed_in_the_middle_and_started_again(
     assert stored(tmp_path, "target") == values
 
 
+def test_rest_of_a_damaged_file_is_restored_on_request(tmp_path: Path, identity: tuple[Path, str]) -> None:
+    made, values = many(tmp_path, 600)
+    target, file = in_files(tmp_path, "target"), tmp_path / "keys.backup"
+    kes("create", "--config", made, "--recipient", identity[1], file)
+    file.write_bytes(file.read_bytes()[:100_000])
+    restore = ("restore", "--config", target, "--identity", identity[0], "--json")
+    problem = "Error: the file is damaged or incomplete: its encryption does not verify"
+    summary, errors = kes(*restore, file, code=1)
+    assert (summary, errors) == ({}, f"{problem}\n")
+    summary, errors = kes(*restore, "--damaged", file, code=1)
+    assert errors == f"{problem}; only the keys before the damage were read\n"
+    assert summary["keys"] == summary["copied"] == len(stored(tmp_path, "target")) > 300
+    assert stored(tmp_path, "target").items() <= values.items()
+    file.write_bytes(file.read_bytes()[:400])
+    summary, errors = kes(*restore, "--damaged", file, code=1)
+    assert (summary, errors) == ({}, f"{problem}\n")
+
+
 @pytest.fixture(scope="module")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     with OpenBao.running(tmp_path_factory.mktemp("openbao")) as server:

@@ -13,7 +13,7 @@ import pytest
 from pyrage import passphrase as age_passphrase
 from pyrage import x25519
 
-from kes_backup.reading import restore, verify
+from kes_backup.reading import Contents, restore, verify
 from kes_backup.records import BackupError, NotABackupError
 from kes_backup.sealing import Opener, WrongSecretError, seal
 from kes_core.builtin.memory import MemoryKeyStore
@@ -78,7 +78,8 @@ def test_recorded_backup_of_format_1_can_be_restored() -> None:
             with pytest.raises(WrongSecretError, match=r"^the passphrase is wrong, or the beginning of the backup is "):
                 await opener.unlock([], "another passphrase")
             await opener.unlock([], RECORDED_PASSPHRASE)
-            contents = await verify(opener)
+            contents = Contents()
+            await verify(opener, contents)
             assert (contents.header.store, contents.keys, contents.versions) == ("memory", 6, 11)
             await restore(opener, store, KeyCopies(store), "*", dry_run=False, on_key=lambda _name, _outcome: None)
 
