@@ -197,13 +197,14 @@ class Credential:
 class KeyStore(ABC):
     """Stores keys. All methods may be called concurrently.
 
-    The server passes only names of keys, which are valid in the protocol, and of their later versions, which are longer
-    and end in `-` (`kes_core.names.is_valid_entry`). To the store all are names alike. Values are opaque bytes of up to
-    64 KiB; the store returns them unchanged. A store that can't keep all of this contract says so in `capabilities`.
-    Every method raises `KeyStoreUnreachableError` when the store does not answer, `KeyStoreThrottledError` when it has
-    too many requests, and another `KeyStoreError` when it fails. The server treats any other exception as a fault of
-    the plugin: it answers the request with an error, and logs only the type of the exception. After a cancelled call,
-    the key is either complete or absent. Neither `repr()` nor an error may show a value or a credential.
+    The server passes only names of keys, which are valid in the protocol, and names of later versions and of wrapping
+    keys, which are longer and end in `-` (`kes_core.names.is_valid_entry`). To the store all are names alike. Values
+    are opaque bytes of up to 64 KiB; the store returns them unchanged. A store that can't keep all of this contract
+    says so in `capabilities`. Every method raises `KeyStoreUnreachableError` when the store does not answer,
+    `KeyStoreThrottledError` when it has too many requests, and another `KeyStoreError` when it fails. The server treats
+    any other exception as a fault of the plugin: it answers the request with an error, and logs only the type of the
+    exception. After a cancelled call, the key is either complete or absent. Neither `repr()` nor an error may show a
+    value or a credential.
     """
 
     health_interval: float = 10.0

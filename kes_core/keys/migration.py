@@ -12,7 +12,7 @@ from typing import Final
 from kes_core.keys.copying import KeyCopies, Outcome, read_entries, retried
 from kes_core.keys.writing import KeyWriter, OnConflict
 from kes_core.keystore import KeyStore
-from kes_core.names import parse_revision_name
+from kes_core.names import is_hidden_entry
 
 __all__ = ["Migration"]
 
@@ -30,13 +30,16 @@ class Migration(KeyCopies):
         self._writer = KeyWriter(target, on_conflict=on_conflict, dry_run=dry_run, cures=_CURES)
 
     async def names(self, pattern: str) -> list[str]:
-        """Return the names of the source's keys that match `pattern`: a name, or a prefix followed by `*`."""
+        """Return the names of the source's keys that match `pattern`: a name, or a prefix followed by `*`.
+
+        Wrapping keys are not among them: the servers on the target make their own.
+        """
         prefix = pattern.removesuffix("*")
         found: list[str] = []
         start = ""
         while True:
             page = await retried(lambda: self._source.list(prefix, start=start))  # noqa: B023 # called at once
-            found += [name for name in page.names if parse_revision_name(name) is None]
+            found += [name for name in page.names if not is_hidden_entry(name)]
             if not page.next:
                 break
             start = page.next

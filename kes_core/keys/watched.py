@@ -20,7 +20,7 @@ from kes_core.keystore import (
     KeyStoreUnreachableError,
     Page,
 )
-from kes_core.names import parse_revision_name
+from kes_core.names import is_hidden_entry, parse_revision_name
 
 __all__ = ["WatchedStore"]
 
@@ -62,16 +62,16 @@ class WatchedStore:
         await self._observed("delete", self._store.delete(name))
 
     async def list_keys(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
-        """List names as `KeyStore.list`, without those of revisions."""
+        """List names as `KeyStore.list`, without those of revisions and of wrapping keys."""
         limit = limit if limit > 0 else PAGE_SIZE
         names: list[str] = []
         while True:
             page = await self._observed("list", self._store.list(prefix, start=start, limit=limit))
-            names += [name for name in page.names if parse_revision_name(name) is None]
+            names += [name for name in page.names if not is_hidden_entry(name)]
             start = page.next
             if len(names) > limit:
                 return Page(names[:limit], names[limit])
-            if not start or (len(names) == limit and parse_revision_name(start) is None):
+            if not start or (len(names) == limit and not is_hidden_entry(start)):
                 return Page(names, start)
 
     async def all_names(self) -> AsyncIterator[str]:
@@ -91,12 +91,20 @@ class WatchedStore:
 
     async def list_revisions(self, key: str) -> list[str]:
         """Return the names of all entries of revisions of `key`, also those of a deleted key of this name."""
+        parsed = [(name, parse_revision_name(name)) for name in await self.list_entries(f"{key}-r")]
+        return [name for name, parts in parsed if parts is not None and parts.key == key]
+
+    async def list_entries(self, prefix: str) -> list[str]:
+        """Return the names of all entries that begin with `prefix`, also those that listings hide.
+
+        Raises:
+            KeyStoreError: The store fails.
+        """
         found: list[str] = []
         start = ""
         while True:
-            page = await self._observed("list", self._store.list(f"{key}-r", start=start))
-            parsed = ((name, parse_revision_name(name)) for name in page.names)
-            found += [name for name, parts in parsed if parts is not None and parts.key == key]
+            page = await self._observed("list", self._store.list(prefix, start=start))
+            found += page.names
             start = page.next
             if not start:
                 return found

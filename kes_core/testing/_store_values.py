@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterable, Sequence
 
 from kes_core.keystore import EntryExistsError, EntryNotFoundError, KeyStore
-from kes_core.names import MAX_NAME_LENGTH, is_valid_entry, revision_name
+from kes_core.names import MAX_NAME_LENGTH, is_valid_entry, revision_name, wrapping_key_name
 from kes_core.testing._clause import clause
 from kes_core.testing._running import check, refused, same_bytes
 from kes_core.testing._store import StoreSuite, StoreTrial
@@ -123,10 +123,11 @@ class ValueClauses(StoreSuite):
 
     @clause()
     async def test_names_of_versions(self, trial: StoreTrial) -> None:
-        """The names of later versions of keys, which have up to 104 characters and end in a hyphen, can be used."""
+        """The names of versions and wrapping keys, which have up to 104 characters and end in a hyphen, can be used."""
         keys = ["k", "b" * MAX_NAME_LENGTH]
         names = [revision_name(key, number, f"{number:016x}") for key in keys for number in (2, 1000)]
-        await _different_keys(trial, [*keys, *names, revision_name("k", 2, "f" * 16)])
+        wrapping = [wrapping_key_name(digit * 64) for digit in "0f"]
+        await _different_keys(trial, [*keys, *names, revision_name("k", 2, "f" * 16), *wrapping])
 
     @clause(excluded_by="folds_case")
     async def test_names_are_case_sensitive(self, trial: StoreTrial) -> None:

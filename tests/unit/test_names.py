@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.names import is_valid_entry, is_valid_name, is_valid_pattern, parse_revision_name, revision_name
+from kes_core.names import (
+    MAX_ENTRY_LENGTH,
+    is_hidden_entry,
+    is_valid_entry,
+    is_valid_name,
+    is_valid_pattern,
+    parse_revision_name,
+    parse_wrapping_key_name,
+    revision_name,
+    wrapping_key_name,
+)
 from tests.helpers.vectors import vectors
 
 CHECKS = {"name": is_valid_name, "pattern": is_valid_pattern}
@@ -50,4 +60,23 @@ def test_name_of_a_version_is_that_of_no_key_and_of_one_version(key: str, number
 def test_parts_of_a_name_make_the_name(text: str) -> None:
     parts = parse_revision_name(text)
     assert parts is None or revision_name(*parts) == text
+    assert is_hidden_entry(text) is (parts is not None)
     assert is_valid_entry(text) is (is_valid_name(text) or parts is not None)
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_name_of_a_wrapping_key_is_that_of_nothing_else(digest: bytes) -> None:
+    name = wrapping_key_name(digest.hex())
+    assert parse_wrapping_key_name(name) == digest.hex()
+    assert is_hidden_entry(name)
+    assert is_valid_entry(name)
+    assert not is_valid_name(name)
+    assert parse_revision_name(name) is None
+    assert len(name) <= MAX_ENTRY_LENGTH
+
+
+@given(st.from_regex(r"kes-wrapping-key-[0-9a-fA-F]{63,65}-?", fullmatch=True))
+def test_id_of_a_wrapping_key_makes_its_name(text: str) -> None:
+    key_id = parse_wrapping_key_name(text)
+    assert key_id is None or wrapping_key_name(key_id) == text
+    assert is_hidden_entry(text) is (key_id is not None)

@@ -20,7 +20,7 @@ from kes_backup.sealing import seal
 from kes_core.keys.copying import CopyError, KeyEntries, read_entries, retried
 from kes_core.keys.stored import KeyState, Timestamp
 from kes_core.keystore import KeyStore, KeyStoreError, KeyStoreUnreachableError
-from kes_core.names import parse_revision_name
+from kes_core.names import is_hidden_entry
 
 __all__ = ["Creation", "new_file"]
 
@@ -123,7 +123,7 @@ class Creation:
             for name in page.names:
                 if self._stopping:
                     raise BackupError("interrupted: no backup was written")
-                if parse_revision_name(name) is None and (pattern.endswith("*") or name == pattern):
+                if not is_hidden_entry(name) and (pattern.endswith("*") or name == pattern):
                     yield name
             start = page.next
             if not start:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from kes_core import BlockingCalls, Finding, KeyStoreError
-from kes_core.names import parse_revision_name
+from kes_core.names import is_valid_name
 from kes_fs.access import is_own_group
 from kes_fs.store import TIME_LIMIT, FileKeyStore
 
@@ -32,7 +32,7 @@ async def diagnose(path: Path) -> Sequence[Finding]:
             if missing is not None:
                 return [missing]
             may_write = await store.check()
-            names = [name for name in (await store.list(limit=2**31)).names if parse_revision_name(name) is None]
+            names = [name for name in (await store.list(limit=2**31)).names if is_valid_name(name)]
             count = f"{len(names)} key{'s'[: len(names) != 1]}"
             if not may_write:
                 text = f"the directory {str(path)!r} can be read, and holds {count}"
