@@ -1,5 +1,7 @@
 """Check the keys of a key store: what is left of deleted keys, damaged keys, and keys to be rotated or deleted.
 
+And expired wrapping keys.
+
 This reads keys, so it logs in to the store as the server does.
 """
 
@@ -14,8 +16,9 @@ from kes_core.boundary import Surroundings, connect_store
 from kes_core.findings import Finding
 from kes_core.keys.stored import StoredKeyError, Timestamp, fingerprint
 from kes_core.keys.versions import is_revision_of, read_key
+from kes_core.keys.wrapping_keys import StoredWrappingKey
 from kes_core.keystore import EntryNotFoundError, KeyStore, KeyStoreError
-from kes_core.names import is_valid_name, parse_revision_name
+from kes_core.names import is_valid_name, parse_revision_name, parse_wrapping_key_name
 
 if TYPE_CHECKING:
     from kes_core.config import KeyStoreChoice
@@ -40,7 +43,7 @@ async def examine_keys(choice: KeyStoreChoice) -> Sequence[Finding]:
     store = await connect_store(choice.backend, choice.config, context)
     try:
         names, is_complete = await _names(store)
-        findings = [*await _orphans(store, names), *await _keys(store, names)]
+        findings = [*await _orphans(store, names), *await _keys(store, names), *await _wrapping_keys(store, names)]
     finally:
         await store.close()
     if not is_complete:
@@ -135,3 +138,28 @@ def _to_be_rotated(keys: Sequence[str]) -> Sequence[Finding]:
 def _listed(texts: Sequence[str]) -> str:
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
+
+
+async def _wrapping_keys(store: KeyStore, names: Sequence[str]) -> Sequence[Finding]:
+    findings = []
+    for name in names:
+        key_id = parse_wrapping_key_name(name)
+        if key_id is None:
+            continue
+        try:
+            found = StoredWrappingKey.decode(await store.get(name), key_id)
+        except EntryNotFoundError:
+            continue  # removed meanwhile
+        except StoredKeyError as error:
+            text = f"the entry {name!r} in the key store is damaged: {error}"
+            findings.append(Finding.error(_SUBJECT, text, "remove the entry from the key store"))
+            continue
+        except KeyStoreError as error:
+            if error.reason is not None:
+                raise
+            findings.append(Finding.error(_SUBJECT, str(error)))
+            continue
+        if found.seconds_left <= 0:
+            text = f"the wrapping key {key_id} has expired: no server uses it"
+            findings.append(Finding.note(_SUBJECT, text, f"a later request removes it; or remove the entry {name!r}"))
+    return findings

@@ -172,23 +172,18 @@ class KeyCache:
 
     async def rotate(self, name: str, created_by: str, if_older_than: float = 0.0) -> tuple[KeyVersion, bool]:
         """Add a version to a key, as `rotate_key`. The rotation continues if the caller is cancelled."""
-        return await self._wait_for(self._start(self._rotate(name, created_by, if_older_than)))
-
-    async def _rotate(self, name: str, created_by: str, if_older_than: float) -> tuple[KeyVersion, bool]:
-        try:
-            rotated = await rotate_key(self._store, name, created_by, if_older_than)
-        except (EntryNotFoundError, RotationConflictError):
-            await self._changed(name)
-            raise
-        # After another failure the key stays in memory: the store may be unreachable.
-        await self._changed(name)
-        return rotated
+        return await self.change(name, lambda store: rotate_key(store, name, created_by, if_older_than))
 
     async def change(self, name: str, change: Callable[[WatchedStore], Awaitable[T]]) -> T:
         """Call a function that changes a key in the store. It continues if the caller is cancelled."""
 
         async def work() -> T:
-            result = await change(self._store)
+            try:
+                result = await change(self._store)
+            except (EntryNotFoundError, RotationConflictError):
+                await self._changed(name)
+                raise
+            # After another failure the key stays in memory: the store may be unreachable.
             await self._changed(name)
             return result
 

@@ -14,6 +14,7 @@ from kes_core.keys.secret import MAX_VERSIONS
 from kes_core.keys.stored import Condition, KeyState, KeyVersion, StateChange, StoredKeyError, decode_later, fingerprint
 from kes_core.keys.versions import (
     MAX_REVISIONS,
+    Material,
     StoredKey,
     is_revision_of,
     names_of_revisions,
@@ -31,6 +32,7 @@ __all__ = [
     "KeyDoomedError",
     "NoSuchVersionError",
     "RotationConflictError",
+    "SameMaterialError",
     "TooManyChangesError",
     "TooManyVersionsError",
     "change_condition",
@@ -70,6 +72,13 @@ class NoSuchVersionError(Exception):
 
     def __init__(self, version: int, newest: int) -> None:
         super().__init__(f"the key has no version {version}: its newest one is {newest}")
+
+
+class SameMaterialError(Exception):
+    """The key has a version with the material that is to be added."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"version {version} of the key has this key material already")
 
 
 class TooManyVersionsError(Exception):
@@ -117,7 +126,7 @@ async def _read_new(store: WatchedStore, name: str) -> bytes:
 
 
 async def rotate_key(
-    store: WatchedStore, name: str, created_by: str, if_older_than: float = 0.0
+    store: WatchedStore, name: str, created_by: str, if_older_than: float = 0.0, *, material: Material | None = None
 ) -> tuple[KeyVersion, bool]:
     """Add a version to a key. Of several servers that rotate a key at once, one succeeds for each version.
 
@@ -126,6 +135,7 @@ async def rotate_key(
         name: The name of the key.
         created_by: The identity that asks for it.
         if_older_than: Leave the key as it is if its newest version is younger, in seconds.
+        material: What becomes the new version, instead of a random key.
 
     Returns:
         The new version and True, or the newest version and False.
@@ -134,6 +144,7 @@ async def rotate_key(
         EntryNotFoundError: There is no such key, or it was deleted meanwhile.
         KeyDoomedError: The deletion of the key is scheduled.
         RotationConflictError: Another server was faster.
+        SameMaterialError: A version of the key has the material already.
         TooManyVersionsError: The key has too many versions.
         KeyStoreError: The store fails.
     """
@@ -148,7 +159,11 @@ async def rotate_key(
     if len(key.later) + 1 >= MAX_REVISIONS:
         raise TooManyChangesError
     first = fingerprint(value)
-    entry, version = next_version(name, first, key, created_by)
+    entry, version = next_version(name, first, key, created_by, material)
+    if material is not None:
+        for known in key.versions:
+            if known.key == version.key:
+                raise SameMaterialError(known.version)
     try:
         await _add(store, name, value, entry, version)
     except EntryExistsError:

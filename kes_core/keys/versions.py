@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from kes_core.keys.secret import HMACKey, SecretKeys
+from kes_core.keys.secret import HMACKey, KeyType, SecretKeys
 from kes_core.keys.stored import (
     Condition,
     KeyVersion,
@@ -27,6 +27,7 @@ from kes_core.names import parse_revision_name, revision_name
 
 __all__ = [
     "MAX_REVISIONS",
+    "Material",
     "RevisedKey",
     "StoredKey",
     "is_revision_of",
@@ -41,6 +42,8 @@ Get = Callable[[str], Awaitable[bytes]]
 """Reads an entry, as `KeyStore.get`."""
 Later = KeyVersion | StateChange
 """What an entry behind the first one holds."""
+Material = tuple[bytes, KeyType | None]
+"""The 32 bytes of a given key, and its cipher; None: that of the key whose version it becomes."""
 
 MAX_REVISIONS: Final = 9999
 """The most entries of a key: the number in the name of an entry has four digits."""
@@ -171,14 +174,19 @@ async def _read(get: Get, name: str, first: bytes, number: int) -> Later | None:
         raise StoredKeyError(f"entry {number}: {error}") from None
 
 
-def next_version(name: str, first: bytes, key: StoredKey, created_by: str) -> tuple[str, KeyVersion]:
-    """Make the next version of a key: return the name of its entry, and the version. Its cipher stays that of the key.
+def next_version(
+    name: str, first: bytes, key: StoredKey, created_by: str, material: Material | None = None
+) -> tuple[str, KeyVersion]:
+    """Make the next version of a key: return the name of its entry, and the version.
 
-    `first` is the fingerprint of the key's first entry.
+    `first` is the fingerprint of the key's first entry. Without material, the version is random, of the key's cipher.
     """
     number = len(key.later) + 2
-    version = KeyVersion.generate(created_by, key.key.type).at(Revision(number, key.version + 1, first))
-    return revision_name(name, number, first[:_SHOWN].hex()), version
+    if material is None:
+        made = KeyVersion.generate(created_by, key.key.type)
+    else:
+        made = KeyVersion.imported(material[0], material[1] or key.key.type, created_by)
+    return revision_name(name, number, first[:_SHOWN].hex()), made.at(Revision(number, key.version + 1, first))
 
 
 def next_state(

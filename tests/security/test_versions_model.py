@@ -194,7 +194,7 @@ class Versions(RuleBasedStateMachine):
     def rotate(self, server: int, lives: int) -> None:
         exists, is_doomed = self.alive is not None, self.is_doomed
         try:
-            done = self.change(server, self.servers[server]._rotate("k", "me", 0), lives)
+            done = self.change(server, self.servers[server].rotate("k", "me"), lives)
         except EntryNotFoundError:
             assert not exists
             return

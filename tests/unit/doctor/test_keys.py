@@ -17,6 +17,7 @@ from kes_core.keys.changes import change_condition
 from kes_core.keys.deletion import planned
 from kes_core.keys.stored import Condition, KeyVersion, Timestamp
 from kes_core.keys.watched import WatchedStore
+from tests.helpers.wrapping import entry, wrapping_key
 
 
 class NoSettings(Section):
@@ -131,3 +132,24 @@ def test_keys_that_are_to_be_deleted_are_listed_with_the_time() -> None:
     (found,) = examined(fill_one)
     assert found.message == "1 key is scheduled for deletion: k at 2030-03-17T17:46:40Z"
     assert found.cure == "`kes key undelete k` keeps a key"
+
+
+def test_expired_or_damaged_wrapping_key_is_found_and_a_valid_one_is_not() -> None:
+    expired, valid = entry(1, days_left=-1), entry(0)
+
+    async def fill(store: Kept, cache: KeyCache) -> None:
+        await made(cache, "a", 1)
+        for name, value in (expired, valid):
+            await store.create(name, value)
+
+    found = examined(fill)
+    assert [(each.level, each.message) for each in found] == [
+        ("note", f"the wrapping key {wrapping_key(1).id} has expired: no server uses it")
+    ]
+
+    async def damage(store: Kept, _cache: KeyCache) -> None:
+        await store.create(valid[0], expired[1])
+
+    (damaged,) = examined(damage)
+    assert damaged.level == "error"
+    assert damaged.message.endswith("is damaged: the value is another wrapping key")

@@ -15,6 +15,7 @@ from kes_core.keys.migration import Migration
 from kes_core.keys.stored import KeyVersion
 from kes_core.keys.writing import OnConflict
 from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from tests.helpers.wrapping import entry
 
 
 def key() -> bytes:
@@ -62,6 +63,16 @@ def test_pattern(pattern: str, expected: set[str]) -> None:
         await fill(source, "a", "ab", "b")
         await migrate(Migration(source, target), pattern)
         assert set(await content(target)) == expected
+
+    run(check)
+
+
+def test_wrapping_keys_are_not_copied() -> None:
+    async def check(source: MemoryKeyStore, target: MemoryKeyStore) -> None:
+        await fill(source, "a", "kes-wrapping-key")
+        await source.create(*entry())
+        assert await migrate(Migration(source, target)) == {"copied": 2}
+        assert set(await content(target)) == {"a", "kes-wrapping-key"}
 
     run(check)
 

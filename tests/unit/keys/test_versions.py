@@ -605,7 +605,7 @@ async def crashed(store: Store, operation: str, moment: int, *, done: bool) -> t
             ciphertexts.append(await sealed(server))
             await server.rotate("k", "me")
     store.crash_at = (len(store.calls) + moment, done)
-    calls = {"create": lambda: made(server), "rotate": lambda: server._rotate("k", "me", 0)}
+    calls = {"create": lambda: made(server), "rotate": lambda: server.rotate("k", "me")}
     calls["delete"] = lambda: server._delete("k")
     calls["disable"] = lambda: set_state(server, KeyState.DISABLED)
     try:
