@@ -60,8 +60,10 @@ _NAMES: Final = frozenset(
             "message",
             "plaintext",
             "version",
+            "wrapped_key",
+            "wrapping_key",
         ),  # bodies
-        *("algorithm", "bytes", "created_at", "created_by"),  # stored keys
+        *("algorithm", "bytes", "created_at", "created_by", "expires_at"),  # stored keys
         *("aead", "id", "iv", "nonce"),  # ciphertexts
     )
 )

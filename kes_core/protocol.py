@@ -36,6 +36,7 @@ __all__ = [
     "TOO_MANY_BODIES",
     "TOO_MANY_CIPHERTEXTS",
     "TOO_MANY_ITEMS",
+    "WRAPPING_KEY_UNKNOWN",
     "Argument",
     "Auth",
     "Route",
@@ -105,7 +106,7 @@ ROUTES: Final = (
     Route("/v1/metrics", "GET", "Prometheus metrics", may_skip_auth=True),
     Route("/v1/api", "GET", "This list", timeout=10.0, may_skip_auth=True),
     _key("create", "PUT", "Make a random key"),
-    _key("import", "PUT", "Store a given key", max_body=MAX_BODY),
+    _key("import", "PUT", "Store a given key, plain or wrapped", max_body=MAX_BODY),
     _key("describe", "GET", "Facts about a key, never the key"),
     _key("list", "GET", "Names of keys", argument=Argument.PATTERN),
     _key("delete", "DELETE", "Delete a key for good"),
@@ -118,6 +119,8 @@ ROUTES: Final = (
     _key("bulk/encrypt", "PUT", "Encrypt up to 1000 plaintexts", max_body=MAX_BODY),
     _key("bulk/rewrap", "PUT", "Encrypt up to 1000 ciphertexts again, all or none", max_body=MAX_BODY),
     _key("rotate", "PUT", "Add a version to a key", max_body=MAX_BODY),
+    _key("import-version", "PUT", "Add a given key, plain or wrapped, as a version of a key", max_body=MAX_BODY),
+    Route("/v1/key/wrapping-key", "GET", "The public key for which clients wrap keys to import", timeout=60.0),
     _key("rewrap", "PUT", "Encrypt a ciphertext again, under the newest version of the key", max_body=MAX_BODY),
     _key("versions", "GET", "The versions of a key"),
     _key("disable", "PUT", "Refuse the use of a key until it is enabled", max_body=MAX_BODY),
@@ -153,6 +156,7 @@ HMAC_UNSUPPORTED: Final = (409, "key does not support HMAC")
 INVALID_BODY: Final = (400, "invalid request body")
 INVALID_CERTIFICATE: Final = (400, "invalid client certificate")
 INVALID_IMPORT_BODY: Final = (400, "invalid import key request body")
+WRAPPING_KEY_UNKNOWN: Final = (400, "there is no wrapping key of this id, or it has expired")
 TOO_MANY_BODIES: Final = (503, "too many request bodies are under way")
 TOO_MANY_CIPHERTEXTS: Final = (400, "too many ciphertexts")
 TOO_MANY_ITEMS: Final = (400, "too many items")

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from kes_core.cli import _importing
 from kes_core.cli._command import Group
 from kes_core.cli._common import (
     decode_base64_argument,
@@ -52,6 +53,10 @@ def command() -> None:
     """Manage and use keys."""
 
 
+command.add_command(_importing.import_key)
+command.add_command(_importing.wrapping_key)
+
+
 @command.command("create")
 @_NAMES
 @server_options
@@ -73,23 +78,6 @@ def _naming(name: str, verb: str, names: tuple[str, ...]) -> Iterator[None]:
     except KESError as error:
         before = "; those before it are done" if name != names[0] else ""
         raise CLIError(f"failed to {verb} key {quote(name)}: {explain(error)}{before}") from error
-
-
-@command.command("import")
-@click.argument("name")
-@click.argument("key", metavar="KEY")
-@click.option(
-    "--cipher",
-    default="AES256",
-    show_default=True,
-    type=click.Choice(["AES256", "ChaCha20"]),
-    help="The cipher that the key is for.",
-)
-@server_options
-def import_(server: Any, name: str, key: str, cipher: str) -> None:
-    """Store a given KEY: 32 bytes in base64. - reads it from standard input."""
-    with server(f"import key {quote(name)}") as client:
-        client.import_key(name, decode_base64_argument(key, "key"), cipher)
 
 
 @command.command("info")

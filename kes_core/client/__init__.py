@@ -20,7 +20,7 @@ it certainly was not sent before. A log that breaks is never opened again: event
         ├── ClientCertificateError, NotAllowedError
         ├── InvalidNameError, UnsupportedKeyError
         ├── KeyExistsError, KeyNotFoundError, PolicyNotFoundError, IdentityNotFoundError
-        ├── DecryptionError, HMACUnsupportedError
+        ├── DecryptionError, HMACUnsupportedError, WrappingKeyUnknownError
         └── KeyStoreUnavailableError
 """
 
@@ -47,6 +47,7 @@ from kes_core.client.errors import (
     PolicyNotFoundError,
     StreamEndedError,
     UnsupportedKeyError,
+    WrappingKeyUnknownError,
 )
 from kes_core.client.logs import AsyncLogStream, LogStream
 from kes_core.client.models import (
@@ -61,6 +62,7 @@ from kes_core.client.models import (
     PolicyInfo,
     ServerStatus,
     ServerVersion,
+    WrappingKey,
 )
 
 __all__ = [
@@ -97,6 +99,8 @@ __all__ = [
     "ServerVersion",
     "StreamEndedError",
     "UnsupportedKeyError",
+    "WrappingKey",
+    "WrappingKeyUnknownError",
 ]
 
 # Tracebacks and documentation show the names that users import.

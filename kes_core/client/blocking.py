@@ -25,6 +25,7 @@ from kes_core.client.models import (
     PolicyInfo,
     ServerStatus,
     ServerVersion,
+    WrappingKey,
 )
 from kes_core.client.requests import Log, Request
 from kes_core.client.transport import (
@@ -177,6 +178,28 @@ class Client:
             KeyExistsError: A key of that name exists already.
         """
         self._send(requests.import_key(name, key, cipher))
+
+    def wrapping_key(self) -> WrappingKey:
+        """Return a public key of the server, for which keys are wrapped. The first one may take some seconds."""
+        return self._send(requests.wrapping_key())
+
+    def import_wrapped_key(self, name: str, wrapped_key: bytes, wrapping_key: str, cipher: str = "AES256") -> None:
+        """Store a key that is wrapped for the wrapping key with the id `wrapping_key`, as `import_key`.
+
+        Raises:
+            KeyExistsError: A key of that name exists already.
+            WrappingKeyUnknownError: The wrapping key has expired.
+        """
+        self._send(requests.import_wrapped_key(name, wrapped_key, wrapping_key, cipher))
+
+    def import_key_version(
+        self, name: str, key: bytes, *, wrapping_key: str | None = None, cipher: str | None = None
+    ) -> KeyRotation:
+        """Add a given key as a version of a key, as `rotate_key`. With `wrapping_key`, `key` is wrapped for that one.
+
+        The version has the cipher of the key, if none is given.
+        """
+        return self._send(requests.import_key_version(name, key, wrapping_key, cipher))
 
     def describe_key(self, name: str) -> KeyInfo:
         """Return facts about a key."""

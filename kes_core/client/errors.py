@@ -19,6 +19,7 @@ from kes_core.protocol import (
     KEY_VERSION_TOO_OLD,
     NOT_DECRYPTED,
     POLICY_NOT_FOUND,
+    WRAPPING_KEY_UNKNOWN,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PolicyNotFoundError",
     "StreamEndedError",
     "UnsupportedKeyError",
+    "WrappingKeyUnknownError",
     "raise_for_status",
 ]
 
@@ -118,6 +120,10 @@ class UnsupportedKeyError(APIError):
     """The server does not accept a key of this cipher or length."""
 
 
+class WrappingKeyUnknownError(APIError):
+    """The wrapping key has expired, or never was one of this server. Get the current one, and wrap again."""
+
+
 class KeyStoreUnavailableError(APIError):
     """The server can't reach its key store, or the key store failed. Trying again later may help."""
 
@@ -135,6 +141,7 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     IDENTITY_NOT_FOUND: IdentityNotFoundError,
     NOT_DECRYPTED: DecryptionError,
     HMAC_UNSUPPORTED: HMACUnsupportedError,
+    WRAPPING_KEY_UNKNOWN: WrappingKeyUnknownError,
     KEY_DISABLED: KeyDisabledError,
     KEY_DECRYPTS_ONLY: KeyDisabledError,
     KEY_SCHEDULED: KeyDisabledError,
@@ -144,6 +151,7 @@ _ERRORS: Final[Mapping[tuple[int, str], type[APIError]]] = {
     (502, "failed to rotate key"): KeyStoreUnavailableError,
     (502, "failed to change key"): KeyStoreUnavailableError,
     (502, "failed to read key"): KeyStoreUnavailableError,
+    (502, "failed to read wrapping key"): KeyStoreUnavailableError,
     (502, "failed to delete key"): KeyStoreUnavailableError,
     (502, "failed to list keys"): KeyStoreUnavailableError,
     (502, "key store is unavailable"): KeyStoreUnavailableError,

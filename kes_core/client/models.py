@@ -17,6 +17,7 @@ __all__ = [
     "PolicyInfo",
     "ServerStatus",
     "ServerVersion",
+    "WrappingKey",
 ]
 
 
@@ -115,6 +116,31 @@ class KeyRotation:
     """When that version was made: in UTC, to the microsecond."""
     is_rotated: bool
     """Whether this request made it; if not, the newest version was young enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrappingKey:
+    """A public key of the server. Only the servers on its key store can read what is wrapped for it."""
+
+    id: str
+    """The SHA-256 of the public key in DER, in hex."""
+    public_key: str
+    """An RSA key of 4096 bits, in PEM."""
+    algorithm: str
+    """How keys are wrapped: "RSA-4096-OAEP-SHA256+AES-256-KWP"."""
+    created_at: datetime
+    expires_at: datetime
+    """Until then the server imports what is wrapped for it."""
+
+    def wrap(self, key: bytes) -> bytes:
+        """Wrap the 32 bytes of a key, for `import_wrapped_key`.
+
+        Raises:
+            ValueError: The server's public key is not one that keys are wrapped for.
+        """
+        from kes_core.keys.wrapping import read_public_key, wrap
+
+        return wrap(read_public_key(self.public_key.encode()), key)
 
 
 @dataclass(frozen=True, slots=True)

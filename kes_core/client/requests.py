@@ -21,6 +21,7 @@ from kes_core.client.models import (
     PolicyInfo,
     ServerStatus,
     ServerVersion,
+    WrappingKey,
 )
 from kes_core.units import parse_time
 
@@ -126,6 +127,27 @@ def import_key(name: str, key: bytes, cipher: str) -> Request[None]:
     return Request("PUT", _path("key/import", name), _nothing, body, repeatable=False)
 
 
+def wrapping_key() -> Request[WrappingKey]:
+    def wrapping_key(answer: Mapping[str, Any]) -> WrappingKey:
+        created_at, expires_at = parse_time(answer["created_at"]), parse_time(answer["expires_at"])
+        return WrappingKey(answer["id"], answer["public_key"], answer["algorithm"], created_at, expires_at)
+
+    return Request("GET", "/v1/key/wrapping-key", wrapping_key)
+
+
+def import_wrapped_key(name: str, wrapped_key: bytes, wrapping_key: str, cipher: str) -> Request[None]:
+    body = {"wrapped_key": _encode(wrapped_key), "wrapping_key": wrapping_key, "cipher": cipher}
+    return Request("PUT", _path("key/import", name), _nothing, body, repeatable=False)
+
+
+def import_key_version(name: str, key: bytes, wrapping_key: str | None, cipher: str | None) -> Request[KeyRotation]:
+    wrapped = {"wrapped_key": _encode(key), "wrapping_key": wrapping_key}
+    body = {"key": _encode(key)} if wrapping_key is None else wrapped
+    if cipher is not None:
+        body["cipher"] = cipher
+    return Request("PUT", _path("key/import-version", name), _rotation, body, repeatable=False)
+
+
 def describe_key(name: str) -> Request[KeyInfo]:
     return Request(
         "GET",
@@ -152,10 +174,14 @@ def rotate_key(name: str, if_older_than: timedelta | None) -> Request[KeyRotatio
     return Request(
         "PUT",
         _path("key/rotate", name),
-        lambda a: KeyRotation(_version(a), parse_time(a["created_at"]), bool(a["rotated"])),
+        _rotation,
         body,
         repeatable=if_older_than is not None,
     )
+
+
+def _rotation(answer: Mapping[str, Any]) -> KeyRotation:
+    return KeyRotation(_version(answer), parse_time(answer["created_at"]), bool(answer["rotated"]))
 
 
 def disable_key(name: str, *, allow_decrypt: bool) -> Request[None]:

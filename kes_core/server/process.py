@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["GRACE", "ConfigRejectedError", "Process", "WorkerError"]
 
 GRACE: Final = 20.0
-"""Seconds that requests in progress get when the server stops; the longest default timeout is 15."""
+"""Seconds that requests in progress get when the server stops; only one route has a default timeout above 15."""
 
 
 class ConfigRejectedError(Exception):

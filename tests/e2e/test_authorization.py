@@ -20,6 +20,7 @@ from kes_core.identity import identity_of_certificate
 from kes_core.protocol import ROUTES, Argument, Auth, Route
 from tests.helpers.certificates import Credentials, make_credentials
 from tests.helpers.server import Server, send_raw, start_server
+from tests.helpers.wrapping import put
 
 REFUSED = {"message": "not authorized: insufficient permissions"}
 # The routes that answer at once; test_observability covers the streams.
@@ -78,7 +79,8 @@ class Clients:
             "none": {"allow": everything, "deny": ["/v1/*"], "identities": [self.denied.identity]},
             "authorities": {"allow": everything, "identities": [self.ca_files[2]]},
         }
-        self.server = start_server(directory, {"policy": policies, "keys": [{"name": "my-key"}]})
+        keystore = {"fs": {"path": str(put(directory / "keys"))}}
+        self.server = start_server(directory, {"policy": policies, "keystore": keystore, "keys": [{"name": "my-key"}]})
 
     def ask(self, credentials: Credentials, route: Route) -> httpx.Response:
         body = {"items": None} if route.max_body else None
@@ -104,6 +106,7 @@ def test_allowed_client_is_served_on_every_route(clients: Clients) -> None:
     expected = {
         "/v1/key/create/": (400, {"message": "key already exists"}),
         "/v1/key/import/": (406, {"message": "algorithm '' is not supported"}),
+        "/v1/key/import-version/": (406, {"message": "invalid key size for 'my-key'"}),
         "/v1/key/decrypt/": (400, {"message": "decryption failed: ciphertext is not authentic"}),
         "/v1/key/rewrap/": (400, {"message": "decryption failed: ciphertext is not authentic"}),
         "/v1/key/schedule-delete/": (409, {"message": "this server does not schedule deletions"}),

@@ -44,6 +44,7 @@ from tests.helpers.command import kes
 from tests.helpers.programs import free_port
 from tests.helpers.server import Server, start_server
 from tests.helpers.vectors import vectors
+from tests.helpers.wrapping import put
 
 POLICIES = {
     "app": {"allow": ["/v1/key/*", "/v1/status"], "deny": ["/v1/key/delete/*"]},
@@ -206,6 +207,8 @@ class EveryMethod:
             "/v1/key/bulk/generate/": lambda: kms.generate_data_keys(name, [b""]),
             "/v1/key/bulk/encrypt/": lambda: kms.encrypt_all(name, [(b"text", b"")]),
             "/v1/key/bulk/rewrap/": lambda: kms.rewrap_all(name, [(sealed, b"")]),
+            "/v1/key/import-version/": lambda: kms.import_key_version(name, b"x" * 32),
+            "/v1/key/wrapping-key": kms.wrapping_key,
             "/v1/key/rotate/": lambda: kms.rotate_key(name),
             "/v1/key/rewrap/": lambda: kms.rewrap(name, sealed),
             "/v1/key/versions/": lambda: kms.key_versions(name),
@@ -225,9 +228,12 @@ class EveryMethod:
         }
 
 
-def test_every_route_has_a_method(run_server: Callable[..., Server]) -> None:
+def test_every_route_has_a_method(run_server: Callable[..., Server], tmp_path: Path) -> None:
     """The server's audit log shows which route each method asked for."""
-    server = run_server({"log": {"audit": "on"}, "policy": {"app": {}}, "deletion": {"scheduled": "on"}})
+    keystore = {"fs": {"path": str(put(tmp_path / "keys"))}}
+    server = run_server(
+        {"log": {"audit": "on"}, "policy": {"app": {}}, "deletion": {"scheduled": "on"}, "keystore": keystore}
+    )
 
     def next_path() -> str:
         return str(server.next_audit_record()["request"]["path"])

@@ -22,6 +22,7 @@ from kes_core.protocol import ROUTES
 from tests.helpers.certificates import Credentials, make_credentials
 from tests.helpers.command import KES, kes, on_a_terminal
 from tests.helpers.server import Server, send_raw, start_server, write_config
+from tests.helpers.wrapping import put
 
 ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 
@@ -202,6 +203,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             }
         },
         "policy_engines": {"cedar": {"policies": str(directory / "office.cedar")}},
+        "keystore": {"fs": {"path": str(put(directory / "keys"))}},
         "keys": [{"name": "my-key"}],
     }
     clients: dict[str, tuple[Credentials | None, list[str]]] = {

@@ -31,6 +31,7 @@ from kes_core.names import is_valid_name, is_valid_pattern
 from kes_core.protocol import ROUTES, Argument
 from tests.helpers.in_process import ask, talk
 from tests.helpers.vectors import vectors
+from tests.helpers.wrapping import VECTORS, wrapping_key
 
 __all__ = ["TARGETS", "Target"]
 
@@ -132,7 +133,10 @@ def _name(data: bytes) -> None:
 
 
 _BODIES: Final = [route for route in ROUTES if route.max_body]
-_CHANGING: Final = {"/v1/key/rotate/", "/v1/key/disable/", "/v1/key/schedule-delete/", "/v1/key/min-version/"}
+_CHANGING: Final = {
+    *("/v1/key/rotate/", "/v1/key/import-version/", "/v1/key/disable/"),
+    *("/v1/key/schedule-delete/", "/v1/key/min-version/"),
+}
 """The routes that would change the key of the other inputs."""
 
 
@@ -142,7 +146,7 @@ def _body(data: bytes) -> None:
         return
     route = _BODIES[data[0] % len(_BODIES)]
     if route.path in _CHANGING:  # the key stays as it is for the next input
-        name, statuses = b"no-key", {400, 404, 409}
+        name, statuses = b"no-key", {400, 404, 406, 409}
     else:
         name, statuses = b"my-key", {200, 400, 406}
     answer = ask(route.method, route.path.encode() + name, data[1:])
@@ -153,6 +157,7 @@ def _body(data: bytes) -> None:
 _CONTEXT: Final = base64.b64encode(b"context").decode()
 _BODY_SEEDS: Final = (
     {"key": base64.b64encode(bytes(32)).decode(), "cipher": "AES256"},
+    {"wrapped_key": VECTORS["accepted"][0]["wrapped_key"], "wrapping_key": wrapping_key().id, "cipher": "AES256"},
     {"context": _CONTEXT},
     {"plaintext": _CONTEXT, "context": _CONTEXT},
     {"ciphertext": base64.b64encode(bytes(64)).decode(), "context": _CONTEXT},

@@ -33,6 +33,7 @@ from kes_core.server.wire.stream import App, Message
 from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.certificates import make_credentials
 from tests.helpers.server import write_config
+from tests.helpers.wrapping import entry
 
 __all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
 
@@ -81,6 +82,7 @@ def _server() -> _Server:
         audit = AuditLog([cast("Any", sink)])
         opening = connect(config, plugins, counters=StoreCounters(), on_key_change=peers.forget, audit=audit)
         state = asyncio.run(opening)
+        asyncio.run(state.cache.store.create(*entry()))
     app = KESApp(state, metrics, peers, ExpiryWatch(metrics))
     return _Server(app, ProvenClient(admin.identity, "", None, verified=False, presented=True), sink)
 

@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 from kes_core.identity import APIKey
 from kes_core.keys.secret import HMACKey, KeyType, SecretKey
 from kes_core.keys.stored import KeyVersion, Timestamp
+from kes_core.keys.wrapping import wrap
 from kes_core.protocol import ROUTES, Argument
 from tests.helpers.certificates import make_credentials
 from tests.helpers.effort import choose, scaled
 from tests.helpers.server import Server, start_server
+from tests.helpers.wrapping import entry as wrapping_entry
+from tests.helpers.wrapping import private_key, wrapping_key
 
 pytestmark = pytest.mark.nightly
 
@@ -56,7 +59,9 @@ def spellings_of_parts(secret: bytes) -> set[bytes]:
     return {spelling for start in starts for spelling in spellings(secret[start : start + PART])}
 
 
-SECRET = spellings_of_parts(KEY) | spellings_of_parts(HMAC_KEY)
+_NUMBERS = private_key().private_numbers()
+WRAPPING_KEY = spellings_of_parts(_NUMBERS.p.to_bytes(256, "big")) | spellings_of_parts(_NUMBERS.d.to_bytes(512, "big"))
+SECRET = spellings_of_parts(KEY) | spellings_of_parts(HMAC_KEY) | WRAPPING_KEY
 CLIENTS = spellings_of_parts(PLAINTEXT) | spellings_of_parts(CONTEXT) | spellings_of_parts(CHAIN_KEY.encode())
 """Secrets that the server may return to clients but must not log."""
 
@@ -122,7 +127,8 @@ class Place:
         known = KeyVersion(SecretKey(KEY, KeyType.AES256), HMACKey(HMAC_KEY), Timestamp(0, 1), "0" * 64)
         self.stored = known.encode()
         self.damaged = Damaged(self.stored).entries
-        for name, value in {"known": self.stored, **self.damaged}.items():
+        wrapping_name, wrapping_value = wrapping_entry(days_left=13)
+        for name, value in {"known": self.stored, **self.damaged, wrapping_name: wrapping_value}.items():
             (keys / name).write_bytes(value)
             (keys / name).chmod(0o600)
         self.stranger = make_credentials(directory, "stranger")
@@ -153,6 +159,15 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def wrapped_keys() -> Iterator[bytes]:
+    """Yield the known key, wrapped rightly and wrongly."""
+    right = wrap(private_key().public_key(), KEY)
+    yield right
+    yield right[:-1] + bytes([right[-1] ^ 1])
+    yield wrap(private_key(1).public_key(), KEY)
+    yield wrap(private_key().public_key(), KEY[:-1])
+
+
 def bodies(client: httpx.Client) -> list[Any]:
     """Return valid and invalid bodies for every route that takes one."""
     plaintext, context = encoded(PLAINTEXT), encoded(CONTEXT)
@@ -170,6 +185,10 @@ def bodies(client: httpx.Client) -> list[Any]:
         {"ciphertext": sealed, "context": plaintext},
         {"ciphertext": encoded(KEY), "context": encoded(KEY)},
         {"message": plaintext},
+        *(
+            {"wrapped_key": encoded(each), "wrapping_key": wrapping_key().id, "cipher": "AES256"}
+            for each in wrapped_keys()
+        ),
     ]
     return [*good, good, [good[8]], KEY.hex(), None]
 

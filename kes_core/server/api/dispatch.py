@@ -29,7 +29,7 @@ from kes_core.access.sender import identify, identify_if_possible
 from kes_core.boundary.steps import finish, go_on
 from kes_core.faults import log_fault
 from kes_core.protocol import ROUTES
-from kes_core.server.api import keys, logs, policies, system, versions
+from kes_core.server.api import importing, keys, logs, policies, system, versions
 from kes_core.server.api.call import Call
 from kes_core.server.api.logs import Text
 from kes_core.server.build import version
@@ -85,6 +85,7 @@ class KESApp(FastAPI):
             **streams,
             **keys.HANDLERS,
             **versions.HANDLERS,
+            **importing.handlers(),
             **policies.HANDLERS,
         }
         """What serves each route, by its path."""

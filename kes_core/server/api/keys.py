@@ -15,7 +15,6 @@ from kes_core.keys.secret import (
     MAX_VERSIONS,
     CiphertextError,
     HMACKey,
-    KeyType,
     OldVersionError,
     hinted_version,
 )
@@ -25,7 +24,6 @@ from kes_core.names import is_valid_name
 from kes_core.protocol import (
     HMAC_UNSUPPORTED,
     INVALID_BODY,
-    INVALID_IMPORT_BODY,
     KEY_DECRYPTS_ONLY,
     KEY_DELETING,
     KEY_DISABLED,
@@ -51,6 +49,7 @@ __all__ = [
     "open_all",
     "state_of",
     "store_errors",
+    "store_key",
     "stored_key",
     "with_version",
 ]
@@ -58,7 +57,6 @@ __all__ = [
 logger = logging.getLogger("kes.keystore")
 
 _DATA_KEY_SIZE: Final = 32
-_KEY_SIZE: Final = 32
 _MAX_ITEMS: Final = 1000
 """The most items of a bulk request."""
 _PLACE: Final = "~"
@@ -120,30 +118,17 @@ async def described_key(call: Call) -> StoredKey:
 
 
 async def _create(call: Call) -> None:
-    await _store(call, KeyVersion.generate(call.sender.identity))
+    await store_key(call, KeyVersion.generate(call.sender.identity))
 
 
-async def _store(call: Call, key: KeyVersion) -> None:
+async def store_key(call: Call, key: KeyVersion) -> None:
+    """Store a new key under the name in the request.
+
+    Raises:
+        RequestError: There is a key of this name, or the key store fails.
+    """
     with store_errors("create key", call.argument):
         await call.server_state.cache.create(call.argument, key)
-
-
-async def _import(call: Call) -> None:
-    members = json_body(await call.limited_body(), INVALID_IMPORT_BODY)
-    key = binary_member(members, "key", INVALID_IMPORT_BODY)
-    cipher = None if members is None else members.get("cipher")
-    if cipher is None:
-        cipher = ""
-    if not isinstance(cipher, str):
-        raise RequestError(*INVALID_IMPORT_BODY)
-    try:
-        key_type = KeyType.from_cipher(cipher)
-    except ValueError:
-        shown = cipher.encode("utf-8", "replace").decode("utf-8")  # JSON can name half a surrogate pair
-        raise RequestError(406, f"algorithm '{shown}' is not supported") from None
-    if len(key) != _KEY_SIZE:
-        raise RequestError(406, f"invalid key size for '{cipher}'")
-    await _store(call, KeyVersion.imported(key, key_type, call.sender.identity))
 
 
 async def _describe(call: Call) -> dict[str, Any]:
@@ -330,7 +315,6 @@ def _decrypted(key: StoredKey, sealed: Sequence[tuple[bytes, bytes]]) -> list[by
 
 HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
     "/v1/key/create/": _create,
-    "/v1/key/import/": _import,
     "/v1/key/describe/": _describe,
     "/v1/key/list/": _list,
     "/v1/key/delete/": _delete,

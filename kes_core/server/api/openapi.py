@@ -80,9 +80,27 @@ class API(BaseModel):
     timeout: Annotated[int, Field(description="Seconds; 0: none.")]
 
 
-class ImportKey(BaseModel):
-    key: Base64
+class Material(BaseModel):
+    key: Annotated[Base64, Field(description="The 32 bytes of a key, if it is not wrapped.")] = ""
+    wrapped_key: Annotated[Base64, Field(description="The 552 bytes of a wrapped key.")] = ""
+    wrapping_key: Annotated[str, Field(description="The id of the wrapping key, if the key is wrapped.")] = ""
+
+
+class ImportKey(Material):
     cipher: Annotated[str, Field(examples=["AES256", "ChaCha20"])]
+
+
+class ImportKeyVersion(Material):
+    cipher: Annotated[str, Field(description="That of the key if it is missing.", examples=["AES256", "ChaCha20"])] = ""
+
+
+class WrappingKeyAnswer(BaseModel):
+    id: Annotated[str, Field(description="The SHA-256 of the public key in DER, in hex.")]
+    public_key: Annotated[str, Field(description="In PEM.")]
+    algorithm: Annotated[str, Field(description="How keys are wrapped.", examples=["RSA-4096-OAEP-SHA256+AES-256-KWP"])]
+    created_at: Time
+    created_by: str = ""
+    expires_at: Annotated[Time, Field(description="Until then the server imports what is wrapped for it.")]
 
 
 class Key(BaseModel):
@@ -238,6 +256,8 @@ ANSWERS: Final[Mapping[str, Any]] = {
     "/v1/key/bulk/encrypt/": list[CiphertextAnswer],
     "/v1/key/bulk/rewrap/": list[CiphertextAnswer],
     "/v1/key/rotate/": Rotation,
+    "/v1/key/import-version/": Rotation,
+    "/v1/key/wrapping-key": WrappingKeyAnswer,
     "/v1/key/rewrap/": CiphertextAnswer,
     "/v1/key/versions/": Versions,
     "/v1/key/disable/": KeyStateAnswer,
@@ -263,6 +283,7 @@ TEXTS: Final[Mapping[str, str]] = {
 
 BODIES: Final[Mapping[str, Any]] = {
     "/v1/key/import/": ImportKey,
+    "/v1/key/import-version/": ImportKeyVersion,
     "/v1/key/generate/": Context,
     "/v1/key/encrypt/": PlaintextInContext,
     "/v1/key/decrypt/": CiphertextInContext,

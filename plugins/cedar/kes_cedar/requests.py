@@ -33,6 +33,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "/v1/api": Operation("ListAPIs", _SERVER),
         "/v1/key/create/": Operation("CreateKey", "Key"),
         "/v1/key/import/": Operation("ImportKey", "Key"),
+        "/v1/key/import-version/": Operation("ImportVersion", "Key"),
+        "/v1/key/wrapping-key": Operation("ReadWrappingKey", _SERVER),
         "/v1/key/describe/": Operation("DescribeKey", "Key"),
         "/v1/key/list/": Operation("ListKeys", _SERVER),
         "/v1/key/delete/": Operation("DeleteKey", "Key"),
