@@ -184,16 +184,14 @@ class AsyncClient:
         """Return a public key of the server, for which keys are wrapped. The first one may take some seconds."""
         return await self._send(requests.wrapping_key())
 
-    async def import_wrapped_key(
-        self, name: str, wrapped_key: bytes, wrapping_key: str, cipher: str = "AES256"
-    ) -> None:
+    async def import_wrapped_key(self, name: str, wrapped: bytes, wrapping_key: str, cipher: str = "AES256") -> None:
         """Store a key that is wrapped for the wrapping key with the id `wrapping_key`, as `import_key`.
 
         Raises:
             KeyExistsError: A key of that name exists already.
             WrappingKeyUnknownError: The wrapping key has expired.
         """
-        await self._send(requests.import_wrapped_key(name, wrapped_key, wrapping_key, cipher))
+        await self._send(requests.import_wrapped_key(name, wrapped, wrapping_key, cipher))
 
     async def import_key_version(
         self, name: str, key: bytes, *, wrapping_key: str | None = None, cipher: str | None = None

@@ -183,14 +183,14 @@ class Client:
         """Return a public key of the server, for which keys are wrapped. The first one may take some seconds."""
         return self._send(requests.wrapping_key())
 
-    def import_wrapped_key(self, name: str, wrapped_key: bytes, wrapping_key: str, cipher: str = "AES256") -> None:
+    def import_wrapped_key(self, name: str, wrapped: bytes, wrapping_key: str, cipher: str = "AES256") -> None:
         """Store a key that is wrapped for the wrapping key with the id `wrapping_key`, as `import_key`.
 
         Raises:
             KeyExistsError: A key of that name exists already.
             WrappingKeyUnknownError: The wrapping key has expired.
         """
-        self._send(requests.import_wrapped_key(name, wrapped_key, wrapping_key, cipher))
+        self._send(requests.import_wrapped_key(name, wrapped, wrapping_key, cipher))
 
     def import_key_version(
         self, name: str, key: bytes, *, wrapping_key: str | None = None, cipher: str | None = None

@@ -7,7 +7,6 @@ key store can unwrap what was wrapped for any of them. Entries are only created 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import json
 import logging
@@ -202,9 +201,19 @@ async def _newest(store: WatchedStore) -> StoredWrappingKey | None:
             logger.warning("%s", error)  # only this entry can't be read
             continue
         if found.seconds_left <= 0:
-            logger.info("the wrapping key %s has expired and is removed", key_id)
-            with contextlib.suppress(EntryNotFoundError):
-                await store.delete(name)
+            await _remove(store, name, key_id)
         elif newest is None or newest.expires_at < found.expires_at:
             newest = found
     return newest
+
+
+async def _remove(store: WatchedStore, name: str, key_id: str) -> None:
+    """Remove a wrapping key that has expired. Nobody needs to wait for that, so a failure is only logged."""
+    try:
+        await store.delete(name)
+    except EntryNotFoundError:
+        pass  # another server was faster
+    except KeyStoreError as error:
+        logger.warning("failed to remove the wrapping key %s, which has expired: %s", key_id, error)
+    else:
+        logger.info("the wrapping key %s has expired and is removed", key_id)

@@ -1,16 +1,15 @@
 """Generates the private keys of wrapping keys, in a process of its own: `python -m kes_core.server.generator`.
 
 It takes up to several seconds of CPU time, for which old releases of cryptography would stop all requests of a process.
-The program writes the key, PKCS #8 in DER, to its standard output, which is a pipe to the server.
+The program writes the key, PKCS #8 in DER, to its standard output, which is a pipe to the server. It does not lower its
+own priority: systemd's filters of system calls often forbid that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
@@ -18,9 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from kes_core.keys import wrapping
 
 __all__ = ["GenerationError", "generate_private_key"]
-
-_NICENESS: Final = 10
-"""Requests go first."""
 
 
 class GenerationError(Exception):
@@ -65,7 +61,6 @@ def main() -> None:
     from kes_core.server.hardening import harden
 
     harden(mlock=False)  # the process is gone before it could be swapped out
-    os.nice(_NICENESS)
     key = wrapping.generate_private_key()
     sys.stdout.buffer.write(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
 

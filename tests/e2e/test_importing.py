@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from kes_core.cli.main import cli
 from kes_core.client import Client
+from kes_core.keys.wrapping import read_public_key, wrap
 from tests.helpers.command import on_a_terminal
 from tests.helpers.documents import blocks
 from tests.helpers.openbao import OpenBao, Tenant
@@ -117,6 +118,14 @@ def test_commands_of_the_page(servers: tuple[Server, Server], environment: dict[
         assert kms.decrypt("e2e-openssl", kms.encrypt("my-key", b"text")) == b"text"
 
 
+def test_python_example_of_the_page(servers: tuple[Server, Server]) -> None:
+    (code,) = blocks("docs/import.md", "python")
+    code = code.replace("https://127.0.0.1:7373", servers[1].url).replace("kes:v1:...", str(servers[1].admin.api_key))
+    exec(compile(code.replace("my-key", "e2e-example"), "import.md", "exec"), {})
+    with client_of(servers[0]) as kms:
+        assert [each.version for each in kms.key_versions("e2e-example")] == [1, 2]
+
+
 def command(*arguments: str, environment: dict[str, str], stdin: str | bytes = "", error: str = "") -> str:
     """Run `kes key` in this process, as a script would; return its output. With `error`, it has to fail so."""
     done = CliRunner().invoke(cli, ["key", *arguments], input=stdin, env=environment, standalone_mode=False)
@@ -207,9 +216,26 @@ def test_server_answers_while_it_generates_the_first_wrapping_key(
     server.wait_for_log(f"made the wrapping key {answers[0].json()['id']}")
 
 
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    with OpenBao.running(tmp_path_factory.mktemp("bao")) as server:
+        yield server
+
+
 @pytest.mark.slow
-def test_with_openbao(bao: OpenBao, tmp_path: Path) -> None:
-    """Two servers share a wrapping key in OpenBao, also after a restart; and OpenBao imports what kes has wrapped."""
+def test_transit_of_openbao_imports_what_this_client_wraps(bao: OpenBao) -> None:
+    bao.root.sys.enable_secrets_engine("transit", path="transit-import")
+    public_key = bao.root.adapter.get("/v1/transit-import/wrapping_key")["data"]["public_key"]
+    wrapped = wrap(read_public_key(public_key.encode()), KEY)
+    body = {"ciphertext": b64(wrapped), "hash_function": "SHA256", "type": "aes256-gcm96", "exportable": True}
+    bao.root.adapter.post("/v1/transit-import/keys/my-key/import", json=body)
+    exported = bao.root.adapter.get("/v1/transit-import/export/encryption-key/my-key/1")["data"]["keys"]
+    assert exported == {"1": b64(KEY)}
+
+
+@pytest.mark.slow
+def test_servers_on_one_openbao_share_a_wrapping_key(bao: OpenBao, tmp_path: Path) -> None:
+    """The first server makes it and stops. The policy of the guide is enough for that."""
     section = {"keystore": {"vault": Tenant(bao, "v2").section()}}
     (one_directory := tmp_path / "one").mkdir()
     (other_directory := tmp_path / "other").mkdir()

@@ -17,7 +17,7 @@ from kes_core.keys.stored import StoredKeyError
 from kes_core.keys.watched import WatchedStore
 from kes_core.keys.wrapping import wrap
 from kes_core.keys.wrapping_keys import LIFE, StoredWrappingKey, WrappingKeys, find_wrapping_key
-from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreUnreachableError
+from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
 from kes_core.names import is_valid_name, wrapping_key_name
 from tests.helpers.shared_store import CrashError, Store
 from tests.helpers.wrapping import DAY, VECTORS, entry, private_key, wrapping_key
@@ -103,6 +103,21 @@ def test_expired_wrapping_key_is_refused_and_removed() -> None:
             await find_wrapping_key(s.store, wrapping_key(1).id)
         made = await s.server().current(s.store, ME)
         assert s.entries.entries == [wrapping_key_name(made.id)] != [name]
+
+    run(test)
+
+
+def test_expired_wrapping_key_that_can_not_be_removed_hinders_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(s: Shared) -> None:
+        await s.add(1, -0.1)
+
+        async def forbid(call: str, _name: str) -> None:
+            if call == "delete":
+                raise KeyStoreError("permission denied", reason=KeyStoreReason.FORBIDDEN)
+
+        s.entries.before = forbid
+        assert (await s.server().current(s.store, ME)).id == wrapping_key(0).id
+        assert f"failed to remove the wrapping key {wrapping_key(1).id}" in caplog.text
 
     run(test)
 
