@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import json
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from kes_core.counters import StoreCounters
 from kes_core.keys.stored import StoredKeyError
 from kes_core.keys.watched import WatchedStore
-from kes_core.keys.wrapping import wrap
+from kes_core.keys.wrapping import UnwrapError, wrap
 from kes_core.keys.wrapping_keys import LIFE, StoredWrappingKey, WrappingKeys, find_wrapping_key
 from kes_core.keystore import EntryNotFoundError, KeyStoreError, KeyStoreReason, KeyStoreUnreachableError
 from kes_core.names import is_valid_name, wrapping_key_name
@@ -266,6 +268,29 @@ def test_what_clients_call_an_id_reads_no_other_entry(key_id: str) -> None:
     run(test)
 
 
-def test_garbage_is_never_decoded() -> None:
-    with pytest.raises(StoredKeyError):
-        StoredWrappingKey.decode(b'{"wrapping_key": "", "created_at": null, "created_by": null}', "0" * 64)
+def _with_der(der: bytes) -> bytes:
+    """Return an entry with some bytes as its private key."""
+    members = json.loads(entry(0)[1]) | {"wrapping_key": base64.b64encode(der).decode()}
+    return json.dumps(members).encode()
+
+
+def _changed(bit: int) -> bytes:
+    """Return an entry whose private key has one changed bit."""
+    der = bytearray(base64.b64decode(VECTORS["wrapping_keys"][0]["private_key"]))
+    bit %= len(der) * 8
+    der[bit // 8] ^= 1 << bit % 8
+    return _with_der(bytes(der))
+
+
+@given(st.binary(max_size=300) | st.builds(_with_der, st.binary(max_size=300)) | st.builds(_changed, st.integers(0)))
+def test_decoding_returns_the_wrapping_key_or_reports_the_defect(value: bytes) -> None:
+    right = wrapping_key(0)
+    try:
+        found = StoredWrappingKey.decode(value, right.id)
+    except StoredKeyError as error:
+        defects = {"the value is not a wrapping key", "the value is another wrapping key"}
+        assert (str(error) in defects, error.__cause__) == (True, None)  # noqa: PT017 # a cause could show the value
+    else:
+        assert found.id == right.id
+        with contextlib.suppress(UnwrapError):  # its private half may be damaged
+            assert found.unwrap(wrap(right.private_key.public_key(), bytes(32))) == bytes(32)
