@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,14 @@ def b64(data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    """Two servers on one directory; the second one has two workers."""
-    keys = put(tmp_path_factory.mktemp("store") / "keys")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of keys, with a wrapping key of the vectors."""
+    return put(tmp_path_factory.mktemp("store") / "keys")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[tuple[Server, Server]]:
+    """Two servers on that directory; the second one has two workers."""
     settings = {"keystore": {"fs": {"path": str(keys)}}, "log": {"audit": "on"}}
     one = start_server(tmp_path_factory.mktemp("one"), settings)
     other = start_server(tmp_path_factory.mktemp("other"), settings | {"workers": 2}, admin=one.admin)
@@ -190,30 +195,39 @@ def test_options_that_contradict_each_other(arguments: list[str], message: str) 
     command("import", "name", *arguments, environment={}, error=message)
 
 
-def test_server_answers_while_it_generates_the_first_wrapping_key(
-    run_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    server = run_server({"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "keys": [{"name": "k"}]})
+def test_server_answers_while_it_generates_a_wrapping_key(servers: tuple[Server, Server], keys: Path) -> None:
+    """Without one in the key store, the server makes one."""
     answers: list[httpx.Response] = []
 
     def fetch() -> None:
-        with server.client() as http:
+        with servers[0].client() as http:
             answers.append(http.get("/v1/key/wrapping-key", timeout=120.0))
 
-    thread = threading.Thread(target=fetch)
-    thread.start()
-    count = 0
-    with server.client() as http:
-        while thread.is_alive():
-            assert http.put("/v1/key/generate/k").status_code == 200
+    def files() -> list[Path]:
+        return list(keys.glob("kes-wrapping-key-*"))
+
+    with client_of(servers[0]) as kms:
+        kms.create_key("e2e-busy")
+        for path in files():
+            path.unlink()
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        count = 0
+        while thread.is_alive() and count < 100:
+            kms.generate_data_key("e2e-busy")
             count += 1
-    thread.join()
-    assert answers[0].status_code == 200, answers[0].text
-    assert count > 20  # a blocked event loop would have answered one or two
-    files = [path for path in (tmp_path / "keys").iterdir() if path.name.startswith("kes-wrapping-key-")]
-    assert [path.name for path in files] == [f"kes-wrapping-key-{answers[0].json()['id']}-"]
-    assert files[0].stat().st_mode & 0o777 == 0o600
-    server.wait_for_log(f"made the wrapping key {answers[0].json()['id']}")
+        thread.join()
+    try:
+        assert answers[0].status_code == 200, answers[0].text
+        assert count > 20  # a blocked event loop would have answered one or two
+        (made,) = files()
+        assert made.name == f"kes-wrapping-key-{answers[0].json()['id']}-"
+        assert made.stat().st_mode & 0o777 == 0o600
+        servers[0].wait_for_log(f"made the wrapping key {answers[0].json()['id']}")
+    finally:
+        for path in files():
+            path.unlink()
+        put(keys)
 
 
 @pytest.fixture(scope="module")
