@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from kes_core.counters import PluginMetrics
     from kes_core.errors import BackendError
     from kes_core.findings import Finding, FindingLevel
+    from kes_core.frontends import (
+        Encrypted,
+        Frontend,
+        FrontendBackend,
+        FrontendContext,
+        FrontendError,
+        FrontendKeys,
+        GeneratedDataKey,
+        InvalidKeyUseError,
+        KeyDescription,
+        KeysThrottledError,
+        KeysUnavailableError,
+        KeyUseDeniedError,
+        KeyUseError,
+        KeyUseTimeoutError,
+        NotAuthenticError,
+        UnknownKeyError,
+        UnusableKeyError,
+        VersionDescription,
+    )
     from kes_core.hookspecs import (
         HOOKSPEC_VERSION,
         AuditSink,
@@ -51,17 +71,32 @@ __all__ = [
     "CertificateFacts",
     "Credential",
     "Decision",
+    "Encrypted",
     "EntryExistsError",
     "EntryNotFoundError",
     "EntryRefusedError",
     "Finding",
     "FindingLevel",
+    "Frontend",
+    "FrontendBackend",
+    "FrontendContext",
+    "FrontendError",
+    "FrontendKeys",
+    "GeneratedDataKey",
+    "InvalidKeyUseError",
+    "KeyDescription",
     "KeyStore",
     "KeyStoreBackend",
     "KeyStoreError",
     "KeyStoreReason",
     "KeyStoreThrottledError",
     "KeyStoreUnreachableError",
+    "KeyUseDeniedError",
+    "KeyUseError",
+    "KeyUseTimeoutError",
+    "KeysThrottledError",
+    "KeysUnavailableError",
+    "NotAuthenticError",
     "Page",
     "PluginContext",
     "PluginMetrics",
@@ -71,12 +106,15 @@ __all__ = [
     "QueuedAuditSink",
     "ServerInfo",
     "StoreCapabilities",
+    "UnknownKeyError",
+    "UnusableKeyError",
     "Verdict",
+    "VersionDescription",
     "hookimpl",
     "page_of",
 ]
 
-_MODULES: Final = ("counters", "errors", "findings", "hookspecs", "keystore", "policy")
+_MODULES: Final = ("counters", "errors", "findings", "frontends", "hookspecs", "keystore", "policy")
 
 
 def __getattr__(name: str) -> Any:

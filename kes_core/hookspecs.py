@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from kes_core.findings import Finding
+    from kes_core.frontends.interface import FrontendBackend
     from kes_core.keystore import KeyStore
     from kes_core.policy import PolicyEngine
 
@@ -332,6 +333,11 @@ def kes_policy_engines() -> Sequence[PolicyEngineType]:  # type: ignore[empty-bo
 @hookspec
 def kes_audit_sinks() -> Sequence[AuditSinkType]:  # type: ignore[empty-body]
     """Return the plugin's kinds of audit sink. Called once, when plugins are loaded."""
+
+
+@hookspec
+def kes_frontends() -> Sequence[FrontendBackend]:  # type: ignore[empty-body]
+    """Return the plugin's kinds of front end (`kes_core.FrontendBackend`). Called once, when plugins are loaded."""
 
 
 @hookspec
