@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from kes_core import hookspecs
 from kes_core.faults import kind_of, one_line, places
+from kes_core.frontends import FrontendBackend
 from kes_core.hookspecs import HOOKSPEC_VERSION, PROJECT, AuditSinkType, KeyStoreBackend, PolicyEngineType
 
 __all__ = ["PluginInfo", "Plugins", "load_plugins"]
@@ -31,11 +32,13 @@ _CONTRIBUTIONS: Final = {
     "kes_keystore_backends": KeyStoreBackend,
     "kes_policy_engines": PolicyEngineType,
     "kes_audit_sinks": AuditSinkType,
+    "kes_frontends": FrontendBackend,
 }
 _KINDS: Final = {
     "kes_keystore_backends": "key store",
     "kes_policy_engines": "policy engine",
     "kes_audit_sinks": "audit sink",
+    "kes_frontends": "front end",
 }
 
 
@@ -50,6 +53,7 @@ class PluginInfo:
     backends: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
+    frontends: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     """The other hooks that it implements."""
     error: str | None = None
@@ -72,6 +76,7 @@ class Plugins:
     hook: Any
     """The hooks of all loaded plugins: `hook.kes_server_started` has its implementations."""
     sinks: Mapping[str, AuditSinkType] = field(default_factory=dict)
+    frontends: Mapping[str, FrontendBackend] = field(default_factory=dict)
 
     def why_not(self, name: str) -> str | None:
         """Return why the plugin that should provide `name` was skipped; None if no such plugin was skipped."""
@@ -120,8 +125,8 @@ def load_plugins(
         known |= names
     for name in sorted(set(block) - known):
         logger.warning("plugins.block names %r, and no plugin of that name is installed", name)
-    backends, engines, sinks = (MappingProxyType(loader.taken[kind]) for kind in _KINDS.values())
-    return Plugins(tuple(loader.infos), backends, engines, manager.hook, sinks)
+    backends, engines, sinks, frontends = (MappingProxyType(loader.taken[kind]) for kind in _KINDS.values())
+    return Plugins(tuple(loader.infos), backends, engines, manager.hook, sinks, frontends)
 
 
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
@@ -146,7 +151,8 @@ class _Loader:
         """
         holder = self._disputed.get((what, name)) or self.taken[what][name].origin
         for position, info in enumerate(self.infos):
-            offered = dict(zip(_KINDS.values(), (info.backends, info.engines, info.sinks), strict=True))
+            contributions = (info.backends, info.engines, info.sinks, info.frontends)
+            offered = dict(zip(_KINDS.values(), contributions, strict=True))
             if name in offered[what] and info.error is None and info.distribution != _BUILT_IN:
                 self._disputed[what, name] = holder
                 for kind, names in offered.items():
@@ -191,10 +197,10 @@ class _Loader:
             return
         for kind, items in found.items():
             self.taken[kind] |= items
-        backends, engines, sinks = (tuple(items) for items in found.values())
+        backends, engines, sinks, frontends = (tuple(items) for items in found.values())
         callers = self._manager.get_hookcallers(plugin) or []
         hooks = tuple(caller.name for caller in callers if caller.name not in _CONTRIBUTIONS)
-        self.infos.append(PluginInfo(point.name, distribution, version, backends, engines, sinks, hooks))
+        self.infos.append(PluginInfo(point.name, distribution, version, backends, engines, sinks, frontends, hooks))
 
     def _register(self, plugin: Any, name: str, label: str) -> dict[str, list[Any]]:
         """Register a plugin if it follows the specifications; return what its hooks contribute."""

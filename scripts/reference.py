@@ -18,6 +18,7 @@ from typing import Any
 
 from kes_core import config, counters, errors, findings, hookspecs, keystore, policy, testing
 from kes_core.config import types
+from kes_core.frontends import interface as frontends
 from kes_core.testing import clauses
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
@@ -49,6 +50,7 @@ def page() -> str:
     parts += ["## Errors\n", _module(errors), *_entries(errors)]
     parts += ["## Key stores\n", _module(keystore), *_entries(keystore)]
     parts += ["## Policy engines\n", _module(policy), *_entries(policy)]
+    parts += ["## Front ends\n", _module(frontends), *_entries(frontends)]
     parts += ["## Findings of `kes doctor`\n", _module(findings), *_entries(findings)]
     parts += ["## Sections of the configuration file: `kes_core.config`\n", _class(config.Section)]
     parts += [_named(types, name) for name in _TYPES]
@@ -102,7 +104,7 @@ def _is_public(base: type[Any]) -> bool:
 
 
 def _plugin_names() -> set[str]:
-    return {name for module in (hookspecs, errors, keystore, policy, findings) for name in module.__all__}
+    return {name for module in (hookspecs, errors, keystore, policy, frontends, findings) for name in module.__all__}
 
 
 def _family(found: type[Any]) -> list[type[Any]]:
@@ -175,7 +177,7 @@ def _fields(found: type[Any]) -> list[str]:
     if issubclass(found, enum.Enum):
         return [f"| `{member.name}` | `{member.value}` | | {described.get(member.name, '')} |" for member in found]
     if dataclasses.is_dataclass(found):
-        names = [field.name for field in dataclasses.fields(found)]
+        names = [field.name for field in dataclasses.fields(found) if field.name in annotations]  # not those of a base
     elif hasattr(found, "_fields"):
         names = list(found._fields)
     else:

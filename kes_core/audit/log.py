@@ -7,6 +7,8 @@ The protocol defines the format (section 4): one JSON object per line,
      "response": {"code": 200, "time": 123456}}
 
 `request` also has the `policy` of the identity, if it has one, and `response` the `reason` of a refusal or a failure.
+A request of a front end has its name in `frontend`, and in `id` what the front end's client calls the request, if it
+says so; `path` is that of the same request over HTTP.
 `response.time` is in nanoseconds. `path` is the decoded path. JSON escapes control characters, so a client can't end a
 line or forge a record.
 """
@@ -110,7 +112,17 @@ class AuditLog:
         return bool(self._sinks) or (self.readers is not None and self.readers.has_readers)
 
     def record(
-        self, *, ip: str, path: str, identity: str, code: int, seconds: float, policy: str = "", reason: str = ""
+        self,
+        *,
+        ip: str,
+        path: str,
+        identity: str,
+        code: int,
+        seconds: float,
+        policy: str = "",
+        reason: str = "",
+        frontend: str = "",
+        request_id: str = "",
     ) -> None:
         """Record a request and its response.
 
@@ -122,11 +134,17 @@ class AuditLog:
             seconds: The time from the request to its response.
             policy: The name of the identity's policy, if it has one.
             reason: Why the request was refused or failed.
+            frontend: The front end that made the request, if it did not come over HTTP.
+            request_id: What its client calls the request.
         """
         request = {"ip": ip, "path": _as_text(path), "identity": identity}
         response: dict[str, Any] = {"code": code, "time": int(seconds * 1e9)}
         if policy:
             request["policy"] = policy
+        if frontend:
+            request["frontend"] = frontend
+        if request_id:
+            request["id"] = _as_text(request_id)
         if reason:
             response["reason"] = _as_text(reason[:_MAX_REASON])
         event = {

@@ -16,11 +16,13 @@ from __future__ import annotations
 from kes_core.boundary.calls import PluginError, Surroundings
 from kes_core.boundary.diagnosis import diagnose
 from kes_core.boundary.engines import connect_engine
+from kes_core.boundary.frontends import GuardedFrontend
 from kes_core.boundary.hooks import notify
 from kes_core.boundary.sinks import GuardedSink, connect_sink
 from kes_core.boundary.stores import access_policy, connect_store
 
 __all__ = [
+    "GuardedFrontend",
     "GuardedSink",
     "PluginError",
     "Surroundings",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from kes_core.counters import PluginCounters
 from kes_core.errors import BackendError
 from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
+from kes_core.frontends import FrontendBackend, FrontendError
 from kes_core.hookspecs import AuditSinkType, KeyStoreBackend, PluginContext, PolicyEngineType
 from kes_core.keystore import (
     EntryExistsError,
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCKING",
+    "CLOSE_TIMEOUT",
     "CONNECT_TIMEOUT",
     "TELL_AGAIN",
+    "Contributed",
     "Origin",
     "PluginError",
     "Surroundings",
@@ -41,6 +44,7 @@ __all__ = [
     "is_ours",
     "origin_of",
     "origin_of_engine",
+    "origin_of_frontend",
     "origin_of_sink",
     "origin_of_store",
     "text_of",
@@ -49,6 +53,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+C = TypeVar("C", bound=PluginContext)
+Contributed = KeyStoreBackend | PolicyEngineType | AuditSinkType | FrontendBackend
+"""What a plugin contributes."""
 
 logger = logging.getLogger("kes.plugins")
 
@@ -129,14 +136,12 @@ class Surroundings(NamedTuple):
     counters: PluginCounters | None = None
     """Where plugins count; None if nothing reads the numbers."""
 
-    def context(
-        self, kind: str, item: KeyStoreBackend | PolicyEngineType | AuditSinkType, directory: Path
-    ) -> PluginContext:
+    def context(self, kind: str, item: Contributed, directory: Path) -> PluginContext:
         """Return the context for a plugin's `connect`.
 
         Args:
-            kind: The section of the configuration: `keystore`, `policy_engines` or `audit_sinks`.
-            item: The kind of the key store, policy engine or audit sink.
+            kind: The section of the configuration: `keystore`, `policy_engines`, `audit_sinks` or `frontends`.
+            item: The kind of the key store, policy engine, audit sink or front end.
             directory: The directory of the configuration file.
         """
         distribution = item.origin.rpartition(" of ")[2].partition(" ")[0]
@@ -150,7 +155,7 @@ class Surroundings(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The key store, policy engine or audit sink that a call belongs to."""
+    """The key store, policy engine, audit sink or front end that a call belongs to."""
 
     what: str
     """Its name in messages: "the key store 'fs' (plugin 'fs' of kes-fs 1.0)"."""
@@ -188,14 +193,21 @@ def origin_of_sink(kind: AuditSinkType) -> Origin:
     return Origin(_name("audit sink", kind), BackendError, BackendError)
 
 
-def origin_of(item: KeyStoreBackend | PolicyEngineType | AuditSinkType) -> Origin:
+def origin_of_frontend(kind: FrontendBackend) -> Origin:
+    """Return the origin of the calls of a front end."""
+    return Origin(_name("front end", kind), FrontendError, FrontendError)
+
+
+def origin_of(item: Contributed) -> Origin:
     """Return the origin of the calls of what a plugin contributes."""
     if isinstance(item, PolicyEngineType):
         return origin_of_engine(item)
+    if isinstance(item, FrontendBackend):
+        return origin_of_frontend(item)
     return origin_of_sink(item) if isinstance(item, AuditSinkType) else origin_of_store(item)
 
 
-def _name(kind: str, item: KeyStoreBackend | PolicyEngineType | AuditSinkType) -> str:
+def _name(kind: str, item: Contributed) -> str:
     return f"the {kind} {item.name!r}" + (f" ({item.origin})" if item.origin else "")
 
 
@@ -241,12 +253,12 @@ def translated(origin: Origin, operation: str, error: BaseException) -> BackendE
 
 async def connect_plugin(
     origin: Origin,
-    connect: Callable[[Any, PluginContext], Any],
+    connect: Callable[[Any, C], Any],
     config: BaseModel,
-    context: PluginContext,
+    context: C,
     wanted: type[T],
 ) -> T:
-    """Call a plugin's `connect` with its section of the configuration; return its key store or policy engine.
+    """Call a plugin's `connect` with its section of the configuration; return its key store, policy engine, ...
 
     Raises:
         BackendError: The connection failed, or the result is not a `wanted`. Its type is one of `origin`'s.
@@ -271,7 +283,7 @@ async def connect_plugin(
 
 
 async def close_plugin(origin: Origin, close: Callable[[], Awaitable[None]]) -> None:
-    """Close a key store or policy engine of a plugin. Log a failure, and go on."""
+    """Close a key store, policy engine, ... of a plugin. Log a failure, and go on."""
     try:
         await within(close(), CLOSE_TIMEOUT)
     except TooSlowError:

@@ -11,13 +11,14 @@ from kes_core.findings import Finding
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from kes_core.hookspecs import AuditSinkType, KeyStoreBackend, PluginContext, PolicyEngineType
+    from kes_core.boundary.calls import Contributed
+    from kes_core.hookspecs import PluginContext
 
 __all__ = ["diagnose"]
 
 
 async def diagnose(
-    item: KeyStoreBackend | PolicyEngineType | AuditSinkType,
+    item: Contributed,
     config: BaseModel,
     context: PluginContext,
     *,
@@ -27,7 +28,7 @@ async def diagnose(
     """Return the findings of a plugin's own `diagnose`, or an empty list if it has none.
 
     Args:
-        item: The kind of the key store, policy engine or audit sink.
+        item: The kind of the key store, policy engine, audit sink or front end.
         config: Its section of the configuration.
         context: What it gets to know of this process.
         login: Whether it may use up credentials that work a limited number of times.

@@ -157,7 +157,7 @@ def _row(event: AuditEvent) -> str:
         f"{event.time.astimezone():%H:%M:%S}",
         f"{short:<11}",
         f"{_cut(escape_control(event.policy) or '-', _POLICY):<{_POLICY}}",
-        f"{escape_control(event.ip):<15}",
+        f"{escape_control(event.ip or event.frontend):<15}",
         styled(f"{event.code:<6}", fg=_colour(event.code)),
         f"{format_latency(event.response_time):>9}",
         _cut(escape_control(event.path), room),

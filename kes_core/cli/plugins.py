@@ -42,6 +42,7 @@ def command(config_file: Path | None, debug: bool, as_json: bool) -> None:
             "key store": info.backends,
             "policy engine": info.engines,
             "audit sink": info.sinks,
+            "front end": info.frontends,
             "hook": info.hooks,
         }
         given = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names) or "nothing"

@@ -28,6 +28,8 @@ _GO_NAMES: Final = {
     "stack_memory": "mem_stack_used",
 }
 """The members of `/v1/status` with another name in the Python client."""
+_READY: Final = "ready"
+"""The state of a front end that works."""
 
 
 @click.command("status", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,6 +75,8 @@ def _print(status: ServerStatus, address: str, latency: float, routes: list[APIR
     warnings = _warnings(status)
     if not status.keystore_reachable:
         headline = f"{styled('●', fg='red')} The server runs, but its key store does not work."
+    elif any(state != _READY for state in status.frontends.values()):
+        headline = f"{styled('●', fg='red')} The server runs, but a front end does not work."
     elif warnings:
         headline = f"{styled('●', fg='yellow')} The server is ready, but something needs attention."
     else:
@@ -98,6 +102,9 @@ def _print(status: ServerStatus, address: str, latency: float, routes: list[APIR
     else:
         reason = f" ({escape_control(status.keystore_reason)})" if status.keystore_reason else ""
         rows.append(("Key store", kind + styled(f"not available{reason}", fg="red", bold=True)))
+    for name, state in status.frontends.items():
+        shown = styled("ready", fg="green") if state == _READY else styled(escape_control(state), fg="red", bold=True)
+        rows.append(("Front end", f"{escape_control(name)}, {shown}"))
     rows += [("Warning", styled(warning, fg="yellow")) for warning in warnings]
     print_facts(rows)
     if routes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -60,6 +61,8 @@ class ServerStatus:
     policies: int | None = None
     identities: int | None = None
     """How many identities have a policy."""
+    frontends: Mapping[str, str] = field(default_factory=dict)
+    """The front ends, by name: "ready", or why it can't serve. Empty if the server does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,10 @@ class AuditEvent:
     """The name of the identity's policy; empty if it has none, or if the server does not say it."""
     reason: str = ""
     """Why the request was refused or failed; empty otherwise, or if the server does not say it."""
+    frontend: str = ""
+    """The front end through which the request came; empty for a request over HTTP."""
+    request_id: str = ""
+    """What the front end's client calls the request, if it says so. It may contain anything."""
 
 
 @dataclass(frozen=True, slots=True)

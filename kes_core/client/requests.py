@@ -102,6 +102,7 @@ def status() -> Request[ServerStatus]:
             keystore=str(a.get("keystore") or ""),
             policies=a.get("policies"),
             identities=a.get("identities"),
+            frontends={str(name): str(state) for name, state in (a.get("frontends") or {}).items()},
         ),
     )
 
@@ -333,6 +334,8 @@ def audit_log() -> Log[AuditEvent]:
             response_time=_nanoseconds(response["time"]),
             policy=str(request.get("policy") or ""),
             reason=str(response.get("reason") or ""),
+            frontend=str(request.get("frontend") or ""),
+            request_id=str(request.get("id") or ""),
         )
 
     return Log("/v1/log/audit", event)

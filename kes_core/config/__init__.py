@@ -12,6 +12,7 @@ from kes_core.config.model import (
     Config,
     ConfigError,
     ConfigProblem,
+    FrontendChoice,
     KeyStoreChoice,
     PolicyEngineChoice,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "ConfigProblem",
     "Duration",
+    "FrontendChoice",
     "KeyStoreChoice",
     "LoadedConfig",
     "LogLevel",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, GetPydanticSchema
 from pydantic_core import core_schema
 
 from kes_core.config.sections import CheckedSettings, FileSettings
+from kes_core.frontends import FrontendBackend
 from kes_core.hookspecs import AuditSinkType, KeyStoreBackend, PolicyEngineType
 from kes_core.protocol import ROUTES
 
@@ -20,6 +21,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfigProblem",
+    "FrontendChoice",
     "KeyStoreChoice",
     "PolicyEngineChoice",
 ]
@@ -82,6 +84,16 @@ class AuditSinkChoice:
     """The directory of the configuration file."""
 
 
+@dataclass(frozen=True, slots=True)
+class FrontendChoice:
+    """A configured front end, with its section."""
+
+    type: FrontendBackend
+    config: BaseModel
+    directory: Path = Path()
+    """The directory of the configuration file."""
+
+
 _CHECKED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 """The sections of plugins, checked with the plugins' own models."""
 
@@ -93,6 +105,7 @@ class Config(CheckedSettings):
     policy_engines: Annotated[tuple[PolicyEngineChoice, ...], _CHECKED] = ()
     audit_sinks: Annotated[tuple[AuditSinkChoice, ...], _CHECKED] = ()
     """Those of the section `audit_sinks`. The section `audit` selects others."""
+    frontends: Annotated[tuple[FrontendChoice, ...], _CHECKED] = ()
 
     @property
     def host(self) -> str:
@@ -111,6 +124,7 @@ class Config(CheckedSettings):
         keystore: KeyStoreChoice,
         policy_engines: tuple[PolicyEngineChoice, ...] = (),
         audit_sinks: tuple[AuditSinkChoice, ...] = (),
+        frontends: tuple[FrontendChoice, ...] = (),
     ) -> Self:
         """Combine the checked sections of a file with the plugins that it selects."""
         sections = {name: getattr(file, name) for name in CheckedSettings.model_fields}
@@ -120,6 +134,7 @@ class Config(CheckedSettings):
             keystore=keystore,
             policy_engines=policy_engines,
             audit_sinks=audit_sinks,
+            frontends=frontends,
         )
 
 

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ValidationError
@@ -20,11 +20,13 @@ from kes_core.config.model import (
     Config,
     ConfigError,
     ConfigProblem,
+    FrontendChoice,
     KeyStoreChoice,
     PolicyEngineChoice,
 )
+from kes_core.config.packages import PACKAGES, close, not_installed
 from kes_core.config.patterns import problem_of
-from kes_core.config.sections import FileSettings
+from kes_core.config.sections import STATIC_ENGINE, FileSettings
 from kes_core.identity import is_identity
 from kes_core.names import NAME_RULE, is_valid_name
 
@@ -42,9 +44,6 @@ _RENAMED: Final = {
     "policy.*.paths": "policy.*.allow",
 }
 """Old names of fields, with the new ones. A mapping under `keys` is old too: it was the key store's section."""
-_STORE_PACKAGES: Final = {"aws": "kes-aws", "fs": "kes-fs", "vault": "kes-vault"}
-_ENGINE_PACKAGES: Final = {"cedar": "kes-cedar"}
-"""The known packages with key stores and policy engines."""
 _MAX_SHOWN: Final = 60
 _MAX_PROBLEMS: Final = 100
 """The largest number of problems to report for one file: a person reads them, and each suggestion takes time."""
@@ -92,8 +91,9 @@ class ConfigReader:
         self._override(value, overrides)
         file = self._validate(FileSettings, _without_nulls(value), ())
         keystore = self._keystore(value.get("keystore"), value.get("keys"))
-        engines = self._chosen("policy_engines", self._plugins.engines, _ENGINE_PACKAGES)
-        sinks = self._chosen("audit_sinks", self._plugins.sinks, {})
+        engines = self._chosen("policy_engines", self._plugins.engines)
+        sinks = self._chosen("audit_sinks", self._plugins.sinks)
+        frontends = self._chosen("frontends", self._plugins.frontends)
         if file is not None:
             self._check(file)
         if file is not None and keystore is not None and file.workers > 1 and not keystore.backend.persistent:
@@ -106,6 +106,7 @@ class ConfigReader:
             keystore,
             tuple(PolicyEngineChoice(*choice, self._directory) for choice in engines),
             tuple(AuditSinkChoice(*choice, self._directory) for choice in sinks),
+            tuple(FrontendChoice(*choice, self._directory) for choice in frontends),
         )
 
     def read_keystore(self) -> KeyStoreChoice:
@@ -143,6 +144,7 @@ class ConfigReader:
             ("keystore", config.keystore.backend.name): config.keystore.backend.config,
             **{("policy_engines", choice.type.name): choice.type.config for choice in config.policy_engines},
             **{("audit_sinks", choice.type.name): choice.type.config for choice in config.audit_sinks},
+            **{("frontends", choice.type.name): choice.type.config for choice in config.frontends},
         }
         for path, found in self._document.embedded.items():
             model, loc = (sections[path[:2]], path[2:]) if path[:2] in sections else (FileSettings, path)
@@ -190,9 +192,7 @@ class ConfigReader:
 
     def _validate(self, model: type[Any], value: object, base: Path) -> Any:
         for path, found in self._document.unexpanded.items():
-            within = path[: len(base)] == base and (
-                base or path[0] not in {"keystore", "policy_engines", "audit_sinks"}
-            )
+            within = path[: len(base)] == base and (base or path[0] not in PACKAGES)
             if within and path not in self._overridden and not is_secret(model, path[len(base) :]):
                 self._report(path, f"{found!r} is not replaced here, as a shell would do it: write the value itself")
         try:
@@ -256,20 +256,20 @@ class ConfigReader:
         backend = self._plugins.backends.get(name)
         if backend is None:
             why = self._plugins.why_not(name)
-            self._report(path, why or _not_installed(name, self._plugins.backends, _STORE_PACKAGES))
+            self._report(path, why or not_installed(name, self._plugins.backends, PACKAGES["keystore"]))
             return None
         valid = self._validate(backend.config, _without_nulls({} if settings in (None, "") else settings), path)
         return None if valid is None else KeyStoreChoice(backend, valid, self._directory)
 
-    def _chosen(self, kind: str, installed: Mapping[str, Any], packages: Mapping[str, str]) -> list[tuple[Any, Any]]:
+    def _chosen(self, kind: str, installed: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         """Return what the section `kind` selects of what is installed, each with its valid settings."""
         chosen, section = [], self._document.value.get(kind)
         for name, settings in section.items() if isinstance(section, dict) else ():
             path: Path = (kind, name)
             item = installed.get(name)
-            if item is None or name == "static":
+            if item is None or (kind, name) == ("policy_engines", STATIC_ENGINE):
                 why = "its policies stand under 'policy'" if item else self._plugins.why_not(name)
-                self._report(path, why or _not_installed(name, set(installed) - {"static"}, packages))
+                self._report(path, why or not_installed(name, set(installed) - {STATIC_ENGINE}, PACKAGES[kind]))
                 continue
             valid = self._validate(item.config, _without_nulls({} if settings in (None, "") else settings), path)
             if valid is not None:
@@ -298,7 +298,7 @@ class ConfigReader:
         for path, settings in file.api.items():
             route = API_PATHS.get(path)
             if route is None:
-                self._report(("api", path), f"no such API{_close(path, API_PATHS)}; `kes status --api` lists them")
+                self._report(("api", path), f"no such API{close(path, API_PATHS)}; `kes status --api` lists them")
             elif settings.skip_auth and not route.may_skip_auth:
                 allowed = ", ".join(skippable)
                 self._report(("api", path, "skip_auth"), f"anybody could call this API; allowed only for {allowed}")
@@ -382,17 +382,3 @@ def _renamed(path: Path, kind: str) -> str:
         if match := re.fullmatch(pattern, field):
             return new.replace("*", match.group(1)) if match.groups() else new
     return ""
-
-
-def _not_installed(name: str, installed: Collection[str], packages: Mapping[str, str]) -> str:
-    """Return what to do if no installed plugin provides a key store or a policy engine."""
-    known = ", ".join(sorted(installed)) or "none"
-    if name in packages:
-        return f"no installed plugin provides it: install the package {packages[name]}; installed: {known}"
-    close = _close(name, {*installed, *packages})
-    return f"no installed plugin provides it, and no known package does; installed: {known}{close}"
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""

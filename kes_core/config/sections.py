@@ -397,3 +397,4 @@ class FileSettings(CheckedSettings):
     keystore: dict[str, Any]
     policy_engines: dict[str, Any] = Field(default_factory=dict)
     audit_sinks: dict[str, Any] = Field(default_factory=dict)
+    frontends: dict[str, Any] = Field(default_factory=dict)

@@ -31,6 +31,7 @@ def effective(config: Config) -> dict[str, Any]:
     shown["keystore"] = {config.keystore.backend.name: _dump(config.keystore.config)}
     shown["policy_engines"] = {choice.type.name: _dump(choice.config) for choice in config.policy_engines}
     shown["audit_sinks"] = {choice.type.name: _dump(choice.config) for choice in config.audit_sinks}
+    shown["frontends"] = {choice.type.name: _dump(choice.config) for choice in config.frontends}
     return {name: value for name, value in shown.items() if value not in ("", {}, [])}
 
 
@@ -40,6 +41,7 @@ def exposed_credentials(config: Config) -> list[str]:
         ("keystore", config.keystore.backend.name, config.keystore.backend.config),
         *(("policy_engines", choice.type.name, choice.type.config) for choice in config.policy_engines),
         *(("audit_sinks", choice.type.name, choice.type.config) for choice in config.audit_sinks),
+        *(("frontends", choice.type.name, choice.type.config) for choice in config.frontends),
     ]
     return [dotted(path) for section, name, model in chosen for path in plain_credentials(model, (section, name))]
 
@@ -56,7 +58,9 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     backends = {name: backend.config for name, backend in plugins.backends.items()}
     engines = {name: engine.config for name, engine in plugins.engines.items() if name != STATIC_ENGINE}
     sinks = {name: sink.config for name, sink in plugins.sinks.items()}
-    models: list[Any] = list(dict.fromkeys([FileSettings, *backends.values(), *engines.values(), *sinks.values()]))
+    frontends = {name: frontend.config for name, frontend in plugins.frontends.items()}
+    of_plugins = [*backends.values(), *engines.values(), *sinks.values(), *frontends.values()]
+    models: list[Any] = list(dict.fromkeys([FileSettings, *of_plugins]))
     places, schema = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"
     )
@@ -67,6 +71,7 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     whole["properties"]["keystore"] = _sections(backends, place_of) | {"minProperties": 1, "maxProperties": 1}
     whole["properties"]["policy_engines"] = _sections(engines, place_of)
     whole["properties"]["audit_sinks"] = _sections(sinks, place_of)
+    whole["properties"]["frontends"] = _sections(frontends, place_of)
     definitions = {name: _as_text(definition) for name, definition in definitions.items()}
     return {"$schema": _DIALECT, "title": "KES configuration", "$ref": place_of[FileSettings]["$ref"]} | {
         "$defs": definitions

@@ -10,6 +10,7 @@ from kes_core.doctor.address import examine_addresses
 from kes_core.doctor.audit import examine_audit
 from kes_core.doctor.certificate import examine_certificate, examine_client_cas, examine_clock
 from kes_core.doctor.configuration import with_cure, without_repetitions
+from kes_core.doctor.frontends import examine_frontends
 from kes_core.doctor.runtime import examine_runtime
 from kes_core.doctor.settings import examine_api, examine_cache, examine_policies, examine_proxies
 from kes_core.doctor.store import examine_engines, examine_plugins, examine_store
@@ -44,6 +45,7 @@ async def examine(config: Config, plugins: Plugins, file: Path, *, login: bool =
         *examine_api(config),
         *examine_cache(config),
         *[finding async for finding in examine_audit(config, plugins)],
+        *[finding async for finding in examine_frontends(config)],
         *await examine_store(config.keystore, login=login),
     ]
     return [with_cure(finding) for finding in without_repetitions(found)]

@@ -80,6 +80,10 @@ class Timestamp(NamedTuple):
         fraction = f".{self.nanos:09}".rstrip("0") if self.nanos else ""
         return f"{text}{fraction}Z"
 
+    def as_datetime(self) -> datetime:
+        """Return the time to the microsecond."""
+        return _EPOCH + timedelta(seconds=self.seconds, microseconds=self.nanos // 1000)
+
 
 _UNKNOWN_TIME: Final = Timestamp()
 

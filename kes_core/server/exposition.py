@@ -57,6 +57,7 @@ def exposition(numbers: Mapping[str, Any], metrics: Metrics, *, labelled: bool =
         *_certificate_families(numbers, metrics),
         *_credential_families(numbers),
         *_deletion_families(numbers["deletions"]),
+        *_frontend_families(numbers["frontends"]),
         *(_key_families(numbers) if names else ()),
     ]
     if not labelled:
@@ -196,6 +197,16 @@ def _deletion_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
             "When the next of these keys is deleted, in seconds since 1970.",
             numbers["next"],
         )
+
+
+def _frontend_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "kes_frontend_ready", "Whether a front end can serve its clients: 1 if it can, else 0.", labels=["frontend"]
+    )
+    for name, states in sorted(numbers.items()):
+        family.add_metric([name], int(states["ready"] == states["running"]))
+    if family.samples:
+        yield family
 
 
 def _key_families(numbers: Mapping[str, Any]) -> Iterator[Metric]:

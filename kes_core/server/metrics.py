@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,15 @@ from kes_core.keystore import Credential
 if TYPE_CHECKING:
     from kes_core.keys.versions import StoredKey
 
-__all__ = ["Metrics", "credentials", "expiring_clients", "memory", "newest_versions", "usable_cpus"]
+__all__ = [
+    "Metrics",
+    "credentials",
+    "expiring_clients",
+    "frontend_problems",
+    "memory",
+    "newest_versions",
+    "usable_cpus",
+]
 
 MAX_KEYS: Final = 100
 """The largest number of keys whose age is counted, of each process."""
@@ -63,6 +71,8 @@ class Metrics:
         """When keys are to be deleted, in seconds since 1970; None if this process does not look for them."""
         self.keys: Callable[[], Mapping[str, StoredKey]] = dict
         """Returns the keys in memory by name."""
+        self.frontends: Callable[[], Mapping[str, str]] = dict
+        """Returns why each front end of this process can't serve; empty for one that can."""
         self._oldest: tuple[float, dict[str, int]] = (float("-inf"), {})
         """When the oldest keys were last picked, and which they were."""
         self._by_code: Counter[int] = Counter()
@@ -102,6 +112,10 @@ class Metrics:
             if self.scheduled_deletions is None
             else {"count": len(self.scheduled_deletions), "next": min(self.scheduled_deletions, default=0)},
             "keys": self._oldest_keys(),
+            "frontends": {
+                name: {"running": 1, "ready": int(not problem), "problems": {problem: 1} if problem else {}}
+                for name, problem in self.frontends().items()
+            },
             # The times are part of the names: adding up snapshots changes the values.
             "expiring": {f"{identity} {expiry}": 1 for identity, expiry in self.expiring_clients.items()},
         }
@@ -123,6 +137,20 @@ def newest_versions(numbers: Mapping[str, Any]) -> dict[str, int]:
     for entry in numbers["keys"]:
         name, _, seconds = entry.partition(" ")
         found[name] = max(found.get(name, 0), int(seconds))
+    return found
+
+
+def frontend_problems(numbers: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    """Return why front ends can't serve, by name, and an empty text for one that can, from a sum of snapshots.
+
+    Args:
+        numbers: The sum of the snapshots.
+        names: The front ends that should run.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        states = numbers["frontends"].get(name, {"problems": {"it does not run": 1}})
+        found[name] = next(iter(states["problems"]), "")
     return found
 
 

@@ -19,6 +19,7 @@ from kes_core.faults import log_fault
 from kes_core.server.api.dispatch import KESApp
 from kes_core.server.deletion import DeletionWatch
 from kes_core.server.expiry import ExpiryWatch
+from kes_core.server.frontends import Frontends
 from kes_core.server.process import GRACE, ConfigRejectedError
 from kes_core.server.state import State, connect
 from kes_core.server.wire.listener import HypercornRuntime
@@ -60,6 +61,7 @@ class ServerProcess:
         self._cache_task: asyncio.Task[None]
         self._runtime_kind: type[Runtime] = HypercornRuntime
         self._runtime: Runtime
+        self._frontends: Frontends
         self.app: KESApp
 
     async def connect(self, config: Config) -> None:
@@ -77,6 +79,7 @@ class ServerProcess:
         state = await self.prepare(config)
         self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
         self.app.use(state)
+        self._frontends = Frontends(self.app)
         self._runtime = self._runtime_kind(self.app, self._current_tls, self._metrics)
         self._check_expiry()
 
@@ -88,8 +91,21 @@ class ServerProcess:
         assert tls is not None, "a server with a network has TLS"
         return tls
 
-    async def start(self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket]) -> None:
-        """Serve the API on `sockets` and probes on `probes`. Other processes may use the same sockets."""
+    async def start(
+        self, sockets: Sequence[socket.socket], probes: Sequence[socket.socket], *, may_lack_frontends: bool = False
+    ) -> None:
+        """Serve the API on `sockets`, probes on `probes`, and with the front ends. Other processes may use these too.
+
+        With `may_lack_frontends` do not wait for the front ends: those that can't start are tried again and again.
+
+        Raises:
+            ConfigRejectedError: A front end can't start.
+        """
+        config = self.app.server_state.config
+        if may_lack_frontends:
+            self._spawn(self._frontends.try_to_use(config))
+        else:
+            await self._frontends.use(config)
         # A worker that replaces another one does not know which keys were created and deleted until now.
         self.app.server_state.cache.forget_all()
         self._cache_task = self._spawn(self.app.server_state.cache.run())
@@ -148,6 +164,18 @@ class ServerProcess:
         self._spawn(_retire([old]))
         self._check_expiry()
 
+    async def use_frontends(self, config: Config) -> None:
+        """Run the front ends of `config`, between `prepare` and `apply`. What is unchanged goes on.
+
+        Raises:
+            ConfigRejectedError: One of them can't start. Those that ran before run again.
+        """
+        await self._frontends.use(config)
+
+    async def restore_frontends(self) -> None:
+        """Run the front ends of the current configuration again, after another process could not `use_frontends`."""
+        await self._frontends.try_to_use(self.app.server_state.config)
+
     async def discard(self, state: State) -> None:
         """Close a prepared state that is not used."""
         await state.audit.close()
@@ -161,7 +189,7 @@ class ServerProcess:
         """Accept no more connections, finish the requests in progress, and close everything."""
         self._stopping.set()
         self.app.close_streams()
-        await self._runtime.stop(grace=GRACE)
+        await asyncio.gather(self._runtime.stop(grace=GRACE), self._frontends.stop())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -32,7 +32,13 @@ class SingleProcess:
         await self.server.start(sockets.api, sockets.probes)
 
     async def reload(self, loaded: LoadedConfig) -> None:
-        self.server.apply(await self.server.prepare(loaded.config))
+        state = await self.server.prepare(loaded.config)
+        try:
+            await self.server.use_frontends(loaded.config)
+        except BaseException:
+            await self.server.discard(state)
+            raise
+        self.server.apply(state)
 
     async def stop(self) -> None:
         await self.server.stop()

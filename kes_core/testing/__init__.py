@@ -1,6 +1,6 @@
 """For tests: a server for applications (`FakeServer`), and the conformance kit for authors of plugins.
 
-The kit tests whether a key store, a policy engine or an audit sink keeps its contract, clause by clause.
+The kit tests whether a key store, a policy engine, an audit sink or a front end keeps its contract, clause by clause.
 
     from kes_core.testing import KeyStoreContract
 
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from kes_core.testing.clauses import CONTRACT_VERSION, Clause, contract, contract_table
     from kes_core.testing.engines import PolicyEngineContract, sample_request
+    from kes_core.testing.frontends import FrontendContract
+    from kes_core.testing.host import FrontendHost
     from kes_core.testing.process import RunningServer
     from kes_core.testing.server import FakeServer
     from kes_core.testing.sinks import AuditSinkContract, sample_record
@@ -30,6 +32,8 @@ __all__ = [
     "AuditSinkContract",
     "Clause",
     "FakeServer",
+    "FrontendContract",
+    "FrontendHost",
     "KeyStoreContract",
     "PolicyEngineContract",
     "RunningServer",
@@ -44,6 +48,8 @@ _MODULES: Final = {
     "CONTRACT_VERSION": "clauses",
     "Clause": "_clause",
     "FakeServer": "server",
+    "FrontendContract": "frontends",
+    "FrontendHost": "host",
     "KeyStoreContract": "stores",
     "PolicyEngineContract": "engines",
     "RunningServer": "process",

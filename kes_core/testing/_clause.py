@@ -40,7 +40,7 @@ class Clause:
     debug_log: bool = False
     """Whether the clause examines log records of every level."""
     excluded_by: str = ""
-    """The capability of a store that excludes the clause: its field in `StoreCapabilities`."""
+    """The capability that excludes the clause: a field of `StoreCapabilities`, or `takes_over` of a front end."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
@@ -135,7 +135,7 @@ class Suite:
             run(main, self.time_limit * promise.patience)
         except ExcludedError as error:
             self._kes_record(f"excluded by {error}")
-            pytest.skip(f"{promise.name} is excluded by the capability {error} of the store")
+            pytest.skip(f"{promise.name} is excluded by the capability {error}")
         except HookError as error:  # in the author's own code: show the traceback
             self._kes_record("not checked")
             raise (error.__cause__ or error) from None

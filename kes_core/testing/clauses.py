@@ -7,6 +7,7 @@ from typing import Final
 from kes_core.hookspecs import HOOKSPEC_VERSION
 from kes_core.testing._clause import Clause
 from kes_core.testing.engines import PolicyEngineContract
+from kes_core.testing.frontends import FrontendContract
 from kes_core.testing.sinks import AuditSinkContract
 from kes_core.testing.stores import KeyStoreContract
 
@@ -23,8 +24,9 @@ def _clauses_of(suite: type) -> tuple[Clause, ...]:
 
 
 def contract() -> tuple[Clause, ...]:
-    """Return all clauses: those of key stores, of policy engines and of audit sinks."""
-    return _clauses_of(KeyStoreContract) + _clauses_of(PolicyEngineContract) + _clauses_of(AuditSinkContract)
+    """Return all clauses: those of key stores, of policy engines, of audit sinks and of front ends."""
+    suites = (KeyStoreContract, PolicyEngineContract, AuditSinkContract, FrontendContract)
+    return tuple(clause for suite in suites for clause in _clauses_of(suite))
 
 
 def contract_table() -> str:
@@ -34,6 +36,7 @@ def contract_table() -> str:
         ("Key stores", KeyStoreContract),
         ("Policy engines", PolicyEngineContract),
         ("Audit sinks", AuditSinkContract),
+        ("Front ends", FrontendContract),
     )
     for title, suite in kinds:
         rows = [f"### {title}\n", "| clause | promise | needs | since |", "|---|---|---|---|"]

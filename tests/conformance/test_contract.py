@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kes_core.testing import AuditSinkContract, KeyStoreContract, PolicyEngineContract, contract, contract_table
+from kes_core.testing import (
+    AuditSinkContract,
+    FrontendContract,
+    KeyStoreContract,
+    PolicyEngineContract,
+    contract,
+    contract_table,
+)
 from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
-CLAUSES = 58 + 17 + 10
-"""Of key stores, policy engines and audit sinks. A release may add clauses, and takes none away."""
+CLAUSES = 58 + 17 + 10 + 18
+"""Of key stores, policy engines, audit sinks and front ends. A release may add clauses, and takes none away."""
 
 
 def test_tables_in_the_documentation_are_those_of_the_code() -> None:
@@ -20,7 +27,7 @@ def test_tables_in_the_documentation_are_those_of_the_code() -> None:
 def test_every_test_method_is_a_clause_with_a_promise() -> None:
     methods = {
         name.removeprefix("test_")
-        for suite in (KeyStoreContract, PolicyEngineContract, AuditSinkContract)
+        for suite in (KeyStoreContract, PolicyEngineContract, AuditSinkContract, FrontendContract)
         for name in dir(suite)
         if name.startswith("test_")
     }
@@ -33,8 +40,9 @@ def test_every_test_method_is_a_clause_with_a_promise() -> None:
 
 def test_clauses_need_optional_methods_that_exist() -> None:
     needed = {clause.needs for clause in contract()} - {""}
-    assert needed == {"allowed", "denied", "make_unreachable", "reopen", "secrets"}
-    assert all(hasattr(KeyStoreContract, name) or hasattr(PolicyEngineContract, name) for name in needed)
+    assert needed == {"allowed", "denied", "make_unreachable", "reopen", "secrets", "send_raw"}
+    suites = (KeyStoreContract, PolicyEngineContract, FrontendContract)
+    assert all(any(hasattr(suite, name) for suite in suites) for name in needed)
 
 
 def test_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None:
@@ -47,3 +55,6 @@ def test_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None
     assert kept.format("49 of 58", "test_0.py::TestMyStore", "reopened_store_has_its_keys") in output
     assert kept.format("16 of 17", "test_1.py::TestOffice", "engine_shows_no_credential\n") in output
     assert kept.format("7 of 10", "test_2.py::TestListSink", "records_of_an_outage_are_delivered") in output
+    assert (
+        "kes contract 1: 16 of 18 clauses kept by test_3.py::TestLines, not applicable: garbage_harms_nobody" in output
+    )

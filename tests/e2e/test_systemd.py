@@ -131,9 +131,9 @@ def test_commands_of_the_unit(tmp_path: Path, systemd: socket.socket) -> None:
 
 
 def test_time_to_stop_is_more_than_the_server_takes() -> None:
-    from kes_core.server.workers.supervisor import _KILL_AFTER
+    from kes_core.server.workers.handle import KILL_AFTER
 
-    assert float(settings()["TimeoutStopSec"][0]) > _KILL_AFTER
+    assert float(settings()["TimeoutStopSec"][0]) > KILL_AFTER
 
 
 # Under a real systemd, in a container, because not every test machine runs systemd

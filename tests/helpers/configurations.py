@@ -43,10 +43,10 @@ NAME_RULE = "1 to 80 of A-Z a-z 0-9 - _, no - at either end"
 BROKEN = {
     "colour: blue": "config.yml:9: colour: unknown field. Allowed: version, address, workers, runtime, admin, tls, "
     "api, policy, cache, deletion, log, audit, probe, keys, plugins, keystore, policy_engines, "
-    "audit_sinks",
+    "audit_sinks, frontends",
     "adress: a:1": "config.yml:9: adress: unknown field; did you mean 'address'? Allowed: version, address, "
     "workers, runtime, admin, tls, api, policy, cache, deletion, log, audit, probe, keys, plugins, keystore, "
-    "policy_engines, audit_sinks",
+    "policy_engines, audit_sinks, frontends",
     "policy:\n  p:\n    alow: []": "config.yml:11: policy.p.alow: unknown field; did you mean 'allow'? "
     "Allowed: allow, deny, identities",
     "policy:\n  p:\n    paths: []": "config.yml:11: policy.p.paths: this is the old name of 'policy.p.allow': use that",
@@ -132,7 +132,7 @@ MISSING = {
     "": "config.yml:1: the file is empty; the least it needs: admin.identity, tls.key, tls.cert, keystore",
     "- a": "config.yml:1: must be a mapping of fields; allowed: version, address, workers, runtime, admin, tls, api, "
     "policy, cache, deletion, log, audit, probe, keys, plugins, keystore, policy_engines, "
-    "audit_sinks",
+    "audit_sinks, frontends",
     "tls: {key: k, cert: c}\nkeystore: {memory: }": "config.yml:1: admin: required, but missing",
     "admin: x\ntls: {key: k, cert: c}\nkeystore: {memory: }": "config.yml:1: admin: must be a mapping with the fields "
     "identity",

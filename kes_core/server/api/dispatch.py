@@ -31,6 +31,7 @@ from kes_core.faults import log_fault
 from kes_core.protocol import ROUTES
 from kes_core.server.api import importing, keys, logs, policies, system, versions
 from kes_core.server.api.call import Call
+from kes_core.server.api.enforcement import enforce, log_refusal, shortened
 from kes_core.server.api.logs import Text
 from kes_core.server.build import version
 from kes_core.server.events import Hub, send_stream
@@ -57,8 +58,6 @@ _UNANSWERED: Final = 499
 The server never sends this status; nginx logs the same number."""
 _JSON: Final = (b"content-type", b"application/json")
 _NDJSON: Final = (b"content-type", b"application/x-ndjson")
-_MAX_LOGGED_PATH: Final = 500
-"""The longest path that is logged in full, in characters."""
 _FREQUENT: Final = tuple(
     f"/v1/key/{operation}/" for operation in ("generate", "encrypt", "decrypt", "hmac", "bulk/decrypt")
 )
@@ -78,7 +77,7 @@ class KESApp(FastAPI):
         self.error_log = Hub(self._count_error_events)
         self.audit_log = Hub(self._count_audit_events)
         streams = logs.handlers(metrics, peers, self.error_log, self.audit_log)
-        own = {system.API_PATH: self._list_api, system.STATUS_PATH: self._status}
+        own = {system.API_PATH: self._list_api, system.STATUS_PATH: self._status, system.READY_PATH: self._ready}
         self.handlers: Mapping[str, Handler] = {
             **system.HANDLERS,
             **own,
@@ -122,6 +121,9 @@ class KESApp(FastAPI):
 
     async def _list_api(self, call: Call) -> list[dict[str, Any]]:
         return system.api_listing(call.server_state.timeouts)
+
+    async def _ready(self, call: Call) -> None:
+        await system.ready(call, self.peers)
 
     async def _status(self, call: Call) -> dict[str, Any]:
         return await system.status(call, self.metrics, self.peers)
@@ -210,7 +212,7 @@ class _Dispatcher:
         except ClientDisconnect:
             pass  # the request stays without an answer
         except Exception as error:
-            log_fault(logger, "internal error while serving %r", _shortened(scope["path"]), error=error)
+            log_fault(logger, "internal error while serving %r", shortened(scope["path"]), error=error)
             exchange.answer(500, [_JSON], error_body(protocol.INTERNAL[1]), protocol.INTERNAL[1])
 
     def _begin(self, scope: Message, receive: Receive) -> Call:
@@ -221,7 +223,7 @@ class _Dispatcher:
         try:
             sender = identify(client, scope["headers"], state.access)
         except UnidentifiedSenderError as error:
-            _log_refusal(scope["path"], "the client of a TLS proxy", client.address, "certificate", error.why)
+            log_refusal(scope["path"], "the client of a TLS proxy", client.address, "certificate", error.why)
             raise
         self._note_expiry(sender)
         return Call(scope, receive, state=state, route=route, argument=argument, sender=sender)
@@ -247,16 +249,7 @@ class _Dispatcher:
             path=scope["path"],
             argument=call.argument,
         )
-        for engine, verdict, failure in decision.answers:
-            if failure is None:
-                metrics.decisions[engine, verdict.decision.value] += 1
-            else:
-                logger.error("%s; the request is refused", failure)
-                metrics.decisions[engine, "error"] += 1
-        if not decision.allowed:
-            who = sender.identity or "an unknown client"
-            _log_refusal(scope["path"], who, sender.address, decision.layer, decision.reason)
-            raise RequestError(decision.status, decision.message, why=f"{decision.layer}: {decision.reason}")
+        enforce(decision, metrics, sender, scope["path"])
         call.is_authorized = True
         metrics.active += route.is_counted
         try:
@@ -309,17 +302,6 @@ class _Exchange:
         if isinstance(body, bytes):
             headers = [*headers, (b"content-length", b"%d" % len(body))]
         self.status, self.headers, self.body, self.reason = status, headers, body, reason
-
-
-def _log_refusal(path: str, who: str, address: str, layer: str, reason: str) -> None:
-    """Log which check refused a request, and why. The answer to the client says less."""
-    if logger.isEnabledFor(logging.INFO):
-        address = address or "an unknown address"
-        logger.info("refused %r to %s at %s: %s: %s", _shortened(path), who, address, layer, reason)
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) <= _MAX_LOGGED_PATH else path[:_MAX_LOGGED_PATH] + "..."
 
 
 def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes | AsyncIterator[bytes]]:

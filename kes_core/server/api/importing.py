@@ -22,7 +22,8 @@ from kes_core.keys.wrapping_keys import WrappingKeys, find_wrapping_key
 from kes_core.keystore import EntryNotFoundError
 from kes_core.protocol import INVALID_IMPORT_BODY, WRAPPING_KEY_UNKNOWN
 from kes_core.server.api.call import Call, binary_member, json_body
-from kes_core.server.api.keys import store_errors, store_key
+from kes_core.server.api.keys import store_key
+from kes_core.server.api.operations import store_errors
 from kes_core.server.generator import GenerationError, generate_private_key
 
 if TYPE_CHECKING:

@@ -2,119 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.access.errors import RequestError
 from kes_core.encoding import encode_base64
 from kes_core.keys.changes import NoSuchVersionError
-from kes_core.keys.secret import (
-    MAX_VERSIONS,
-    CiphertextError,
-    HMACKey,
-    OldVersionError,
-    hinted_version,
-)
+from kes_core.keys.secret import MAX_VERSIONS, CiphertextError, HMACKey
 from kes_core.keys.stored import KeyState, KeyVersion, Timestamp
-from kes_core.keystore import EntryExistsError, EntryNotFoundError, EntryRefusedError, KeyStoreError
 from kes_core.names import is_valid_name
 from kes_core.protocol import (
     HMAC_UNSUPPORTED,
     INVALID_BODY,
-    KEY_DECRYPTS_ONLY,
-    KEY_DELETING,
-    KEY_DISABLED,
-    KEY_EXISTS,
-    KEY_NOT_FOUND,
-    KEY_SCHEDULED,
-    KEY_VERSION_TOO_OLD,
-    NOT_DECRYPTED,
     TOO_MANY_CIPHERTEXTS,
     TOO_MANY_ITEMS,
 )
 from kes_core.server.api.call import Call, binary_member, json_body
+from kes_core.server.api.operations import (
+    DATA_KEY_SIZE,
+    check_state,
+    described_key,
+    open_all,
+    store_errors,
+    stored_key,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from kes_core.keys.versions import StoredKey
 
-__all__ = [
-    "HANDLERS",
-    "described_key",
-    "items_of",
-    "open_all",
-    "state_of",
-    "store_errors",
-    "store_key",
-    "stored_key",
-    "with_version",
-]
+__all__ = ["HANDLERS", "items_of", "state_of", "store_key", "with_version"]
 
-logger = logging.getLogger("kes.keystore")
-
-_DATA_KEY_SIZE: Final = 32
 _MAX_ITEMS: Final = 1000
 """The most items of a bulk request."""
 _PLACE: Final = "~"
 """Separates the prefix from the position in a pattern that continues a listing. Names can't contain it."""
-
-
-@contextlib.contextmanager
-def store_errors(operation: str, name: str) -> Iterator[None]:
-    """Answer for a failing key store: the client learns what failed, the operator why."""
-    try:
-        yield
-    except EntryNotFoundError:
-        raise RequestError(*KEY_NOT_FOUND) from None
-    except EntryExistsError:
-        raise RequestError(*KEY_EXISTS) from None
-    except EntryRefusedError as error:
-        raise RequestError(400, str(error)) from None
-    except KeyStoreError as error:
-        # The cache logs changes of the store's state, so do not log the same state again for every request.
-        level = logging.DEBUG if error.reason is not None else logging.ERROR
-        logger.log(level, "failed to %s %r: %s", operation, name, error)
-        raise RequestError(502, f"failed to {operation}", error.reason) from None
-
-
-async def stored_key(call: Call, *, decrypts: bool = False) -> StoredKey:
-    """Return the key that a request names, to encrypt with it or, with `decrypts`, only to decrypt.
-
-    Raises:
-        RequestError: There is no such key, its state does not allow the use, or the key store fails.
-    """
-    # As `described_key`, without the cost of another coroutine.
-    key = call.server_state.cache.peek(call.argument) or await described_key(call)
-    if key.state is not KeyState.ENABLED:
-        _check_state(key, decrypts=decrypts)
-    return key
-
-
-def _check_state(key: StoredKey, *, decrypts: bool) -> None:
-    if key.state is KeyState.DISABLED:
-        raise RequestError(*KEY_DISABLED)
-    if key.state is KeyState.DECRYPT_ONLY and not decrypts:
-        raise RequestError(*KEY_DECRYPTS_ONLY)
-    if key.condition.is_doomed:
-        raise RequestError(*(KEY_DELETING if key.state is KeyState.DELETING else KEY_SCHEDULED))
-
-
-async def described_key(call: Call) -> StoredKey:
-    """Return the key that a request names, whatever its state is, to tell about it.
-
-    Raises:
-        RequestError: There is no such key, or the key store fails.
-    """
-    cache = call.server_state.cache
-    key = cache.peek(call.argument)
-    if key is not None:
-        return key
-    with store_errors("read key", call.argument):
-        return await cache.get(call.argument)
 
 
 async def _create(call: Call) -> None:
@@ -132,7 +55,7 @@ async def store_key(call: Call, key: KeyVersion) -> None:
 
 
 async def _describe(call: Call) -> dict[str, Any]:
-    key = await described_key(call)
+    key = await described_key(call.server_state.cache, call.argument)
     answer = {
         "name": call.argument,
         "algorithm": key.key.type.algorithm,
@@ -182,11 +105,11 @@ def with_version(key: StoredKey, answer: dict[str, Any]) -> dict[str, Any]:
 async def _generate(call: Call) -> dict[str, Any]:
     body = await call.limited_body()
     context = binary_member(json_body(body), "context") if body else b""
-    return _data_key(await stored_key(call), context)
+    return _data_key(await stored_key(call.server_state.cache, call.argument), context)
 
 
 def _data_key(key: StoredKey, context: bytes) -> dict[str, Any]:
-    plaintext = urandom(_DATA_KEY_SIZE)
+    plaintext = urandom(DATA_KEY_SIZE)
     answer = {
         "plaintext": encode_base64(plaintext),
         "ciphertext": encode_base64(key.key.encrypt(plaintext, context)),
@@ -196,21 +119,21 @@ def _data_key(key: StoredKey, context: bytes) -> dict[str, Any]:
 
 async def _generate_all(call: Call) -> list[dict[str, Any]]:
     contexts = [binary_member(item, "context") for item in items_of(await call.limited_body(), TOO_MANY_ITEMS)]
-    key = await stored_key(call)
+    key = await stored_key(call.server_state.cache, call.argument)
     return [_data_key(key, context) for context in contexts]
 
 
 async def _encrypt(call: Call) -> dict[str, Any]:
     members = json_body(await call.limited_body())
     plaintext, context = binary_member(members, "plaintext"), binary_member(members, "context")
-    key = await stored_key(call)
+    key = await stored_key(call.server_state.cache, call.argument)
     return with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
 
 
 async def _encrypt_all(call: Call) -> list[dict[str, Any]]:
     items = items_of(await call.limited_body(), TOO_MANY_ITEMS)
     plain = [(binary_member(item, "plaintext"), binary_member(item, "context")) for item in items]
-    key = await stored_key(call)
+    key = await stored_key(call.server_state.cache, call.argument)
     return [
         with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
         for plaintext, context in plain
@@ -220,18 +143,18 @@ async def _encrypt_all(call: Call) -> list[dict[str, Any]]:
 async def _decrypt(call: Call) -> dict[str, str]:
     members = json_body(await call.limited_body())
     ciphertext, context = binary_member(members, "ciphertext"), binary_member(members, "context")
-    key = await stored_key(call, decrypts=True)
+    key = await stored_key(call.server_state.cache, call.argument, decrypts=True)
     try:
         plaintext = key.key.decrypt(ciphertext, context)
     except CiphertextError:
-        plaintext = (await open_all(call, [(ciphertext, context)]))[1][0]
+        plaintext = (await open_all(call.server_state.cache, call.argument, [(ciphertext, context)]))[1][0]
     return {"plaintext": encode_base64(plaintext)}
 
 
 async def _decrypt_all(call: Call) -> list[dict[str, str]]:
     items = items_of(await call.limited_body(), TOO_MANY_CIPHERTEXTS)
     sealed = [(binary_member(item, "ciphertext"), binary_member(item, "context")) for item in items]
-    _key, plaintexts = await open_all(call, sealed)
+    _key, plaintexts = await open_all(call.server_state.cache, call.argument, sealed)
     return [{"plaintext": encode_base64(plaintext)} for plaintext in plaintexts]
 
 
@@ -254,7 +177,7 @@ def items_of(body: bytes, too_many: tuple[int, str]) -> list[Any]:
 async def _hmac(call: Call) -> dict[str, str]:
     members = json_body(await call.limited_body())
     message = binary_member(members, "message")
-    key = await stored_key(call, decrypts=True)
+    key = await stored_key(call.server_state.cache, call.argument, decrypts=True)
     version = None if members is None else members.get("hmac_version")
     # MinIO derives credentials from HMACs, so they change only for a client that asks for that.
     hmac_key = key.hmac_key if version is None else await _hmac_key(call, key, version)
@@ -270,47 +193,10 @@ async def _hmac_key(call: Call, key: StoredKey, version: Any) -> HMACKey | None:
     if key.version < version <= MAX_VERSIONS:  # another server may have added it a moment ago
         with store_errors("read key", call.argument):
             key = await call.server_state.cache.look_for_versions(call.argument)
-        _check_state(key, decrypts=True)
+        check_state(key, decrypts=True)
     if not 1 <= version <= key.version:
         raise RequestError(400, str(NoSuchVersionError(version, key.version)))
     return key.versions[version - 1].hmac_key
-
-
-async def open_all(
-    call: Call, sealed: Sequence[tuple[bytes, bytes]], *, decrypts: bool = True
-) -> tuple[StoredKey, list[bytes]]:
-    """Decrypt pairs of ciphertext and context, all or none; return the key and the plaintexts.
-
-    Another server may have rotated the key a moment ago. So if a ciphertext says that it is of a later version than
-    those known here, look for that version before the answer is that it is not authentic.
-
-    Without `decrypts` the key has to be one that may encrypt too.
-
-    Raises:
-        RequestError: A ciphertext is not authentic, there is no such key, its state does not allow the use, or the key
-            store fails.
-    """
-    key = await stored_key(call, decrypts=decrypts)
-    try:
-        return key, _decrypted(key, sealed)
-    except CiphertextError as error:
-        if all(hinted_version(ciphertext) <= key.version for ciphertext, _context in sealed):
-            raise _not_decrypted(error) from None
-    with store_errors("read key", call.argument):
-        key = await call.server_state.cache.look_for_versions(call.argument)
-    _check_state(key, decrypts=decrypts)
-    try:
-        return key, _decrypted(key, sealed)
-    except CiphertextError as error:
-        raise _not_decrypted(error) from None
-
-
-def _not_decrypted(error: CiphertextError) -> RequestError:
-    return RequestError(*(KEY_VERSION_TOO_OLD if isinstance(error, OldVersionError) else NOT_DECRYPTED))
-
-
-def _decrypted(key: StoredKey, sealed: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-    return [key.key.decrypt(ciphertext, context) for ciphertext, context in sealed]
 
 
 HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {

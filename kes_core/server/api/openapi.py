@@ -57,10 +57,14 @@ class Status(BaseModel):
     mem_stack_used: Annotated[int, Field(description="Bytes.")]
     workers: Annotated[int, Field(description="Processes that serve requests.")]
     keystore: Annotated[
-        str | None, Field(description="The kind of key store. Like the next two, not for strangers if skip_auth is on.")
+        str | None,
+        Field(description="The kind of key store. Like the next three, not for strangers if skip_auth is on."),
     ] = None
     policies: int | None = None
     identities: Annotated[int | None, Field(description="Identities that have a policy.")] = None
+    frontends: Annotated[
+        dict[str, str] | None, Field(description='The front ends, if there are any: "ready", or why it can\'t serve.')
+    ] = None
     certificate_expires_at: Annotated[
         str | None, Field(description="When the server's certificate expires, as in RFC 3339.")
     ] = None

@@ -1,4 +1,4 @@
-"""The answers of the probe listener: liveness of the process, readiness of the key store, and the metrics."""
+"""The answers of the probe listener: whether the process lives, whether the server is ready, and the metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def answer_probe(app: KESApp, method: str, path: str) -> Answer:
         numbers = await app.peers.snapshot()
         return 200, CONTENT_TYPE, exposition(numbers, app.metrics)
     if path == "/ready":
-        problem = await readiness(app.server_state.cache)
+        problem = await readiness(app.server_state, app.peers)
         if problem is not None:
             return problem.status, _JSON, error_body(problem.message, problem.reason)
     return 200, _JSON, json.dumps({"status": path[1:]}).encode("ascii")

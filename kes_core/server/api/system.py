@@ -14,7 +14,7 @@ from kes_core.protocol import ROUTES
 from kes_core.server.api.call import Call
 from kes_core.server.api.readiness import readiness
 from kes_core.server.build import commit, version
-from kes_core.server.metrics import expiring_clients, memory, usable_cpus
+from kes_core.server.metrics import expiring_clients, frontend_problems, memory, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from kes_core.server.metrics import Metrics
     from kes_core.server.workers.peers import Peers
 
-__all__ = ["API_PATH", "HANDLERS", "STATUS_PATH", "api_listing", "status"]
+__all__ = ["API_PATH", "HANDLERS", "READY_PATH", "STATUS_PATH", "api_listing", "ready", "status"]
 
 API_PATH: Final = "/v1/api"
+READY_PATH: Final = "/v1/ready"
 STATUS_PATH: Final = "/v1/status"
 # Clients know these by Go's names.
 _OS: Final = {"win32": "windows"}.get(sys.platform, sys.platform)
@@ -35,8 +36,13 @@ async def _version(_call: Call) -> dict[str, str]:
     return {"version": version(), "commit": commit()}
 
 
-async def _ready(call: Call) -> None:
-    problem = await readiness(call.server_state.cache)
+async def ready(call: Call, peers: Peers) -> None:
+    """Answer whether the server can serve.
+
+    Raises:
+        RequestError: The key store or a front end can't serve.
+    """
+    problem = await readiness(call.server_state, peers)
     if problem is not None:
         raise problem
 
@@ -64,6 +70,11 @@ async def status(call: Call, metrics: Metrics, peers: Peers) -> dict[str, Any]:
             "policies": len(state.config.policy),
             "identities": len(state.policy_of),
         }
+        names = [choice.type.name for choice in state.config.frontends]
+        if names:
+            answer["frontends"] = {
+                name: problem or "ready" for name, problem in frontend_problems(numbers, names).items()
+            }
     if metrics.certificate_expiry:
         expiry = datetime.fromtimestamp(metrics.certificate_expiry, UTC)
         answer["certificate_expires_at"] = expiry.isoformat().replace("+00:00", "Z")
@@ -97,5 +108,4 @@ def api_listing(timeouts: Mapping[str, float | None]) -> list[dict[str, Any]]:
 
 HANDLERS: Final[Mapping[str, Callable[[Call], Awaitable[Any]]]] = {
     "/version": _version,
-    "/v1/ready": _ready,
 }

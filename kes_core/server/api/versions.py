@@ -23,7 +23,8 @@ from kes_core.keys.deletion import planned, restored
 from kes_core.keys.stored import Condition, KeyState, Timestamp
 from kes_core.protocol import DELETIONS_NOT_SCHEDULED, INVALID_BODY, TOO_MANY_CIPHERTEXTS
 from kes_core.server.api.call import Call, binary_member, json_body
-from kes_core.server.api.keys import described_key, items_of, open_all, state_of, store_errors, with_version
+from kes_core.server.api.keys import items_of, state_of, with_version
+from kes_core.server.api.operations import described_key, open_all, store_errors
 from kes_core.units import format_duration
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def _rewrap_all(call: Call) -> list[dict[str, Any]]:
 
 async def _sealed_again(call: Call, sealed: Sequence[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
     """Encrypt what is in ciphertexts under the newest version of the key."""
-    key, plaintexts = await open_all(call, sealed, decrypts=False)
+    key, plaintexts = await open_all(call.server_state.cache, call.argument, sealed, decrypts=False)
     return [
         with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
         for plaintext, (_ciphertext, context) in zip(plaintexts, sealed, strict=True)
@@ -154,7 +155,7 @@ async def _change(call: Call, change: Callable[[StoredKey], Condition]) -> dict[
 
 
 async def _versions(call: Call) -> dict[str, Any]:
-    key = await described_key(call)
+    key = await described_key(call.server_state.cache, call.argument)
     versions = []
     for version in key.versions:
         facts = {

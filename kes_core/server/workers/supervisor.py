@@ -7,20 +7,18 @@ numbers. It also forwards messages between them: created or deleted keys, and ev
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
-import socket
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.audit.stdout import UNAUDITED
 from kes_core.counters import merge
 from kes_core.server import log
-from kes_core.server.process import GRACE, ConfigRejectedError, WorkerError
-from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
+from kes_core.server.process import ConfigRejectedError, WorkerError
+from kes_core.server.workers.channel import PeerError
+from kes_core.server.workers.handle import FRONTENDS_TIMEOUT, WorkerHandle
 
 if TYPE_CHECKING:
     from kes_core.config import LoadedConfig
@@ -32,168 +30,17 @@ logger = logging.getLogger("kes.server")
 
 _SNAPSHOT_INTERVAL: Final = 1.0
 """Seconds between two reads of the workers' numbers. If a worker dies, its counts since the last read are lost."""
-_ANSWER_TIMEOUT: Final = 2.0
-"""Seconds that a worker has to send its numbers."""
-_OBEY_TIMEOUT: Final = 5.0
-"""Seconds that a worker has to carry out a command before it is killed and replaced."""
 _PREPARE_TIMEOUT: Final = 60.0
 """Seconds that a worker of a running server has to connect to the key store and the policy engines."""
 _MAX_PAUSE: Final = 30.0
 """The longest pause, in seconds, before the replacement of a worker that keeps dying."""
 _LASTING: Final = 60.0
 """Seconds after which a worker's death no longer lengthens that pause."""
-_KILL_AFTER: Final = GRACE + 5
 GAUGES: Final = frozenset(
-    {"active", "workers", "threads", "heap", "blocks", "stack", "expiring", "credentials", "deletions", "keys"}
+    {"active", "workers", "threads", "heap", "blocks", "stack"}
+    | {"expiring", "credentials", "deletions", "keys", "frontends"}
 )
 """Numbers that disappear with their process. All others only grow."""
-
-
-class _WorkerHandle:
-    """A worker process, and the connection to it."""
-
-    def __init__(self, number: int, supervisor: Supervisor) -> None:
-        self.number = number
-        self.process: asyncio.subprocess.Process
-        self.numbers: dict[str, Any] = {}
-        """What it had counted when it was last asked."""
-        self.reads: set[str] = set()
-        """The logs that its clients read."""
-        self.serves = False
-        self.loaded = supervisor.loaded
-        """The configuration that it starts with."""
-        self.channel = Channel(
-            asked={
-                "snapshot": supervisor.snapshot,
-                "forget": lambda name: supervisor.forget(self, name),
-            },
-            handlers={
-                "readers": lambda log, there_are: supervisor.on_readers(self, log, there_are),
-                "event": lambda log, line: supervisor.pass_on(self, log, line),
-                "cut": supervisor.cut,
-            },
-        )
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def start(self, supervisor: Supervisor, *, within: float | None = None) -> None:
-        """Start the process and wait until it is connected to the key store. It does not serve before `serve`.
-
-        Args:
-            supervisor: Has the sockets and the configuration.
-            within: Seconds that the worker has to start before it is killed.
-
-        Raises:
-            WorkerError: The worker can't start.
-        """
-        ours, theirs = socket.socketpair()
-        sockets = supervisor.sockets
-        api, probes = ([sock.fileno() for sock in found] for found in (sockets.api, sockets.probes))
-        with theirs:
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # import nothing from the current directory
-                "-m",
-                "kes_core.server.workers",
-                str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), supervisor.output_lock, *api, *probes],
-                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
-            )
-        await self.channel.open(ours)
-        receiving = asyncio.create_task(self.channel.run())
-        self._tasks.add(receiving)
-        self.loaded = supervisor.loaded
-        try:
-            async with asyncio.timeout(within):
-                await self.channel.ask(
-                    "start",
-                    number=self.number,
-                    filename=self.loaded.filename,
-                    values=self.loaded.values,
-                    mlock=supervisor.mlock,
-                    sockets=api,
-                    probes=probes,
-                    lock=supervisor.output_lock,
-                )
-        except PeerError as error:
-            await self.end()
-            raise WorkerError(str(error)) from None
-        except TimeoutError:
-            await self.kill()
-            raise WorkerError(f"worker {self.number} did not start within {within:g} s and is killed") from None
-        except ChannelClosedError:
-            await self.end()
-            raise WorkerError(f"worker {self.number} ended while it started, {self.how_it_ended}") from None
-
-    async def serve(self) -> None:
-        """Let the worker serve, now that it is connected.
-
-        Raises:
-            WorkerError: The worker can't serve.
-        """
-        try:
-            await self.order("serve")
-        except (ChannelClosedError, PeerError) as error:
-            await self.kill()
-            raise WorkerError(f"worker {self.number} can't serve: {error}") from None
-        self.serves = True
-
-    async def kill(self) -> None:
-        """Kill the process, which may no longer respond, and wait until it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        await self.end()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the process was started."""
-        return hasattr(self, "process")
-
-    @property
-    def how_it_ended(self) -> str:
-        """The exit code or the signal, for a message."""
-        code = self.process.returncode
-        return f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
-
-    async def end(self) -> None:
-        """Let the worker finish its requests in progress, and wait until it has ended."""
-        self.serves = False
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            async with asyncio.timeout(_KILL_AFTER):
-                await self.process.wait()
-        except TimeoutError:
-            logger.error("worker %d does not stop and is killed", self.number)
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def snapshot(self) -> dict[str, Any] | None:
-        """Return the worker's counts; `None` if it does not answer in time."""
-        try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT):
-                found: dict[str, Any] = await self.channel.ask("snapshot")
-        except (ChannelClosedError, PeerError, TimeoutError):
-            return None
-        return found
-
-    async def order(self, what: str, *, within: float = _OBEY_TIMEOUT, **arguments: Any) -> None:
-        """Send a command; kill and replace the worker if it does not answer within `within` seconds.
-
-        Raises:
-            ChannelClosedError: The worker has ended, or was killed.
-            PeerError: It can't carry out the command.
-        """
-        try:
-            async with asyncio.timeout(within):
-                await self.channel.ask(what, **arguments)
-        except TimeoutError:
-            logger.error("worker %d does not answer and is killed", self.number)
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            raise ChannelClosedError("the worker does not answer") from None
 
 
 class Supervisor:
@@ -206,7 +53,7 @@ class Supervisor:
         self.sockets: Sockets
         self.output_lock = os.memfd_create("kes-output-lock")
         self._count = loaded.config.workers
-        self._workers: list[_WorkerHandle] = []
+        self._workers: list[WorkerHandle] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
         self._restarts = 0
@@ -222,7 +69,7 @@ class Supervisor:
             WorkerError: A worker can't start.
         """
         self.sockets = sockets
-        workers = [_WorkerHandle(number, self) for number in range(1, self._count + 1)]
+        workers = [WorkerHandle(number, self) for number in range(1, self._count + 1)]
         try:
             results = await asyncio.gather(*(self._start(worker) for worker in workers), return_exceptions=True)
         except asyncio.CancelledError:
@@ -239,7 +86,7 @@ class Supervisor:
         self._tasks = [asyncio.create_task(self._keep_running(index)) for index in range(len(workers))]
         self._tasks.append(asyncio.create_task(self._collect()))
 
-    async def _start(self, worker: _WorkerHandle) -> None:
+    async def _start(self, worker: WorkerHandle) -> None:
         await worker.start(self)
         await worker.serve()
 
@@ -257,11 +104,24 @@ class Supervisor:
             )
             # A worker that died meanwhile is replaced, and the new one starts with the then current configuration.
             failures = [result for result in results if isinstance(result, PeerError)]
+            if not failures:
+                failures = await self._switch_frontends(workers)
             done = "discard" if failures else "apply"
             await asyncio.gather(*(worker.order(done) for worker in workers), return_exceptions=True)
             if failures:
                 raise ConfigRejectedError(str(failures[0]))
             self.loaded = loaded
+
+    async def _switch_frontends(self, workers: list[WorkerHandle]) -> list[PeerError]:
+        """Let the workers run the front ends of the prepared configuration, or go back if that fails in one of them."""
+        for back in (False, True):
+            orders = (worker.order("frontends", within=FRONTENDS_TIMEOUT, back=back) for worker in workers)
+            results = await asyncio.gather(*orders, return_exceptions=True)
+            if not back:
+                failures = [result for result in results if isinstance(result, PeerError)]
+                if not failures:
+                    break
+        return failures
 
     async def stop(self) -> None:
         """Let all workers finish their requests in progress, and end them."""
@@ -296,7 +156,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(pause)
             started = loop.time()
-            worker = _WorkerHandle(index + 1, self)
+            worker = WorkerHandle(index + 1, self)
             try:
                 # Do not block reloads meanwhile: a worker may take long to connect, or hang.
                 await worker.start(self, within=_PREPARE_TIMEOUT)
@@ -305,7 +165,7 @@ class Supervisor:
                         await worker.kill()
                         pause = 0.0
                         continue
-                    await worker.serve()
+                    await worker.serve(replaces=True)
                     self._workers[index] = worker
             except asyncio.CancelledError:
                 if worker.has_begun:
@@ -332,12 +192,12 @@ class Supervisor:
         total: dict[str, Any] = merge([*found, *self._past])
         return total | {"worker_restarts": self._restarts, "started": self._started}
 
-    async def forget(self, asking: _WorkerHandle, name: str) -> None:
+    async def forget(self, asking: WorkerHandle, name: str) -> None:
         """Remove a key from the memory of all workers except the one that asks."""
         others = [worker for worker in self._workers if worker is not asking and worker.serves]
         await asyncio.gather(*(worker.order("forget", name=name) for worker in others), return_exceptions=True)
 
-    def on_readers(self, worker: _WorkerHandle, log: str, there_are: bool) -> None:
+    def on_readers(self, worker: WorkerHandle, log: str, there_are: bool) -> None:
         """Record whether clients of a worker read a log."""
         if there_are:
             worker.reads.add(log)
@@ -345,7 +205,7 @@ class Supervisor:
             worker.reads.discard(log)
         self._tell_wanted(log)
 
-    def pass_on(self, origin: _WorkerHandle | None, log: str, line: str) -> None:
+    def pass_on(self, origin: WorkerHandle | None, log: str, line: str) -> None:
         """Send an event to the workers whose clients read the log."""
         for worker in self._workers:
             if (

@@ -73,6 +73,7 @@ class _Worker:
                 "prepare": self._prepare,
                 "apply": self._apply,
                 "discard": self._discard,
+                "frontends": self._frontends,
                 "snapshot": self._snapshot,
                 "forget": self._forget,
             },
@@ -123,9 +124,12 @@ class _Worker:
         log.publish(ErrorLogHandler(server.app.error_log, asyncio.get_running_loop()))
         self._sockets = sockets, probes
 
-    async def _serve(self) -> None:
+    async def _serve(self, *, replaces: bool) -> None:
         api, listeners = ([socket.socket(fileno=fileno) for fileno in found] for found in self._sockets)
-        await self._server.start(api, listeners)
+        try:
+            await self._server.start(api, listeners, may_lack_frontends=replaces)
+        except ConfigRejectedError as error:
+            raise PeerError(str(error)) from error
         startup.end()
 
     async def _prepare(self, *, values: str) -> None:
@@ -140,6 +144,16 @@ class _Worker:
         if state is not None:
             self._server.apply(state)
             log.set_level(state.config.log.error)
+
+    async def _frontends(self, *, back: bool) -> None:
+        """Run the front ends of the prepared configuration, or those of the current one."""
+        if back or self._prepared is None:
+            await self._server.restore_frontends()
+            return
+        try:
+            await self._server.use_frontends(self._prepared.config)
+        except ConfigRejectedError as error:
+            raise PeerError(str(error)) from error
 
     async def _discard(self) -> None:
         state, self._prepared = self._prepared, None

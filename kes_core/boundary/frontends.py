@@ -1,0 +1,163 @@
+"""Front ends behind the boundary. Private."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from kes_core.boundary.calls import (
+    CLOSE_TIMEOUT,
+    CONNECT_TIMEOUT,
+    TooSlowError,
+    close_plugin,
+    connect_plugin,
+    is_ours,
+    origin_of_frontend,
+    text_of,
+    translated,
+    within,
+)
+from kes_core.frontends import Frontend, FrontendContext, FrontendError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from kes_core.errors import BackendError
+    from kes_core.frontends import FrontendBackend, FrontendKeys
+    from kes_core.hookspecs import PluginContext
+
+__all__ = ["GuardedFrontend"]
+
+logger = logging.getLogger("kes.plugins")
+
+READY_TIMEOUT: Final = 5.0
+"""Seconds that a front end has to say whether it can serve."""
+_LEAST: Final = 0.1
+"""Seconds that `start` has even if `connect` took all the time."""
+
+
+class GuardedFrontend:
+    """A plugin's front end, from its connection to its end.
+
+    A failure of a task that it started with `spawn` makes it fail as a whole: it serves nobody any more.
+    """
+
+    def __init__(self, kind: FrontendBackend, config: BaseModel, context: PluginContext, keys: FrontendKeys) -> None:
+        """Set up. Nothing is called yet.
+
+        Args:
+            kind: The kind of the front end.
+            config: Its section of the configuration.
+            context: What it gets to know of this process.
+            keys: Its keys.
+        """
+        self.problem = "it has not started"
+        """Why it can't serve; empty if it can."""
+        self.failed = asyncio.Event()
+        """Set when it fails after its start, and will not serve any more."""
+        self._kind = kind
+        self._config = config
+        self._origin = origin_of_frontend(kind)
+        self._frontend: Frontend | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+        self._metrics = context.metrics
+        self._context = FrontendContext(
+            directory=context.directory,
+            logger=context.logger,
+            worker=context.worker,
+            metrics=context.metrics,
+            keys=keys,
+            spawn=self._spawn,
+        )
+
+    async def start(self) -> None:
+        """Connect and start it, within the time that a plugin has to connect. If that fails, stop it.
+
+        Raises:
+            FrontendError: It can't start; the message says why.
+        """
+        ends = time.monotonic() + CONNECT_TIMEOUT
+        try:
+            # mypy refuses an abstract class here; it only serves for isinstance().
+            kind: type[Frontend] = Frontend  # type: ignore[type-abstract]
+            self._frontend = await connect_plugin(self._origin, self._kind.connect, self._config, self._context, kind)
+            seconds = max(_LEAST, ends - time.monotonic())
+            failure = await self._call("start", self._frontend.start, seconds, connecting_to=self._origin.what)
+            if failure is None and self.failed.is_set():
+                failure = FrontendError(self.problem)
+        except BaseException:
+            await self.stop()
+            raise
+        if failure is not None:
+            await self.stop()
+            raise failure
+        self.problem = ""
+
+    async def check(self) -> None:
+        """Ask it whether it can serve; set `problem`."""
+        if self._frontend is None or self.failed.is_set():
+            return
+        failure = await self._call("ready", self._frontend.ready, READY_TIMEOUT)
+        if not self.failed.is_set():
+            self.problem = "" if failure is None else str(failure)
+
+    async def stop(self) -> None:
+        """Stop it and what it has spawned. Log a failure, and go on."""
+        self._is_stopping = True
+        if not self.failed.is_set():
+            self.problem = "it has stopped"
+        frontend, self._frontend = self._frontend, None
+        if frontend is not None:
+            await close_plugin(self._origin, frontend.stop)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+
+    def give_up(self, problem: str) -> None:
+        """Count it as failed."""
+        self.problem = problem
+        self.failed.set()
+
+    async def _call(
+        self, operation: str, function: Callable[[], Awaitable[None]], seconds: float, *, connecting_to: str = ""
+    ) -> BackendError | None:
+        """Call a method; return what to raise if it fails."""
+        started = time.perf_counter()
+        try:
+            await within(function(), seconds, connecting_to=connecting_to)
+        except TooSlowError:
+            return FrontendError(f"{self._origin.what} has not answered {operation} within {seconds:g} s")
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            return translated(self._origin, operation, error)
+        finally:
+            self._metrics._timer(operation).add(time.perf_counter() - started)  # noqa: SLF001 # made for the boundary
+        return None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(self._watched(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            if not self._is_stopping:
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        text = text_of(error)
+        problem = self._origin.fault("a task", error) if text is None else f"{self._origin.what} has failed: {text}"
+        if not self.failed.is_set():
+            logger.error("%s", problem)
+            self.give_up(problem)
