@@ -44,12 +44,20 @@ _FILES: Final = {
         "sink/test_contract.py": "tests/test_contract.py",
         "sink/test_plugin.py": "tests/test_plugin.py",
     },
+    "frontend": {
+        "frontend/README.md": "README.md",
+        "frontend/plugin.py": "{package}/__init__.py",
+        "frontend/frontend.py": "{package}/frontend.py",
+        "frontend/test_contract.py": "tests/test_contract.py",
+        "frontend/test_plugin.py": "tests/test_plugin.py",
+    },
 }
 """The templates of each kind, and the files that they produce."""
 _KINDS: Final = {
     "keystore": ("key store", "KeyStore", "store"),
     "policy": ("policy engine", "PolicyEngine", "engine"),
     "sink": ("audit sink", "AuditSink", "sink"),
+    "frontend": ("front end", "Frontend", "frontend"),
 }
 """The name of each kind, the end of its class's name, and the module for the author to write."""
 

@@ -102,13 +102,12 @@ def wait_until_ready(client: httpx.Client, status: int = 200) -> httpx.Response:
 
 def test_front_end_and_http_use_the_same_keys(running: Running) -> None:
     sealed = running.ask("encrypt", data=TEXT, associated=TEXT)
-    assert sealed["version"] == 1
     with running.server.client(running.app) as client:
         body = {"ciphertext": sealed["data"], "context": TEXT}
         assert client.put("/v1/key/decrypt/my-key", json=body).json() == {"plaintext": TEXT}
         made = client.put("/v1/key/generate/my-key", json={}).json()
     assert running.ask("decrypt", data=made["ciphertext"])["data"] == made["plaintext"]
-    assert running.ask("generate")["version"] == 1
+    assert len(base64.b64decode(running.ask("generate")["plain"])) == 32
 
 
 def test_denial_and_its_record_are_those_of_http(running: Running) -> None:
@@ -158,18 +157,18 @@ def test_reload(running: Running) -> None:
         assert "is reloaded" in running.reload(policy={})
         assert running.ask("encrypt", data=TEXT)["status"] == 403
         assert "is reloaded" in running.reload()
-        assert running.ask("encrypt", data=TEXT)["version"] == 1
+        assert "data" in running.ask("encrypt", data=TEXT)
         assert starts_of(running) == before
 
         line = running.reload(frontends={"json": running.section(socket="none/json.sock")})
         assert "not reloaded" in line
         assert "frontends.json: the socket " in line
         assert "can't be opened: no such file or directory" in line
-        assert running.ask("encrypt", data=TEXT)["version"] == 1
+        assert "data" in running.ask("encrypt", data=TEXT)
         assert client.get("/v1/ready").status_code == 200
 
         assert "is reloaded" in running.reload(frontends={"json": running.section(socket="new.sock")})
-        assert running.ask("encrypt", data=TEXT, socket="new.sock")["version"] == 1
+        assert "data" in running.ask("encrypt", data=TEXT, socket="new.sock")
         assert not (running.directory / "json.sock").exists()
 
         assert "is reloaded" in running.reload(frontends={})
@@ -193,7 +192,7 @@ def test_crash_is_logged_once_and_the_server_starts_it_again(running: Running) -
         assert client.put("/v1/key/generate/my-key", json={}).status_code == 200
         running.server.wait_for_log("the front end 'json' has started again")
         wait_until_ready(client)
-    assert running.ask("encrypt", data=TEXT)["version"] == 1
+    assert "data" in running.ask("encrypt", data=TEXT)
     crashes = [line for line in running.server.errors if "failed in a task" in line]
     assert len(crashes) == 1
     assert "the front end 'json' (plugin 'hostile' of kes-hostile 1.0)" in crashes[0]
