@@ -85,8 +85,7 @@ class GuardedFrontend:
             # mypy refuses an abstract class here; it only serves for isinstance().
             kind: type[Frontend] = Frontend  # type: ignore[type-abstract]
             self._frontend = await connect_plugin(self._origin, self._kind.connect, self._config, self._context, kind)
-            seconds = max(_LEAST, ends - time.monotonic())
-            failure = await self._call("start", self._frontend.start, seconds, connecting_to=self._origin.what)
+            failure = await self._call("start", self._frontend.start, CONNECT_TIMEOUT, ends=ends)
             if failure is None and self.failed.is_set():
                 failure = FrontendError(self.problem)
         except BaseException:
@@ -124,12 +123,13 @@ class GuardedFrontend:
         self.failed.set()
 
     async def _call(
-        self, operation: str, function: Callable[[], Awaitable[None]], seconds: float, *, connecting_to: str = ""
+        self, operation: str, function: Callable[[], Awaitable[None]], seconds: float, *, ends: float | None = None
     ) -> BackendError | None:
-        """Call a method; return what to raise if it fails."""
+        """Call a method; return what to raise if it fails. `ends` is when the time is up that `connect` began."""
         started = time.perf_counter()
+        left = seconds if ends is None else max(_LEAST, ends - time.monotonic())
         try:
-            await within(function(), seconds, connecting_to=connecting_to)
+            await within(function(), left, connecting_to="" if ends is None else self._origin.what)
         except TooSlowError:
             return FrontendError(f"{self._origin.what} has not answered {operation} within {seconds:g} s")
         except BaseException as error:
