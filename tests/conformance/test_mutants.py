@@ -41,13 +41,15 @@ def outputs() -> dict[ModuleType, str]:
     """Return pytest's output for all mutants. The tests of the stores run in several processes."""
     options = ["-q", "-r", "N"]
     stores = run_pytest(*options, "-n", "2", *selection(mutant_stores), *selection(mutant_conduct))
+    # What a broken front end leaves open is of no interest.
+    selected = [*selection(mutant_sinks), *selection(mutant_frontends)]
+    others = run_pytest(*options, "-n", "2", "-p", "no:unraisableexception", *selected)
     return {
         mutant_stores: stores,
         mutant_conduct: stores,
         mutant_engines: run_pytest(*options, *selection(mutant_engines)),
-        mutant_sinks: run_pytest(*options, "-n", "2", *selection(mutant_sinks)),
-        # What a broken front end leaves open is of no interest.
-        mutant_frontends: run_pytest(*options, "-n", "2", "-p", "no:unraisableexception", *selection(mutant_frontends)),
+        mutant_sinks: others,
+        mutant_frontends: others,
     }
 
 
