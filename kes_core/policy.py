@@ -79,7 +79,8 @@ class PolicyRequest:
     resource: str
     """The route's argument, not yet validated: `my-key`. Empty for a route without an argument."""
     remote_address: str
-    """The client's IP address as text. Behind a trusted TLS proxy, the address that the proxy forwarded."""
+    """The client's IP address as text. Behind a trusted TLS proxy, the address that the proxy forwarded. 0.0.0.0 for a
+    client of a front end that has no address, as on a unix socket."""
     time: datetime
     """When the request arrived, in UTC."""
     certificate: CertificateFacts | None = field(default=None, repr=False)

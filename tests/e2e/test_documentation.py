@@ -160,7 +160,9 @@ def test_plugin_of_the_plugin_page(tmp_path: Path) -> None:
     (metadata / "entry_points.txt").write_text(points)
     check = (
         "import asyncio\n"
+        "from pathlib import Path\n"
         "from kes_core import PluginContext\n"
+        "from kes_core.testing import FrontendHost\n"
         "from kes_core.config import parse_config\n"
         "from kes_core.plugins import load_plugins\n"
         "text = 'admin: {identity: x}\\ntls: {key: k, cert: c}\\n' + " + repr(section) + "\n"
@@ -174,11 +176,24 @@ def test_plugin_of_the_plugin_page(tmp_path: Path) -> None:
         "    (choice,) = config.audit_sinks\n"
         "    sink = await choice.type.connect(choice.config, PluginContext())\n"
         "    await sink.close()\n"
+        "    (choice,) = config.frontends\n"
+        "    async with FrontendHost(Path()) as host:\n"
+        "        await host.create_key('lines')\n"
+        "        settings = choice.type.config(socket='lines.sock', identity=host.identity)\n"
+        "        frontend = await choice.type.connect(settings, host.context)\n"
+        "        await frontend.start()\n"
+        "        reader, writer = await asyncio.open_unix_connection('lines.sock')\n"
+        "        writer.write(b'hello\\n')\n"
+        "        sealed = bytes.fromhex((await reader.read()).decode())\n"
+        "        writer.close()\n"
+        "        await frontend.stop()\n"
+        "        assert await host.keys.decrypt(host.identity, 'lines', sealed) == b'hello\\n'\n"
         "asyncio.run(main())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", check],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

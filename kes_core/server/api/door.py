@@ -61,6 +61,9 @@ logger = logging.getLogger("kes.server")
 
 UNANSWERED: Final = 499
 """The status in the audit log for a call that was cancelled."""
+NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 # nothing listens there
+"""The address of a client without an address, for policy engines: they may expect one, and no rule for clients of a
+network or of this machine should match."""
 _MAX_CLIENTS: Final = 256
 """The limit of identities and addresses whose permissions are remembered."""
 _MAX_REQUEST_ID: Final = 100
@@ -106,6 +109,7 @@ class Door(FrontendKeys):
         """Open the door for the front end of this name. `metrics` are its own."""
         self._app = app
         self._frontend = frontend
+        self._place = f"the front end {frontend!r}"
         self._metrics = metrics
         self._clients: dict[tuple[str, str], ProvenClient] = {}
         self._is_closed = False
@@ -239,7 +243,7 @@ class Door(FrontendKeys):
         decision = await decide_for_connection(
             client, state.access, route, sender, method=route.method, path=path, argument=asked.name
         )
-        enforce(decision, metrics, sender, path)
+        enforce(decision, metrics, sender, path, asked.address or self._place)
         outcome.authorized = True
         metrics.active += 1
         try:
@@ -254,12 +258,13 @@ class Door(FrontendKeys):
         if client is None:
             if len(self._clients) >= _MAX_CLIENTS:
                 self._clients.clear()
-            client = ProvenClient(asked.identity, "", None, verified=True, presented=False, address=asked.address)
+            address = asked.address or NO_ADDRESS
+            client = ProvenClient(asked.identity, "", None, verified=True, presented=False, address=address)
             self._clients[key] = client
         sender = client.sender_under(state.access)
         if sender is None:
             why = "the identity is that of a TLS proxy"
-            log_refusal(path, asked.identity, asked.address, "certificate", why)
+            log_refusal(path, asked.identity, asked.address or self._place, "certificate", why)
             raise RequestError(*NOT_ALLOWED, why=f"certificate: {why}")
         return client, sender
 

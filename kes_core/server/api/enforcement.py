@@ -20,7 +20,7 @@ _MAX_LOGGED_PATH: Final = 500
 """The longest path that is logged in full, in characters."""
 
 
-def enforce(decision: AccessDecision, metrics: Metrics, sender: Sender, path: str) -> None:
+def enforce(decision: AccessDecision, metrics: Metrics, sender: Sender, path: str, place: str = "") -> None:
     """Count the answers of the policy engines, and refuse a request that they do not allow.
 
     Args:
@@ -28,6 +28,7 @@ def enforce(decision: AccessDecision, metrics: Metrics, sender: Sender, path: st
         metrics: Counts the answers.
         sender: The sender of the request.
         path: Its decoded path.
+        place: What stands for its address in the log, if not the address itself.
 
     Raises:
         RequestError: The sender may not.
@@ -40,7 +41,7 @@ def enforce(decision: AccessDecision, metrics: Metrics, sender: Sender, path: st
             metrics.decisions[engine, "error"] += 1
     if not decision.allowed:
         who = sender.identity or "an unknown client"
-        log_refusal(path, who, sender.address, decision.layer, decision.reason)
+        log_refusal(path, who, place or sender.address, decision.layer, decision.reason)
         raise RequestError(decision.status, decision.message, why=f"{decision.layer}: {decision.reason}")
 
 

@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 
 from kes_core import (
+    Decision,
     InvalidKeyUseError,
     KeysUnavailableError,
     KeyUseDeniedError,
     KeyUseError,
     KeyUseTimeoutError,
     NotAuthenticError,
+    PolicyEngine,
+    PolicyRequest,
     UnknownKeyError,
     UnusableKeyError,
+    Verdict,
 )
 from kes_core.testing import FrontendHost
 
@@ -222,3 +226,47 @@ def test_many_identities_take_limited_memory(tmp_path: Path) -> None:
         assert len(host.keys._clients) <= 256  # type: ignore[attr-defined]
 
     on(tmp_path, work)
+
+
+def test_refusal_is_logged_with_the_front_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(host: FrontendHost) -> None:
+        await failure_of(host.keys.encrypt(host.identity, NAME, b""))
+        await failure_of(host.keys.encrypt(host.identity, NAME, b"", address="192.0.2.1"))
+
+    caplog.set_level("INFO")
+    on(tmp_path, work, allow=[])
+    first, second = (line for line in caplog.messages if line.startswith("refused"))
+    assert "at the front end 'test': policy: static: no allow rule of policy 'front-end' matches" in first
+    assert "at 192.0.2.1: policy: " in second
+
+
+def test_identity_of_a_tls_proxy_may_do_nothing(tmp_path: Path) -> None:
+    async def work(host: FrontendHost) -> None:
+        state = host._app.server_state
+        object.__setattr__(state.access, "proxies", frozenset({host.identity}))
+        assert type(await failure_of(host.keys.encrypt(host.identity, NAME, b""))) is KeyUseDeniedError
+        assert host.records[-1]["response"]["reason"] == "certificate: the identity is that of a TLS proxy"
+
+    on(tmp_path, work)
+
+
+def test_policy_engine_gets_the_facts_of_a_request(tmp_path: Path) -> None:
+    seen: list[PolicyRequest] = []
+
+    class Watcher(PolicyEngine):
+        async def authorize(self, request: PolicyRequest) -> Verdict:
+            seen.append(request)
+            return Verdict(Decision.ALLOW, "all is fine")
+
+    async def work(host: FrontendHost) -> None:
+        object.__setattr__(host._app.server_state.access, "engines", (("watcher", Watcher()),))
+        await host.keys.encrypt(host.identity, NAME, b"", address="192.0.2.1")
+        await host.keys.encrypt(host.identity, NAME, b"")
+        assert host.records[-1]["request"]["ip"] == ""
+
+    on(tmp_path, work)
+    first, second = seen
+    assert (first.identity, first.method, first.path) == (second.identity, "PUT", "/v1/key/encrypt/my-key")
+    assert (first.api, first.resource) == ("/v1/key/encrypt/", "my-key")
+    # Engines that read the address get one, which no rule for a network or for this machine matches.
+    assert (first.remote_address, second.remote_address) == ("192.0.2.1", "0.0.0.0")
