@@ -230,6 +230,16 @@ def test_front_end_that_can_not_start_keeps_the_server_from_starting(tmp_path: P
 
 
 @pytest.mark.slow
+def test_front_end_that_can_not_start_ends_all_workers(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir(mode=0o700)
+    section = {"socket": "none/json.sock", "identity": "3e" * 32}
+    overrides = {"workers": 2, "keystore": {"fs": {"path": str(keys)}}, "frontends": {"json": section}}
+    with pytest.raises(Exception, match=r"Error: worker 1 can't serve: frontends.json: the socket .* can't be opened"):
+        start_server(tmp_path, overrides, environment=install_module(tmp_path, PLUGIN))
+
+
+@pytest.mark.slow
 def test_one_worker_runs_it_and_so_does_its_replacement(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.mkdir(mode=0o700)
