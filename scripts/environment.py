@@ -12,7 +12,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("", "plugins/aws", "plugins/backup", "plugins/cedar", "plugins/fs", "plugins/vault")
+PACKAGES = ("", "plugins/aws", "plugins/backup", "plugins/cedar", "plugins/fs", "plugins/kubernetes", "plugins/vault")
 """The folders of the project's packages that need no compiler, relative to the root."""
 NATIVE = ("plugins/native",)
 """Those that need one."""

@@ -17,7 +17,7 @@ from typing import Any
 from environment import PACKAGES, ROOT, prepare
 
 COMMAND = "python3 scripts/lock.py"
-OUR_OWN = {"kes-core", "kes-aws", "kes-backup", "kes-cedar", "kes-fs", "kes-vault"}
+OUR_OWN = {"kes-core", "kes-aws", "kes-backup", "kes-cedar", "kes-fs", "kes-kubernetes", "kes-vault"}
 OPTIONS = ("--universal", "--python-version", "3.11", "--no-annotate", "--quiet")
 # Keep addresses and paths of this machine out of the files.
 NO_TRACE = ("--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", COMMAND)

@@ -74,7 +74,8 @@ def test_image_says_how_it_is_run(image: Any) -> None:
 
 def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
     plugins = json.loads(inside(image, "kes", "plugins"))
-    assert {plugin["distribution"] for plugin in plugins} == {"kes-core", "kes-aws", "kes-cedar", "kes-fs", "kes-vault"}
+    ours = {"kes-core", "kes-aws", "kes-cedar", "kes-fs", "kes-kubernetes", "kes-vault"}
+    assert {plugin["distribution"] for plugin in plugins} == ours
     assert not [plugin for plugin in plugins if plugin["error"]]
     find = ["import importlib.util, shutil", "print(importlib.util.find_spec('pip'), shutil.which('pip'))"]
     find.append("print(shutil.which('gcc'), shutil.which('git'))")
