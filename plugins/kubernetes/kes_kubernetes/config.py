@@ -56,6 +56,8 @@ class KMSConfig(Section):
     """The path of the unix socket on which the API server finds the plugin."""
     key: Name
     """The name of the key that encrypts."""
+    old_keys: tuple[Name, ...] = ()
+    """Keys that only decrypt what was encrypted under them before `key` was changed."""
     identity: Annotated[Identity, AfterValidator(_client)]
     """Whose requests these are, for policies and the audit log. No client needs a certificate of this identity."""
     mode: Annotated[str, AfterValidator(_mode)] = "0600"

@@ -23,6 +23,7 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_concurrent_streams", _MAX_CALLS),
     ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
 )
 
@@ -44,7 +45,9 @@ class KubernetesFrontend(Frontend):
             failure=metrics.counter("failures", "Calls that were answered with an error."),
             healthy=metrics.gauge("healthy", "Whether the last health check succeeded."),
         )
-        self._service = Service(context.keys, config.identity, config.key, logger=context.logger, counts=counts)
+        self._service = Service(
+            context.keys, config.identity, config.key, config.old_keys, logger=context.logger, counts=counts
+        )
         self._socket: PlacedSocket | None = None
         self._server: grpc.aio.Server | None = None
 

@@ -11,7 +11,7 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
@@ -92,19 +92,30 @@ class Counts(NamedTuple):
 class Service:
     """Answers the calls of API servers."""
 
-    def __init__(self, keys: FrontendKeys, identity: str, key: str, *, logger: logging.Logger, counts: Counts) -> None:
+    def __init__(
+        self,
+        keys: FrontendKeys,
+        identity: str,
+        key: str,
+        old_keys: Collection[str] = (),
+        *,
+        logger: logging.Logger,
+        counts: Counts,
+    ) -> None:
         """Serve with one key.
 
         Args:
             keys: The keys of the server.
             identity: Who asks for them.
             key: The name of the key.
+            old_keys: The names of keys that only decrypt.
             logger: Where changes of the health are logged.
             counts: Where calls are counted.
         """
         self._keys = keys
         self._identity = identity
         self._key = key
+        self._names = frozenset({key, *old_keys})
         self._logger = logger
         self._counts = counts
         self._newest: KeyID | None = None
@@ -178,7 +189,7 @@ class Service:
         try:
             plaintext = os.urandom(_PROBE_SIZE)
             ciphertext, current = await self._seal(plaintext, "status")
-            opened = await self._open(ciphertext, "status")
+            opened = await self._open(self._key, ciphertext, "status")
         except Refusal as refusal:
             self._note_health(str(refusal))
             raise
@@ -211,15 +222,16 @@ class Service:
         used = KeyID.parse(request.key_id)
         if used is None:
             raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "the key_id is not one of this plugin")
-        if used.name != self._key:
-            text = f"the key_id is of the key {used.name!r}, and this plugin has the key {self._key!r}"
+        if used.name not in self._names:
+            text = f"the key_id is of the key {used.name!r}, which is neither 'key' nor one of 'old_keys'"
             raise Refusal(grpc.StatusCode.NOT_FOUND, text)
         try:
-            return pb.DecryptResponse(plaintext=await self._open(request.ciphertext, request.uid))
+            return pb.DecryptResponse(plaintext=await self._open(used.name, request.ciphertext, request.uid))
         except Refusal as refusal:
-            newest = self._newest
-            if refusal.code is grpc.StatusCode.INVALID_ARGUMENT and newest and newest.created_at != used.created_at:
-                text = f"the key {self._key!r} of {used.created_at} is gone; the present one is of {newest.created_at}"
+            now = self._newest
+            is_another = now is not None and now.name == used.name and now.created_at != used.created_at
+            if now is not None and is_another and refusal.code is grpc.StatusCode.INVALID_ARGUMENT:
+                text = f"the key {used.name!r} of {used.created_at} is gone; the present one is of {now.created_at}"
                 raise Refusal(grpc.StatusCode.NOT_FOUND, text) from None
             raise
 
@@ -229,22 +241,23 @@ class Service:
                 self._identity, self._key, plaintext, associated_data=ASSOCIATED_DATA, request_id=uid
             )
         except KeyUseError as error:
-            raise self._refusal(error) from None
+            raise _refusal(self._key, error) from None
         self._newest = KeyID.of(self._key, sealed.version, sealed.created_at)
         return sealed.ciphertext, self._newest
 
-    async def _open(self, ciphertext: bytes, uid: str) -> bytes:
+    async def _open(self, key: str, ciphertext: bytes, uid: str) -> bytes:
         try:
             return await self._keys.decrypt(
-                self._identity, self._key, ciphertext, associated_data=ASSOCIATED_DATA, request_id=uid
+                self._identity, key, ciphertext, associated_data=ASSOCIATED_DATA, request_id=uid
             )
         except KeyUseError as error:
-            raise self._refusal(error) from None
+            raise _refusal(key, error) from None
 
-    def _refusal(self, error: KeyUseError) -> Refusal:
-        code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), grpc.StatusCode.INTERNAL)
-        reason = getattr(error, "reason", None)
-        return Refusal(code, f"key {self._key!r}: {error}" + (f" ({reason})" if reason else ""))
+
+def _refusal(key: str, error: KeyUseError) -> Refusal:
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), grpc.StatusCode.INTERNAL)
+    reason = getattr(error, "reason", None)
+    return Refusal(code, f"key {key!r}: {error}" + (f" ({reason})" if reason else ""))
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

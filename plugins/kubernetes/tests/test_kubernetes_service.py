@@ -68,7 +68,7 @@ def test_ciphertext_of_another_use_of_the_key_is_refused(run_frontend: Run) -> N
 @pytest.mark.parametrize(
     ("change", "code", "text"),
     [
-        ({"key_id": "other/v1/2026-11-26T08:15:30.123456Z"}, "NOT_FOUND", "of the key 'other', and this plugin has"),
+        ({"key_id": "other/v1/2026-11-26T08:15:30.123456Z"}, "NOT_FOUND", "is of the key 'other', which is neither"),
         ({"key_id": "my-key"}, "INVALID_ARGUMENT", "the key_id is not one of this plugin"),
         ({"key_id": ""}, "INVALID_ARGUMENT", "the key_id is not one of this plugin"),
         ({"key_id": FIRST + "\n"}, "INVALID_ARGUMENT", "the key_id is not one of this plugin"),
@@ -86,6 +86,14 @@ def test_object_that_is_not_of_this_plugin_is_refused(
         found = client.error("decrypt", **{"ciphertext": sealed.ciphertext, "key_id": sealed.key_id} | change)
     assert found[0] == code
     assert text in found[1]
+
+
+def test_former_key_decrypts(run_frontend: Run) -> None:
+    with run_frontend(old_keys=["former"]) as (running, client):
+        sealed = client.encrypt(bytes(32))
+        running.keys.calls.clear()
+        assert client.decrypt(sealed.ciphertext, sealed.key_id.replace("my-key", "former")) == bytes(32)
+        assert [name for _method, _identity, name, _uid in running.keys.calls] == ["former"]
 
 
 def test_key_that_was_made_again_is_named(run_frontend: Run) -> None:
