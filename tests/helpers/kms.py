@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import yaml
 
 from kes_core import Encrypted, FrontendContext, FrontendKeys, GeneratedDataKey, KeyDescription, NotAuthenticError
 from kes_core.keys.secret import CiphertextError, KeyType, SecretKey, SecretKeys
@@ -18,8 +19,9 @@ from kes_kubernetes import KMSConfig
 from kes_kubernetes import kms_v2_pb2 as pb
 from kes_kubernetes.client import quoted
 from kes_kubernetes.frontend import KubernetesFrontend
+from tests.helpers.documents import blocks
 
-__all__ = ["IDENTITY", "Client", "Keys", "Running", "connected"]
+__all__ = ["IDENTITY", "Client", "Keys", "Running", "connected", "encryption_of_the_page"]
 
 IDENTITY = "a5" * 32
 
@@ -157,3 +159,11 @@ class Running:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def encryption_of_the_page(endpoint: str) -> str:
+    """Return the API server's configuration from the documentation, with the path of this test."""
+    (text,) = [block for block in blocks("docs/kubernetes.md", "yaml") if "EncryptionConfiguration" in block]
+    config = yaml.safe_load(text)
+    config["resources"][0]["providers"][0]["kms"]["endpoint"] = endpoint
+    return yaml.safe_dump(config)

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.helpers.certificates import make_credentials
-from tests.helpers.documents import ROOT, blocks
-from tests.helpers.kms import IDENTITY
+from tests.helpers.documents import ROOT
+from tests.helpers.kms import IDENTITY, encryption_of_the_page
 from tests.helpers.server import Server, start_server
 
 MODULE = Path(__file__).parent / "kubernetes"
@@ -135,14 +134,6 @@ def run_go(environment: dict[str, str]) -> dict[str, tuple[str, str]]:
     assert actions, done.stdout + done.stderr
     wanted = re.findall(r"^func (Test\w+)\(", (MODULE / "kubernetes_test.go").read_text(), re.MULTILINE)
     return {name: (actions.get(name, "missing"), outputs.get(name, "") or done.stderr) for name in wanted}
-
-
-def encryption_of_the_page(endpoint: str) -> str:
-    """Return the API server's configuration from the documentation, with the path of this test."""
-    (text,) = [block for block in blocks("docs/kubernetes.md", "yaml") if "EncryptionConfiguration" in block]
-    config = yaml.safe_load(text)
-    config["resources"][0]["providers"][0]["kms"]["endpoint"] = endpoint
-    return yaml.safe_dump(config)
 
 
 def test_api_server(cluster: Cluster) -> None:

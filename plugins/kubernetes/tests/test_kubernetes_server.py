@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,15 +100,10 @@ def test_outage_of_the_key_store(plugin: tuple[Server, Client]) -> None:
     assert client.status().key_id == known
 
 
-def test_command_asks_what_the_api_server_asks(plugin: tuple[Server, Client], tmp_path: Path) -> None:
+def test_command_asks_what_the_api_server_asks(plugin: tuple[Server, Client]) -> None:
     server, client = plugin
-    socket = server.config_path.parent / "run" / "s"
-    shown = kes("kubernetes", "check", str(socket), cwd=tmp_path).stdout
+    shown = kes("kubernetes", "check", "run/s", cwd=server.config_path.parent).stdout
     assert shown.splitlines()[:2] == ["health  ok", f"key_id  {client.status().key_id}"]
-    facts = json.loads(kes("kubernetes", "check", "--json", "run/s", cwd=socket.parent.parent).stdout)
-    assert (facts["health"], facts["size"]) == ("ok", 76)
-    nobody = kes("kubernetes", "check", "nowhere", cwd=tmp_path, code=1)
-    assert nobody.stderr == "Error: nowhere: no plugin answers\n"
 
 
 def test_doctor(plugin: tuple[Server, Client]) -> None:
@@ -139,13 +133,11 @@ def test_reload_changes_rights_and_socket(run_server: RunServer, tmp_path: Path)
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_server_does_not_start_beside_another_one(run_server: RunServer, tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
-    run_server(config())
-    (tmp_path / "second").mkdir()
-    second = config(frontends={"kubernetes": config()["frontends"]["kubernetes"] | {"socket": str(tmp_path / "run/s")}})
-    code, said = start_failing(tmp_path / "second", second)
+def test_server_does_not_start_beside_another_one(plugin: tuple[Server, Client], tmp_path: Path) -> None:
+    server, client = plugin
+    socket = server.config_path.parent / "run" / "s"
+    second = config(frontends={"kubernetes": config()["frontends"]["kubernetes"] | {"socket": str(socket)}})
+    code, said = start_failing(tmp_path, second)
     assert code == 1
-    assert f"another process listens on '{tmp_path}/run/s': stop it, or use another path" in said
-    with connected(tmp_path / "run" / "s") as client:
-        assert client.status().healthz == "ok"
+    assert f"another process listens on '{socket}': stop it, or use another path" in said
+    assert client.status().healthz == "ok"
