@@ -197,7 +197,7 @@ class FrontendKeys(ABC):
 
     - `identity`: The identity that asks, 64 hex digits in lower case.
     - `name`: The name of the key.
-    - `associated_data`: Bytes that belong to a ciphertext. Who decrypts must give the same ones. They are not secret.
+    - `associated_data`: Bytes that belong to a ciphertext: `decrypt` needs the same ones. They are not secret.
     - `address`: The IP address of the client, for policies and the audit record; empty if it has none, as on a unix
       socket. Policy engines then get 0.0.0.0.
     - `request_id`: What the client calls its request, for the audit record. Up to 100 printable characters are kept.

@@ -75,7 +75,7 @@ class FrontendSuite(Suite):
 
 
 class _WatchedKeys(FrontendKeys):
-    """The keys of a host. It remembers who asked for what, and can hold calls."""
+    """The keys of a host. It remembers each call, and can hold calls."""
 
     def __init__(self, keys: FrontendKeys) -> None:
         self._keys = keys

@@ -164,7 +164,7 @@ async def connect(settings: Settings, context: FrontendContext) -> Frontend:
 async def diagnose(settings: Settings, context: PluginContext) -> Sequence[Finding]:
     folder = context.path(settings.socket).parent
     if not folder.is_dir():
-        return [Finding.error("front end", f"{folder} is no directory", f"make it: mkdir {folder}")]
+        return [Finding.error("front end", f"there is no directory {folder}", f"make it: mkdir {folder}")]
     return [Finding.ok("front end", f"the socket can be made in {folder}")]
 
 

@@ -88,7 +88,7 @@ def test_doctor_asks_the_plugin_or_only_reads_the_section(plugins: Plugins) -> N
     found = asyncio.run(collect(read(plugins, "frontends: {door: {port: 1}, json: {socket: no/a, identity: b}}")))
     assert found == [
         Finding.ok("front end", "the section of 'door' is valid"),
-        Finding.error("front end", "/etc/kes/no is no directory", "make it: mkdir /etc/kes/no"),
+        Finding.error("front end", "there is no directory /etc/kes/no", "make it: mkdir /etc/kes/no"),
     ]
 
 

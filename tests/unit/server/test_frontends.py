@@ -198,7 +198,7 @@ def test_old_one_that_can_not_start_again_is_tried_again(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("error", [ValueError(CANARY), SystemExit(CANARY), asyncio.CancelledError(CANARY)])
-def test_crash_is_told_once_and_ends_nothing(
+def test_crash_is_logged_once_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     async def work(found: Frontends, metrics: Any) -> None:
@@ -223,7 +223,9 @@ def test_crash_is_told_once_and_ends_nothing(
     assert CANARY not in caplog.text
 
 
-def test_task_that_ends_or_fails_while_it_stops_is_no_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_task_that_ends_or_fails_while_it_stops_is_not_a_crash(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work(found: Frontends, _metrics: Any) -> None:
         await found.use(config_of({}))
         (probe,) = RUNNING
