@@ -12,7 +12,6 @@ from kes_core.boundary.calls import (
     CLOSE_TIMEOUT,
     CONNECT_TIMEOUT,
     TooSlowError,
-    close_plugin,
     connect_plugin,
     is_ours,
     origin_of_frontend,
@@ -111,7 +110,9 @@ class GuardedFrontend:
             self.problem = "it has stopped"
         frontend, self._frontend = self._frontend, None
         if frontend is not None:
-            await close_plugin(self._origin, frontend.stop)
+            failure = await self._call("stop", frontend.stop, CLOSE_TIMEOUT)
+            if failure is not None:
+                logger.error("the front end %r could not be stopped and is left as it is: %s", self._kind.name, failure)
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from kes_core import Frontend, FrontendBackend, FrontendContext, FrontendError, KeysUnavailableError
-from kes_core.boundary import calls
 from kes_core.boundary import frontends as guarded
 from kes_core.config import FrontendChoice, Section
 from kes_core.server import frontends
@@ -94,7 +93,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(guarded, "CONNECT_TIMEOUT", 0.2)
     monkeypatch.setattr(guarded, "READY_TIMEOUT", 0.05)
-    monkeypatch.setattr(calls, "CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(guarded, "CLOSE_TIMEOUT", 0.1)
     monkeypatch.setattr(frontends, "CHECK_INTERVAL", 0.02)
     monkeypatch.setattr(frontends, "FIRST_PAUSE", 0.01)
 
@@ -281,7 +280,8 @@ def test_stop_does_not_wait_for_a_plugin(tmp_path: Path, caplog: pytest.LogCaptu
             await found.stop()
 
     on(tmp_path, work)
-    assert "did not close within 0.1 s and is left as it is" in caplog.text
+    assert "the front end 'probe' could not be stopped and is left as it is: " in caplog.text
+    assert "has not answered stop within 0.1 s" in caplog.text
 
 
 def test_stop_ends_a_start_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
