@@ -6,11 +6,13 @@ numbers; two snapshots are added number by number.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any, Final
 
 __all__ = [
@@ -114,8 +116,10 @@ class PluginMetrics:
     """
 
     def __init__(self) -> None:
-        self._values: dict[tuple[str, str, str], float] = {}
-        """The values by kind, name and help text."""
+        self._values: dict[tuple[str, str], float] = {}
+        """The values by kind and name."""
+        self._help: dict[str, str] = {}
+        """The help texts by name. The last one counts."""
         self._times: dict[str, Histogram] = {}
 
     def counter(self, name: str, help: str) -> Callable[..., None]:  # noqa: A002 # as Prometheus calls it
@@ -126,12 +130,16 @@ class PluginMetrics:
             help: What it counts, in one line.
 
         Raises:
-            ValueError: The name is not valid, or the plugin has 50 metrics already.
+            ValueError: The name is not valid, the plugin has 50 metrics already, or it has a gauge of this name. The
+                function raises it for a number below 0, and `TypeError` for anything but a number.
         """
         key = self._key("counter", name, help)
 
         def add(amount: float = 1) -> None:
-            self._values[key] += amount
+            number = _number(name, amount)
+            if not 0 <= number < math.inf:
+                raise ValueError(f"the counter {name!r} can't grow by {number}")
+            self._values[key] += number
 
         return add
 
@@ -143,22 +151,33 @@ class PluginMetrics:
         key = self._key("gauge", name, help)
 
         def set_value(value: float) -> None:
-            self._values[key] = value
+            self._values[key] = _number(name, value)
 
         return set_value
 
-    def _key(self, kind: str, name: str, text: str) -> tuple[str, str, str]:
+    def _key(self, kind: str, name: str, text: str) -> tuple[str, str]:
         if _NAME.fullmatch(name) is None:
             raise ValueError(f"{name!r} is not a valid name for a metric: expected letters, digits and _")
-        key = (kind, name, " ".join(text.split()))
-        if key not in self._values and len(self._values) >= _MAX_METRICS:
-            raise ValueError(f"a plugin can have {_MAX_METRICS} metrics")
+        key = (kind, name)
+        if key not in self._values:
+            if name in self._help:
+                raise ValueError(f"the plugin has a metric {name!r} of another kind")
+            if len(self._values) >= _MAX_METRICS:
+                raise ValueError(f"a plugin can have {_MAX_METRICS} metrics")
+        self._help[name] = " ".join(text.split())
         self._values.setdefault(key, 0.0)
         return key
 
     def _timer(self, operation: str) -> Histogram:
         """Return the response times of an operation. For the boundary, which measures the calls of plugins."""
         return self._times.setdefault(operation, Histogram())
+
+
+def _number(name: str, value: object) -> float:
+    """Return a value as a float: one text among the numbers would make all metrics of the server unreadable."""
+    if not isinstance(value, Real):
+        raise TypeError(f"a value of the metric {name!r} is a {type(value).__name__}, not a number")
+    return float(value)
 
 
 class PluginCounters:
@@ -182,9 +201,9 @@ class PluginCounters:
         values: dict[str, float] = {}
         times: dict[str, Any] = {}
         for (kind, name, plugin), metrics in self._of.items():
-            for (type_, metric, text), value in metrics._values.items():  # noqa: SLF001 # of the same module
+            for (type_, metric), value in metrics._values.items():  # noqa: SLF001 # of the same module
                 place = worker if type_ == "gauge" else "-"
-                values[f"{type_} {name}_{metric} {place} {text}"] = value
+                values[f"{type_} {name}_{metric} {place} {metrics._help[metric]}"] = value  # noqa: SLF001 # as above
             for operation, histogram in metrics._times.items():  # noqa: SLF001 # as above
                 times[f"{plugin or '-'} {kind} {name} {operation}"] = histogram.snapshot()
         return {"values": values, "times": times}

@@ -1,4 +1,4 @@
-"""Logs unexpected errors without their text.
+"""Logs unexpected errors without their text, and ends tasks that may be faulty.
 
 In a key server the text of an exception may contain a key: `KeyError(value)`, `ValueError(f"bad value {value!r}")`. The
 log therefore shows the type of an unexpected error and the places of its traceback: file, line and function. It never
@@ -13,15 +13,18 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any, Final, TextIO
 
-__all__ = ["PLACES", "kind_of", "log_fault", "one_line", "places", "watch", "watch_loop"]
+__all__ = ["PLACES", "end_tasks", "kind_of", "log_fault", "one_line", "places", "watch", "watch_loop"]
 
 logger = logging.getLogger("kes.server")
 
 PLACES: Final = "kes_places"
 """The attribute of a log record for the result of `places`."""
+END_TIMEOUT: Final = 5.0
+"""Seconds that tasks get to end after they were cancelled."""
 MAX_TEXT: Final = 512
 """The largest number of characters that are shown of a plugin's text."""
 _MAX_NAME: Final = 64
@@ -117,6 +120,17 @@ def watch(stream: TextIO) -> None:
     sys.unraisablehook = nowhere
     warnings.showwarning = show_warning
     logging.raiseExceptions = False  # otherwise logging prints a faulty record with all its arguments
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end. Abandon those that do not end in time: a plugin may ignore cancellation."""
+    tasks = [task for task in tasks if not task.done()]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _done, pending = await asyncio.wait(tasks, timeout=END_TIMEOUT)
+        if pending:
+            logger.error("%d tasks did not end within %g s and are abandoned", len(pending), END_TIMEOUT)
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop) -> None:

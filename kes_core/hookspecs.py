@@ -217,7 +217,8 @@ class _RecordQueue:
 
     def __init__(self, sink: QueuedAuditSink) -> None:
         self._sink = sink
-        self._what = f"the audit sink {kind_of(sink)}"
+        self.what = f"the audit sink {kind_of(sink)}"
+        """The name of the sink in messages. The server replaces it by the name in the configuration."""
         self._waiting: deque[Mapping[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -233,7 +234,7 @@ class _RecordQueue:
             self._lost += 1
             LOST_RECORDS.add("plugin")
             if self._lost == 1:
-                logger.error("%s is too slow: the oldest audit records are lost", self._what)
+                logger.error("%s is too slow: the oldest audit records are lost", self.what)
         self._waiting.append(event)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._deliver())
@@ -250,7 +251,7 @@ class _RecordQueue:
         self._waiting.clear()
         self._lost = 0
         if lost:
-            logger.error("%s is closed; %d audit records are lost", self._what, lost)
+            logger.error("%s is closed; %d audit records are lost", self.what, lost)
         return first
 
     async def _deliver(self) -> None:
@@ -284,11 +285,11 @@ class _RecordQueue:
             else:
                 problem = f"{kind_of(error)}, which is a fault of its plugin"
             if problem != self._problem:
-                logger.error("%s can't deliver audit records, which wait in memory: %s", self._what, problem)
+                logger.error("%s can't deliver audit records, which wait in memory: %s", self.what, problem)
             self._problem = problem
             return False
         if self._problem or self._lost:
-            logger.warning("%s delivers audit records again; %d are lost", self._what, self._lost)
+            logger.warning("%s delivers audit records again; %d are lost", self.what, self._lost)
             self._problem, self._lost = "", 0
         return True
 

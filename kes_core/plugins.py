@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -26,7 +28,7 @@ logger = logging.getLogger("kes.plugins")
 _VERSION_ATTRIBUTE: Final = "kes_hookspec_version"
 _BUILT_IN: Final = "kes-core"
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*([._-][a-z0-9]+)*", re.ASCII)
-_MAX_MODULE_NAME: Final = 100
+_MAX_SHOWN: Final = 100
 _LOOK: Final = "`kes plugins --debug` shows more"
 _CONTRIBUTIONS: Final = {
     "kes_keystore_backends": KeyStoreBackend,
@@ -132,7 +134,8 @@ def load_plugins(
 def _distribution(point: metadata.EntryPoint) -> tuple[str, str]:
     if point.dist is None:
         return "unknown", ""
-    return point.dist.name, point.dist.version
+    # Damaged metadata has neither, whatever the types say.
+    return str(point.dist.name or "unknown"), str(point.dist.version or "")
 
 
 class _Loader:
@@ -163,6 +166,8 @@ class _Loader:
                 self.infos[position] = PluginInfo(
                     info.name, info.distribution, info.version, error=error, disputed=name
                 )
+        if f" of {_BUILT_IN} " in holder:
+            return f"the name {name!r} of its {what} belongs to {_BUILT_IN}; its author has to choose another"
         return f"the name {name!r} of its {what} is also offered by the {holder}; block one of them"
 
     def skip(self, point: metadata.EntryPoint) -> None:
@@ -174,11 +179,8 @@ class _Loader:
         distribution, version = _distribution(point)
         label = f"plugin {point.name!r} of {distribution} {version}".rstrip()
         try:
-            plugin = _import(point)
-            contributed = self._register(plugin, f"{distribution}:{point.name}", label)
-            found = {
-                kind: self._take(contributed[hook], self.taken[kind], kind, label) for hook, kind in _KINDS.items()
-            }
+            with contextlib.redirect_stdout(sys.stderr):  # standard output has results of commands, and audit records
+                plugin, found = self._examine(point, f"{distribution}:{point.name}", label)
         except _PluginError as error:
             name = f"{distribution}:{point.name}"
             if self._manager.has_plugin(name):
@@ -202,7 +204,24 @@ class _Loader:
         hooks = tuple(caller.name for caller in callers if caller.name not in _CONTRIBUTIONS)
         self.infos.append(PluginInfo(point.name, distribution, version, backends, engines, sinks, frontends, hooks))
 
-    def _register(self, plugin: Any, name: str, label: str) -> dict[str, list[Any]]:
+    def _examine(self, point: metadata.EntryPoint, name: str, label: str) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Import and register a plugin; return it, and what it contributes, by kind and name.
+
+        Raises:
+            _PluginError: It can't be used.
+        """
+        try:
+            plugin = _import(point)
+            contributed = self._register(plugin, name)
+            return plugin, {
+                kind: self._take(contributed[hook], self.taken[kind], kind, label) for hook, kind in _KINDS.items()
+            }
+        except (KeyboardInterrupt, _PluginError):
+            raise
+        except BaseException as error:  # code of a plugin runs wherever its objects are looked at
+            raise _PluginError(f"can't be examined: {kind_of(error)}; {_LOOK}", error) from None
+
+    def _register(self, plugin: Any, name: str) -> dict[str, list[Any]]:
         """Register a plugin if it follows the specifications; return what its hooks contribute."""
         # Try in a separate manager: after a failure, pluggy leaves a plugin half registered.
         trial = pluggy.PluginManager(PROJECT)
@@ -213,8 +232,11 @@ class _Loader:
         except pluggy.PluginValidationError as error:
             raise _PluginError(one_line(str(error))) from None
         for caller in trial.get_hookcallers(plugin) or []:
-            if any(inspect.iscoroutinefunction(each.function) for each in caller.get_hookimpls()):
-                raise _PluginError(f"its hook {caller.name} must not be an 'async def' function")
+            for each in caller.get_hookimpls():
+                if inspect.iscoroutinefunction(each.function):
+                    raise _PluginError(f"its hook {caller.name} must not be an 'async def' function")
+                if each.wrapper or each.hookwrapper or inspect.isgeneratorfunction(each.function):
+                    raise _PluginError(f"its hook {caller.name} must not be a generator or a wrapper")
         contributed = {hook: _call(trial, hook, kind) for hook, kind in _CONTRIBUTIONS.items()}
         try:
             self._manager.register(plugin, name=name)
@@ -226,7 +248,8 @@ class _Loader:
         found: dict[str, Any] = {}
         for item in items:
             if not isinstance(item.name, str) or not _NAME.fullmatch(item.name):
-                raise _PluginError(f"{item.name!r} is not a valid name for a {what}: expected lower-case words")
+                shown = one_line(repr(item.name), _MAX_SHOWN)
+                raise _PluginError(f"{shown} is not a valid name for a {what}: expected lower-case words")
             if item.name in found:
                 raise _PluginError(f"the name {item.name!r} of its {what} is there twice")
             if item.name in taken or (what, item.name) in self._disputed:
@@ -246,13 +269,13 @@ def _check_functions(item: Any, whose: str) -> None:
         raise _PluginError(f"the 'config' of {whose} is not a pydantic model")
     if not callable(item.connect):
         raise _PluginError(f"the 'connect' of {whose} is not a function")
-    if inspect.isroutine(item.connect) and not inspect.iscoroutinefunction(item.connect):
-        raise _PluginError(f"the 'connect' of {whose} is not an 'async def' function")
     for optional in ("diagnose", "access_policy"):
         if not (getattr(item, optional, None) is None or callable(getattr(item, optional))):
             raise _PluginError(f"the {optional!r} of {whose} is not a function")
     for name in ("connect", "diagnose"):
         function = getattr(item, name, None)
+        if inspect.isroutine(function) and not inspect.iscoroutinefunction(function):
+            raise _PluginError(f"the {name!r} of {whose} is not an 'async def' function")
         if function is not None and not _takes(function, 2):
             raise _PluginError(f"the {name!r} of {whose} must take two arguments: config and context")
 
@@ -277,7 +300,7 @@ def _import(point: metadata.EntryPoint) -> Any:
     except ModuleNotFoundError as error:
         distribution = _distribution(point)[0]
         hint = f"install what it needs: pip install --upgrade {distribution}"
-        missing = one_line(str(error.name), _MAX_MODULE_NAME)
+        missing = one_line(str(error.name), _MAX_SHOWN)
         raise _PluginError(f"can't be imported: the module {missing!r} is missing; {hint}", error) from None
     except BaseException as error:  # a plugin may raise anything, also SystemExit, and must not break the server
         raise _PluginError(f"can't be imported: {kind_of(error)}; {_LOOK}", error) from None
@@ -286,8 +309,8 @@ def _import(point: metadata.EntryPoint) -> Any:
     versions = version if isinstance(version, set | frozenset | range) else (version,)
     if HOOKSPEC_VERSION not in versions:
         raise _PluginError(
-            f"is for version {version!r} of the hook specifications, this is version {HOOKSPEC_VERSION}; "
-            "install a release of the plugin that fits"
+            f"is for version {one_line(repr(version), _MAX_SHOWN)} of the hook specifications, this is version "
+            f"{HOOKSPEC_VERSION}; install a release of the plugin that fits"
         )
     return plugin
 

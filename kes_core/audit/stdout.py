@@ -12,11 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final, NoReturn, Protocol
+from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
 
 from kes_core.audit.syslog import finish_sending
 
-__all__ = ["UNAUDITED", "AuditOutputError", "StreamSink"]
+__all__ = ["UNAUDITED", "AuditOutputError", "StreamSink", "reserve"]
 
 logger = logging.getLogger("kes.audit")
 
@@ -28,6 +28,17 @@ _STOP_TIMEOUT: Final = 2.0
 
 class AuditOutputError(Exception):
     """Standard output can't be written. The message says why."""
+
+
+_reserved: list[TextIO] = []
+"""Standard output, if it is reserved."""
+
+
+def reserve() -> None:
+    """Keep standard output for audit records from now on: what plugins print goes to standard error."""
+    if not _reserved and sys.stdout is not None:
+        _reserved.append(sys.stdout)
+        sys.stdout = sys.stderr
 
 
 class _Finishing(Protocol):
@@ -57,9 +68,10 @@ class StreamSink:
         Raises:
             AuditOutputError: Standard output is closed.
         """
-        if stream is None and sys.stdout is None:
+        output = _reserved[0] if _reserved else sys.stdout
+        if stream is None and output is None:
             raise AuditOutputError("the audit log on standard output can't be written: it is closed")
-        self._stream = stream if stream is not None else sys.stdout.buffer
+        self._stream = stream if stream is not None else output.buffer
         self._lock = lock
         self._others = others
         self._supervisor = os.getppid()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -12,11 +14,12 @@ from kes_core.counters import PluginCounters
 from kes_core.errors import BackendError
 from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
 from kes_core.frontends import FrontendBackend, FrontendError
-from kes_core.hookspecs import AuditSinkType, KeyStoreBackend, PluginContext, PolicyEngineType
+from kes_core.hookspecs import AuditSink, AuditSinkType, KeyStoreBackend, PluginContext, PolicyEngineType
 from kes_core.keystore import (
     EntryExistsError,
     EntryNotFoundError,
     EntryRefusedError,
+    KeyStore,
     KeyStoreError,
     KeyStoreReason,
     KeyStoreThrottledError,
@@ -28,17 +31,22 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from kes_core.policy import PolicyEngine
+
 
 __all__ = [
+    "AWAITABLE",
     "BLOCKING",
     "CLOSE_TIMEOUT",
     "CONNECT_TIMEOUT",
     "TELL_AGAIN",
+    "BlockingWatch",
     "Contributed",
     "Origin",
     "PluginError",
     "Surroundings",
     "TooSlowError",
+    "attribute_of",
     "close_plugin",
     "connect_plugin",
     "is_ours",
@@ -67,6 +75,8 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a plugin has to close a key store or policy engine."""
 BLOCKING: Final = 0.1
 """Seconds for which a plugin may block the event loop before the log says so."""
+AWAITABLE: Final = "an awaitable: define it with 'async def'"
+"""What a method that is not asynchronous has to return."""
 _LONGEST_WAIT: Final = 1e9
 """More seconds than anything waits for a key store that has too many requests. A plugin may state any number."""
 TELL_AGAIN: Final = 60.0
@@ -175,7 +185,23 @@ class Origin(NamedTuple):
 
     def returned(self, operation: str, value: object, wanted: str) -> str:
         """Return a description of a result of the wrong type."""
+        if inspect.iscoroutine(value):
+            value.close()  # otherwise Python would warn that nobody awaits it
         return f"{self.what} returned {kind_of(value)} from {operation}, which has to return {wanted}"
+
+
+class BlockingWatch:
+    """Logs that a plugin kept all requests waiting, at most once a minute."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._what = origin.what
+        self._told = -math.inf
+
+    def __call__(self, seconds: float) -> None:
+        """Take the seconds for which the plugin blocked the event loop."""
+        if seconds > BLOCKING and (now := time.monotonic()) - self._told >= TELL_AGAIN:
+            self._told = now
+            logger.warning("%s kept all requests waiting for %.1f s", self._what, seconds)
 
 
 def origin_of_store(backend: KeyStoreBackend) -> Origin:
@@ -209,6 +235,16 @@ def origin_of(item: Contributed) -> Origin:
 
 def _name(kind: str, item: Contributed) -> str:
     return f"the {kind} {item.name!r}" + (f" ({item.origin})" if item.origin else "")
+
+
+def attribute_of(item: object, name: str) -> Any:
+    """Return an attribute of a plugin's object; None if it has none, or if it is a property that fails."""
+    try:
+        return getattr(item, name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # code of the plugin
+        return None
 
 
 def text_of(error: BaseException) -> str | None:
@@ -266,7 +302,7 @@ async def connect_plugin(
     try:
         call = connect(config, context)
         if not inspect.isawaitable(call):
-            failure = origin.error(origin.returned("connect", call, "an awaitable: define it with 'async def'"))
+            failure = origin.error(origin.returned("connect", call, AWAITABLE))
         else:
             found = await within(call, CONNECT_TIMEOUT, connecting_to=origin.what)
             if isinstance(found, wanted):
@@ -282,10 +318,14 @@ async def connect_plugin(
     raise failure
 
 
-async def close_plugin(origin: Origin, close: Callable[[], Awaitable[None]]) -> None:
-    """Close a key store, policy engine, ... of a plugin. Log a failure, and go on."""
+async def close_plugin(origin: Origin, item: KeyStore | PolicyEngine | AuditSink) -> None:
+    """Close a key store, policy engine or audit sink of a plugin. Log a failure, and go on."""
     try:
-        await within(close(), CLOSE_TIMEOUT)
+        call: Any = item.close()
+        if inspect.isawaitable(call):
+            await within(call, CLOSE_TIMEOUT)
+        else:
+            logger.error("%s", origin.returned("close", call, AWAITABLE))
     except TooSlowError:
         logger.error("%s did not close within %g s and is left as it is", origin.what, CLOSE_TIMEOUT)
     except BaseException as error:

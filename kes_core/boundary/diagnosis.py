@@ -6,6 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from kes_core.boundary.calls import CONNECT_TIMEOUT, TooSlowError, is_ours, origin_of, translated, within
+from kes_core.faults import one_line
 from kes_core.findings import Finding
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from kes_core.hookspecs import PluginContext
 
 __all__ = ["diagnose"]
+
+
+def _clean(finding: Finding) -> Finding:
+    """Return a finding whose texts are one line each."""
+    return Finding(finding.level, *(one_line(str(text)) for text in (finding.subject, finding.message, finding.cure)))
 
 
 async def diagnose(
@@ -52,6 +58,6 @@ async def diagnose(
         failure = translated(origin, "diagnose", error)
     else:
         if isinstance(findings, list | tuple) and all(isinstance(finding, Finding) for finding in findings):
-            return list(findings)
+            return [_clean(finding) for finding in findings]
         failure = origin.error(origin.returned("diagnose", findings, "a list of Finding"))
     raise failure

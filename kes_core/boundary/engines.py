@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
+import inspect
 import time
 import types
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.boundary.calls import (
+    AWAITABLE,
     BLOCKING,
-    TELL_AGAIN,
+    BlockingWatch,
     Origin,
     PluginError,
     TooSlowError,
+    attribute_of,
     close_plugin,
     connect_plugin,
     is_ours,
@@ -23,7 +23,7 @@ from kes_core.boundary.calls import (
     text_of,
 )
 from kes_core.boundary.steps import enter_task, go_on
-from kes_core.faults import one_line
+from kes_core.faults import kind_of, one_line
 from kes_core.policy import Decision, PolicyEngine, Verdict
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from kes_core.policy import PolicyRequest
 
 __all__ = ["connect_engine"]
-
-T = TypeVar("T")
-
-logger = logging.getLogger("kes.plugins")
 
 AUTHORIZE_TIMEOUT: Final = 1.0
 """Seconds that a policy engine has to answer one request, unless the configuration states others."""
@@ -63,6 +59,10 @@ async def connect_engine(
     return _GuardedEngine(engine, origin, context.metrics._timer("authorize"), seconds)  # noqa: SLF001 # made for this
 
 
+class _ResultError(Exception):
+    """The engine returned something wrong; the message says what."""
+
+
 class _GuardedEngine(PolicyEngine):
     """A plugin's policy engine that answers with a `Verdict` in time, or raises `PluginError`."""
 
@@ -71,9 +71,9 @@ class _GuardedEngine(PolicyEngine):
         self._origin = origin
         self._times = times
         self._seconds = seconds
-        self.is_immediate = _promises(engine, "is_immediate")
-        self.is_repeatable = _promises(engine, "is_repeatable")
-        self._told_blocking = -math.inf
+        self.is_immediate = attribute_of(engine, "is_immediate") is True
+        self.is_repeatable = attribute_of(engine, "is_repeatable") is True
+        self._watch = BlockingWatch(origin)
 
     async def authorize(self, request: PolicyRequest) -> Verdict:
         """Ask the engine.
@@ -87,16 +87,17 @@ class _GuardedEngine(PolicyEngine):
         try:
             call: Any = self._engine.authorize(request)
             if type(call) is not types.CoroutineType:
-                call = _as_coroutine(call)
+                call = _as_coroutine(call, self._origin)
             try:
                 waits_for = call.send(None)
             except StopIteration as done:
                 verdict = done.value
                 seconds = time.perf_counter() - started
                 if seconds > BLOCKING:
-                    self._tell_blocking(seconds)
+                    self._watch(seconds)
             else:
-                verdict = await _finish(call, waits_for, self._seconds)
+                self._watch(time.perf_counter() - started)
+                verdict = await _finish(call, waits_for, self._seconds, self._watch)
         except BaseException as error:
             if is_ours(error):
                 raise
@@ -109,41 +110,42 @@ class _GuardedEngine(PolicyEngine):
                 if isinstance(decision, Decision) and isinstance(reason, str):
                     short = one_line(reason)
                     return verdict if short is reason else Verdict(decision, short)
-            failure = PluginError(self._origin.returned("authorize", verdict, "a Verdict"))
+            failure = PluginError(self._wrong(verdict))
         finally:
             self._times.add(time.perf_counter() - started)
         raise failure  # outside the handler, as in `connect_plugin`
 
     async def close(self) -> None:
-        await close_plugin(self._origin, self._engine.close)
+        await close_plugin(self._origin, self._engine)
+
+    def _wrong(self, verdict: object) -> str:
+        """Return a description of what `authorize` has returned, which is not a proper verdict."""
+        if not isinstance(verdict, Verdict):
+            return self._origin.returned("authorize", verdict, "a Verdict")
+        kinds = " and ".join(kind_of(each) for each in verdict)
+        return f"{self._origin.what} returned a Verdict of {kinds} from authorize, where it needs Decision and str"
 
     def _failure(self, error: BaseException) -> PluginError:
+        if isinstance(error, _ResultError):
+            return PluginError(str(error))
         if isinstance(error, TooSlowError):
             return PluginError(f"{self._origin.what} has not answered within {self._seconds:g} s")
         text = text_of(error)
         return PluginError(self._origin.fault("authorize", error) if text is None else f"{self._origin.what}: {text}")
 
-    def _tell_blocking(self, seconds: float) -> None:
-        now = time.monotonic()
-        if now - self._told_blocking >= TELL_AGAIN:
-            self._told_blocking = now
-            logger.warning("%s kept all requests waiting for %.1f s", self._origin.what, seconds)
 
+async def _as_coroutine(call: Any, origin: Origin) -> Any:
+    """Await what `authorize` has returned.
 
-def _promises(engine: PolicyEngine, attribute: str) -> bool:
-    try:
-        return getattr(engine, attribute) is True
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a plugin may define it as a property
-        return False
-
-
-async def _as_coroutine(call: Awaitable[T]) -> T:
+    Raises:
+        _ResultError: It can't be awaited.
+    """
+    if not inspect.isawaitable(call):
+        raise _ResultError(origin.returned("authorize", call, AWAITABLE))
     return await call
 
 
-async def _finish(call: Any, waits_for: Any, seconds: float) -> Any:
+async def _finish(call: Any, waits_for: Any, seconds: float, watch: BlockingWatch) -> Any:
     """Await the rest of a coroutine that has made its first step, for a limited time.
 
     Raises:
@@ -153,8 +155,11 @@ async def _finish(call: Any, waits_for: Any, seconds: float) -> Any:
     await enter_task()
     try:
         async with asyncio.timeout(seconds) as limit:
-            return await go_on(call, waits_for)
+            answer = await go_on(call, waits_for, watch)
     except TimeoutError:
         if limit.expired():
             raise TooSlowError from None
         raise
+    if limit.expired():  # the engine ignored its cancellation
+        raise TooSlowError
+    return answer

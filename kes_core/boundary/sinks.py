@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kes_core.boundary.calls import (
-    BLOCKING,
     TELL_AGAIN,
+    BlockingWatch,
     Origin,
+    attribute_of,
     close_plugin,
     connect_plugin,
     origin_of_sink,
@@ -21,7 +22,7 @@ from kes_core.boundary.calls import (
 from kes_core.counters import LOST_RECORDS
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
-from kes_core.hookspecs import AuditSink
+from kes_core.hookspecs import AuditSink, QueuedAuditSink
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -48,9 +49,17 @@ async def connect_sink(kind: AuditSinkType, config: BaseModel, context: PluginCo
     origin = origin_of_sink(kind)
     # mypy refuses an abstract class here; it only serves for isinstance().
     sink = await connect_plugin(origin, kind.connect, config, context, AuditSink)  # type: ignore[type-abstract]
-    if inspect.iscoroutinefunction(sink.audit):
-        await close_plugin(origin, sink.close)
-        raise BackendError(f"{origin.what} has a method 'audit' that is an 'async def' function")
+    audit = attribute_of(sink, "audit")
+    problem = ""
+    if not callable(audit):
+        problem = "has no method 'audit'"
+    elif inspect.iscoroutinefunction(audit):
+        problem = "has a method 'audit' that is an 'async def' function"
+    if problem:
+        await close_plugin(origin, sink)
+        raise BackendError(f"{origin.what} {problem}")
+    if isinstance(sink, QueuedAuditSink) and (queue := attribute_of(sink, "_queue")) is not None:
+        queue.what = origin.what
     return GuardedSink(sink, origin, context.metrics._timer("audit"))  # noqa: SLF001 # made for the boundary
 
 
@@ -63,13 +72,17 @@ class GuardedSink(AuditSink):
         self._origin = origin
         self._times = times
         self._lost = 0
-        self._told_lost = self._told_blocking = -math.inf
+        self._told_lost = -math.inf
+        self._watch = BlockingWatch(origin)
 
     def audit(self, event: Mapping[str, Any]) -> None:
         """Pass a record to the sink."""
         started = time.perf_counter()
         try:
-            self.inner.audit(event)
+            answer: Any = self.inner.audit(event)
+            if answer is not None and inspect.iscoroutine(answer):
+                answer.close()  # otherwise Python would warn that nobody awaits it
+                raise BackendError("its method 'audit' returned a coroutine")  # noqa: TRY301 # lost as the others
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too
@@ -80,12 +93,10 @@ class GuardedSink(AuditSink):
                 self._told_lost, self._lost = started, 0
         seconds = time.perf_counter() - started
         self._times.add(seconds)
-        if seconds > BLOCKING and started - self._told_blocking >= TELL_AGAIN:
-            self._told_blocking = started
-            logger.warning("%s kept all requests waiting for %.1f s", self._origin.what, seconds)
+        self._watch(seconds)
 
     async def close(self) -> None:
-        await close_plugin(self._origin, self.inner.close)
+        await close_plugin(self._origin, self.inner)
 
     def _log_lost(self, error: BaseException) -> None:
         text = text_of(error)

@@ -6,18 +6,27 @@ Setting up a timeout takes longer than most decisions of a policy engine, and a 
 from __future__ import annotations
 
 import asyncio
+import time
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-__all__ = ["enter_task", "finish", "go_on"]
+__all__ = ["enter_task", "finish", "go_on", "watched"]
 
 T = TypeVar("T")
 
 
 @types.coroutine
-def go_on(call: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
-    """Await the rest of a coroutine that has made its first step and waits for `waits_for`."""
+def go_on(
+    call: Coroutine[Any, Any, T], waits_for: Any, watch: Callable[[float], None] | None = None
+) -> Generator[Any, Any, T]:
+    """Await the rest of a coroutine that has made its first step and waits for `waits_for`.
+
+    Args:
+        call: The coroutine.
+        waits_for: What its first step has yielded.
+        watch: Gets the seconds of each further step, for which the coroutine kept the event loop from other work.
+    """
     while True:
         try:
             sent = yield waits_for
@@ -29,11 +38,28 @@ def go_on(call: Coroutine[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T
             argument: Any = error
         else:
             step, argument = call.send, sent
+        started = time.perf_counter()
         try:
             waits_for = step(argument)
         except StopIteration as done:
             result: T = done.value
             return result
+        finally:
+            if watch is not None:
+                watch(time.perf_counter() - started)
+
+
+async def watched(call: Coroutine[Any, Any, T], watch: Callable[[float], None]) -> T:
+    """Await a coroutine; pass the seconds of each of its steps to `watch`."""
+    started = time.perf_counter()
+    try:
+        waits_for = call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        watch(time.perf_counter() - started)
+    return await go_on(call, waits_for, watch)
 
 
 async def finish(call: Coroutine[Any, Any, T], seconds: float | None) -> T:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import math
 import time
+import types
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from kes_core.boundary.calls import (
+    AWAITABLE,
+    BlockingWatch,
     Origin,
+    attribute_of,
     close_plugin,
     connect_plugin,
     is_ours,
     origin_of_store,
     translated,
 )
+from kes_core.boundary.steps import enter_task, watched
 from kes_core.keystore import (
     PAGE_SIZE,
     Credential,
@@ -37,11 +43,15 @@ if TYPE_CHECKING:
     from kes_core.counters import PluginMetrics
     from kes_core.hookspecs import KeyStoreBackend, PluginContext
 
-__all__ = ["access_policy", "connect_store", "sorted_page"]
+__all__ = ["access_policy", "connect_store", "is_credential", "sorted_page"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+CALL_TIMEOUT: Final = 120.0
+"""Seconds after which a call is cancelled. Requests do not wait as long, but some calls continue without a request."""
+MOST_BYTES: Final = 1 << 20
+"""The largest value that the server takes from a store, in bytes: it decodes values on the event loop."""
 THROTTLE_TIME: Final = 10.0
 """Seconds for which a call is repeated while the store has too many requests: less than a request may take."""
 THROTTLE_PAUSE: Final = 0.1
@@ -62,8 +72,8 @@ async def connect_store(backend: KeyStoreBackend, config: BaseModel, context: Pl
     origin = origin_of_store(backend)
     # mypy refuses an abstract class here; it only serves for isinstance().
     store = await connect_plugin(origin, backend.connect, config, context, KeyStore)  # type: ignore[type-abstract]
-    if not isinstance(getattr(store, "capabilities", None), StoreCapabilities):
-        await close_plugin(origin, store.close)
+    if not isinstance(attribute_of(store, "capabilities"), StoreCapabilities):
+        await close_plugin(origin, store)
         raise KeyStoreError(origin.returned("connect", store, "a KeyStore whose 'capabilities' are StoreCapabilities"))
     return _GuardedStore(store, origin, context.metrics)
 
@@ -79,10 +89,11 @@ class _GuardedStore(KeyStore):
         self._origin = origin
         self._metrics = metrics
         self.capabilities = store.capabilities
-        interval = getattr(store, "health_interval", None)
+        self._watch = BlockingWatch(origin)
+        interval = attribute_of(store, "health_interval")
         if isinstance(interval, int | float) and 0 < interval < math.inf:
             self.health_interval = float(interval)
-        interval = getattr(store, "check_interval", None)
+        interval = attribute_of(store, "check_interval")
         if isinstance(interval, int | float) and 0 <= interval < math.inf:
             self.check_interval = float(interval)
         most = self.capabilities.max_concurrency
@@ -104,6 +115,10 @@ class _GuardedStore(KeyStore):
         value: Any = await self._call("get", self._store.get, name)
         if not isinstance(value, bytes):
             raise KeyStoreError(self._origin.returned("get", value, "bytes"))
+        if len(value) > MOST_BYTES:
+            raise KeyStoreError(
+                f"{self._origin.what} returned {len(value)} bytes from get, which is too much for a key"
+            )
         return value
 
     async def delete(self, name: str) -> None:
@@ -112,6 +127,7 @@ class _GuardedStore(KeyStore):
 
     async def list(self, prefix: str = "", *, start: str = "", limit: int = PAGE_SIZE) -> Page:
         page: Any = await self._call("list", self._store.list, prefix, start=start, limit=limit)
+        await asyncio.sleep(0)  # otherwise a listing without end would keep all requests waiting
         if not (isinstance(page, tuple) and len(page) == len(Page._fields)):
             raise KeyStoreError(self._origin.returned("list", page, "a Page"))
         if not self.capabilities.ordered:
@@ -127,14 +143,14 @@ class _GuardedStore(KeyStore):
         """Return what the plugin says, without what its contract does not allow."""
         try:
             found: Any = self._store.credentials()
-            return tuple(each for each in found if _is_credential(each))
+            return tuple(each for each in found if is_credential(each))
         except BaseException as error:
             if is_ours(error):
                 raise
             return ()  # `status` and the other calls tell of a broken plugin
 
     async def close(self) -> None:
-        await close_plugin(self._origin, self._store.close)
+        await close_plugin(self._origin, self._store)
 
     def _check_exists(self, name: str) -> None:
         problem = self.capabilities.problem_of_name(name)
@@ -159,12 +175,23 @@ class _GuardedStore(KeyStore):
         self, operation: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         started = time.perf_counter()
+        await enter_task()
+        limit = asyncio.timeout(None if operation == "list" else CALL_TIMEOUT)
         try:
-            return await function(*args, **kwargs)
+            async with limit:
+                call: Any = function(*args, **kwargs)
+                if isinstance(call, types.CoroutineType):
+                    return await watched(call, self._watch)
+                if inspect.isawaitable(call):
+                    return await call  # type: ignore[no-any-return] # the callers check it
+            failure = self._origin.error(self._origin.returned(operation, call, AWAITABLE))
         except BaseException as error:
             if is_ours(error):
                 raise
-            failure = translated(self._origin, operation, error)
+            if limit.expired():
+                failure = self._origin.unreachable(f"{self._origin.what}: no answer within {CALL_TIMEOUT:g} s")
+            else:
+                failure = translated(self._origin, operation, error)
         finally:
             self._metrics._timer(operation).add(time.perf_counter() - started)  # noqa: SLF001 # made for the boundary
         raise failure  # outside the handler, as in `connect_plugin`
@@ -178,7 +205,8 @@ def sorted_page(page: Any, prefix: str, start: str, limit: int) -> Any:
     return page_of(names, prefix, start=start, limit=limit)
 
 
-def _is_credential(found: Any) -> bool:
+def is_credential(found: Any) -> bool:
+    """Return whether the metrics can show what `credentials` has returned."""
     if not isinstance(found, Credential):
         return False
     name: Any = found.name
@@ -202,7 +230,7 @@ def _problem_of_page(names: Any, following: Any, prefix: str, start: str, limit:
         return "is not sorted, or has a name twice"
     if names and (names[0] < start or not all(name.startswith(prefix) for name in names)):
         return "has names that were not asked for"
-    advances = not following or following > (names[-1] if names else start)
+    advances = not following or (names and following > names[-1])  # an empty page has nothing after it
     return "" if advances else "has a 'next' that does not advance"
 
 

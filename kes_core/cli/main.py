@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
 import sys
+import threading
+import time
 from typing import Final, NoReturn
 
 import click
@@ -43,6 +46,10 @@ _SECTIONS: Final = {
 _COMMANDS: Final = {name: text for commands in _SECTIONS.values() for name, text in commands.items()}
 
 
+_PATIENCE: Final = 5.0
+"""Seconds that threads have to end after the command has ended."""
+
+
 class CLIError(Exception):
     """A command failed. The message says why, in one line or a few; the exit code is 1."""
 
@@ -66,6 +73,20 @@ class _Commands(Group):
         module = importlib.import_module(f"kes_core.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, click.ClickException, CLIError, OSError):
+            raise
+        except Exception as error:
+            name = ctx.invoked_subcommand
+            if name is None or name in _COMMANDS:
+                raise
+            from kes_core.cli._foreign import names_of_plugins
+
+            whose = names_of_plugins().get(name, "a plugin")
+            raise CLIError(f"the command {name!r} of {whose} failed: {type(error).__name__}") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _COMMANDS))
@@ -109,25 +130,46 @@ def _drop_output() -> None:
 
 def main() -> NoReturn:
     """Run the command that the process's arguments name. Exit with 1 if it fails, with 2 for wrong usage."""
+    code = _run()
+    _leave_threads(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command, and show its error; return the exit code of the process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # other encodings than UTF-8 lack some characters
     try:
         code = cli.main(standalone_mode=False)
     except click.UsageError as error:
         error.show()
-        sys.exit(2)
+        return 2
     except click.Abort:
         click.echo("Aborted.", err=True)
-        sys.exit(1)
+        return 1
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except CLIError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        return 1
     except OSError as error:
         _drop_output()
         if not isinstance(error, BrokenPipeError):  # the reader of the output has read enough
             click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _leave_threads(code: int) -> None:
+    """End the process if threads of a plugin still run, for which Python would wait without end."""
+    others = [each for each in threading.enumerate() if each is not threading.current_thread() and not each.daemon]
+    ends = time.monotonic() + _PATIENCE
+    for thread in others:
+        thread.join(max(0.0, ends - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.flush()
+        os._exit(code)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -160,14 +160,16 @@ def _serve_for_development(overrides: dict[str, str], *, mlock: bool) -> None:
         certificate = {"tls.key": str(folder / "server.key"), "tls.cert": str(folder / "server.crt")}
         with _errors_of_configuration():
             config = parse_config(text, filename="--dev", plugins=plugins, overrides=certificate | overrides)
-        _run(LoadedConfig(config, plugins), mlock=mlock, on_started=lambda info: _announce_development(info, admin))
+        output = sys.stdout  # the server replaces it, for what plugins print
+        announce = partial(_announce_development, admin=admin, output=output)
+        _run(LoadedConfig(config, plugins), mlock=mlock, on_started=announce)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _announce_development(info: ServerInfo, admin: APIKey) -> None:
+def _announce_development(info: ServerInfo, *, admin: APIKey, output: TextIO) -> None:
     text = _DEV_NEXT.format(api_key=admin, identity=admin.identity, address=info.addresses[0])
-    click.echo(text)
+    click.echo(text, file=output)
 
 
 def _make_server_certificate(folder: Path) -> None:

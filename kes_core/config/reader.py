@@ -27,6 +27,7 @@ from kes_core.config.model import (
 from kes_core.config.packages import PACKAGES, close, not_installed
 from kes_core.config.patterns import problem_of
 from kes_core.config.sections import STATIC_ENGINE, FileSettings
+from kes_core.faults import kind_of, one_line
 from kes_core.identity import is_identity
 from kes_core.names import NAME_RULE, is_valid_name
 
@@ -201,11 +202,12 @@ class ConfigReader:
             details = error.errors(include_url=False)
             self._renamed = {new for detail in details if (new := _renamed(_loc(detail), detail["type"]))}
             known = {problem.path for problem in self._document.problems}
-            places = [(*base, *_loc(detail)) for detail in details]
-            unknown = [detail for detail, place in zip(details, places, strict=True) if place not in known]
+            unknown = [detail for detail in details if (*base, *_loc(detail)) not in known]
             for detail in unknown[:_MAX_PROBLEMS]:
                 self._explain(model, detail, base)
-            return None
+        except Exception as error:  # of a plugin's own validator; the text may contain a secret
+            self._report(base, f"can't be checked: {kind_of(error)}, which is a fault of its plugin")
+        return None
 
     def _explain(self, model: type[BaseModel], detail: ErrorDetails, base: Path) -> None:
         """Turn an error of pydantic into a problem with a line."""
@@ -220,7 +222,7 @@ class ConfigReader:
             if not any(dotted(path) == new or new.startswith(dotted(path) + ".") for new in self._renamed):
                 self._report(path, "required, but missing")
         elif kind == "value_error":
-            reason = str(detail["ctx"]["error"])
+            reason = one_line(str(detail["ctx"]["error"]))
             shown = "" if is_secret(model, loc) else self._shown(path, value) + " "
             self._report(path, shown + reason if reason.startswith(("is ", "has ")) else reason)
         elif path == ("keys",) and isinstance(value, dict):
@@ -334,8 +336,8 @@ def _warnings(config: Config) -> Iterator[tuple[Path, str]]:
         files["audit", "file", "path"] = config.audit.file.path
     for path, file in files.items():
         if file and not file.startswith("/"):
-            base = pathlib.Path.cwd()
-            yield path, f"{file!r} is a path from where the server is started, here {base}; write the whole path"
+            here = f"here {pathlib.Path.cwd()}"
+            yield path, f"{file!r} is a path from where the server is started, {here}; write the whole path"
 
 
 def _unknown_identities(identities: tuple[str, ...], base: Path) -> Iterator[tuple[Path, str]]:

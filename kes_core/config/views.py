@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -11,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from kes_core.config.fields import descriptions, dotted, plain_credentials
 from kes_core.config.model import Config
 from kes_core.config.sections import STATIC_ENGINE, CheckedSettings, FileSettings
+from kes_core.faults import kind_of
 
 if TYPE_CHECKING:
     from kes_core.plugins import Plugins
@@ -47,7 +49,20 @@ def exposed_credentials(config: Config) -> list[str]:
 
 
 def _dump(settings: BaseModel) -> Any:
-    return settings.model_dump(mode="json", exclude_none=True)
+    try:
+        return settings.model_dump(mode="json", exclude_none=True)
+    except Exception as error:  # of a plugin's own serializer, or a type that pydantic can't show
+        return f"can't be shown: {kind_of(error)}, which is a fault of its plugin"
+
+
+def _has_schema(model: type[BaseModel]) -> bool:
+    """Return whether pydantic can describe a model of a plugin: its fields may have any type."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            model.model_json_schema()
+    except Exception:  # pydantic's, or of the type of a field
+        return False
+    return True
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:
@@ -59,11 +74,12 @@ def json_schema(plugins: Plugins) -> dict[str, Any]:
     engines = {name: engine.config for name, engine in plugins.engines.items() if name != STATIC_ENGINE}
     sinks = {name: sink.config for name, sink in plugins.sinks.items()}
     frontends = {name: frontend.config for name, frontend in plugins.frontends.items()}
-    of_plugins = [*backends.values(), *engines.values(), *sinks.values(), *frontends.values()]
-    models: list[Any] = list(dict.fromkeys([FileSettings, *of_plugins]))
-    places, schema = models_json_schema(
-        [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"
-    )
+    foreign = dict.fromkeys([*backends.values(), *engines.values(), *sinks.values(), *frontends.values()])
+    models: list[Any] = [FileSettings, *filter(_has_schema, foreign)]
+    with warnings.catch_warnings(action="ignore"):  # of pydantic, about defaults that JSON can't show
+        places, schema = models_json_schema(
+            [(model, "validation") for model in models], ref_template="#/$defs/{model}", title="KES configuration"
+        )
     definitions = schema["$defs"]
     _describe(definitions, models)
     place_of: dict[Any, Any] = {model: place for (model, _mode), place in places.items()}
@@ -107,7 +123,7 @@ def _types_in(annotation: Any) -> Iterator[Any]:
 
 
 def _sections(models: Mapping[str, type[BaseModel]], places: Mapping[Any, Any]) -> dict[str, Any]:
-    properties = {name: places[model] for name, model in models.items()}
+    properties = {name: places.get(model, {}) for name, model in models.items()}  # {}: anything
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
+from kes_core.faults import end_tasks
 from kes_core.keys.changes import RotationConflictError, create_entry, damaged, delete_key, rotate_key
 from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
 from kes_core.keys.versions import StoredKey, read_key, read_later_entries
@@ -276,9 +277,7 @@ class KeyCache:
 
     async def close(self) -> None:
         """Drop all keys and close the store. Calls that wait for a key raise an error."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._entries.clear()
         await self._store.close()
 

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from kes_core.faults import log_fault, watch_loop
+from kes_core.faults import end_tasks, log_fault, watch_loop
 
 __all__ = ["run_loop"]
 
 logger = logging.getLogger("kes.server")
 
 END_TIMEOUT: Final = 5.0
-"""Seconds that tasks and threads get to end after the server has stopped."""
+"""Seconds that threads get to end after the server has stopped."""
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
@@ -58,13 +58,7 @@ def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
 
 
 async def _cancel_tasks() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    if others:
-        _done, pending = await asyncio.wait(others, timeout=END_TIMEOUT)
-        if pending:
-            logger.error("%d tasks did not end within %g s and are abandoned", len(pending), END_TIMEOUT)
+    await end_tasks(asyncio.all_tasks() - {asyncio.current_task()})
 
 
 def _join_threads() -> None:

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from kes_core.audit.stdout import reserve
 from kes_core.boundary import notify
 from kes_core.config import Config, ConfigError, LoadedConfig
 from kes_core.config.files import certificate_warnings
@@ -60,6 +61,7 @@ def run(
     try:
         harden(mlock=mlock)
         log.set_up(loaded.config.log.error)
+        reserve()
         run_loop(_serve(loaded, reload or (lambda: loaded), mlock, on_started))
     except (ListenError, MemoryLockError, ConfigRejectedError, WorkerError) as error:
         raise ServerError(str(error)) from error

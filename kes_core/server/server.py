@@ -15,7 +15,7 @@ from kes_core.boundary import Surroundings
 from kes_core.config.files import make_server_tls
 from kes_core.config.runtimes import DEFAULT_RUNTIME, RuntimeLoadError, load_runtime
 from kes_core.errors import BackendError
-from kes_core.faults import log_fault
+from kes_core.faults import end_tasks, log_fault
 from kes_core.server.api.dispatch import KESApp
 from kes_core.server.deletion import DeletionWatch
 from kes_core.server.expiry import ExpiryWatch
@@ -190,9 +190,7 @@ class ServerProcess:
         self._stopping.set()
         self.app.close_streams()
         await asyncio.gather(self._runtime.stop(grace=GRACE), self._frontends.stop())
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await self.app.server_state.audit.close()
         await self.app.server_state.close()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kes_core import (
-    AuditSink,
-    AuditSinkType,
     BackendError,
     Credential,
     Decision,
@@ -30,8 +27,7 @@ from kes_core import (
     Verdict,
     page_of,
 )
-from kes_core.boundary import PluginError, connect_engine, connect_sink, connect_store
-from kes_core.boundary import calls as _calls
+from kes_core.boundary import PluginError, connect_engine, connect_store
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.config import Section
 
@@ -122,44 +118,6 @@ def test_credentials_are_those_of_the_interface(answer: Any) -> None:
     assert list(store.credentials()) == ([GOOD] if isinstance(answer, list) else [])
 
 
-def test_connect_has_to_return_a_key_store() -> None:
-    assert failure(guarded({})) == f"{WHOSE} returned dict from connect, which has to return KeyStore"
-    call = connect_store(backend(lambda _settings, _context: MemoryKeyStore()), Section(), PluginContext())
-    assert failure(call).startswith(f"{WHOSE} returned MemoryKeyStore from connect, which has to return an awaitable")
-
-
-def test_connect_takes_a_limited_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(_calls, "CONNECT_TIMEOUT", 0.2)
-    monkeypatch.setattr(_calls, "CONNECT_NOTICE", 0.1)
-    with pytest.raises(KeyStoreUnreachableError, match=r"no answer within 0\.2 s"):
-        asyncio.run(connect_store(backend(hang), Section(), PluginContext()))
-    assert f"connecting to {WHOSE} ..." in caplog.messages
-
-
-def test_close_takes_a_limited_time_and_ends_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(_calls, "CLOSE_TIMEOUT", 0.1)
-
-    class Stuck(MemoryKeyStore):
-        async def close(self) -> None:
-            await hang()
-
-    class Broken(MemoryKeyStore):
-        async def close(self) -> None:
-            raise SystemExit("secret")
-
-    async def close() -> None:
-        await (await guarded(Stuck())).close()
-        await (await guarded(Broken())).close()
-
-    asyncio.run(close())
-    assert caplog.messages == [
-        f"{WHOSE} did not close within 0.1 s and is left as it is",
-        f"{WHOSE} could not be closed: SystemExit",
-    ]
-
-
 def test_get_has_to_return_bytes() -> None:
     class Odd(MemoryKeyStore):
         async def get(self, name: str) -> Any:
@@ -169,41 +127,6 @@ def test_get_has_to_return_bytes() -> None:
         await (await guarded(Odd())).get("my-key")
 
     assert failure(get()) == f"{WHOSE} returned bytearray from get, which has to return bytes"
-
-
-PAGES = {
-    "returned NoneType from list, which has to return a Page": None,
-    "names that are not str": Page(["a", b"b"], ""),  # type: ignore[list-item] # which is what is tested
-    "a 'next' that is not a str": Page(["a"], 1),  # type: ignore[arg-type] # as above
-    "5 names, where 4 are the most": Page(["a", "aa", "ab", "ac", "ad"], ""),
-    "is not sorted": Page(["ab", "aa"], ""),
-    "a name twice": Page(["aa", "aa"], ""),
-    "names that were not asked for": Page(["b"], ""),
-    "a 'next' that does not advance": Page(["aa"], "aa"),
-}
-
-
-@pytest.mark.parametrize("problem", PAGES)
-def test_page_is_as_the_interface_says(problem: str) -> None:
-    class Odd(MemoryKeyStore):
-        async def list(self, *_arguments: Any, **_more: Any) -> Any:
-            return PAGES[problem]
-
-    async def names() -> None:
-        await (await guarded(Odd())).list("a", limit=4)
-
-    assert problem in failure(names())
-
-
-def test_empty_page_that_leads_back_is_refused() -> None:
-    class Endless(MemoryKeyStore):
-        async def list(self, prefix: str = "", *, start: str = "", limit: int = 1024) -> Page:
-            return Page([], start)
-
-    async def names() -> None:
-        await (await guarded(Endless())).list("", start="b")
-
-    assert "does not advance" in failure(names())
 
 
 @given(st.sets(st.text(max_size=3)), st.text(max_size=1), st.text(max_size=2), st.integers(-1, 5))
@@ -277,43 +200,6 @@ def test_engine_has_a_limited_time() -> None:
     assert "failed in authorize: TimeoutError" in failure(ask(own_limit))
 
 
-VERDICTS: list[Any] = [
-    None,
-    True,
-    (Decision.ALLOW, "because"),
-    Verdict("allow", ""),  # type: ignore[arg-type] # which is what is tested
-    Verdict(Decision.ALLOW, 1),  # type: ignore[arg-type] # as above
-]
-
-
-@pytest.mark.parametrize("answer", VERDICTS)
-def test_engine_has_to_return_a_verdict(answer: Any) -> None:
-    async def authorize(_request: PolicyRequest) -> Any:
-        return answer
-
-    text = failure(ask(authorize))
-    assert text.startswith("the policy engine 'mine' returned ")
-    assert text.endswith("from authorize, which has to return a Verdict")
-
-
-def test_engine_that_does_not_wait_asynchronously_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    async def authorize(_request: PolicyRequest) -> Verdict:
-        until = asyncio.get_running_loop().time() + 0.15
-        while asyncio.get_running_loop().time() < until:
-            pass
-        return Verdict(Decision.ALLOW, "")
-
-    async def twice() -> None:
-        engine = await guarded_engine(authorize)
-        await engine.authorize(REQUEST)
-        await engine.authorize(REQUEST)
-
-    asyncio.run(twice())
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith("the policy engine 'mine' kept all requests waiting for 0.")
-
-
 def test_engine_says_why_it_can_not_be_connected_to() -> None:
     async def connect(_config: Section, _context: Any) -> PolicyEngine:
         raise BackendError("OPA at 127.0.0.1:8181 does not answer:\nstart it") from ValueError("secret")
@@ -355,41 +241,3 @@ def test_error_that_can_not_be_shown_is_a_fault(fault: type[BaseException]) -> N
         raise OddError
 
     assert "failed in authorize: OddError, which is a fault of its plugin" in failure(ask(authorize))
-
-
-def test_sink_says_why_it_lost_a_record(caplog: pytest.LogCaptureFixture) -> None:
-    class Sink(AuditSink):
-        def audit(self, event: Mapping[str, Any]) -> None:
-            raise BackendError("the queue is full:\n" + event["text"])
-
-    async def connect(_settings: Section, _context: Any) -> AuditSink:
-        return Sink()
-
-    async def check() -> None:
-        kind = AuditSinkType(name="mine", config=Section, connect=connect)
-        sink = await connect_sink(kind, Section(), PluginContext())
-        sink.audit({"text": "wait"})
-        sink.audit({"text": "wait"})
-
-    asyncio.run(check())
-    assert caplog.messages == ["the audit sink 'mine' did not take 1 records: the queue is full: wait"]
-
-
-def test_sink_that_is_none_is_refused() -> None:
-    class Waiting(AuditSink):
-        async def audit(self, event: Mapping[str, Any]) -> None:  # type: ignore[override]
-            pass
-
-    def connecting_to(sink: Any) -> Coroutine[Any, Any, Any]:
-        async def connect(_settings: Section, _context: Any) -> Any:
-            return sink
-
-        kind = AuditSinkType(name="mine", config=Section, connect=connect)
-        return connect_sink(kind, Section(), PluginContext())
-
-    for sink, message in (
-        ([], "the audit sink 'mine' returned list from connect, which has to return AuditSink"),
-        (Waiting(), "the audit sink 'mine' has a method 'audit' that is an 'async def' function"),
-    ):
-        with pytest.raises(BackendError, match=message):
-            asyncio.run(connecting_to(sink))

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.audit.stdout import reserve
 from kes_core.config import ConfigError
 from kes_core.config.load import load_values
 from kes_core.server import log, startup
@@ -109,6 +110,7 @@ class _Worker:
     ) -> None:
         try:
             harden(mlock=mlock)
+            reserve()
             loaded = load_values(values, filename=filename)
             log.set_up(loaded.config.log.error, worker=number)
             self._metrics.worker = number

@@ -43,6 +43,8 @@ REPLACED: Final = {
     "a Page",
     "… is not a valid name for a metric: expected letters, digits and _",
     "a plugin can have … metrics",
+    "the plugin has a metric … of another kind",
+    "the counter … can't grow by …",
     "a KeyStore whose 'capabilities' are StoreCapabilities",
     "name_pattern is not a regular expression: …",
     "max_value_size must be 1 or more, max_concurrency 0 or more",
