@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 import pytest
 
 from kes_core.hookspecs import HOOKSPEC_VERSION, PluginContext
-from kes_core.testing._running import BrokenError, ExcludedError, HookError, HungError, described, run
+from kes_core.testing._running import BrokenError, ExcludedError, HookError, HungError, LateError, described, run
 from kes_core.testing._sections import exposed_fields
 from kes_core.testing.plugin import EXPOSED, PROPERTY
 
@@ -58,6 +58,9 @@ class Trial(Protocol):
 
     def check_capability(self, name: str) -> None:
         """Raise `ExcludedError` if the store states the capability `name`."""
+
+    def pace(self) -> str:
+        """Return how many calls a clause made that did not end in time, and how long they took; or nothing."""
 
     async def end(self) -> None:
         """Close the store or engine."""
@@ -113,9 +116,12 @@ class Suite:
 
     def _kes_check(self, promise: Clause, check: Callable[[Any, Any], Awaitable[None]]) -> None:
         """Check one clause: return if it is kept, skip if it is not applicable, or fail with one line."""
+        if promise.needs and not is_defined(type(self), promise.needs):
+            self._kes_record("not applicable")
+            pytest.skip(f"{promise.name} is not applicable: the test class has no method {promise.needs}()")
+        trial = self._make_trial()
 
         async def main() -> None:
-            trial = self._make_trial()
             try:
                 await trial.begin()
                 self._kes_item.user_properties.extend((EXPOSED, field) for field in exposed_fields(trial.subject))
@@ -125,9 +131,6 @@ class Suite:
             finally:
                 await trial.end()
 
-        if promise.needs and not is_defined(type(self), promise.needs):
-            self._kes_record("not applicable")
-            pytest.skip(f"{promise.name} is not applicable: the test class has no method {promise.needs}()")
         if promise.debug_log:
             self.kes_log.set_level(logging.DEBUG)
         failure: Exception | None = None
@@ -139,6 +142,8 @@ class Suite:
         except HookError as error:  # in the author's own code: show the traceback
             self._kes_record("not checked")
             raise (error.__cause__ or error) from None
+        except LateError as error:
+            failure = BrokenError(f"{error}{trial.pace()}")
         except Exception as error:
             failure = error
         if failure is not None:  # outside the handler, as pytest would show the exception before the verdict

@@ -107,6 +107,10 @@ class EngineTrial:
     def check_capability(self, name: str) -> None:
         """Do nothing: an engine has no capabilities."""
 
+    def pace(self) -> str:
+        """Return nothing: the calls are not counted."""
+        return ""
+
     async def end(self) -> None:
         """Close the engine. Ignore errors: only one clause tests `close`."""
         if hasattr(self, "engine"):

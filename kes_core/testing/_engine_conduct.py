@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import datetime as dt
 import gc
 import time
 import weakref
-from typing import Final
+from collections.abc import Awaitable, Iterator
+from typing import Any, Final
 
-from kes_core.policy import PolicyRequest
+from kes_core.policy import CertificateFacts, PolicyRequest
 from kes_core.testing._clause import clause
 from kes_core.testing._engine import TIMES, EngineSuite, EngineTrial, odd
 from kes_core.testing._running import BrokenError, check, described, heartbeat, shown
@@ -32,6 +34,30 @@ class _Traced(PolicyRequest):
     """A request that allows weak references, to notice whether the engine keeps it."""
 
     __slots__ = ("__weakref__",)
+
+
+async def _waits(call: Awaitable[object]) -> bool:
+    """Return whether a call waits for anything. It is not continued."""
+    coroutine: Any = call.__await__()
+    try:
+        coroutine.send(None)
+    except Exception:  # it has ended: with a result, or with an error, which another clause examines
+        return False
+    coroutine.close()
+    return True
+
+
+def _elsewhere(sample: PolicyRequest) -> Iterator[tuple[str, PolicyRequest]]:
+    """Yield the same request at other times, from other addresses, and with another certificate."""
+    for days in (1, 7 * 52, -7 * 52):
+        later = sample.time + dt.timedelta(days=days, hours=11)
+        yield f"the time {later:%Y-%m-%d %H:%M}", dataclasses.replace(sample, time=later)
+    for address in ("127.0.0.1", "198.51.100.7", "2001:db8::1"):
+        yield f"the address {address}", dataclasses.replace(sample, remote_address=address)
+    end = sample.time + dt.timedelta(days=30)
+    for certificate in (None, CertificateFacts("CN=one", "CN=another", 7, sample.time, end, verified=True)):
+        what = "no certificate" if certificate is None else "another certificate"
+        yield what, dataclasses.replace(sample, certificate=certificate)
 
 
 class ConductClauses(EngineSuite):
@@ -100,7 +126,32 @@ class ConductClauses(EngineSuite):
                 started = time.monotonic()
                 await trial.engine.authorize(sample)
                 seconds.append(time.monotonic() - started)
-            check(min(seconds) < trial.longest_call, f"the request of {name}() took {min(seconds):.2f} s")
+            found, limit = min(seconds), trial.longest_call
+            check(found < limit, f"the request of {name}() took {found:.2f} s, longer than {limit:g} s (longest_call)")
+
+    @clause()
+    async def test_immediate_engine_does_not_wait(self, trial: EngineTrial) -> None:
+        """An engine that states `is_immediate` answers every request without waiting for anything."""
+        promise: object = trial.engine.is_immediate
+        check(isinstance(promise, bool), f"is_immediate is {shown(promise)}, not True or False")
+        await trial.answer_all()
+        for name, sample in trial.samples.items() if promise else ():
+            for what, request in [("nothing odd", sample), *odd(sample)]:
+                call = trial.engine.authorize(request)
+                waits = await _waits(call)
+                check(not waits, f"on the request of {name}() with {what} it waited")
+
+    @clause()
+    async def test_repeatable_engine_repeats_itself(self, trial: EngineTrial) -> None:
+        """An engine that states `is_repeatable` decides by identity, method and path alone."""
+        promise: object = trial.engine.is_repeatable
+        check(isinstance(promise, bool), f"is_repeatable is {shown(promise)}, not True or False")
+        await trial.answer_all()
+        for name, sample in trial.samples.items() if promise else ():
+            first = await trial.decide(sample)
+            for what, request in _elsewhere(sample):
+                found = await trial.decide(request)
+                check(found is first, f"the request of {name}(): {shown(first)}, with {what} {shown(found)}")
 
     @clause()
     async def test_repr_is_one_line(self, trial: EngineTrial) -> None:

@@ -17,6 +17,8 @@ from kes_core.keystore import (
     KeyStoreThrottledError,
     Page,
 )
+from kes_core.names import is_valid_entry
+from kes_core.testing._running import BrokenError
 
 __all__ = ["PatientStore"]
 
@@ -43,6 +45,12 @@ class PatientStore(KeyStore):
         self._turn: contextlib.AbstractAsyncContextManager[Any] = (
             asyncio.Semaphore(most) if most else contextlib.nullcontext()
         )
+        self.calls = 0
+        """How many calls have returned or raised."""
+        self.seconds = 0.0
+        """How long they took."""
+        self.waited = 0.0
+        """Seconds for which the kit waited between calls, as the server does."""
 
     def __repr__(self) -> str:
         return repr(self.raw)
@@ -51,7 +59,7 @@ class PatientStore(KeyStore):
         return str(self.raw)
 
     async def status(self) -> None:
-        await self.raw.status()
+        await self._timed(self.raw.status)
 
     async def create(self, name: str, value: bytes) -> None:
         try:
@@ -84,24 +92,50 @@ class PatientStore(KeyStore):
         for remaining in reversed(range(TRIES)):
             try:
                 async with self._turn:
-                    return await call()
+                    return await self._timed(call)
             except KeyStoreThrottledError as error:
                 if not remaining:
                     raise
                 wait = pause if error.retry_after is None else error.retry_after
-            await asyncio.sleep(wait)
+            await self._wait(wait)
             pause *= 2
         raise AssertionError
 
+    async def _timed(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        started = time.monotonic()
+        try:
+            result = await call()
+        except Exception:
+            self._count(started)
+            raise
+        self._count(started)
+        return result
+
+    def _count(self, started: float) -> None:
+        self.calls += 1
+        self.seconds += time.monotonic() - started
+
     async def _settle(self, name: str, *, exists: bool) -> None:
-        """Wait until every store shows a change, or the time for that is over."""
-        ends, pause = time.monotonic() + self.capabilities.eventually_consistent, PAUSE
-        while self.capabilities.eventually_consistent and time.monotonic() < ends:
-            shown = [await _shows(store, name, exists=exists) for store in [*self._open]]
-            if all(shown):
-                return
+        """Wait until every store shows a change.
+
+        Raises:
+            BrokenError: The time for that is over.
+        """
+        late = self.capabilities.eventually_consistent
+        if not late or not is_valid_entry(name):  # a store may do anything with a name that the server never uses
+            return
+        began, pause = time.monotonic(), PAUSE
+        while not all([await _shows(store, name, exists=exists) for store in [*self._open]]):
+            if time.monotonic() >= began + late:
+                what = f"create({name!r}), the key is not there" if exists else f"delete({name!r}), the key is there"
+                raise BrokenError(f"{late:g} s (eventually_consistent) after {what}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+        self.waited += time.monotonic() - began
+
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.waited += seconds
 
 
 async def _shows(store: KeyStore, name: str, *, exists: bool) -> bool:

@@ -17,6 +17,7 @@ __all__ = [
     "ExcludedError",
     "HookError",
     "HungError",
+    "LateError",
     "check",
     "described",
     "fail_hook",
@@ -50,6 +51,10 @@ class HungError(BrokenError):
     """A call did not return, not even after it was cancelled."""
 
 
+class LateError(BrokenError):
+    """The clause did not end in time."""
+
+
 class ExcludedError(Exception):
     """A capability of the store excludes the clause. The text is the capability's name."""
 
@@ -62,7 +67,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], limit: float) -> None:
     """Run a coroutine in a new thread with its own event loop, so that the caller always continues.
 
     Raises:
-        BrokenError: The coroutine took longer than `limit` seconds.
+        LateError: The coroutine took longer than `limit` seconds.
         HungError: The coroutine ignored its cancellation for another `limit` + `GRACE` seconds; it is abandoned.
     """
     raised: list[BaseException] = []
@@ -93,7 +98,7 @@ async def _limited(main: Callable[[], Coroutine[Any, Any, None]], limit: float) 
             raise
         # Before Python 3.11.3 the cancellation is the context of the error and not its cause.
         place = _place(error.__context__ or error)
-        raise BrokenError(f"no end within {limit:g} s{place}") from None
+        raise LateError(f"no end within {limit:g} s{place}") from None
 
 
 def check(kept: bool, otherwise: str) -> None:

@@ -77,6 +77,10 @@ class SinkTrial:
     def check_capability(self, name: str) -> None:
         """Do nothing: a sink has no capabilities."""
 
+    def pace(self) -> str:
+        """Return nothing: the calls are not counted."""
+        return ""
+
     async def end(self) -> None:
         """Close the sink. Ignore errors: only some clauses test `close`."""
         if hasattr(self, "sink"):

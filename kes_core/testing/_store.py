@@ -54,6 +54,7 @@ class StoreTrial:
     def __init__(self, suite: StoreSuite) -> None:
         self._suite = suite
         self._made: list[KeyStore] = []
+        self._patient: list[PatientStore] = []
         self._open: list[PatientStore] = []
         self.store: PatientStore
         self.log = suite.kes_log
@@ -74,6 +75,14 @@ class StoreTrial:
         """Raise `ExcludedError` if the store states the capability `name`."""
         if getattr(self.store.capabilities, name) != getattr(StoreCapabilities(), name):
             raise ExcludedError(name)
+
+    def pace(self) -> str:
+        """Return how many calls the clause made, and how long they took, if they took most of its time."""
+        calls = sum(store.calls for store in self._patient)
+        seconds = sum(store.seconds for store in self._patient)
+        if seconds < self._suite.time_limit / 2:  # it hangs elsewhere
+            return ""
+        return f"; {calls} calls took {seconds / calls:.2g} s each: if the service is that slow, set time_limit"
 
     @property
     def max_value_size(self) -> int:
@@ -105,7 +114,8 @@ class StoreTrial:
         if not isinstance(store.capabilities, StoreCapabilities):
             fail_hook(f"the capabilities of the store are a {type(store.capabilities).__name__}")
         self._made.append(store)
-        return PatientStore(store, self._open)
+        self._patient.append(PatientStore(store, self._open))
+        return self._patient[-1]
 
     @contextlib.asynccontextmanager
     async def unreachable(self) -> AsyncIterator[None]:

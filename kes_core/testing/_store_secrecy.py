@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+import time
+from collections.abc import Sequence
+from typing import Final, cast
 
+from kes_core.boundary.stores import is_credential
 from kes_core.keystore import MAX_VALUE_SIZE
 from kes_core.testing._clause import clause
-from kes_core.testing._running import settled
+from kes_core.testing._running import BrokenError, check, described, settled, shown
 from kes_core.testing._secrets import Secrets, marker, texts_of_error, texts_of_records
 from kes_core.testing._store import StoreSuite, StoreTrial
 from kes_core.testing._store_calls import all_calls
@@ -98,6 +101,24 @@ class SecrecyClauses(StoreSuite):
         await trial.store.close()
         _look_at_errors(errors, secrets)
         _look_at_log(trial, secrets)
+
+    @clause()
+    async def test_credentials_are_facts(self, trial: StoreTrial) -> None:
+        """`credentials` returns `Credential` objects at once: plain names and numbers, and no secret."""
+        secrets = Secrets(trial.credentials())
+        for when in ("at first", "after a call"):
+            started = time.monotonic()
+            try:
+                found: object = trial.subject.credentials()
+            except Exception as error:
+                raise BrokenError(f"{when}, it raised {described(error)}") from None
+            seconds = time.monotonic() - started
+            check(seconds < trial.longest_block, f"{when}, it blocked the event loop for {seconds:.2f} s")
+            check(isinstance(found, list | tuple), f"{when}, it returned {shown(found)}, not a list or a tuple")
+            secrets.look_in(when, [("what it returned", repr(found))])
+            for each in cast("Sequence[object]", found):
+                check(is_credential(each), f"{when}, it returned {shown(each)}: not a Credential with a plain name")
+            await trial.store.create(f"key-{len(when)}", b"value")
 
     @clause(needs="make_unreachable", debug_log=True)
     async def test_outage_shows_no_secret(self, trial: StoreTrial) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
-from kes_core import EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreUnreachableError, Page
+from kes_core import Credential, EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreUnreachableError, Page
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keystore import PAGE_SIZE
 from kes_core.testing import KeyStoreContract
@@ -313,6 +313,25 @@ class TestShowsItsToken(RemoteMutant):
     class Subject(RemoteStore):
         def __repr__(self) -> str:
             return f"<Store with {self.token}>"
+
+
+class TestLendsItsToken(RemoteMutant):
+    breaks = "credentials_are_facts"
+
+    class Subject(RemoteStore):
+        def credentials(self) -> Sequence[Credential]:
+            return [Credential("token"), Credential(self.token.replace("-", "_"))]
+
+    def secrets(self) -> Sequence[str]:
+        return [TOKEN, TOKEN.replace("-", "_")]
+
+
+class TestCountsInWords(RemoteMutant):
+    breaks = "credentials_are_facts"
+
+    class Subject(RemoteStore):
+        def credentials(self) -> Sequence[Credential]:
+            return [Credential("token", expires_at="tomorrow")]  # type: ignore[arg-type] # the mistake
 
 
 class TestShowsItsTokenWhileDown(RemoteMutant):

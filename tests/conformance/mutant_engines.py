@@ -15,7 +15,8 @@ EVERYTHING = (
     "authorize_returns_verdict reason_is_one_line allowed_request denied_request unknown_identity_is_not_allowed "
     "same_decision_again same_decision_concurrently odd_requests_are_answered odd_requests_are_not_allowed "
     "request_is_not_changed request_is_not_kept engine_works_after_cancelled_calls authorize_does_not_block "
-    "authorize_is_fast repr_is_one_line engine_shows_no_credential close_engine_twice"
+    "authorize_is_fast immediate_engine_does_not_wait repeatable_engine_repeats_itself repr_is_one_line "
+    "engine_shows_no_credential close_engine_twice"
 )
 
 
@@ -253,3 +254,33 @@ class TestThinksLong(Mutant):
             self.calls += 1
             await asyncio.sleep(0.15 if self.calls <= 6 else 0)  # in a clause of more calls, that is no matter
             return self.decide(request)
+
+
+class TestWaitsInSpiteOfItsPromise(Mutant):
+    breaks = "immediate_engine_does_not_wait"
+
+    class Subject(Engine):
+        is_immediate = True
+
+        async def authorize(self, request: PolicyRequest) -> Verdict:
+            if request.identity == sample_request().identity:
+                await asyncio.sleep(0)
+            return self.decide(request)
+
+
+class TestKeepsHours(Mutant):
+    breaks = "repeatable_engine_repeats_itself"
+
+    class Subject(Engine):
+        is_repeatable = True
+
+        def decide(self, request: PolicyRequest) -> Verdict:
+            return super().decide(request) if request.time.hour < 20 else Verdict(Decision.DENY, "it is night")
+
+
+class TestPromisesInWords(Mutant):
+    breaks = "immediate_engine_does_not_wait repeatable_engine_repeats_itself"
+
+    class Subject(Engine):
+        is_immediate = "yes"  # type: ignore[assignment] # the mistake
+        is_repeatable = "yes"  # type: ignore[assignment] # as above

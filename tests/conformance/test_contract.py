@@ -16,7 +16,7 @@ from kes_core.testing import (
 from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "conformance.md").read_text(encoding="utf-8")
-CLAUSES = 58 + 17 + 10 + 18
+CLAUSES = 59 + 19 + 10 + 18
 """Of key stores, policy engines, audit sinks and front ends. A release may add clauses, and takes none away."""
 
 
@@ -52,8 +52,8 @@ def test_examples_of_the_documentation_keep_the_contract(tmp_path: Path) -> None
     output = run_pytest("-q", directory=tmp_path)
     assert "failed" not in output
     kept = "kes contract 1: {} clauses kept by {}, not applicable: {}"
-    assert kept.format("49 of 58", "test_0.py::TestMyStore", "reopened_store_has_its_keys") in output
-    assert kept.format("16 of 17", "test_1.py::TestOffice", "engine_shows_no_credential\n") in output
+    assert kept.format("50 of 59", "test_0.py::TestMyStore", "reopened_store_has_its_keys") in output
+    assert kept.format("18 of 19", "test_1.py::TestOffice", "engine_shows_no_credential\n") in output
     assert kept.format("7 of 10", "test_2.py::TestListSink", "records_of_an_outage_are_delivered") in output
     assert (
         "kes contract 1: 16 of 18 clauses kept by test_3.py::TestLines, not applicable: garbage_harms_nobody" in output
