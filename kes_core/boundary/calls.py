@@ -73,6 +73,8 @@ CONNECT_NOTICE: Final = 2.0
 """Seconds after which the log says what the server waits for."""
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a plugin has to close a key store or policy engine."""
+CANCEL_TIMEOUT: Final = 1.0
+"""Seconds that a plugin has to end a call after its cancellation."""
 BLOCKING: Final = 0.1
 """Seconds for which a plugin may block the event loop before the log says so."""
 AWAITABLE: Final = "an awaitable: define it with 'async def'"
@@ -91,12 +93,12 @@ class TooSlowError(Exception):
     """A plugin exceeded its time limit."""
 
 
-async def within(call: Awaitable[T], seconds: float, *, connecting_to: str = "") -> T:
+async def within(call: Awaitable[T], seconds: float | None, *, connecting_to: str = "") -> T:
     """Await `call`, which a plugin made, for a limited time. Abandon a call that ignores its cancellation.
 
     Args:
         call: The awaitable to wait for.
-        seconds: The time limit.
+        seconds: The time limit; None for none.
         connecting_to: If the call connects to something, its name: a slow connection is logged with it.
 
     Raises:
@@ -104,15 +106,22 @@ async def within(call: Awaitable[T], seconds: float, *, connecting_to: str = "")
         BaseException: The call raised it.
     """
     task = asyncio.ensure_future(_contained(call))
-    first = min(CONNECT_NOTICE, seconds) if connecting_to else seconds
+    has_ended = False
     try:
-        await asyncio.wait({task}, timeout=first)
-        if connecting_to and not task.done():
-            logger.warning("connecting to %s ...", connecting_to)
-            await asyncio.wait({task}, timeout=seconds - first)
+        if connecting_to and seconds is not None:
+            first = min(CONNECT_NOTICE, seconds)
+            await asyncio.wait({task}, timeout=first)
+            seconds -= first
+            if not task.done():
+                logger.warning("connecting to %s ...", connecting_to)
+        if not task.done():
+            await asyncio.wait({task}, timeout=seconds)
+        has_ended = task.done()
     finally:
-        task.cancel()  # has no effect on a task that is done
-    if not task.done():
+        if not has_ended:
+            task.cancel()
+            await asyncio.wait({task}, timeout=CANCEL_TIMEOUT)
+    if not has_ended:
         raise TooSlowError
     result, error = task.result()
     if error is not None:

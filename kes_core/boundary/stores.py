@@ -16,12 +16,14 @@ from kes_core.boundary.calls import (
     AWAITABLE,
     BlockingWatch,
     Origin,
+    TooSlowError,
     attribute_of,
     close_plugin,
     connect_plugin,
     is_ours,
     origin_of_store,
     translated,
+    within,
 )
 from kes_core.boundary.steps import enter_task, watched
 from kes_core.keystore import (
@@ -176,22 +178,19 @@ class _GuardedStore(KeyStore):
     ) -> T:
         started = time.perf_counter()
         await enter_task()
-        limit = asyncio.timeout(None if operation == "list" else CALL_TIMEOUT)
         try:
-            async with limit:
-                call: Any = function(*args, **kwargs)
+            call: Any = function(*args, **kwargs)
+            if inspect.isawaitable(call):
                 if isinstance(call, types.CoroutineType):
-                    return await watched(call, self._watch)
-                if inspect.isawaitable(call):
-                    return await call  # type: ignore[no-any-return] # the callers check it
+                    call = watched(call, self._watch)
+                return await within(call, None if operation == "list" else CALL_TIMEOUT)
             failure = self._origin.error(self._origin.returned(operation, call, AWAITABLE))
+        except TooSlowError:
+            failure = self._origin.unreachable(f"{self._origin.what}: no answer within {CALL_TIMEOUT:g} s")
         except BaseException as error:
             if is_ours(error):
                 raise
-            if limit.expired():
-                failure = self._origin.unreachable(f"{self._origin.what}: no answer within {CALL_TIMEOUT:g} s")
-            else:
-                failure = translated(self._origin, operation, error)
+            failure = translated(self._origin, operation, error)
         finally:
             self._metrics._timer(operation).add(time.perf_counter() - started)  # noqa: SLF001 # made for the boundary
         raise failure  # outside the handler, as in `connect_plugin`

@@ -14,9 +14,14 @@ KES = [sys.executable, "-m", "kes_core.cli"]
 
 
 def kes(
-    *arguments: str, cwd: Path, code: int = 0, stdin: str = "", environment: Mapping[str, str] | None = None
+    *arguments: str,
+    cwd: Path,
+    code: int = 0,
+    stdin: str = "",
+    environment: Mapping[str, str] | None = None,
+    noise: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run `kes`, and check its exit code and that errors go to standard error alone."""
+    """Run `kes`, and check its exit code and that errors go to standard error alone, where a plugin prints `noise`."""
     clean = {name: value for name, value in os.environ.items() if "KES" not in name}
     done = subprocess.run(
         [*KES, *arguments],
@@ -33,7 +38,7 @@ def kes(
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
     else:
-        assert done.stderr == ""
+        assert done.stderr.strip() == noise
     return done
 
 

@@ -63,6 +63,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "CONNECT_TIMEOUT", 1.0)
     monkeypatch.setattr(calls, "CONNECT_NOTICE", 0.5)
     monkeypatch.setattr(calls, "CLOSE_TIMEOUT", 0.5)
+    monkeypatch.setattr(calls, "CANCEL_TIMEOUT", 0.2)
     monkeypatch.setattr(stores, "CALL_TIMEOUT", 0.5)
     monkeypatch.setattr(stores, "THROTTLE_TIME", 0.2)
     monkeypatch.setattr(hooks, "HOOK_TIMEOUT", 0.5)
