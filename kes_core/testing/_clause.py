@@ -62,8 +62,8 @@ class Trial(Protocol):
     def pace(self) -> str:
         """Return how many calls a clause made that did not end in time, and how long they took; or nothing."""
 
-    async def end(self) -> None:
-        """Close the store or engine."""
+    async def end(self, *, kept: bool) -> None:
+        """Close the store or engine, after a clause that was kept or not."""
 
 
 def optional(method: F) -> F:
@@ -122,14 +122,16 @@ class Suite:
         trial = self._make_trial()
 
         async def main() -> None:
+            kept = False
             try:
                 await trial.begin()
                 self._kes_item.user_properties.extend((EXPOSED, field) for field in exposed_fields(trial.subject))
                 if promise.excluded_by:
                     trial.check_capability(promise.excluded_by)
                 await check(self, trial)
+                kept = True
             finally:
-                await trial.end()
+                await trial.end(kept=kept)
 
         if promise.debug_log:
             self.kes_log.set_level(logging.DEBUG)

@@ -111,7 +111,7 @@ class EngineTrial:
         """Return nothing: the calls are not counted."""
         return ""
 
-    async def end(self) -> None:
+    async def end(self, *, kept: bool) -> None:  # it matters only to sinks
         """Close the engine. Ignore errors: only one clause tests `close`."""
         if hasattr(self, "engine"):
             with contextlib.suppress(Exception):

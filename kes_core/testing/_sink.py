@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from kes_core.hookspecs import AuditSink
 from kes_core.testing._clause import Suite, credentials_of, optional
@@ -16,9 +16,11 @@ __all__ = ["SinkSuite", "SinkTrial", "sample_record"]
 
 CLOSE_TIME: Final = 5.0
 """Seconds that a sink has to close."""
+FAILED_CLOSE_TIME: Final = 0.5
+"""Seconds that it has after a clause that failed: often its target is not there."""
 POLL: Final = 0.05
 PATIENCE: Final = 0.7
-"""The part of the time limit of a clause that the kit waits for records."""
+"""The largest part of the time limit of a clause that the kit waits for records."""
 
 
 def sample_record(number: int = 0, path: str = "/v1/key/generate/my-key") -> dict[str, Any]:
@@ -32,6 +34,9 @@ def sample_record(number: int = 0, path: str = "/v1/key/generate/my-key") -> dic
 
 class SinkSuite(Suite):
     """The methods that the author of an audit sink defines."""
+
+    delivery_time: ClassVar[float] = 10.0
+    """The longest time in seconds from a record to its delivery. The kit waits so long for records."""
 
     async def make_sink(self) -> AuditSink:
         """Return a new sink, whose target has no records. The kit calls this once per clause, and closes the sink."""
@@ -73,6 +78,14 @@ class SinkTrial:
         if not isinstance(sink, AuditSink):
             fail_hook(f"make_sink() of the test class returned a {type(sink).__name__}; expected an AuditSink")
         self.sink = sink
+        found = len(await self.delivered())
+        if found:
+            fail_hook(f"delivered() of the test class returned {found} records before the sink got any")
+
+    @property
+    def patience(self) -> float:
+        """How many seconds the kit waits for records."""
+        return min(self._suite.delivery_time, PATIENCE * self._suite.time_limit)
 
     def check_capability(self, name: str) -> None:
         """Do nothing: a sink has no capabilities."""
@@ -81,11 +94,11 @@ class SinkTrial:
         """Return nothing: the calls are not counted."""
         return ""
 
-    async def end(self) -> None:
+    async def end(self, *, kept: bool) -> None:
         """Close the sink. Ignore errors: only some clauses test `close`."""
         if hasattr(self, "sink"):
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(CLOSE_TIME):
+                async with asyncio.timeout(CLOSE_TIME if kept else FAILED_CLOSE_TIME):
                     await self.sink.close()
 
     async def delivered(self) -> list[Any]:
@@ -98,7 +111,7 @@ class SinkTrial:
     async def expect(self, records: Sequence[Mapping[str, Any]], when: str, *, at_once: bool = False) -> None:
         """Wait until the target has exactly these records, in their order; or check that with `at_once`."""
         loop = asyncio.get_running_loop()
-        ends = loop.time() + (2 * POLL if at_once else PATIENCE * self._suite.time_limit)
+        ends = loop.time() + (2 * POLL if at_once else self.patience)
         while (found := await self.delivered()) != list(records) and loop.time() < ends:
             if len(found) > len(records):
                 break

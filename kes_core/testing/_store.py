@@ -131,7 +131,7 @@ class StoreTrial:
         """Return the credentials of the store that the author named."""
         return credentials_of(self._suite)
 
-    async def end(self) -> None:
+    async def end(self, *, kept: bool) -> None:  # it matters only to sinks
         """Close all stores. Ignore errors: only one clause tests `close`."""
         for store in self._made:
             with contextlib.suppress(Exception):

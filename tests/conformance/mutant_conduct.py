@@ -77,7 +77,7 @@ class TestLeavesHalves(Mutant):
 
 class TestKeepsItsLock(Mutant):
     breaks = "store_works_after_cancelled_calls"
-    time_limit = 3.0
+    time_limit = 1.5
 
     class Subject(MemoryKeyStore):
         def __init__(self) -> None:
@@ -106,7 +106,7 @@ class TestHangs(Mutant):
         "calls_are_fast status_while_store_works store_works_after_cancelled_calls calls_do_not_block "
         "errors_show_no_value log_shows_no_value"
     )
-    time_limit = 1.5
+    time_limit = 0.8
 
     class Subject(MemoryKeyStore):
         async def status(self) -> None:

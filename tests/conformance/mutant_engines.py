@@ -184,7 +184,7 @@ class TestNeedsACertificate(Mutant):
 
 class TestKeepsItsLock(Mutant):
     breaks = "engine_works_after_cancelled_calls"
-    time_limit = 3.0
+    time_limit = 1.5
 
     class Subject(Engine):
         def __init__(self) -> None:

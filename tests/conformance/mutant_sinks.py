@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kes_core import AuditSink, BackendError, QueuedAuditSink
-from kes_core.testing import AuditSinkContract
+import pytest
+
+from kes_core import AuditSink, BackendError, QueuedAuditSink, hookspecs
+from kes_core.testing import AuditSinkContract, sinks
+
+PATIENCE = "KES_TEST_PATIENCE"
+"""The environment variable with the seconds to wait for records that never come."""
+hookspecs._FLUSH_TIME = 0.5  # type: ignore[misc] # the base class is not what is tested here
 
 TOKEN = "a-token-that-nobody-may-see"
 
@@ -43,7 +50,7 @@ class Mutant(AuditSinkContract):
 
     Subject: ClassVar[Any]
     breaks: ClassVar[str] = ""
-    time_limit = 3.0
+    delivery_time = float(os.environ.get(PATIENCE, "0.5"))
 
     async def make_sink(self) -> AuditSink:
         self.target = Target()
@@ -65,6 +72,7 @@ class Mutant(AuditSinkContract):
 
 class TestSoundSink(Mutant):
     Subject = Sink
+    delivery_time = 10.0
 
 
 class TestLosesWhatFails(Mutant):
@@ -175,12 +183,15 @@ class TestClosesOnce(Mutant):
 
 class TestWaitsForItsTarget(Mutant):
     breaks = "outage_delays_nothing"
-    time_limit = 5.0
+
+    @pytest.fixture(autouse=True)
+    def _little_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sinks, "CLOSE_TIME", 0.5)
 
     class Subject(Sink):
         async def close(self) -> None:
             await super().close()
-            await asyncio.sleep(2 if self.target.is_down else 0)
+            await asyncio.sleep(1 if self.target.is_down else 0)
 
 
 class TestShowsItsToken(Mutant):
