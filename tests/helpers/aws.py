@@ -24,6 +24,7 @@ import requests
 import trustme
 
 from kes_aws.config import SecretsManagerConfig
+from tests.helpers.threads import serving
 
 __all__ = ["DENIED", "EXPIRED", "THROTTLED", "AWSProxy", "Gate", "Moto", "Reply"]
 
@@ -171,15 +172,8 @@ class AWSProxy:
 
     @contextmanager
     def running(self) -> Iterator[AWSProxy]:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        with serving(self._server, self.release):
             yield self
-        finally:
-            self.release.set()
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
     def plan(self, operation: str, *what: Reply | str | float) -> None:
         """Plan what happens to the next requests for an operation, in this order.

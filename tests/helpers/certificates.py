@@ -91,8 +91,8 @@ def make_certificate(
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
     if signs is not None:
-        flags = dict.fromkeys(_USAGES, False) | {"digital_signature": signs, "key_cert_sign": ca, "key_agreement": True}
-        builder = builder.add_extension(x509.KeyUsage(**flags), critical=True)
+        wanted = {"digital_signature": signs, "key_cert_sign": ca, "key_agreement": True}
+        builder = builder.add_extension(key_usage(*(name for name, is_set in wanted.items() if is_set)), critical=True)
     if usages is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if names:
@@ -101,7 +101,13 @@ def make_certificate(
     return key, builder.sign(signer, SHA256() if isinstance(signer, rsa.RSAPrivateKey) else None)
 
 
+def key_usage(*names: str) -> x509.KeyUsage:
+    """Return the extension with these usages."""
+    return x509.KeyUsage(**{usage: usage in names for usage in _USAGES})
+
+
 _USAGES = (
+    "digital_signature",
     "content_commitment",
     "key_encipherment",
     "data_encipherment",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import requests
 
 from tests.helpers.openbao import OpenBao
+from tests.helpers.threads import serving
 
 __all__ = ["Answer", "Proxy"]
 
@@ -63,15 +64,8 @@ class Proxy:
 
     @contextmanager
     def running(self) -> Iterator[Proxy]:
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with serving(self._server, self.release):
             yield self
-        finally:
-            self.release.set()
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
     def note(self, method: str, path: str) -> None:
         with self._changed:

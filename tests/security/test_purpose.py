@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kes_core.identity import identity_of_certificate, identity_of_public_key
-from tests.helpers.certificates import make_credentials
+from tests.helpers.certificates import key_usage, make_credentials
 from tests.helpers.handshakes import certify, p256
 from tests.helpers.programs import program
 from tests.helpers.server import Server, start_server
@@ -24,21 +24,6 @@ from tests.helpers.server import Server, start_server
 HEADER = "X-Tls-Client-Cert"
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 ANY = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
-
-
-def key_usage(*names: str) -> x509.KeyUsage:
-    parts = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{part: part in names for part in parts})
 
 
 class Setting:

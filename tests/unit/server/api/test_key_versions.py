@@ -33,18 +33,6 @@ def server() -> Iterator[FakeServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(transport=server.transport()) as connected:
-        yield connected
-
-
-@pytest.fixture
-def http(server: FakeServer) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=server.transport(), base_url="https://server") as connected:
-        yield connected
-
-
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

@@ -39,18 +39,6 @@ def server() -> Iterator[FakeServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(transport=server.transport()) as connected:
-        yield connected
-
-
-@pytest.fixture
-def http(server: FakeServer) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=server.transport(), base_url="https://server") as connected:
-        yield connected
-
-
 def test_scheduled_key_is_refused_for_every_use_until_it_is_undeleted(client: Client, http: httpx.Client) -> None:
     sealed = client.encrypt("k", b"text")
     before = datetime.now(UTC)
