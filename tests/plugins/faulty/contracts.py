@@ -7,7 +7,7 @@ from typing import Any
 
 from kes_core import AuditSink, KeyStore, PolicyEngine, PolicyRequest
 from kes_core.testing import AuditSinkContract, KeyStoreContract, PolicyEngineContract, sample_request
-from tests.plugins.faulty import engines, kit, sinks, stores
+from tests.plugins.faulty import closing, engines, kit, listings, sinks, stores
 from tests.plugins.faulty.bases import FaultyEngine, FaultySink, FaultyStore
 
 
@@ -42,7 +42,7 @@ class _OfSink(_Settings, AuditSinkContract):
         return []
 
 
-for module in (stores, engines, sinks, kit):
+for module in (stores, listings, closing, engines, sinks, kit):
     for name, fault in [*vars(module).items()]:
         for kind, suite in ((FaultyStore, _OfStore), (FaultyEngine, _OfEngine), (FaultySink, _OfSink)):
             if isinstance(fault, type) and issubclass(fault, kind) and fault.__module__ == module.__name__:

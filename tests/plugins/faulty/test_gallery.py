@@ -21,7 +21,19 @@ from tests.plugins.faulty.bases import SECRET
 from tests.plugins.faulty.stages import OWN, Stage, entry_point
 
 HERE: Final = Path(__file__).parent
-MODULES: Final = ("loading", "sections", "stores", "engines", "sinks", "hooks", "doctors", "kit")
+MODULES: Final = (
+    "loading",
+    "sections",
+    "stores",
+    "listings",
+    "metrics",
+    "closing",
+    "engines",
+    "sinks",
+    "hooks",
+    "doctors",
+    "kit",
+)
 ANY: Final = "…"
 """Stands for a variable part of a line."""
 ELSEWHERE: Final = {"kit", "command"}
@@ -123,8 +135,8 @@ def test_each_fault_of_the_modules_has_an_answer() -> None:
 def test_name_that_several_packages_offer() -> None:
     kinds = {
         "one": "bases:FaultyStore",
-        "two": "stores:CloseHangs",
-        "zoo": "stores:CloseRaises",
+        "two": "closing:CloseHangs",
+        "zoo": "closing:CloseRaises",
         "an": "bases:FaultyEngine",
     }
     points = [entry_point(f"tests.plugins.faulty.{value}", f"kes-{package}") for package, value in kinds.items()]
