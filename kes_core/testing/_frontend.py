@@ -171,7 +171,11 @@ class FrontendTrial:
         self._made.append(frontend)
         return frontend
 
-    async def end(self) -> None:
+    def pace(self) -> str:
+        """Return nothing: the calls are not counted."""
+        return ""
+
+    async def end(self, *, kept: bool) -> None:  # it matters only to sinks
         """Stop everything. Ignore errors: only some clauses test `stop`."""
         if hasattr(self, "keys"):
             self.keys.gate.set()
