@@ -60,13 +60,16 @@ THROTTLE_PAUSE: Final = 0.1
 """Seconds until the first repetition if the store does not state them. Each further pause is twice as long."""
 
 
-async def connect_store(backend: KeyStoreBackend, config: BaseModel, context: PluginContext) -> KeyStore:
+async def connect_store(
+    backend: KeyStoreBackend, config: BaseModel, context: PluginContext, *, for_requests: bool = False
+) -> KeyStore:
     """Connect to a key store; return it behind the boundary.
 
     Args:
         backend: The kind of the store.
         config: Its section of the configuration.
         context: What it gets to know of this process.
+        for_requests: Whether this process serves requests, which the store must not keep waiting.
 
     Raises:
         KeyStoreError: The store can't be used; the message says why.
@@ -77,7 +80,7 @@ async def connect_store(backend: KeyStoreBackend, config: BaseModel, context: Pl
     if not isinstance(attribute_of(store, "capabilities"), StoreCapabilities):
         await close_plugin(origin, store)
         raise KeyStoreError(origin.returned("connect", store, "a KeyStore whose 'capabilities' are StoreCapabilities"))
-    return _GuardedStore(store, origin, context.metrics)
+    return _GuardedStore(store, origin, context.metrics, BlockingWatch(origin) if for_requests else None)
 
 
 class _GuardedStore(KeyStore):
@@ -86,12 +89,12 @@ class _GuardedStore(KeyStore):
     It keeps to the store's capabilities, so that its users need not.
     """
 
-    def __init__(self, store: KeyStore, origin: Origin, metrics: PluginMetrics) -> None:
+    def __init__(self, store: KeyStore, origin: Origin, metrics: PluginMetrics, watch: BlockingWatch | None) -> None:
         self._store = store
         self._origin = origin
         self._metrics = metrics
         self.capabilities = store.capabilities
-        self._watch = BlockingWatch(origin)
+        self._watch = watch
         interval = attribute_of(store, "health_interval")
         if isinstance(interval, int | float) and 0 < interval < math.inf:
             self.health_interval = float(interval)
@@ -181,7 +184,7 @@ class _GuardedStore(KeyStore):
         try:
             call: Any = function(*args, **kwargs)
             if inspect.isawaitable(call):
-                if isinstance(call, types.CoroutineType):
+                if self._watch is not None and isinstance(call, types.CoroutineType):
                     call = watched(call, self._watch)
                 return await within(call, None if operation == "list" else CALL_TIMEOUT)
             failure = self._origin.error(self._origin.returned(operation, call, AWAITABLE))

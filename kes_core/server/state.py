@@ -108,7 +108,7 @@ async def _connect_cache(
 ) -> KeyCache:
     choice = config.keystore
     context = surroundings.context("keystore", choice.backend, choice.directory)
-    store = await connect_store(choice.backend, choice.config, context)
+    store = await connect_store(choice.backend, choice.config, context, for_requests=True)
     return KeyCache(store, config.cache.expiry, counters=counters, on_change=on_key_change)
 
 
