@@ -22,18 +22,6 @@ from tests.helpers.aws_store import failure, run
 
 PAGES_OF_3 = {"token": "", "count": 3, "pending": False}
 
-BEING_DELETED = Reply(
-    "InvalidRequestException",
-    "You can't create this secret because a secret with this name is already scheduled for deletion.",
-)
-MARKED = Reply(
-    "InvalidRequestException",
-    "You can't perform this operation on the secret because it was marked for deletion.",
-)
-
-
-PAGES_OF_3 = {"token": "", "count": 3, "pending": False}
-
 # Credentials and permissions
 
 

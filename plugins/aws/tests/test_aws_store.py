@@ -27,16 +27,6 @@ MARKED = Reply(
     "InvalidRequestException",
     "You can't perform this operation on the secret because it was marked for deletion.",
 )
-
-
-BEING_DELETED = Reply(
-    "InvalidRequestException",
-    "You can't create this secret because a secret with this name is already scheduled for deletion.",
-)
-MARKED = Reply(
-    "InvalidRequestException",
-    "You can't perform this operation on the secret because it was marked for deletion.",
-)
 MISSING = Reply("ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
 TAKEN = Reply("ResourceExistsException", "The operation failed because the secret k already exists.")
 
