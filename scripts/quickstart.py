@@ -73,7 +73,9 @@ def main() -> None:
     address = chosen or (written[1] if written else ADDRESS)
     # The server takes the place of this process, so it has the same process ID.
     print(NEXT.format(programs=programs, address=address, folder=folder, pid=os.getpid()), flush=True)
-    os.execv(kes, [kes, "server", "--config", str(config), *(["--addr", chosen] if chosen else [])])
+    # The log says which runtime it is.
+    options = ["--config", str(config), "--runtime", "auto", *(["--addr", chosen] if chosen else [])]
+    os.execv(kes, [kes, "server", *options])
 
 
 if __name__ == "__main__":

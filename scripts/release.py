@@ -66,6 +66,7 @@ def set_version(project: str, version: str) -> str:
     """Return the text of a pyproject.toml with another version, and with dependencies on kes-core of that version."""
     major, minor, _patch = version.split(".")
     text = re.sub(r'^version = ".*"$', f'version = "{version}"', project, count=1, flags=re.MULTILINE)
+    text = re.sub(r'"kes-core==[^"]*"', f'"kes-core=={version}"', text)
     return re.sub(r'"kes-core>=[^"]*"', f'"kes-core>={major}.{minor}.0,<{major}.{int(minor) + 1}"', text)
 
 

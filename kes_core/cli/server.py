@@ -34,7 +34,9 @@ __all__ = ["command"]
 @click.option("--auth", type=click.Choice(["on", "off"]), help="Whether clients' certificates are verified.")
 @click.option("--workers", metavar="N", help="How many processes serve.  [default: 1]")
 @click.option(
-    "--runtime", type=click.Choice(["hypercorn", "native"]), help="What serves TLS and HTTP.  [default: hypercorn]"
+    "--runtime",
+    type=click.Choice(["auto", "hypercorn", "native"]),
+    help="What serves TLS and HTTP.  [default: hypercorn]",
 )
 @click.option("--mlock", is_flag=True, help="Keep all memory out of the swap.")
 @click.option("--dev", is_flag=True, help="Keys in memory, a self-made certificate and a new API key for the admin.")

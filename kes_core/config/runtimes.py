@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, WithJsonSchema
@@ -14,6 +14,9 @@ DEFAULT_RUNTIME: Final = "hypercorn"
 _GROUP: Final = "kes.runtimes"
 _PACKAGES: Final = {"native": "kes-native"}
 """The packages of the other runtimes, by name of the runtime."""
+_AUTO: Final = "auto"
+"""Chooses the first of the other runtimes that is installed, or else the default."""
+_CORE: Final = "kes-core"
 
 
 class RuntimeLoadError(Exception):
@@ -27,8 +30,13 @@ def load_runtime(name: str) -> type[Any]:
         RuntimeLoadError: It can't be loaded.
     """
     package = _PACKAGES[name]
+    found = _found(name)[0]
+    built_for, core = "" if found.dist is None else found.dist.version, version(_CORE)
+    if built_for != core:  # a runtime uses internal parts of the core
+        remedy = f"install {package} {core}, or set runtime: {DEFAULT_RUNTIME}"
+        raise RuntimeLoadError(f"{package} {built_for} is made for {_CORE} {built_for}, and this is {core}: {remedy}")
     try:
-        runtime: type[Any] = _found(name)[0].load()
+        runtime: type[Any] = found.load()
     except Exception as error:  # also of foreign code: a module for another machine, or for another release
         kind = type(error).__name__
         message = f"the package {package} can't be loaded ({kind}): reinstall it, or set runtime: {DEFAULT_RUNTIME}"
@@ -41,15 +49,19 @@ def _found(name: str) -> tuple[EntryPoint, ...]:
 
 
 def _check(name: str) -> str:
+    """Return the name of the runtime that `name` stands for."""
     if name == DEFAULT_RUNTIME:
         return name
+    if name == _AUTO:
+        return next((other for other in _PACKAGES if _found(other)), DEFAULT_RUNTIME)
     package = _PACKAGES.get(name)
     if package is None:
-        raise ValueError(f"is not a runtime; allowed: {DEFAULT_RUNTIME}, {', '.join(_PACKAGES)}")
+        raise ValueError(f"is not a runtime; allowed: {', '.join(_NAMES)}")
     if not _found(name):
         raise ValueError(f"{name} needs the package {package}: install it, or set runtime: {DEFAULT_RUNTIME}")
     return name
 
 
-RuntimeName = Annotated[str, AfterValidator(_check), WithJsonSchema({"enum": [DEFAULT_RUNTIME, *_PACKAGES]})]
-"""The name of a runtime that is installed."""
+_NAMES: Final = (_AUTO, DEFAULT_RUNTIME, *_PACKAGES)
+RuntimeName = Annotated[str, AfterValidator(_check), WithJsonSchema({"enum": list(_NAMES)})]
+"""The name of a runtime that is installed; `auto` becomes such a name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,23 @@ from tests.helpers.server import RUNTIME, Server, write_config
 OTHER = "kes_core.server.wire.listener:HypercornRuntime"
 BROKEN = "kes_native_of_another_machine:Runtime"
 CANT_LOAD = "the package kes-native can't be loaded (ModuleNotFoundError): reinstall it, or set runtime: hypercorn"
+CORE = version("kes-core")
 NOT_INSTALLED = "native needs the package kes-native: install it, or set runtime: hypercorn"
 
 
-def install(directory: Path, runtime: str) -> Path:
+def install(directory: Path, runtime: str, version: str = CORE) -> Path:
     """Install a package that offers a runtime, as `pip install --target` would."""
-    metadata = directory / "site" / "kes_native_of_a_test-1.dist-info"
+    metadata = directory / "site" / f"kes_native_of_a_test-{version}.dist-info"
     metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: kes-native-of-a-test\nVersion: 1\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kes-native-of-a-test\nVersion: {version}\n")
     (metadata / "entry_points.txt").write_text(f"[kes.runtimes]\nnative = {runtime}\n")
     return metadata.parent
 
 
-def test_server_names_the_runtime_that_it_uses(tmp_path: Path, run_server: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("asked", ["native", "auto"])
+def test_server_names_the_runtime_that_it_uses(tmp_path: Path, run_server: Callable[..., Server], asked: str) -> None:
     site = install(tmp_path, OTHER)
-    server = run_server(arguments=["--runtime", "native"], environment={"PYTHONPATH": str(site)})
+    server = run_server(arguments=["--runtime", asked], environment={"PYTHONPATH": str(site)})
     assert any("the native runtime is listening on https://" in line for line in server.errors)
     (labels,) = families(server)["kes_build_info"][1]
     assert ",native," in labels
@@ -56,6 +59,27 @@ def test_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monke
     (problem,) = caught.value.problems
     assert (problem.path, problem.message) == ("runtime", NOT_INSTALLED)
     assert problem.line > 0
+
+
+def test_auto_takes_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(choices, "_found", lambda _name: ())
+        alone = config(tmp_path, runtime="auto")
+    assert alone.runtime == "hypercorn"
+    assert [str(found.level) for found in examine_runtime(alone)] == ["ok"]
+    monkeypatch.syspath_prepend(install(tmp_path, OTHER))
+    assert config(tmp_path, runtime="auto").runtime == "native"
+    assert config(tmp_path).runtime == "hypercorn"
+
+
+def test_package_for_another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, OTHER, version="99.1.2"))
+    (found,) = examine_runtime(config(tmp_path, runtime="auto"))
+    assert found.level == "error"
+    assert found.message == (
+        f"kes-native 99.1.2 is made for kes-core 99.1.2, and this is {CORE}: "
+        f"install kes-native {CORE}, or set runtime: hypercorn"
+    )
 
 
 def test_package_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ BROKEN = {
     "address: a b:1": "config.yml:9: address: 'a b:1' has no valid host; expected host:port, an IPv6 address in "
     "brackets",
     "address: [a]": "config.yml:9: address: must be a plain value",
-    "runtime: auto": "config.yml:9: runtime: 'auto' is not a runtime; allowed: hypercorn, native",
+    "runtime: fast": "config.yml:9: runtime: 'fast' is not a runtime; allowed: auto, hypercorn, native",
     "version: v2": "config.yml:9: version: 'v2' is not known; allowed: v1",
     "api:\n  /v1/nope: {}": "config.yml:10: api./v1/nope: no such API; did you mean '/v1/api'?; `kes status --api` "
     "lists them",

@@ -43,7 +43,8 @@ def test_release(copy: Path) -> None:
         project = tomllib.loads(file.read_text())["project"]
         assert project["version"] == "7.8.9"
         if project["name"] != "kes-core":
-            assert "kes-core>=7.8.0,<7.9" in project["dependencies"]
+            needs = "kes-core==7.8.9" if project["name"] == "kes-native" else "kes-core>=7.8.0,<7.9"
+            assert needs in project["dependencies"]
     text = (copy / "CHANGELOG.md").read_text()
     section = re.search(r"## \[Unreleased\]\n\n## \[7\.8\.9\] - \d{4}-\d\d-\d\d\n\n(.*)", text, re.DOTALL)
     assert section is not None
