@@ -154,6 +154,18 @@ def test_old_versions_of_tls_are_refused(server: Server) -> None:
         _connect(server, context)
 
 
+@pytest.mark.parametrize(
+    ("version", "alert"),
+    [(ssl.TLSVersion.TLSv1_2, "HANDSHAKE_FAILURE"), (ssl.TLSVersion.TLSv1_3, "CERTIFICATE_REQUIRED")],
+)
+def test_client_without_a_certificate_gets_an_alert(server: Server, version: ssl.TLSVersion, alert: str) -> None:
+    context = server.ssl_context(None)
+    context.minimum_version = context.maximum_version = version
+    with pytest.raises(ssl.SSLError) as caught, _connect(server, context) as connection:
+        connection.recv(1)  # TLS 1.3 ends the client's handshake before the server has seen the certificate
+    assert str(caught.value.reason).endswith(alert)
+
+
 def ask_for_version(server: Server, credentials: Credentials) -> int:
     with server.connection(credentials) as connection:
         connection.sendall(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")

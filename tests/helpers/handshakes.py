@@ -1,7 +1,7 @@
 """TLS handshakes inside one process, to measure the CPU time of the server's side alone.
 
-The server's side is real: `TLSConnection` with a context of `make_context`, up to the `ProvenClient` that the server
-creates. Only the transport between the two sides is memory.
+The server's side is real: `TLSConnection` with a context of `make_context`, or a connection of the native runtime, up
+to the `ProvenClient` that the server creates. Only the transport between the two sides is memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from OpenSSL import SSL
 
 from kes_core.access.sender import ProvenClient
 from kes_core.server.wire.tls_connection import TLSConnection
-from kes_core.tls import ClientCertificate, TLSError, TLSSettings, make_context
+from kes_core.tls import ClientCertificate, ServerTLS, TLSError, TLSSettings, make_context
 from tests.helpers.effort import choose
+from tests.helpers.server import is_native
 
 CHUNK = 64 * 1024
 """The number of bytes that the server receives at a time."""
@@ -155,15 +156,30 @@ class _Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
 
 class Shaking:
     """The server's side of one handshake."""
 
-    def __init__(self, context: SSL.Context, *, verifies_clients: bool) -> None:
+    def __init__(self, context: Any, *, verifies_clients: bool) -> None:
         self.client: ProvenClient | None = None
         self.reason = ""
         self.transport = _Transport()
-        self.tls = TLSConnection(
+        self.tls = self._native(context) if is_native() else self._own(context, verifies_clients=verifies_clients)
+        self.tls.connection_made(self.transport)
+
+    def _native(self, tls: ServerTLS) -> Any:
+        from tests.helpers.native_wire import shaking
+
+        return shaking(tls, lambda client: setattr(self, "client", client), self._failed)
+
+    def _own(self, context: SSL.Context, *, verifies_clients: bool) -> Any:
+        return TLSConnection(
             context,
             verifies_clients=verifies_clients,
             on_connect=lambda _tls: True,
@@ -171,7 +187,6 @@ class Shaking:
             on_failed=lambda _tls, reason: self._failed(reason),
             on_closed=lambda _tls: None,
         )
-        self.tls.connection_made(self.transport)
 
     def _established(self, tls: TLSConnection) -> None:
         try:
@@ -184,7 +199,7 @@ class Shaking:
         self.transport.closed = True
 
 
-def shake_hands(server: SSL.Context, client: SSL.Context, *, verifies_clients: bool = False) -> Outcome:
+def shake_hands(server: Any, client: SSL.Context, *, verifies_clients: bool = False) -> Outcome:
     """Let a client and the server shake hands, and measure the server's side."""
     connection = SSL.Connection(client, None)
     connection.set_connect_state()
@@ -235,11 +250,21 @@ class Contexts:
         cert.write_bytes(certify(LEAF.public_key(), LEAF).public_bytes(Encoding.PEM))
         self.ca.write_bytes(ROOT_CERTIFICATE.public_bytes(Encoding.PEM))
         verify = ClientCertificate.REQUIRE_AND_VERIFY
-        self.off = make_context(TLSSettings(key, cert))
-        self.on = make_context(TLSSettings(key, cert, client_certificate=verify, ca=self.ca))
+        self.off = _settings(TLSSettings(key, cert))
+        self.on = _settings(TLSSettings(key, cert, client_certificate=verify, ca=self.ca))
 
 
-def cost(server: SSL.Context, presented: Presented) -> float:
+def _settings(settings: TLSSettings) -> Any:
+    """Return what the runtime that is tested makes of `settings`."""
+    context = make_context(settings)
+    if not is_native():
+        return context
+    from kes_native.runtime import NativeRuntime
+
+    return NativeRuntime.prepare_tls(settings, ServerTLS(context, settings.client_certificate.verified))
+
+
+def cost(server: Any, presented: Presented) -> float:
     """Return the server's CPU time for a handshake, in seconds."""
     client = client_context(presented)
     return statistics.median(shake_hands(server, client).cpu for _ in range(choose(5, 15)))

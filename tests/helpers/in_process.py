@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+import ssl
 import tempfile
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ from kes_core.server.wire.listener import _hypercorn_config
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.certificates import make_credentials
-from tests.helpers.server import write_config
+from tests.helpers.server import is_native, write_config
 from tests.helpers.wrapping import entry
 
 __all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
@@ -66,6 +68,8 @@ class _Server(NamedTuple):
     app: KESApp
     client: ProvenClient
     sink: Sink
+    tls: ssl.SSLContext
+    """The TLS settings of the admin."""
 
 
 @functools.cache
@@ -83,8 +87,12 @@ def _server() -> _Server:
         opening = connect(config, plugins, counters=StoreCounters(), on_key_change=peers.forget, audit=audit)
         state = asyncio.run(opening)
         asyncio.run(state.cache.store.create(*entry()))
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+        tls.load_cert_chain(admin.cert, admin.key)
     app = KESApp(state, metrics, peers, ExpiryWatch(metrics))
-    return _Server(app, ProvenClient(admin.identity, "", None, verified=False, presented=True), sink)
+    return _Server(app, ProvenClient(admin.identity, "", None, verified=False, presented=True), sink, tls)
 
 
 def _scope_base() -> Message:
@@ -139,7 +147,8 @@ def talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
     No input may make the protocol or a request raise an error.
     """
     _server()  # must be created outside an event loop
-    said: bytes = _run(_talk(pieces, http2=http2))
+    talking = _talk_natively if is_native() else _talk
+    said: bytes = _run(talking(pieces, http2=http2))
     return said
 
 
@@ -212,3 +221,34 @@ async def _feed(protocol: HTTP1Protocol | HTTP2Protocol, pieces: Sequence[bytes]
             return
         await protocol.handle(RawData(piece))
         await asyncio.sleep(0)
+
+
+class _Faults(logging.Handler):
+    """Keeps the errors that the native runtime logs: it catches them all."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(self.format(record))
+
+
+async def _talk_natively(pieces: Sequence[bytes], *, http2: bool) -> bytes:
+    from tests.helpers.native_wire import Conversation
+
+    faults, log = _Faults(), logging.getLogger("kes.server")
+    log.addHandler(faults)
+    try:
+        conversation = Conversation(cast("App", _server().app), http2=http2, context=_server().tls)
+        for piece in pieces:
+            conversation.send(piece)
+            await asyncio.sleep(0)
+        await conversation.settle(_PATIENCE)  # the answer of a log stream never ends
+        conversation.abort()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*conversation.runtime._tasks), TIME_LIMIT / 2)
+    finally:
+        log.removeHandler(faults)
+    assert faults.records == []
+    return bytes(conversation.said)

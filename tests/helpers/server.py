@@ -29,6 +29,11 @@ START_TIMEOUT = 120.0
 """Seconds. A start takes less than one, but many times that on a busy machine."""
 
 
+def is_native() -> bool:
+    """Return whether the tests are about the native runtime."""
+    return os.environ.get(RUNTIME) == "native"
+
+
 @dataclass
 class Server:
     """A running server process."""

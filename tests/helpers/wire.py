@@ -19,6 +19,7 @@ from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.listener import _hypercorn_config
 from kes_core.server.wire.stream import App, Message, RequestRefusedError
+from tests.helpers.server import is_native
 
 
 class Wire:
@@ -75,10 +76,16 @@ class Wire:
                 return
 
 
+if is_native():  # the same tests, on the other runtime
+    from tests.helpers.native_wire import NativeWire
+
+    Wire = NativeWire  # type: ignore[assignment, misc]
+
+
 class Recorder:
     """An application that answers with the body of the request, and records the requests."""
 
-    frequent = ()
+    frequent: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, bytes]] = []

@@ -33,6 +33,7 @@ from tests.helpers.handshakes import (
     rsa_key,
     shake_hands,
 )
+from tests.helpers.server import is_native
 
 pytestmark = pytest.mark.nightly
 
@@ -99,7 +100,7 @@ HOSTILE: dict[str, Callable[[], Presented]] = {
 
 @pytest.mark.parametrize("auth", ["off", "on"])
 def test_handshake_of_a_stranger_costs_at_most_ten_ordinary_ones(contexts: Contexts, auth: str) -> None:
-    server: SSL.Context = getattr(contexts, auth)
+    server = getattr(contexts, auth)
     ordinary = min(
         cost(server, issued(p256(), version=version)) for version in (SSL.TLS1_3_VERSION, SSL.TLS1_2_VERSION)
     )
@@ -248,7 +249,8 @@ def test_request_behind_the_handshake_is_no_part_of_it(contexts: Contexts) -> No
     data = b"x" * 15_000
     shaking = finish(contexts, chunk=1 << 20, data=data)
     assert shaking.client is not None, shaking.reason
-    assert asyncio.run(shaking.tls.read()) == data
+    if not is_native():  # which gives the data to HTTP at once
+        assert asyncio.run(shaking.tls.read()) == data
 
 
 def test_handshake_in_many_small_pieces_is_refused(contexts: Contexts) -> None:

@@ -91,12 +91,16 @@ def test_client_that_does_not_read_loses_its_connection(run_server: RunServer, r
 
 
 def test_http2_stream_whose_window_stays_closed_is_reset(run_server: RunServer) -> None:
-    """The server resets streams from which the client takes nothing: a log and an ordinary answer."""
-    server = run_server(python=("-c", HURRIED))
+    """The server resets streams from which the client takes nothing: a log, an ordinary answer, and one at once."""
+    server = run_server({"keys": [{"name": "my-key"}]}, python=("-c", HURRIED))
     with server.connection(alpn=["h2"]) as connection:
         client = Http2Client(connection)
         client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
         streams = {client.request("GET", "/v1/log/audit"), client.request("GET", "/v1/api")}
+        # In two frames, as from most clients: then the server answers it at once.
+        generate = client.request("PUT", "/v1/key/generate/my-key", end=False)
+        client.h2.send_data(generate, b"{}", end_stream=True)
+        streams.add(generate)
         client.flush()
         given_up: set[int] = set()
         while given_up != streams:

@@ -33,7 +33,7 @@ WINDOW_TIMEOUT: Final = 30.0
 """Seconds that a client may keep its flow-control window closed while an answer waits."""
 MAX_PENDING_RESETS: Final = 200
 """A client may reset or break at most this many more streams than it completes (CVE-2023-44487)."""
-_MAX_PER_TURN: Final = 16
+MAX_PER_TURN: Final = 16
 """Requests that are served before other connections have their turn. More at a time cost less."""
 _REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
@@ -59,6 +59,8 @@ class HTTP2Protocol(H2Protocol):
         """The requests whose body is incomplete and small, by stream."""
         # Do not offer WebSockets over HTTP/2, as Hypercorn does.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
+        # h2 would apply it only when the client has acknowledged the settings.
+        self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
         # For one malformed header, h2 would close the connection and abort all its requests. So `_start_request`
         # validates headers instead.
         self.connection.config.validate_inbound_headers = False
@@ -145,7 +147,7 @@ class HTTP2Protocol(H2Protocol):
     async def _let_others_go_on(self) -> None:
         """End the turn of the event loop now and then: a client may send hundreds of requests in one piece."""
         self._served_in_turn += 1
-        if self._served_in_turn >= _MAX_PER_TURN:
+        if self._served_in_turn >= MAX_PER_TURN:
             self._served_in_turn = 0
             await asyncio.sleep(0)
 
@@ -244,7 +246,8 @@ class HTTP2Protocol(H2Protocol):
         try:
             async with asyncio.timeout(WINDOW_TIMEOUT):
                 await send_parts(self, stream, status, headers, body, more=more)
-                if body and stream.stream_id in self.stream_buffers:  # Hypercorn waits only from 32 KiB on
+                is_sent = body and stream.scope["method"] != "HEAD"
+                if is_sent and stream.stream_id in self.stream_buffers:  # Hypercorn waits only from 32 KiB on
                     await self.stream_buffers[stream.stream_id].drain()
         except TimeoutError:
             await self._cancel_response(stream)

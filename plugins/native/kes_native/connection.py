@@ -110,10 +110,8 @@ class NativeConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Close the connection if a time limit has passed."""
         if self._deadline is not None and now > self._deadline:
-            if self.established and not self._waiting_for_request and not self._closing:
-                self.close()
-            else:
-                self.abort()
+            is_idle = self.established and not self._waiting_for_request and not self._closing
+            (self.close if is_idle else self.abort)()
         if not self._writing_paused:
             self._write_deadline = None
         elif self._write_deadline is None:
@@ -255,7 +253,7 @@ class NativeConnection(asyncio.Protocol):
         self._native.respond(stream.stream_id, status, headers, body)
         self._finish(stream)
         self._advance_soon()
-        await self._sent(stream)
+        await self._sent(stream.stream_id, stream)
 
     async def respond_in_parts(
         self, stream: RequestStream, status: int, headers: Headers, body: bytes, *, more: bool
@@ -268,7 +266,7 @@ class NativeConnection(asyncio.Protocol):
         if not more:
             self._finish(stream)
         self._advance_soon()
-        await self._sent(stream)
+        await self._sent(stream.stream_id, stream)
 
     async def abort_response(self, stream: RequestStream) -> None:
         if self._native is not None:
@@ -292,9 +290,8 @@ class NativeConnection(asyncio.Protocol):
             self._native.body_consumed(stream.stream_id, size)
             self._advance_soon()
 
-    async def _sent(self, stream: RequestStream) -> None:
-        """Wait until the client has made room for the response, or abort it."""
-        number = stream.stream_id
+    async def _sent(self, number: int, stream: RequestStream | None = None) -> None:
+        """Wait until the client has made room for the response, or abort it. Answers at once have no `stream`."""
         if not self._writing_paused and not self._native.unsent(number):
             return
         try:
@@ -305,7 +302,8 @@ class NativeConnection(asyncio.Protocol):
                     await waiter
         except TimeoutError:
             if self._native is not None:
-                self._finish(stream)
+                if stream is not None:
+                    self._finish(stream)
                 self._native.abort_response(number, True)
                 self._advance_soon()
 
@@ -360,6 +358,10 @@ class NativeConnection(asyncio.Protocol):
         else:
             self._update_deadline()
             self._update_reading()
+            if native.has_more:
+                for number in native.take_waiting():
+                    self._runtime.spawn(self._sent(number))
+                self._advance_soon()  # other connections have their turn first
         self._wake_drained()
 
     def _flush(self) -> None:
@@ -378,10 +380,8 @@ class NativeConnection(asyncio.Protocol):
         """Stop reading from a client that does not read, and as long as a request has enough data."""
         if self._transport is None or self._transport.is_closing():
             return
-        if self._writing_paused or (self._native is not None and self._native.full):
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
+        is_full = self._writing_paused or (self._native is not None and self._native.full)
+        (self._transport.pause_reading if is_full else self._transport.resume_reading)()
 
     def _update_deadline(self) -> None:
         native = self._native

@@ -110,4 +110,5 @@ def _rules(app: App) -> dict[str, Any]:
         "max_discarded": stream.MAX_DISCARDED_BODY,
         "max_streams": listener.MAX_STREAMS,
         "max_pending_resets": http2.MAX_PENDING_RESETS,
+        "max_per_turn": http2.MAX_PER_TURN,
     }

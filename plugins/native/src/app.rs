@@ -1,5 +1,7 @@
 //! What the HTTP protocols need of Python: calls for requests, and how an answer comes back.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -27,14 +29,27 @@ pub struct Request<'a> {
 
 /// The Python side of a connection (`kes_native.connection.NativeConnection`), while Python calls this module.
 pub struct App<'a, 'py> {
-    pub py: Python<'py>,
-    pub handler: &'a Py<PyAny>,
+    py: Python<'py>,
+    handler: &'a Py<PyAny>,
+    /// The requests that may still be passed on before other connections have their turn.
+    left: Cell<usize>,
 }
 
-impl App<'_, '_> {
+impl<'a, 'py> App<'a, 'py> {
+    /// Begin a turn of a connection.
+    pub fn new(py: Python<'py>, handler: &'a Py<PyAny>, rules: &Rules) -> Self {
+        App { py, handler, left: Cell::new(rules.max_per_turn) }
+    }
+
+    /// Whether later requests have to wait for the connection's next turn: a client may send hundreds in one piece.
+    pub fn turn_is_over(&self) -> bool {
+        self.left.get() == 0
+    }
+
     /// Pass a request on; return its answer if there is one at once.
     pub fn request(&self, request: &Request<'_>) -> PyResult<Option<Answer>> {
         let py = self.py;
+        self.left.set(self.left.get().saturating_sub(1));
         let headers = PyList::empty(py);
         for (name, value) in request.headers {
             headers.append((PyBytes::new(py, name), PyBytes::new(py, value)))?;
@@ -113,6 +128,8 @@ pub struct Rules {
     pub max_discarded: usize,
     pub max_streams: u32,
     pub max_pending_resets: usize,
+    /// The requests that are passed on before other connections have their turn.
+    pub max_per_turn: usize,
 }
 
 impl Rules {

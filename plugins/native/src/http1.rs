@@ -61,6 +61,8 @@ pub struct Http1 {
     pub stopping: bool,
     pub closed: bool,
     eof: bool,
+    /// The turn was over before all received requests were passed on.
+    pub has_more: bool,
 }
 
 /// Why a head is refused: the status of the answer.
@@ -79,7 +81,8 @@ struct Head {
 impl Http1 {
     pub fn new(rules: Rules) -> Self {
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Http1 { rules, input, output, current: None, broken: false, stopping: false, closed: false, eof: false }
+        let (broken, stopping, closed, eof, has_more) = (false, false, false, false, false);
+        Http1 { rules, input, output, current: None, broken, stopping, closed, eof, has_more }
     }
 
     /// Whether no request is running.
@@ -123,6 +126,7 @@ impl Http1 {
 
     fn close_if_done(&mut self, app: &App<'_, '_>) -> PyResult<()> {
         match &self.current {
+            None if self.has_more => {}
             None => self.closed = true,
             Some(current) if current.answered => self.closed = true,
             Some(current) if current.body != Body::Complete && !self.broken => {
@@ -149,9 +153,14 @@ impl Http1 {
 
     /// Do what the received data allows.
     pub fn advance(&mut self, app: &App<'_, '_>) -> PyResult<()> {
+        self.has_more = false;
         while !self.closed && !self.broken {
             match self.current.as_ref().map(|current| current.body) {
                 None if self.stopping => self.closed = true,
+                None if app.turn_is_over() && !self.input.is_empty() => {
+                    self.has_more = true;
+                    break;
+                }
                 None => match self.read_head() {
                     Ok(None) => break,
                     Ok(Some(head)) => self.begin(app, head)?,

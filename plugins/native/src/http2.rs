@@ -45,6 +45,10 @@ pub struct Http2 {
     streams: HashMap<u32, Stream>,
     pending_resets: usize,
     stopping: bool,
+    /// The turn was over before all received requests were passed on.
+    pub has_more: bool,
+    /// The streams whose answer came at once and waits for the client's window.
+    pub waiting: Vec<u32>,
 }
 
 impl Http2 {
@@ -57,9 +61,11 @@ impl Http2 {
             .max_concurrent_streams(rules.max_streams)
             .max_header_list_size(rules.max_head as u32)
             .max_pending_accept_reset_streams(rules.max_pending_resets)
+            .max_local_error_reset_streams(Some(rules.max_pending_resets))
             .max_concurrent_reset_streams(rules.max_pending_resets);
         let state = State::Preface(Box::pin(builder.handshake(pipe.clone())));
-        Http2 { rules, pipe, state, streams: HashMap::new(), pending_resets: 0, stopping: false }
+        let (streams, waiting) = (HashMap::new(), Vec::new());
+        Http2 { rules, pipe, state, streams, pending_resets: 0, stopping: false, has_more: false, waiting }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -78,6 +84,7 @@ impl Http2 {
 
     /// Do what the received data allows.
     pub fn advance(&mut self, app: &App<'_, '_>) -> PyResult<()> {
+        self.has_more = false;
         loop {
             let mut context = Context::from_waker(Waker::noop());
             match &mut self.state {
@@ -89,6 +96,12 @@ impl Http2 {
                     Poll::Ready(Err(_)) => self.state = State::Closed,
                     Poll::Pending => {}
                 },
+                State::Open(connection) if app.turn_is_over() => {
+                    self.has_more = true;
+                    if connection.poll_closed(&mut context).is_ready() {
+                        self.state = State::Closed;
+                    }
+                }
                 State::Open(connection) => match connection.poll_accept(&mut context) {
                     Poll::Ready(Some(Ok((request, reply)))) => {
                         self.accept(app, request, reply)?;
@@ -103,7 +116,7 @@ impl Http2 {
         }
         let mut moved = false;
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
-            moved |= self.read_stream(app, id)?;
+            moved |= if app.turn_is_over() { self.notice_reset(app, id)? } else { self.read_stream(app, id)? };
             moved |= self.write_stream(id);
         }
         if moved && !self.is_closed() {
@@ -127,6 +140,11 @@ impl Http2 {
         }
         let id = reply.stream_id().as_u32();
         let (parts, body) = request.into_parts();
+        if is_malformed(&parts) {
+            reply.send_reset(Reason::PROTOCOL_ERROR);
+            self.count_reset();
+            return Ok(());
+        }
         let ended = body.is_end_stream();
         let is_head = parts.method == http::Method::HEAD;
         let mut stream = Stream {
@@ -169,6 +187,9 @@ impl Http2 {
         let target = target.as_bytes();
         if let Some(answer) = app.request(&Request { stream: id, method, target, headers: &headers, body, ended })? {
             self.respond(id, answer);
+            if self.unsent(id) > 0 {
+                self.waiting.push(id);
+            }
         }
         Ok(())
     }
@@ -273,16 +294,20 @@ impl Http2 {
         let Some(stream) = self.streams.remove(&id) else { return Ok(false) };
         if !stream.answered {
             app.reset(id)?;
-            self.pending_resets += 1;
-            if self.pending_resets > self.rules.max_pending_resets {
-                if let State::Open(connection) = &mut self.state {
-                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                }
-            }
+            self.count_reset();
         } else if !stream.queue.is_empty() {
             app.reset(id)?;
         }
         Ok(true)
+    }
+
+    fn count_reset(&mut self) {
+        self.pending_resets += 1;
+        if self.pending_resets > self.rules.max_pending_resets {
+            if let State::Open(connection) = &mut self.state {
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            }
+        }
     }
 
     /// Write a whole response.
@@ -407,6 +432,18 @@ impl Http2 {
             self.state = State::Closed;
         }
     }
+}
+
+/// Whether a head that the crate lets through is malformed (RFC 9113, sections 8.2.1 and 8.3.1): it names no host or two
+/// different ones, or has spaces around a value, which proxies may read differently. Or it has no path, as CONNECT.
+fn is_malformed(parts: &http::request::Parts) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut hosts = parts.headers.get_all("host").iter().map(|host| host.as_bytes());
+    let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let Some(host) = authority.or_else(|| hosts.next()) else { return true };
+    hosts.any(|other| other != host)
+        || target(parts).is_empty()
+        || parts.headers.values().any(|value| is_space(value.as_bytes().first()) || is_space(value.as_bytes().last()))
 }
 
 fn target(parts: &http::request::Parts) -> &str {

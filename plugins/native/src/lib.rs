@@ -53,7 +53,7 @@ impl Connection {
     }
 
     fn receive_plain(&mut self, py: Python<'_>, plain: &[u8]) -> PyResult<()> {
-        let app = App { py, handler: &self.handler };
+        let app = App::new(py, &self.handler, &self.rules);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.receive(&app, plain)?,
@@ -97,7 +97,7 @@ impl Connection {
 
     /// Record that the client sends no more data.
     fn receive_end(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App { py, handler: &self.handler };
+        let app = App::new(py, &self.handler, &self.rules);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.receive_end(&app)?,
@@ -185,9 +185,27 @@ impl Connection {
         }
     }
 
+    /// Whether requests wait for the next turn, or `take_waiting` returns something: call `advance` then.
+    #[getter]
+    fn has_more(&self) -> bool {
+        match &self.http {
+            Http::None => false,
+            Http::One(http) => http.has_more,
+            Http::Two(http) => http.has_more || !http.waiting.is_empty(),
+        }
+    }
+
+    /// Return the streams whose answer came at once and waits for the client's window, each of them once.
+    fn take_waiting(&mut self) -> Vec<u32> {
+        match &mut self.http {
+            Http::Two(http) => std::mem::take(&mut http.waiting),
+            _ => Vec::new(),
+        }
+    }
+
     /// Pass requests on that wait for their whole body.
     fn pass_on(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App { py, handler: &self.handler };
+        let app = App::new(py, &self.handler, &self.rules);
         match &mut self.http {
             Http::One(http) if http.holds() => http.pass_on(&app)?,
             Http::Two(http) if http.holds() => {
@@ -202,7 +220,7 @@ impl Connection {
 
     /// Go on after the methods below: send what they wrote, and read the next request.
     fn advance(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App { py, handler: &self.handler };
+        let app = App::new(py, &self.handler, &self.rules);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.advance(&app)?,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from itertools import pairwise
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 
 from kes_core.server.wire.app import Answer, Message
 from kes_core.server.wire.stream import SMALL_BODY
+from tests.helpers.server import is_native
 from tests.helpers.wire import Recorder, Wire, http2_peer, statuses
 
 
 class AtOnce(Recorder):
     """Serves all requests at once; notes by which way each one came."""
+
+    frequent = ("/",)
 
     def __init__(self, *, waits: bool = False, fails: bool = False) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ def test_client_that_waits_for_100_continue() -> None:
     head = b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
 
     async def send_body(wire: Wire) -> None:
-        assert wire.sent == b"HTTP/1.1 100 \r\n\r\n"
+        assert re.fullmatch(rb"HTTP/1\.1 100 \w*\r\n\r\n", wire.sent)
         await wire.feed(b"hello")
 
     assert exchange(app, head, then=send_body).endswith(b"hello")
@@ -123,7 +127,7 @@ class _Client(h2.connection.H2Connection):
         return self.data_to_send()
 
 
-@pytest.mark.parametrize(("http2", "most"), [(False, 1), (True, 16)])
+@pytest.mark.parametrize(("http2", "most"), [(False, 16 if is_native() else 1), (True, 16)])
 def test_many_requests_in_one_piece_do_not_keep_others_waiting(http2: bool, most: int) -> None:
     app = AtOnce()
     served: list[int] = []
