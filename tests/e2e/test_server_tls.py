@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -156,14 +157,17 @@ def test_old_versions_of_tls_are_refused(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("version", "alert"),
-    [(ssl.TLSVersion.TLSv1_2, "HANDSHAKE_FAILURE"), (ssl.TLSVersion.TLSv1_3, "CERTIFICATE_REQUIRED")],
+    [
+        (ssl.TLSVersion.TLSv1_2, "HANDSHAKE_FAILURE|CERTIFICATE_REQUIRED"),
+        (ssl.TLSVersion.TLSv1_3, "CERTIFICATE_REQUIRED"),
+    ],
 )
 def test_client_without_a_certificate_gets_an_alert(server: Server, version: ssl.TLSVersion, alert: str) -> None:
     context = server.ssl_context(None)
     context.minimum_version = context.maximum_version = version
     with pytest.raises(ssl.SSLError) as caught, _connect(server, context) as connection:
         connection.recv(1)  # TLS 1.3 ends the client's handshake before the server has seen the certificate
-    assert str(caught.value.reason).endswith(alert)
+    assert re.search(rf"({alert})$", str(caught.value.reason))
 
 
 def ask_for_version(server: Server, credentials: Credentials) -> int:

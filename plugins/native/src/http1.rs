@@ -459,11 +459,14 @@ fn head_end(input: &[u8], max: usize) -> Result<Option<usize>, Refused> {
     }
     let mut from = 0;
     while let Some(at) = input[from..].iter().position(|&byte| byte == b'\n').map(|at| from + at) {
-        if at == 0 || input[at - 1] != b'\r' || matches!(input.get(at + 1), Some(b' ' | b'\t')) {
+        if at == 0 || input[at - 1] != b'\r' {
             return Err(Refused(400));
         }
         if input[..=at].ends_with(BLANK_LINE) {
             return Ok(Some(at + 1));
+        }
+        if matches!(input.get(at + 1), Some(b' ' | b'\t')) {
+            return Err(Refused(400));
         }
         from = at + 1;
     }

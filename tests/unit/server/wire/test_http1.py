@@ -89,6 +89,14 @@ def test_requests_mean_the_same_in_whatever_pieces_they_come(cuts: list[int]) ->
     assert answer.count(b"HTTP/1.1 200 OK\r\n") == 4
 
 
+@pytest.mark.parametrize("start", [b" ", b"\t", b"\r\n", b"\n"])
+def test_body_may_begin_with_any_byte(start: bytes) -> None:
+    body = start + b"{}"
+    answer, requests = exchange(b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert requests == [("PUT", "/a", body)]
+
+
 def test_head_up_to_the_limit_is_taken() -> None:
     answer, requests = exchange(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"b" * (LONG - 2048) + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
