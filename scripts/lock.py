@@ -35,6 +35,7 @@ def requirements() -> dict[str, list[str]]:
         "image": run,
         "build": build,
         "docs": groups["docs"],
+        "native": groups["native"],
         "release": groups["release"],
         "uv": [line for line in groups["dev"] if re.match(r"uv\b", line)],
     }
