@@ -73,6 +73,8 @@ class KeyType(enum.IntEnum):
             raise ValueError(f"unknown cipher; known are {', '.join(_CIPHERS)}") from None
 
 
+# Python 3.11 looks up each member of an enum by a function, which takes as long as the encryption.
+_AES256: Final = KeyType.AES256
 _CIPHERS: Final = {
     "AES256": KeyType.AES256,
     "AES256-GCM_SHA256": KeyType.AES256,
@@ -118,7 +120,7 @@ def _hchacha20(key: bytes, iv: bytes) -> bytes:
 
 def _message_cipher(key: bytes, key_type: KeyType, iv: bytes) -> AESGCM | ChaCha20Poly1305:
     """Return the cipher for one message. Each message has its own key, derived from its random `iv`."""
-    if key_type is KeyType.AES256:
+    if key_type is _AES256:
         return AESGCM(hmac.digest(key, iv, "sha256"))
     return ChaCha20Poly1305(_hchacha20(key, iv))
 
