@@ -51,7 +51,7 @@ Counts = dict[str, int]
 
 def environment() -> str:
     """Return what the counts depend on."""
-    return f"Python {platform.python_version_tuple()[0]}.{platform.python_version_tuple()[1]}, {platform.machine()}"
+    return f"Python {platform.python_version()}, {platform.machine()}"
 
 
 def control(option: str, target: Target) -> str:
@@ -133,7 +133,7 @@ def exceeded(found: dict[str, Counts]) -> list[str]:
         print(f"There is no budget for {environment()}: not checked.")
         return []
     return [
-        f"{runtime} {name}: {number:,} instructions, more than {TOLERANCE:.0%} of {budgets[runtime][name]:,}"
+        f"{runtime} {name}: {number:,} instructions; {TOLERANCE:.0%} of {budgets[runtime][name]:,}"
         for runtime, counts in found.items()
         for name, number in counts.items()
         if number > budgets[runtime][name] * TOLERANCE
