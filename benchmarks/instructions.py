@@ -133,7 +133,7 @@ def exceeded(found: dict[str, Counts]) -> list[str]:
         print(f"There is no budget for {environment()}: not checked.")
         return []
     return [
-        f"{runtime} {name}: {number:,} instructions for a request; the budget is {budgets[runtime][name]:,}, and 5 % more"
+        f"{runtime} {name}: {number:,} instructions; the budget is {budgets[runtime][name]:,}, and 5 % more"
         for runtime, counts in found.items()
         for name, number in counts.items()
         if number > budgets[runtime][name] * TOLERANCE
