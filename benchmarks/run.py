@@ -96,7 +96,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
 
 def request(client: httpx.Client, method: str, url: str, **options: Any) -> Any:
     """Send a request. Repeat it until the server accepts connections."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             response = client.request(method, url, **options)
@@ -109,8 +109,17 @@ def request(client: httpx.Client, method: str, url: str, **options: Any) -> Any:
     return response.json() if response.content else None
 
 
-def start_kes(directory: Path, client: httpx.Client, identity: str, name: str, command: str, url: str) -> Target:
-    """Start a server that speaks the KES protocol, and create its key."""
+def start_kes(
+    directory: Path,
+    client: httpx.Client,
+    identity: str,
+    name: str,
+    command: str,
+    url: str = "https://{address}",
+    changes: dict[str, Any] | None = None,
+    **options: Any,
+) -> Target:
+    """Start a server that speaks the KES protocol, and create its key. `changes` to its configuration."""
     own = directory / name.replace("/", "-")
     own.mkdir()
     address = free_address()
@@ -119,10 +128,11 @@ def start_kes(directory: Path, client: httpx.Client, identity: str, name: str, c
         "policy": {"benchmark": {"allow": ["/v1/key/generate/*", "/v1/key/decrypt/*"], "identities": [identity]}},
         "keystore": {"fs": {"path": str(own / "keys")}},
         "keys": [{"name": KEY}],
+        **(changes or {}),
     }
     config = write_config(own, "disabled", overrides)
     words = [word.format(config=config, address=address) for word in shlex.split(command)]
-    process = start(words, cwd=own)
+    process = start(words, cwd=own, **options)
     url = url.format(address=address)
     sealed = request(client, "PUT", url + GENERATE)["ciphertext"]
     return Target(name, process, url, (GENERATE, "{}"), (DECRYPT, json.dumps({"ciphertext": sealed})))
@@ -195,11 +205,13 @@ class Runner:
     def __init__(self, program: Path, credentials: list[str], seconds: float) -> None:
         self._command = [str(program), *credentials, f"-duration={seconds}s"]
 
-    def measure(self, target: Target, load: Load) -> Result:
+    def measure(self, target: Target, load: Load, *, count: int = 0, keys: int = 1) -> Result:
+        """Send requests: for the time that is set, or `count` of them; to `keys` keys in turn."""
         path, body = getattr(target, load.operation)
         command = [*self._command, "-url", target.url + path, "-body", body, "-header", target.header]
         command += ["-pids", target.pids, f"-at-once={load.at_once}", f"-http2={str(load.http2).lower()}"]
         command += [f"-new-connection={str(load.new_connection).lower()}", f"-rate={load.rate}"]
+        command += [f"-count={count}", f"-keys={keys}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=pinned(LOAD_CORE))
         if done.returncode:
             sys.exit(f"{target.name}: {done.stderr}")
@@ -270,22 +282,33 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def build_load(directory: Path) -> Path:
+    """Build the load generator."""
+    program = directory / "load"
+    subprocess.run(["go", "build", "-o", str(program), "."], cwd=ROOT / "benchmarks" / "load", check=True)
+    return program
+
+
+def make_client(directory: Path) -> tuple[httpx.Client, Any, list[str]]:
+    """Make the certificates; return a client, its credentials, and both for the load generator."""
+    credentials = make_credentials(directory)
+    make_server_certificate(directory)
+    files = ["-key", str(credentials.key), "-cert", str(credentials.cert)]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the servers have self-signed certificates
+    context.load_cert_chain(credentials.cert, credentials.key)
+    return httpx.Client(verify=context, timeout=60), credentials, files
+
+
 def main() -> None:
     arguments = parse_arguments()
     if shutil.which("go") is None:
         sys.exit("the load generator needs Go")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        program = directory / "load"
-        subprocess.run(["go", "build", "-o", str(program), "."], cwd=ROOT / "benchmarks" / "load", check=True)
-        credentials = make_credentials(directory)
-        make_server_certificate(directory)
-        files = ["-key", str(credentials.key), "-cert", str(credentials.cert)]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # the servers have self-signed certificates
-        context.load_cert_chain(credentials.cert, credentials.key)
-        client = httpx.Client(verify=context, timeout=10)
+        program = build_load(directory)
+        client, credentials, files = make_client(directory)
         try:
             targets = start_peers(directory, client, credentials.identity, arguments.peer)
             if not arguments.only_kes:

@@ -6,7 +6,7 @@ import binascii
 import json
 from typing import Any, Final
 
-__all__ = ["decode_base64", "decode_json", "encode_base64", "parse_json_object"]
+__all__ = ["decode_base64", "decode_json", "encode_base64", "encode_json", "parse_json_object"]
 
 _LINE_ENDS: Final = {ord("\r"): None, ord("\n"): None}
 
@@ -79,6 +79,23 @@ def _is_usual(value: Any) -> bool:
     if isinstance(value, list):
         return all(not isinstance(item, dict) or item.keys() <= _NAMES for item in value)
     return not isinstance(value, dict) or value.keys() <= _NAMES
+
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+_quoted: Final = json.encoder.encode_basestring_ascii
+
+
+def encode_json(value: Any) -> bytes:
+    """Return `value` as JSON in ASCII, without spaces."""
+    if type(value) is dict:
+        # Nearly all answers are objects whose members are text. Setting up an encoder takes longer than encoding them.
+        try:
+            members = [f"{_quoted(name)}:{_quoted(text)}" for name, text in value.items()]
+        except TypeError:
+            pass  # other members
+        else:
+            return f"{{{','.join(members)}}}".encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def decode_json(text: str) -> Any:

@@ -34,6 +34,8 @@ var (
 	newConnection = flag.Bool("new-connection", false, "open a connection for each request")
 	rate          = flag.Float64("rate", 0, "send this many requests per second, however slow the answers are, and measure latency from the planned time; 0: send the next request after each answer")
 	duration      = flag.Duration("duration", time.Second, "how long to send requests")
+	count         = flag.Int64("count", 0, "how many requests to send, instead of for a time")
+	keys          = flag.Int64("keys", 1, "the number of keys that take turns: {n} in the URL is the number of the key")
 	pids          = flag.String("pids", "", "the server's processes, separated by commas: measure their CPU time")
 )
 
@@ -47,8 +49,11 @@ func newClient(certificate tls.Certificate) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
 }
 
+var sent atomic.Int64
+
 func send(client *http.Client) error {
-	request, err := http.NewRequest(*method, *url, bytes.NewReader([]byte(*body)))
+	number := strconv.FormatInt(sent.Add(1)%*keys, 10)
+	request, err := http.NewRequest(*method, strings.Replace(*url, "{n}", number, 1), bytes.NewReader([]byte(*body)))
 	if err != nil {
 		return err
 	}
@@ -149,7 +154,16 @@ func main() {
 		lock.Unlock()
 	}
 	begin, cpu := time.Now(), cpuTime()
-	if *rate > 0 {
+	if *count > 0 {
+		var taken atomic.Int64
+		for range *atOnce {
+			group.Go(func() {
+				for taken.Add(1) <= *count {
+					measured(time.Now())
+				}
+			})
+		}
+	} else if *rate > 0 {
 		for number := 0; ; number++ {
 			planned := begin.Add(time.Duration(float64(number) / *rate * float64(time.Second)))
 			if planned.Sub(begin) >= *duration {
@@ -175,6 +189,7 @@ func main() {
 		"cpu":      cpu / float64(len(all)),
 		"p50":      all[len(all)/2].Seconds(),
 		"p99":      all[len(all)*99/100].Seconds(),
+		"p999":     all[len(all)*999/1000].Seconds(),
 		"failures": float64(failures.Load()),
 	})
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kes_core.access.sender import ProvenClient, Sender
     from kes_core.protocol import Route
 
-__all__ = ["AccessDecision", "EngineAnswer", "decide", "decide_for_connection"]
+__all__ = ["AccessDecision", "EngineAnswer", "KnownRequest", "decide", "decide_for_connection"]
 
 
 class EngineAnswer(NamedTuple):
@@ -43,7 +43,7 @@ class AccessDecision(NamedTuple):
     answers: Sequence[EngineAnswer] = ()
     """What the policy engines said, in the order in which they were asked, up to the first that denied."""
     is_repeatable: bool = False
-    """Whether the policy engines give the same answers to each request with this identity, method and path."""
+    """Whether each request with this identity, method and path gets this decision, while the rules are the same."""
 
     @property
     def reason(self) -> str:
@@ -54,9 +54,32 @@ class AccessDecision(NamedTuple):
         deciding = [last] if last.verdict.decision is Decision.DENY else self.answers
         return "; ".join(f"{answer.engine}: {answer.verdict.reason}" for answer in deciding)
 
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """What the policy engines answered, as name of the engine and decision."""
+        return tuple(
+            (answer.engine, answer.verdict.decision.value if answer.failure is None else "error")
+            for answer in self.answers
+        )
 
-_OPEN: Final = AccessDecision(True, "policy", "no policy is needed for this API")
-_ADMIN: Final = AccessDecision(True, "policy", "this is the admin, who may do everything")
+
+class KnownRequest(NamedTuple):
+    """What a connection remembers of a request that passed all checks of its route, sender, access and argument.
+
+    All of this follows from the connection's client, the access rules, and the method and path of the request.
+    """
+
+    route: Route
+    argument: str
+    path: str
+    """The decoded path."""
+    sender: Sender
+    labels: tuple[tuple[str, str], ...]
+    """What the policy engines answered (`AccessDecision.labels`)."""
+
+
+_OPEN: Final = AccessDecision(True, "policy", "no policy is needed for this API", is_repeatable=True)
+_ADMIN: Final = AccessDecision(True, "policy", "this is the admin, who may do everything", is_repeatable=True)
 
 
 async def decide(

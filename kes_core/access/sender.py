@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from kes_core.access.decide import AccessDecision
+    from kes_core.access.decide import AccessDecision, KnownRequest
     from kes_core.access.rules import AccessRules
     from kes_core.policy import CertificateFacts
 
@@ -71,7 +71,9 @@ class ProvenClient:
     """The rules under which `_sender` was made."""
     _sender: Sender | None = field(default=None, init=False, repr=False)
     permissions: dict[tuple[str, str], AccessDecision] = field(default_factory=dict, init=False, repr=False)
-    """What the policy engines allowed to this client under these rules, by method and path."""
+    """What this client was allowed under these rules, by method and path."""
+    _known: dict[tuple[str, bytes], KnownRequest] = field(default_factory=dict, init=False, repr=False)
+    """The requests that passed all checks under these rules, by method and raw path."""
 
     @classmethod
     def from_chain(cls, chain: Sequence[Certificate], *, verified: bool, address: str = "") -> ProvenClient:
@@ -111,7 +113,26 @@ class ProvenClient:
             self._sender = self._find_sender(rules)
             self._mark = rules.mark
             self.permissions.clear()
+            self._known.clear()
         return self._sender
+
+    def known_request(self, rules: AccessRules, method: str, raw_path: bytes) -> KnownRequest | None:
+        """Return what is remembered of a request with this method and path, without a query, under these rules."""
+        return self._known.get((method, raw_path)) if self._mark is rules.mark else None
+
+    def remember_request(self, rules: AccessRules, method: str, raw_path: bytes, request: KnownRequest) -> None:
+        """Remember a request without a query that passed all checks, if the next one like it passes them too.
+
+        That is so if its sender is the client of this connection, and if its permission is remembered. The answer of a
+        policy engine that does not promise to repeat itself is not.
+        """
+        if (
+            self.sender_under(rules) is request.sender
+            and (method, request.path) in self.permissions
+            and len(self._known) < _MAX_PERMISSIONS
+            and len(raw_path) <= _MAX_REMEMBERED_PATH
+        ):
+            self._known[method, raw_path] = request
 
     def remember_permission(self, method: str, path: str, decision: AccessDecision) -> None:
         """Remember that the policy engines allow a request of this client, for as long as the rules do not change."""

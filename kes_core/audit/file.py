@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kes_core.audit.chain import ChainLink, make_line, parse_link
+from kes_core.audit.event import line_of
 from kes_core.counters import LOST_RECORDS
 from kes_core.hookspecs import AuditSink
 
@@ -76,7 +77,7 @@ class FileSink(AuditSink):
             self._waiting.popleft()
             self._lost += 1
             LOST_RECORDS.add("file")
-        self._waiting.append(json.dumps(event, separators=(",", ":")))
+        self._waiting.append(line_of(event))
         if self._scheduled is None:
             self._scheduled = asyncio.get_running_loop().call_soon(self._flush_soon)
 
@@ -85,6 +86,11 @@ class FileSink(AuditSink):
         self._scheduled = None
         if not self._flush():
             self._scheduled = asyncio.get_running_loop().call_later(_RETRY, self._flush_soon)
+
+    def flush(self) -> None:
+        """Write the waiting records now, unless a write failed: then it is retried later."""
+        if self._waiting and not self._problem:
+            self._flush()
 
     def take_over(self, other: FileSink) -> None:
         """Take the records that `other` can't write before it is closed. They come before this sink's own."""

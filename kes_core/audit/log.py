@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from kes_core.audit.event import make_event
 from kes_core.audit.file import FileSink
 from kes_core.audit.stdout import AuditOutputError, StreamSink
 from kes_core.audit.syslog import SyslogSink
@@ -37,14 +37,8 @@ __all__ = ["AuditError", "AuditLog", "chosen_sinks", "open_audit_log"]
 
 logger = logging.getLogger("kes.audit")
 
-_MAX_REASON: Final = 500
 _AUDIT_LEVEL: Final = 0
 """The highest level of `log.audit` that enables the audit log on standard output."""
-
-
-def _as_text(text: str) -> str:
-    """Return `text` with U+FFFD for the bytes of a path that are not UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class AuditError(Exception):
@@ -103,6 +97,8 @@ class AuditLog:
             readers: The clients that read the log through the API.
         """
         self._sinks = tuple(sinks)
+        inner = [sink.inner if isinstance(sink, GuardedSink) else sink for sink in self._sinks]
+        self._writers = tuple(sink for sink in inner if isinstance(sink, StreamSink | FileSink))
         self.readers = readers
         """The clients that read the log."""
 
@@ -137,21 +133,17 @@ class AuditLog:
             frontend: The front end that made the request, if it did not come over HTTP.
             request_id: What its client calls the request.
         """
-        request = {"ip": ip, "path": _as_text(path), "identity": identity}
-        response: dict[str, Any] = {"code": code, "time": int(seconds * 1e9)}
-        if policy:
-            request["policy"] = policy
-        if frontend:
-            request["frontend"] = frontend
-        if request_id:
-            request["id"] = _as_text(request_id)
-        if reason:
-            response["reason"] = _as_text(reason[:_MAX_REASON])
-        event = {
-            "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-            "request": request,
-            "response": response,
-        }
+        event = make_event(
+            ip=ip,
+            path=path,
+            identity=identity,
+            code=code,
+            seconds=seconds,
+            policy=policy,
+            reason=reason,
+            frontend=frontend,
+            request_id=request_id,
+        )
         if self.readers is not None:
             self.readers.publish(event)
         for sink in self._sinks:
@@ -159,6 +151,11 @@ class AuditLog:
                 sink.audit(event)
             except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
                 log_fault(logger, "an audit sink failed", error=error)
+
+    def settle(self) -> None:
+        """Write the records to standard output and to files now, instead of at the end of the event loop's turn."""
+        for writer in self._writers:
+            writer.flush()
 
     def replace(self, old: AuditLog) -> None:
         """Take the place of `old`, and keep the records that it could not write to its file. Does not close it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
 
+from kes_core.audit.event import line_of
 from kes_core.audit.syslog import finish_sending
 
 __all__ = ["UNAUDITED", "AuditOutputError", "StreamSink", "reserve"]
@@ -80,7 +80,7 @@ class StreamSink:
     def audit(self, event: Mapping[str, Any]) -> None:
         if not self._lines:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(json.dumps(event, separators=(",", ":")))
+        self._lines.append(line_of(event))
 
     def flush(self) -> None:
         """Write the waiting records."""

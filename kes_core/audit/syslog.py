@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from logging.handlers import SysLogHandler
 from typing import Any, Final
 
+from kes_core.audit.event import line_of
 from kes_core.counters import LOST_RECORDS
 from kes_core.hookspecs import AuditSink
 
@@ -219,7 +220,7 @@ def finish_sending() -> None:
 
 def _message(event: Mapping[str, Any]) -> str:
     """Return a record as JSON. Shorten the path, and a long reason, of a record that is too long for a receiver."""
-    text = json.dumps(event, separators=(",", ":"))
+    text = line_of(event)
     if len(text) <= MAX_MESSAGE:
         return text
     path, response = event["request"]["path"], event["response"]

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
-__all__ = ["enter_task", "finish", "go_on", "watched"]
+__all__ = ["enter_task", "finish", "finish_rest", "go_on", "watched"]
 
 T = TypeVar("T")
 
@@ -74,6 +74,16 @@ async def finish(call: Coroutine[Any, Any, T], seconds: float | None) -> T:
     except StopIteration as done:
         result: T = done.value
         return result
+    return await finish_rest(call, waits_for, seconds)
+
+
+async def finish_rest(call: Coroutine[Any, Any, T], waits_for: Any, seconds: float | None) -> T:
+    """Await the rest of a coroutine that has made its first step and waits for `waits_for`, for a limited time.
+
+    Raises:
+        TimeoutError: It took longer than `seconds` after its first step.
+        BaseException: The coroutine raised it.
+    """
     try:
         await enter_task()
         async with asyncio.timeout(seconds):

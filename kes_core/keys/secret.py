@@ -17,6 +17,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from kes_core.keys.ciphertext import StructuredCiphertext, parse_structured
 
@@ -73,6 +75,8 @@ class KeyType(enum.IntEnum):
             raise ValueError(f"unknown cipher; known are {', '.join(_CIPHERS)}") from None
 
 
+# Python 3.11 looks up each member of an enum by a function, which takes as long as the encryption.
+_AES256: Final = KeyType.AES256
 _CIPHERS: Final = {
     "AES256": KeyType.AES256,
     "AES256-GCM_SHA256": KeyType.AES256,
@@ -116,17 +120,10 @@ def _hchacha20(key: bytes, iv: bytes) -> bytes:
     )
 
 
-def _message_cipher(key: bytes, key_type: KeyType, iv: bytes) -> AESGCM | ChaCha20Poly1305:
-    """Return the cipher for one message. Each message has its own key, derived from its random `iv`."""
-    if key_type is KeyType.AES256:
-        return AESGCM(hmac.digest(key, iv, "sha256"))
-    return ChaCha20Poly1305(_hchacha20(key, iv))
-
-
 class SecretKey:
     """A key for encryption. It never leaves the process except into a key store."""
 
-    __slots__ = ("_key", "_named_cipher", "type")
+    __slots__ = ("_derivation", "_key", "_named_cipher", "type")
 
     def __init__(self, key: bytes, type: KeyType, *, named_cipher: bool = True) -> None:  # noqa: A002 # the field's name
         """Create a key from its bytes.
@@ -140,6 +137,8 @@ class SecretKey:
         if len(key) != KEY_SIZE:
             raise ValueError(f"a key has {KEY_SIZE} bytes")
         self._key = bytes(key)
+        self._derivation: HMAC | None = None
+        """HMAC-SHA-256 with this key, of nothing yet, once it was used: copies are made faster than new ones."""
         self._named_cipher = named_cipher
         self.type = type
 
@@ -162,7 +161,7 @@ class SecretKey:
 
     def seal(self, random: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
         """Encrypt with a given iv and nonce, 28 bytes, which must never be used again."""
-        cipher = _message_cipher(self._key, self.type, random[:_IV_SIZE])
+        cipher = self._message_cipher(self.type, random[:_IV_SIZE])
         return cipher.encrypt(random[_IV_SIZE:], plaintext, associated_data) + random
 
     def decrypt(self, ciphertext: bytes, associated_data: bytes = b"") -> bytes:
@@ -181,11 +180,21 @@ class SecretKey:
         """Decrypt a ciphertext in today's format only, as `decrypt`."""
         if len(ciphertext) < _TAG_SIZE + _RANDOM_SIZE:
             raise CiphertextError
-        cipher = _message_cipher(self._key, self.type, ciphertext[-_RANDOM_SIZE:-_NONCE_SIZE])
+        cipher = self._message_cipher(self.type, ciphertext[-_RANDOM_SIZE:-_NONCE_SIZE])
         try:
             return cipher.decrypt(ciphertext[-_NONCE_SIZE:], ciphertext[:-_RANDOM_SIZE], associated_data)
         except InvalidTag:
             raise CiphertextError from None
+
+    def _message_cipher(self, key_type: KeyType, iv: bytes) -> AESGCM | ChaCha20Poly1305:
+        """Return the cipher for one message. Each message has its own key, derived from its random `iv`."""
+        if key_type is not _AES256:
+            return ChaCha20Poly1305(_hchacha20(self._key, iv))
+        if self._derivation is None:
+            self._derivation = HMAC(self._key, SHA256())
+        derivation = self._derivation.copy()
+        derivation.update(iv)
+        return AESGCM(derivation.finalize())
 
     def _open_structured(self, structured: StructuredCiphertext, associated_data: bytes) -> bytes:
         named = KeyType(structured.key_type)
@@ -197,7 +206,7 @@ class SecretKey:
 
     def _open(self, key_type: KeyType, sealed: bytes, iv: bytes, nonce: bytes, associated_data: bytes) -> bytes:
         try:
-            return _message_cipher(self._key, key_type, iv).decrypt(nonce, sealed, associated_data)
+            return self._message_cipher(key_type, iv).decrypt(nonce, sealed, associated_data)
         except InvalidTag:
             raise CiphertextError from None
 

@@ -6,10 +6,11 @@ Publishing never waits. A reader that does not keep up is disconnected: it would
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
+
+from kes_core.audit.event import line_of
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
@@ -83,7 +84,7 @@ class Hub:
         """Send an event to all readers."""
         if not self.has_readers:
             return
-        line = json.dumps(event, separators=(",", ":"))
+        line = line_of(event)
         self.deliver(line)
         if self.elsewhere is not None:
             self.elsewhere(line)

@@ -96,6 +96,12 @@ class Recorder:
     def begin(self, scope: Message, body: bytes) -> Answer | Awaitable[Answer]:
         raise NotImplementedError
 
+    def settle(self) -> None:
+        pass
+
+    def direct(self, client: object, method: str, raw_path: bytes, body: bytes) -> None:
+        return None
+
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         body = b""
         more = True

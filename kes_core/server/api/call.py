@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kes_core.server.state import State
     from kes_core.server.wire.stream import Message
 
-__all__ = ["Call", "binary_member", "json_body"]
+__all__ = ["Call", "WholeCall", "binary_member", "json_body"]
 
 
 class Call(Request):
@@ -48,6 +48,25 @@ class Call(Request):
                 return body[:limit]
             if not message.get("more_body", False):
                 return body
+
+
+class WholeCall(Call):
+    """A request whose body has arrived, for handlers that need nothing else of it.
+
+    It is made for each of the most frequent requests. It has no headers, and is authorized.
+    """
+
+    def __init__(self, body: bytes, *, state: State, route: Route, argument: str, sender: Sender) -> None:
+        # Without the constructors above, which need an ASGI scope.
+        self._whole = body
+        self.server_state = state
+        self.kes_route = route
+        self.argument = argument
+        self.sender = sender
+        self.is_authorized = True
+
+    async def limited_body(self) -> bytes:
+        return self._whole[: self.kes_route.max_body]
 
 
 def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:

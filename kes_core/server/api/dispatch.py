@@ -5,45 +5,43 @@ route, method, certificate, policy, argument, and then the handler, which reads 
 `kes_core.access`. FastAPI keeps the routes and their documentation; its middleware, its parameters and its validation,
 none of which these routes use, cost more than the cryptography and are left out of a request's way.
 
-There are two ways in, with the same code behind them. ASGI works for every request, and needs a task for each. `begin`
-is for the most frequent requests, once their body has arrived: it runs the same coroutine to its first step that waits.
-Usually there is none, because the key is in memory, and the answer is there without a task and without a timeout.
+There are three ways in, with the same code behind them. ASGI works for every request, and needs a task for each.
+`begin` is for the most frequent requests, once their body has arrived: it runs the same coroutine to its first step
+that waits. Usually there is none, because the key is in memory, and the answer is there without a task and without a
+timeout. `direct` is for such a request when the connection has sent one like it before (`KnownRequest`): it leaves out
+the checks whose results it knows.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
-from starlette.requests import ClientDisconnect
 
-from kes_core import protocol
-from kes_core.access.decide import decide_for_connection
-from kes_core.access.errors import NotRoutedError, RequestError, UnidentifiedSenderError, error_body
+from kes_core.access.decide import KnownRequest, decide_for_connection
+from kes_core.access.errors import UnidentifiedSenderError
 from kes_core.access.routing import check_argument, find_route
 from kes_core.access.sender import identify, identify_if_possible
-from kes_core.boundary.steps import finish, go_on
-from kes_core.faults import log_fault
+from kes_core.boundary.steps import finish, finish_rest, go_on
+from kes_core.encoding import encode_json
 from kes_core.protocol import ROUTES
 from kes_core.server.api import importing, keys, logs, policies, system, versions
-from kes_core.server.api.call import Call
-from kes_core.server.api.enforcement import enforce, log_refusal, shortened
-from kes_core.server.api.logs import Text
+from kes_core.server.api.call import Call, WholeCall
+from kes_core.server.api.enforcement import enforce, log_refusal
+from kes_core.server.api.exchange import JSON, UNANSWERED, Exchange
 from kes_core.server.build import version
 from kes_core.server.events import Hub, send_stream
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.metrics import Metrics
 from kes_core.server.wire.app import Answer, Message
-from kes_core.server.wire.stream import RequestRefusedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
 
-    from kes_core.access.sender import Sender
+    from kes_core.access.sender import ProvenClient, Sender
     from kes_core.server.state import State
     from kes_core.server.workers.peers import Peers
 
@@ -53,16 +51,12 @@ logger = logging.getLogger("kes.server")
 
 Handler = Callable[[Call], Awaitable[Any]]
 
-_UNANSWERED: Final = 499
-"""The status in the audit log for a request without an answer, because the client disconnected or the server stopped.
-The server never sends this status; nginx logs the same number."""
-_JSON: Final = (b"content-type", b"application/json")
-_NDJSON: Final = (b"content-type", b"application/x-ndjson")
 _FREQUENT: Final = tuple(
-    f"/v1/key/{operation}/" for operation in ("generate", "encrypt", "decrypt", "hmac", "bulk/decrypt")
+    f"/v1/key/{operation}/"
+    for operation in ("generate", "encrypt", "decrypt", "hmac", "bulk/decrypt", "bulk/generate", "bulk/encrypt")
 )
-"""The routes that `begin` serves. Their handlers wait for nothing but the body and the key."""
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+"""The routes that `begin` and `direct` serve. Their handlers wait for nothing but the body and the key, and return what
+JSON can express."""
 
 
 class KESApp(FastAPI):
@@ -146,6 +140,16 @@ class KESApp(FastAPI):
         """Serve a request without a task (`wire.app.App`)."""
         return self._dispatcher.begin(scope, body)
 
+    def direct(
+        self, client: ProvenClient, method: str, raw_path: bytes, body: bytes
+    ) -> bytes | Answer | Awaitable[Answer] | None:
+        """Serve a request like one before it (`wire.app.App`)."""
+        return self._dispatcher.direct(client, method, raw_path, body)
+
+    def settle(self) -> None:
+        """Write the audit records (`wire.app.App`)."""
+        self.server_state.audit.settle()
+
 
 class _Dispatcher:
     """Serves requests: checks access, calls the handler, and records the result."""
@@ -155,7 +159,7 @@ class _Dispatcher:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         exchange = await self._serve(scope, receive)
-        if exchange.status == _UNANSWERED:
+        if exchange.status == UNANSWERED:
             return
         headers, body = exchange.headers, exchange.body
         await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
@@ -166,13 +170,62 @@ class _Dispatcher:
 
     def begin(self, scope: Message, body: bytes) -> Answer | Awaitable[Answer]:
         """Serve a request whose body has arrived: see `KESApp.begin`."""
-        work = self._serve_whole(scope, body)
+        if not scope["query_string"]:
+            found = self.direct(scope["extensions"]["kes.client"], scope["method"], scope["raw_path"], body)
+            if type(found) is bytes:
+                return Answer(200, [JSON, (b"content-length", b"%d" % len(found))], found)
+            if found is not None:
+                return found  # type: ignore[return-value] # not bytes
+        return _begun(self._serve_whole(scope, body))
+
+    def direct(
+        self, client: ProvenClient, method: str, raw_path: bytes, body: bytes
+    ) -> bytes | Answer | Awaitable[Answer] | None:
+        """Serve a request like one that this connection has sent before: see `KESApp.direct`."""
+        app = self._app
+        state, metrics = app.server_state, app.metrics
+        known = client.known_request(state.access, method, raw_path)
+        if known is None:
+            return None
+        started = time.perf_counter()
+        route, argument, path, sender, labels = known
+        self._note_expiry(sender)
+        for label in labels:
+            metrics.decisions[label] += 1
+        call = WholeCall(body, state=state, route=route, argument=argument, sender=sender)
+        exchange = Exchange(call)
+        work: Any = app.handlers[route.path](call)
+        waits = False
+        metrics.active += 1
         try:
             waits_for = work.send(None)
         except StopIteration as done:
-            answer: Answer = done.value
+            answer = encode_json(done.value)
+            exchange.status = 200
             return answer
-        return go_on(work, waits_for)
+        except Exception as error:
+            exchange.fail(error, path)
+            return exchange.whole()
+        else:
+            waits = True
+            return _begun(self._go_on(exchange, path, started, work, waits_for))
+        finally:
+            metrics.active -= 1
+            if not waits:
+                self._record(exchange, path, time.perf_counter() - started)
+
+    async def _go_on(self, exchange: Exchange, path: str, started: float, work: Any, waits_for: Any) -> Answer:
+        """Serve a request of `direct` whose handler has to wait, up to its answer."""
+        call: Any = exchange.call
+        metrics = self._app.metrics
+        metrics.active += 1
+        try:
+            seconds = call.server_state.timeouts[call.kes_route.path]
+            await _answer(exchange, path, finish_rest(work, waits_for, seconds))
+        finally:
+            metrics.active -= 1
+            self._record(exchange, path, time.perf_counter() - started)
+        return exchange.whole()
 
     async def _serve_whole(self, scope: Message, body: bytes) -> Answer:
         message = {"type": "http.request", "body": body, "more_body": False}
@@ -180,40 +233,27 @@ class _Dispatcher:
         async def receive() -> Message:
             return message
 
-        exchange = await self._serve(scope, receive)
-        return Answer(exchange.status, exchange.headers, exchange.body)  # type: ignore[arg-type] # only logs are streams
+        return (await self._serve(scope, receive)).whole()
 
-    async def _serve(self, scope: Message, receive: Receive) -> _Exchange:
+    async def _serve(self, scope: Message, receive: Receive) -> Exchange:
         """Serve a request up to its answer."""
         started = time.perf_counter()
-        exchange = _Exchange()
+        exchange = Exchange()
         try:
-            await self._answer(exchange, scope, receive)
+            await _answer(exchange, scope["path"], self._find_answer(exchange, scope, receive))
         finally:
             # Before any part of the answer is sent: no client may get an answer that has no record.
-            self._record(exchange, scope, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            if exchange.call is not None:
+                self._record(exchange, scope["path"], seconds)
+            else:
+                self._record_unrouted(exchange, scope, seconds)
         return exchange
 
-    async def _answer(self, exchange: _Exchange, scope: Message, receive: Receive) -> None:
-        """Find the answer to a request, also to one that fails."""
-        try:
-            call = exchange.call = self._begin(scope, receive)
-            seconds = call.server_state.timeouts[call.kes_route.path]
-            answer = await finish(self._execute(call, scope), seconds)
-            exchange.answer(*_success(answer))
-        except RequestError as error:
-            exchange.answer(error.status, [_JSON], error_body(error.message, error.reason), error.why)
-        except RequestRefusedError as error:
-            exchange.answer(error.status, [_JSON], error_body(error.message), error.message)
-        except NotRoutedError as error:
-            exchange.answer(error.status, error.headers, error.body, error.reason)
-        except TimeoutError:
-            exchange.answer(protocol.TIMED_OUT[0], [_JSON], error_body(protocol.TIMED_OUT[1]), protocol.TIMED_OUT[1])
-        except ClientDisconnect:
-            pass  # the request stays without an answer
-        except Exception as error:
-            log_fault(logger, "internal error while serving %r", shortened(scope["path"]), error=error)
-            exchange.answer(500, [_JSON], error_body(protocol.INTERNAL[1]), protocol.INTERNAL[1])
+    async def _find_answer(self, exchange: Exchange, scope: Message, receive: Receive) -> Any:
+        call = exchange.call = self._begin(scope, receive)
+        seconds = call.server_state.timeouts[call.kes_route.path]
+        return await finish(self._execute(call, scope), seconds)
 
     def _begin(self, scope: Message, receive: Receive) -> Call:
         """Find the route and the sender of a request."""
@@ -254,61 +294,56 @@ class _Dispatcher:
         metrics.active += route.is_counted
         try:
             check_argument(route, call.argument)
+            if route.path in _FREQUENT and not scope["query_string"]:
+                known = KnownRequest(route, call.argument, scope["path"], sender, decision.labels)
+                client = scope["extensions"]["kes.client"]
+                client.remember_request(call.server_state.access, scope["method"], scope["raw_path"], known)
             return await self._app.handlers[route.path](call)
         finally:
             metrics.active -= route.is_counted
 
-    def _record(self, exchange: _Exchange, scope: Message, seconds: float) -> None:
+    def _record(self, exchange: Exchange, path: str, seconds: float) -> None:
         """Count a request and write its one audit record, however it ended."""
-        call, status = exchange.call, exchange.status
-        if call is not None and call.is_authorized and call.kes_route.is_counted and status != _UNANSWERED:
-            self._app.metrics.answered(status, seconds)
+        call: Any = exchange.call
+        if call.is_authorized and call.kes_route.is_counted and exchange.status != UNANSWERED:
+            self._app.metrics.answered(exchange.status, seconds)
+        if self._app.server_state.audit.enabled:
+            self._audit(exchange, path, seconds, call.sender, call.server_state)  # a reload may have come between
+
+    def _record_unrouted(self, exchange: Exchange, scope: Message, seconds: float) -> None:
+        """Write the audit record of a request without a route or a sender."""
         state = self._app.server_state
         if state.audit.enabled:
-            policy_of = state.policy_of
-            if call is not None:
-                sender = call.sender
-                policy_of = call.server_state.policy_of  # a reload may have come between
-            else:
-                client = scope["extensions"]["kes.client"]
-                sender = identify_if_possible(client, scope["headers"], state.access)
-            state.audit.record(
-                ip=sender.address,
-                path=scope["path"],
-                identity=sender.identity,
-                code=status,
-                seconds=seconds,
-                policy=policy_of.get(sender.identity, ""),
-                reason=exchange.reason,
-            )
+            sender = identify_if_possible(scope["extensions"]["kes.client"], scope["headers"], state.access)
+            self._audit(exchange, scope["path"], seconds, sender, state)
+
+    def _audit(self, exchange: Exchange, path: str, seconds: float, sender: Sender, state: State) -> None:
+        self._app.server_state.audit.record(
+            ip=sender.address,
+            path=path,
+            identity=sender.identity,
+            code=exchange.status,
+            seconds=seconds,
+            policy=state.policy_of.get(sender.identity, ""),
+            reason=exchange.reason,
+        )
 
 
-class _Exchange:
-    """A request and its answer, filled in step by step."""
-
-    __slots__ = ("body", "call", "headers", "reason", "status")
-
-    def __init__(self) -> None:
-        self.call: Call | None = None
-        self.status = _UNANSWERED
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body: bytes | AsyncIterator[bytes] = b""
-        self.reason = ""
-
-    def answer(
-        self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | AsyncIterator[bytes], reason: str = ""
-    ) -> None:
-        """Set the answer. The reason of a refusal or a failure is for the operator."""
-        if isinstance(body, bytes):
-            headers = [*headers, (b"content-length", b"%d" % len(body))]
-        self.status, self.headers, self.body, self.reason = status, headers, body, reason
+async def _answer(exchange: Exchange, path: str, work: Awaitable[Any]) -> None:
+    """Await the result of a handler; answer with it, or with its error."""
+    try:
+        exchange.succeed(await work)
+    except Exception as error:
+        exchange.fail(error, path)
 
 
-def _success(answer: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes | AsyncIterator[bytes]]:
-    if answer is None:
-        return 200, [], b""
-    if isinstance(answer, Text):
-        return 200, [(b"content-type", answer.content_type)], answer.body
-    if isinstance(answer, AsyncIterator):
-        return 200, [_NDJSON], answer
-    return 200, [_JSON], _encode(answer).encode("ascii")
+def _begun(work: Coroutine[Any, Any, Answer]) -> Answer | Awaitable[Answer]:
+    """Run a coroutine to its first step that waits; return its result, or what to await for it."""
+    try:
+        waits_for = work.send(None)
+    except StopIteration as done:
+        answer: Answer = done.value
+        return answer
+    return go_on(work, waits_for)
+
+

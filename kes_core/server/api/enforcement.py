@@ -33,12 +33,11 @@ def enforce(decision: AccessDecision, metrics: Metrics, sender: Sender, path: st
     Raises:
         RequestError: The sender may not.
     """
-    for engine, verdict, failure in decision.answers:
-        if failure is None:
-            metrics.decisions[engine, verdict.decision.value] += 1
-        else:
-            logger.error("%s; the request is refused", failure)
-            metrics.decisions[engine, "error"] += 1
+    for answer in decision.answers:
+        if answer.failure is not None:
+            logger.error("%s; the request is refused", answer.failure)
+    for label in decision.labels:
+        metrics.decisions[label] += 1
     if not decision.allowed:
         who = sender.identity or "an unknown client"
         log_refusal(path, who, place or sender.address, decision.layer, decision.reason)

@@ -36,6 +36,8 @@ __all__ = ["DATA_KEY_SIZE", "check_state", "described_key", "open_all", "store_e
 
 logger = logging.getLogger("kes.keystore")
 
+_ENABLED: Final = KeyState.ENABLED
+"""Python 3.11 looks up each member of an enum by a function: too slow for each request."""
 DATA_KEY_SIZE: Final = 32
 """The size of a data encryption key, in bytes."""
 
@@ -66,7 +68,7 @@ async def stored_key(cache: KeyCache, name: str, *, decrypts: bool = False) -> S
     """
     # As `described_key`, without the cost of another coroutine.
     key = cache.peek(name) or await described_key(cache, name)
-    if key.state is not KeyState.ENABLED:
+    if key.state is not _ENABLED:
         check_state(key, decrypts=decrypts)
     return key
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from kes_core.access.sender import ProvenClient
 
 __all__ = ["Answer", "App", "Begun", "Headers", "Message"]
 
@@ -47,6 +50,30 @@ class App(Protocol):
 
         Returns:
             The answer; or, if the request has to wait, what to await for it.
+        """
+
+    def direct(
+        self, client: ProvenClient, method: str, raw_path: bytes, body: bytes, /
+    ) -> bytes | Answer | Awaitable[Answer] | None:
+        """Serve a request whose whole body has arrived, if one like it has passed all checks on this connection.
+
+        It is counted and recorded as every request.
+
+        Args:
+            client: The client of the connection.
+            method: The method.
+            raw_path: The path as the client sent it, without a query.
+            body: The whole body.
+
+        Returns:
+            The body of an answer with status 200, in JSON; any other answer; what to await for the answer, if the
+            request has to wait; or None: nothing was done, and the request has to go another way.
+        """
+
+    def settle(self) -> None:
+        """Write what must be written before the answers of `begin` and `direct` are sent: their audit records.
+
+        Without this call it is written before the next turn of the event loop ends.
         """
 
 

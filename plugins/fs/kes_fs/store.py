@@ -17,6 +17,7 @@ import re
 import secrets
 import stat
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -33,7 +34,8 @@ from kes_core import (
 )
 from kes_core.keystore import PAGE_SIZE
 from kes_core.names import is_valid_entry
-from kes_fs.access import check_access, is_key
+from kes_fs.access import check_access
+from kes_fs.listing import Listing
 
 __all__ = ["FileKeyStore"]
 
@@ -78,6 +80,7 @@ class FileKeyStore(KeyStore):
         """Whether the server may not write into the directory, as far as is known."""
         self._left: set[Path] = set()
         """Temporary files of this store that it could not remove."""
+        self._listing = Listing(self._path)
         self._unusable = f"the key directory {str(self._path)!r} can't be used"
 
     def __repr__(self) -> str:
@@ -289,9 +292,11 @@ class FileKeyStore(KeyStore):
         _sync(self._path)
 
     def _list(self, prefix: str, start: str, limit: int) -> Page:
-        with os.scandir(self._path) as entries:
-            names = [entry.name for entry in entries if is_key(entry)]
-        return page_of(names, prefix, start=start, limit=limit)
+        names = self._listing.names()
+        # The names are in order: those before this place and behind the page are not looked at.
+        first = bisect_left(names, max(prefix, start))
+        limit = limit if limit > 0 else PAGE_SIZE
+        return page_of(names[first : first + limit + 1], prefix, start=start, limit=limit)
 
 
 def _remove_leftover(path: Path) -> bool:

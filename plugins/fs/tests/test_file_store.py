@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError
+from kes_core import EntryExistsError, EntryNotFoundError, KeyStoreError, page_of
 from kes_core.names import is_valid_name
 from kes_core.plugins import load_plugins
-from kes_fs import FileConfig
+from kes_fs import FileConfig, listing
+from kes_fs.listing import Listing
 from kes_fs.store import FileKeyStore
 from tests.helpers.vectors import vectors
 
@@ -48,6 +50,51 @@ def test_contract(run: Run) -> None:
         await store.close()
 
     run(check)
+
+
+@given(
+    names=st.sets(st.text("ab-_", min_size=1, max_size=3).filter(is_valid_name)),
+    prefix=st.text("ab-", max_size=2),
+    start=st.text("ab-", max_size=2),
+    limit=st.integers(-1, 4),
+)
+def test_page_is_that_of_all_names(names: set[str], prefix: str, start: str, limit: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        for key in names:
+            (directory / key).touch()
+        found = asyncio.run(FileKeyStore(directory).list(prefix, start=start, limit=limit))
+    assert found == page_of(names, prefix, start=start, limit=limit)
+
+
+def test_directory_is_not_read_again_while_it_does_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+
+    def read(path: Path) -> Any:
+        reads.append(path)
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", read)
+    (tmp_path / "a").touch()
+    names = Listing(tmp_path)
+    assert [list(names.names()) for _ in range(2)] == [["a"], ["a"]]
+    assert len(reads) == 2  # another change in this moment could leave the same times
+    monkeypatch.setattr(listing, "SETTLED", -60.0)
+    assert [list(names.names()) for _ in range(3)] == [["a"]] * 3
+    assert len(reads) == 3
+    (tmp_path / "b").touch()
+    times = tmp_path.stat()
+    os.utime(tmp_path, ns=(times.st_atime_ns, times.st_mtime_ns - 10**9))
+    assert list(names.names()) == ["a", "b"]
+    (tmp_path / "a").unlink()
+    assert list(names.names()) == ["b"]
+    (tmp_path / "c").symlink_to(tmp_path / "d")
+    (tmp_path / "d").touch()
+    assert list(names.names()) == ["b", "c", "d"]
+    assert len(reads) == 6
+    names.names()
+    assert len(reads) == 7  # a link's target may change without the directory
 
 
 def test_files_are_named_like_their_keys_and_only_for_their_owner(tmp_path: Path) -> None:

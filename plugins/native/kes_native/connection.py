@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import kes_core.server.wire.listener as limits
 from kes_core.faults import log_fault
-from kes_core.server.wire import http2
 from kes_core.server.wire.app import Answer, App, Begun, Headers, Message
-from kes_core.server.wire.stream import BodyAllowance, RequestStream, request_scope
+from kes_core.server.wire.stream import RequestStream, request_scope
 from kes_core.server.wire.tls_connection import host_and_port
 from kes_core.tls import TLSError
 from kes_native import _native
 from kes_native.handshake import PLAIN_HTTP_ANSWER, Handshake
+from kes_native.responses import Responses
 from kes_native.scope import scope_base
 
 if TYPE_CHECKING:
@@ -27,33 +27,30 @@ __all__ = ["NativeConnection"]
 logger = logging.getLogger("kes.server")
 
 
-class NativeConnection(asyncio.Protocol):
+class NativeConnection(Responses, asyncio.Protocol):
     """A client's connection, as asyncio, the gate, the runtime, requests and the native part see it."""
 
     def __init__(self, runtime: NativeRuntime, config: Any, *, verifies_clients: bool) -> None:
+        super().__init__(_native.Connection(config, self, runtime.rules))
         self.app: App = runtime.app
         self.verifies_clients = verifies_clients
         self.gone = asyncio.Event()
-        self.bodies = BodyAllowance()
         self.scope_base: Message = {}
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
-        self.alpn = "http/1.1"
         self._runtime = runtime
-        self._native: Any = _native.Connection(config, self, runtime.rules)
-        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, RequestStream] = {}
-        self._drained: list[asyncio.Future[None]] = []
         self._handshake = Handshake()
         self._failed = False
         self._ended = False
         self._closing = False
-        self._advance_scheduled = False
         self._waiting_for_request = False
-        self._writing_paused = False
         self._deadline: float | None = self._loop.time() + limits.HANDSHAKE_TIMEOUT
         self._write_deadline: float | None = None
+        self._client: ProvenClient | None = None
+        self._token: int | None = None
+        """Names this connection to the poller, which reads its socket after the handshake."""
 
     # What the gate and the runtime use
 
@@ -75,6 +72,7 @@ class NativeConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once and drop unsent data."""
+        self._stop_polling()
         if self._transport is not None:
             self._transport.abort()
 
@@ -96,6 +94,7 @@ class NativeConnection(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        self._stop_polling()
         self._deadline = self._loop.time() + limits.WRITE_TIMEOUT
         if self._native is not None and self._transport is not None:
             self._native.close()
@@ -109,6 +108,9 @@ class NativeConnection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Close the connection if a time limit has passed."""
+        answered = self._token is not None and self._native.take_answered()
+        if answered and self._deadline is not None and not self._waiting_for_request:
+            self._deadline = now + limits.IDLE_TIMEOUT
         if self._deadline is not None and now > self._deadline:
             is_idle = self.established and not self._waiting_for_request and not self._closing
             (self.close if is_idle else self.abort)()
@@ -121,6 +123,7 @@ class NativeConnection(asyncio.Protocol):
 
     def serve(self, client: ProvenClient) -> None:
         """Serve requests of `client` from now on."""
+        self._client = client
         self.scope_base = scope_base(self, client)
         self._deadline = self._loop.time() + limits.IDLE_TIMEOUT
 
@@ -142,6 +145,9 @@ class NativeConnection(asyncio.Protocol):
         except TLSError as error:
             self._fail(str(error))
             self.abort()
+        else:
+            if self.established and not self._closing:
+                self._start_polling()
 
     def eof_received(self) -> bool:
         if not self.established:
@@ -150,6 +156,7 @@ class NativeConnection(asyncio.Protocol):
         return True  # keeps the connection open for running requests; the native part closes it
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        self._stop_polling()
         self._transport = None
         native, self._native = self._native, None
         if native is not None and native.established:
@@ -165,8 +172,39 @@ class NativeConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
+        if self._native is not None:
+            self._native.has_backlog = False
         self._wake_drained()
         self._update_reading()
+
+    # What the poller calls
+
+    def _start_polling(self) -> None:
+        """Let the poller read the socket from now on. The transport keeps it, and sends what it does not take."""
+        if self._transport is not None and not self._transport.is_closing() and self._token is None:
+            self._transport.pause_reading()
+            socket = self._transport.get_extra_info("socket")
+            self._token = self._runtime.poller.add(socket.fileno(), self._native, self)
+            self._update_reading()
+
+    def _stop_polling(self) -> None:
+        if self._token is not None:
+            self._runtime.poller.remove(self._token)
+            self._token = None
+
+    def on_eof(self) -> None:
+        """Record that the client sends no more data."""
+        self._stop_polling()  # the end of the data would be reported again and again
+        self._call(self._end)
+
+    def on_changed(self) -> None:
+        """Do what the state of the native part asks for, and send what the socket did not take."""
+        self._call(_nothing)
+
+    def on_fault(self, error: BaseException) -> None:
+        """End the connection after an internal error."""
+        log_fault(logger, "internal error", error=error)
+        self.abort()
 
     # The handshake
 
@@ -192,6 +230,27 @@ class NativeConnection(asyncio.Protocol):
 
     # What the native part calls: nothing here may call it back
 
+    def on_frequent(self, number: int, method: str, target: bytes, body: bytes) -> bytes | Answer | bool | None:
+        """Serve a whole request the shortest way (`App.direct`).
+
+        Returns:
+            Its answer if it is there at once, else None; or False: the request has to go another way.
+        """
+        client = self._client
+        if client is None:
+            return False
+        try:
+            answer = self.app.direct(client, method, target, body)
+        except Exception as error:
+            log_fault(logger, "internal error", error=error)
+            return Answer(500, [(b"content-length", b"0")], b"")
+        if answer is None:
+            return False
+        if isinstance(answer, bytes | Answer):
+            return answer
+        self._spawn(RequestStream(self, number, {}, ended=True), Begun(answer))
+        return None
+
     def on_request(
         self, number: int, method: bytes, target: bytes, headers: Headers, body: bytes, ended: bool
     ) -> Answer | None:
@@ -214,9 +273,13 @@ class NativeConnection(asyncio.Protocol):
             app = Begun(answer)
         elif body:
             stream.feed(body)
-        self._streams[number] = stream
-        self._runtime.spawn(self._run(stream, app))
+        self._spawn(stream, app)
         return None
+
+    def _spawn(self, stream: RequestStream, app: App | Begun) -> None:
+        self._deadline = None  # until `_update_deadline` sets the next
+        self._streams[stream.stream_id] = stream
+        self._runtime.spawn(self._run(stream, app))
 
     async def _run(self, stream: RequestStream, app: App | Begun) -> None:
         try:
@@ -245,68 +308,6 @@ class NativeConnection(asyncio.Protocol):
         if (stream := self._streams.pop(number, None)) is not None:
             stream.close()
 
-    # What requests call (`Responder`)
-
-    async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
-        if self._native is None:
-            return
-        self._native.respond(stream.stream_id, status, headers, body)
-        self._finish(stream)
-        self._advance_soon()
-        await self._sent(stream.stream_id, stream)
-
-    async def respond_in_parts(
-        self, stream: RequestStream, status: int, headers: Headers, body: bytes, *, more: bool
-    ) -> None:
-        if self._native is None:
-            return
-        if status:
-            self._native.start_response(stream.stream_id, status, headers)
-        self._native.send_part(stream.stream_id, body, more)
-        if not more:
-            self._finish(stream)
-        self._advance_soon()
-        await self._sent(stream.stream_id, stream)
-
-    async def abort_response(self, stream: RequestStream) -> None:
-        if self._native is not None:
-            self._finish(stream)
-            self._native.abort_response(stream.stream_id, False)
-            self._advance_soon()
-
-    def _finish(self, stream: RequestStream) -> None:
-        """Record that a request is answered. What it has not read of its body counts as read."""
-        stream.closed = True
-        if size := stream.drop_body():
-            self._native.body_consumed(stream.stream_id, size)
-
-    async def request_body(self, _stream: RequestStream) -> None:
-        if self._native is not None:
-            self._native.request_body()
-            self._advance_soon()
-
-    def body_consumed(self, stream: RequestStream, size: int) -> None:
-        if self._native is not None:
-            self._native.body_consumed(stream.stream_id, size)
-            self._advance_soon()
-
-    async def _sent(self, number: int, stream: RequestStream | None = None) -> None:
-        """Wait until the client has made room for the response, or abort it. Answers at once have no `stream`."""
-        if not self._writing_paused and not self._native.unsent(number):
-            return
-        try:
-            async with asyncio.timeout(http2.WINDOW_TIMEOUT if self.alpn == "h2" else None):
-                while self._native is not None and (self._writing_paused or self._native.unsent(number)):
-                    waiter = self._loop.create_future()
-                    self._drained.append(waiter)
-                    await waiter
-        except TimeoutError:
-            if self._native is not None:
-                if stream is not None:
-                    self._finish(stream)
-                self._native.abort_response(number, True)
-                self._advance_soon()
-
     def _end(self) -> None:
         """Record that the client sends no more data. It may still wait for an answer."""
         if self._ended or self._native is None:
@@ -315,12 +316,6 @@ class NativeConnection(asyncio.Protocol):
         for stream in self._streams.values():
             stream.end_input()
         self._native.receive_end()
-
-    def _advance_soon(self) -> None:
-        """Send what was written at the end of this turn of the event loop, in one piece."""
-        if not self._advance_scheduled:
-            self._advance_scheduled = True
-            self._loop.call_soon(self._advance)
 
     def _advance(self) -> None:
         self._advance_scheduled = False
@@ -369,19 +364,19 @@ class NativeConnection(asyncio.Protocol):
             output = self._native.take_output()
             if output is not None:
                 self._transport.write(output)
-
-    def _wake_drained(self) -> None:
-        drained, self._drained = self._drained, []
-        for waiter in drained:
-            if not waiter.done():
-                waiter.set_result(None)
+            self._native.has_backlog = self._transport.get_write_buffer_size() > 0
 
     def _update_reading(self) -> None:
         """Stop reading from a client that does not read, and as long as a request has enough data."""
         if self._transport is None or self._transport.is_closing():
             return
         is_full = self._writing_paused or (self._native is not None and self._native.full)
-        (self._transport.pause_reading if is_full else self._transport.resume_reading)()
+        if self._token is not None:
+            self._runtime.poller.watch(self._token, not is_full)
+        elif is_full:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _update_deadline(self) -> None:
         native = self._native
@@ -397,3 +392,7 @@ class NativeConnection(asyncio.Protocol):
         elif self._waiting_for_request or self._deadline is None:
             self._waiting_for_request = False
             self._deadline = self._loop.time() + limits.IDLE_TIMEOUT
+
+
+def _nothing() -> None:
+    """Do nothing, where only what follows is wanted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from kes_native.clients import SCHEMES, ClientVerifier
 from kes_native.connection import NativeConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
 
     from kes_core.server.metrics import Metrics
     from kes_core.server.wire.app import App
@@ -35,6 +37,11 @@ class NativeRuntime(HypercornRuntime):
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
         super().__init__(app, tls, metrics)
         self.rules = _rules(app)
+        self.poller = _native.Poller(app.settle)
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        asyncio.get_running_loop().add_reader(self.poller.fileno(), self.poller.turn)
+        await super().start(sockets)
 
     @staticmethod
     def prepare_tls(settings: TLSSettings, tls: ServerTLS) -> ServerTLS:
@@ -58,6 +65,7 @@ class NativeRuntime(HypercornRuntime):
         for connection in list(self._connections.values()):
             connection.stop()  # type: ignore[attr-defined] # they are ours
         await super().stop(grace=grace)
+        asyncio.get_running_loop().remove_reader(self.poller.fileno())
 
     # What connections call
 

@@ -11,10 +11,10 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A whole response.
-pub struct Answer {
-    pub status: u16,
-    pub headers: Headers,
-    pub body: Bytes,
+pub enum Answer {
+    /// Status 200 with a body in JSON, the most frequent one.
+    Json(Bytes),
+    Other(u16, Headers, Bytes),
 }
 
 /// A request, with its whole body or the first part of it.
@@ -33,12 +33,21 @@ pub struct App<'a, 'py> {
     handler: &'a Py<PyAny>,
     /// The requests that may still be passed on before other connections have their turn.
     left: Cell<usize>,
+    calm: &'a Cell<bool>,
+    answered: &'a Cell<bool>,
 }
 
 impl<'a, 'py> App<'a, 'py> {
-    /// Begin a turn of a connection.
-    pub fn new(py: Python<'py>, handler: &'a Py<PyAny>, rules: &Rules) -> Self {
-        App { py, handler, left: Cell::new(rules.max_per_turn) }
+    /// Begin a turn of a connection. `calm` becomes false if a request is running then, and `answered` true if one was
+    /// answered the shortest way.
+    pub fn new(
+        py: Python<'py>,
+        handler: &'a Py<PyAny>,
+        rules: &Rules,
+        calm: &'a Cell<bool>,
+        answered: &'a Cell<bool>,
+    ) -> Self {
+        App { py, handler, left: Cell::new(rules.max_per_turn), calm, answered }
     }
 
     /// Whether later requests have to wait for the connection's next turn: a client may send hundreds in one piece.
@@ -46,10 +55,44 @@ impl<'a, 'py> App<'a, 'py> {
         self.left.get() == 0
     }
 
+    fn count(&self) {
+        self.left.set(self.left.get().saturating_sub(1));
+    }
+
+    /// Try the shortest way for a request with its whole body; return whether it was taken, and its answer if there is
+    /// one at once.
+    pub fn direct(&self, stream: u32, method: &[u8], target: &[u8], body: &[u8]) -> PyResult<(bool, Option<Answer>)> {
+        let py = self.py;
+        let method = match method {
+            b"PUT" => intern!(py, "PUT"),
+            b"POST" => intern!(py, "POST"),
+            _ => return Ok((false, None)),
+        };
+        let arguments = (stream, method, PyBytes::new(py, target), PyBytes::new(py, body));
+        let answer = self.handler.bind(py).call_method1(intern!(py, "on_frequent"), arguments)?;
+        if let Ok(body) = answer.cast::<PyBytes>() {
+            self.count();
+            self.answered.set(true);
+            return Ok((true, Some(Answer::Json(Bytes::copy_from_slice(body.as_bytes())))));
+        }
+        if let Ok(answer) = answer.cast::<PyTuple>() {
+            self.count();
+            self.answered.set(true);
+            return Ok((true, Some(read_answer(answer)?)));
+        }
+        let is_taken = answer.is_none();
+        if is_taken {
+            self.count();
+            self.calm.set(false);
+        }
+        Ok((is_taken, None))
+    }
+
     /// Pass a request on; return its answer if there is one at once.
     pub fn request(&self, request: &Request<'_>) -> PyResult<Option<Answer>> {
         let py = self.py;
-        self.left.set(self.left.get().saturating_sub(1));
+        self.count();
+        self.calm.set(false);
         let headers = PyList::empty(py);
         for (name, value) in request.headers {
             headers.append((PyBytes::new(py, name), PyBytes::new(py, value)))?;
@@ -68,12 +111,7 @@ impl<'a, 'py> App<'a, 'py> {
         if answer.is_none() {
             return Ok(None);
         }
-        let answer = answer.cast::<PyTuple>()?;
-        Ok(Some(Answer {
-            status: answer.get_item(0)?.extract()?,
-            headers: read_headers(&answer.get_item(1)?)?,
-            body: Bytes::copy_from_slice(answer.get_item(2)?.cast::<PyBytes>()?.as_bytes()),
-        }))
+        Ok(Some(read_answer(answer.cast::<PyTuple>()?)?))
     }
 
     /// Pass on a part of a body; return whether the request keeps it.
@@ -100,6 +138,11 @@ impl<'a, 'py> App<'a, 'py> {
         self.handler.bind(self.py).call_method1(intern!(self.py, "on_reset"), (stream,))?;
         Ok(())
     }
+}
+
+fn read_answer(answer: &Bound<'_, PyTuple>) -> PyResult<Answer> {
+    let body = Bytes::copy_from_slice(answer.get_item(2)?.cast::<PyBytes>()?.as_bytes());
+    Ok(Answer::Other(answer.get_item(0)?.extract()?, read_headers(&answer.get_item(1)?)?, body))
 }
 
 /// Read a list of names and values.

@@ -1,5 +1,7 @@
 //! HTTP/1.1 (RFC 9112), one request at a time. `httparse` parses; this module refuses what proxies may read differently.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf, Bytes, BytesMut};
 use pyo3::PyResult;
 
@@ -7,6 +9,7 @@ use crate::app::{Answer, App, Headers, Request, Rules};
 
 const MAX_HEADERS: usize = 512;
 const MAX_CHUNK_LINE: usize = 256;
+const PLAIN_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ";
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
 
 /// Which part of the body comes next.
@@ -145,7 +148,21 @@ impl Http1 {
         let ended = current.body == Body::Complete;
         current.unread = body.len();
         let request = Request { stream: 1, method: &method, target: &target, headers: &headers, body: &body, ended };
-        if let Some(answer) = app.request(&request)? {
+        self.pass(app, &request, true)
+    }
+
+    /// Pass on a request, and write its answer if there is one at once. `is_whole`: its route takes the shortest way.
+    fn pass(&mut self, app: &App<'_, '_>, request: &Request<'_>, is_whole: bool) -> PyResult<()> {
+        if request.ended && is_whole {
+            let (is_taken, answer) = app.direct(request.stream, request.method, request.target, request.body)?;
+            if is_taken {
+                if let Some(answer) = answer {
+                    self.respond(&answer);
+                }
+                return Ok(());
+            }
+        }
+        if let Some(answer) = app.request(request)? {
             self.respond(&answer);
         }
         Ok(())
@@ -227,7 +244,8 @@ impl Http1 {
             chunked_answer: false,
             discarded: 0,
         };
-        if !ended && self.rules.is_whole(&head.target) {
+        let is_whole = self.rules.is_whole(&head.target);
+        if !ended && is_whole {
             let Head { method, target, headers, .. } = head;
             current.held = Some(Held { method, target, headers, body: Vec::new() });
             self.current = Some(current);
@@ -235,10 +253,7 @@ impl Http1 {
         }
         self.current = Some(current);
         let (method, target, headers) = (&head.method[..], &head.target[..], &head.headers);
-        if let Some(answer) = app.request(&Request { stream: 1, method, target, headers, body: b"", ended })? {
-            self.respond(&answer);
-        }
-        Ok(())
+        self.pass(app, &Request { stream: 1, method, target, headers, body: b"", ended }, is_whole)
     }
 
     /// Read a part of the body; return whether there may be more.
@@ -353,17 +368,33 @@ impl Http1 {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"date: ");
-        out.extend_from_slice(&crate::date::now());
-        out.extend_from_slice(if last { b"\r\nconnection: close\r\n\r\n" } else { b"\r\n\r\n" });
+        out.truncate(out.len() - 2);
+        self.write_head_end(last);
+    }
+
+    fn write_head_end(&mut self, last: bool) {
+        self.output.extend_from_slice(b"\r\ndate: ");
+        self.output.extend_from_slice(&crate::date::now());
+        self.output.extend_from_slice(if last { b"\r\nconnection: close\r\n\r\n" } else { b"\r\n\r\n" });
     }
 
     /// Write a whole response.
     pub fn respond(&mut self, answer: &Answer) {
         let Some((is_head, last)) = self.take_answer() else { return };
-        self.write_head(answer.status, &answer.headers, last);
+        let body = match answer {
+            Answer::Json(body) => {
+                self.output.extend_from_slice(PLAIN_HEAD);
+                self.output.extend_from_slice(body.len().to_string().as_bytes());
+                self.write_head_end(last);
+                body
+            }
+            Answer::Other(status, headers, body) => {
+                self.write_head(*status, headers, last);
+                body
+            }
+        };
         if !is_head {
-            self.output.extend_from_slice(&answer.body);
+            self.output.extend_from_slice(body);
         }
         self.finish();
     }
@@ -478,9 +509,9 @@ fn head_end(input: &[u8], max: usize) -> Result<Option<usize>, Refused> {
 }
 
 fn parse_head(input: &[u8]) -> Result<Head, Refused> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(input) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(input, &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Refused(400)),
         Err(httparse::Error::TooManyHeaders) => return Err(Refused(431)),

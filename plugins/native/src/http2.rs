@@ -175,6 +175,16 @@ impl Http2 {
         body: &[u8],
         ended: bool,
     ) -> PyResult<()> {
+        let (method, target) = (parts.method.as_str().as_bytes(), target(parts).as_bytes());
+        if ended && self.rules.is_whole(target) {
+            let (is_taken, answer) = app.direct(id, method, target, body)?;
+            if is_taken {
+                if let Some(answer) = answer {
+                    self.answer(id, answer);
+                }
+                return Ok(());
+            }
+        }
         let mut headers: Headers = (parts.headers.iter())
             .map(|(name, value)| (name.as_str().as_bytes().to_vec(), value.as_bytes().to_vec()))
             .collect();
@@ -183,15 +193,18 @@ impl Http2 {
                 headers.insert(0, (b"host".to_vec(), authority.as_str().as_bytes().to_vec()));
             }
         }
-        let (method, target) = (parts.method.as_str().as_bytes(), target(parts));
-        let target = target.as_bytes();
         if let Some(answer) = app.request(&Request { stream: id, method, target, headers: &headers, body, ended })? {
-            self.respond(id, answer);
-            if self.unsent(id) > 0 {
-                self.waiting.push(id);
-            }
+            self.answer(id, answer);
         }
         Ok(())
+    }
+
+    /// Write an answer that was there at once.
+    fn answer(&mut self, id: u32, answer: Answer) {
+        self.respond(id, answer);
+        if self.unsent(id) > 0 {
+            self.waiting.push(id);
+        }
     }
 
     /// Pass on all requests that wait for their whole body as they are.
@@ -312,14 +325,25 @@ impl Http2 {
 
     /// Write a whole response.
     pub fn respond(&mut self, id: u32, answer: Answer) {
-        self.start_response(id, answer.status, answer.headers, answer.body.is_empty());
-        self.send_part(id, &answer.body, false);
+        let body = match answer {
+            Answer::Json(body) => {
+                let mut response = Response::new(());
+                let headers = response.headers_mut();
+                headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+                self.send_head(id, response, body.is_empty());
+                body
+            }
+            Answer::Other(status, headers, body) => {
+                self.start_response(id, status, headers, body.is_empty());
+                body
+            }
+        };
+        self.send_part(id, &body, false);
     }
 
     /// Begin a response. `ends`: it has no body.
     pub fn start_response(&mut self, id: u32, status: u16, headers: Headers, ends: bool) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Some(mut reply) = stream.reply.take() else { return };
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let map = response.headers_mut();
@@ -330,8 +354,14 @@ impl Http2 {
                 map.append(name, value);
             }
         }
+        self.send_head(id, response, ends);
+    }
+
+    fn send_head(&mut self, id: u32, mut response: Response<()>, ends: bool) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(mut reply) = stream.reply.take() else { return };
         if let Ok(date) = HeaderValue::from_maybe_shared(crate::date::now()) {
-            map.append(http::header::DATE, date);
+            response.headers_mut().append(http::header::DATE, date);
         }
         let ends = ends || stream.is_head;
         if let Ok(sender) = reply.send_response(response, ends) {

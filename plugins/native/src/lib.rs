@@ -5,7 +5,11 @@ mod date;
 mod http1;
 mod http2;
 mod pipe;
+mod poller;
+mod socket;
 mod tls;
+
+use std::cell::Cell;
 
 use bytes::BytesMut;
 use h2::Reason;
@@ -15,6 +19,8 @@ use pyo3::types::PyBytes;
 use crate::app::{read_headers, Answer, App, Rules};
 use crate::http1::Http1;
 use crate::http2::Http2;
+use crate::poller::Poller;
+use crate::socket::Socket;
 use crate::tls::{Config, Tls};
 
 enum Http {
@@ -30,9 +36,36 @@ struct Connection {
     http: Http,
     rules: Rules,
     handler: Py<PyAny>,
+    /// Whether Python knows that no request is running and that nothing else is to be done.
+    calm: Cell<bool>,
+    /// Whether a request was answered since `take_answered`.
+    answered: Cell<bool>,
+    /// Whether the transport has bytes that wait for the client: others must not overtake them.
+    #[pyo3(get, set)]
+    has_backlog: bool,
 }
 
 impl Connection {
+    /// Send what the socket takes at once.
+    fn send_to(&mut self, socket: &Socket) -> rustix::io::Result<()> {
+        if self.tls.output.is_empty() {
+            return Ok(());
+        }
+        let size = socket.send(&self.tls.output)?;
+        self.tls.drop_output(size);
+        Ok(())
+    }
+
+    /// Whether no request is running and nothing else is to be done.
+    fn is_calm(&self) -> bool {
+        let http_is = match &self.http {
+            Http::None => false,
+            Http::One(http) => http.is_idle() && !http.has_partial_request() && !http.has_more && !http.closed,
+            Http::Two(http) => http.is_idle() && !http.has_more && http.waiting.is_empty() && !http.is_closed(),
+        };
+        http_is && self.tls.failure.is_empty() && !self.tls.ended && !self.has_backlog
+    }
+
     /// Encrypt what HTTP has to send.
     fn encrypt(&mut self) {
         match &mut self.http {
@@ -53,7 +86,7 @@ impl Connection {
     }
 
     fn receive_plain(&mut self, py: Python<'_>, plain: &[u8]) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules);
+        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.receive(&app, plain)?,
@@ -71,7 +104,9 @@ impl Connection {
 impl Connection {
     #[new]
     fn new(config: Py<Config>, handler: Py<PyAny>, rules: Rules) -> Self {
-        Connection { tls: Tls::new(config), http: Http::None, rules, handler }
+        let (tls, http) = (Tls::new(config), Http::None);
+        let (calm, answered) = (Cell::new(false), Cell::new(false));
+        Connection { tls, http, rules, handler, calm, answered, has_backlog: false }
     }
 
     /// Receive bytes of the handshake or of requests.
@@ -97,7 +132,7 @@ impl Connection {
 
     /// Record that the client sends no more data.
     fn receive_end(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules);
+        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.receive_end(&app)?,
@@ -116,12 +151,13 @@ impl Connection {
             return None;
         }
         let output = PyBytes::new(py, &self.tls.output);
-        if self.tls.output.capacity() > 64 * 1024 {
-            self.tls.output = Vec::new();
-        } else {
-            self.tls.output.clear();
-        }
+        self.tls.drop_output(output.as_bytes().len());
         Some(output)
+    }
+
+    /// Return whether a request was answered since the last call.
+    fn take_answered(&self) -> bool {
+        self.answered.take()
     }
 
     #[getter]
@@ -205,7 +241,7 @@ impl Connection {
 
     /// Pass requests on that wait for their whole body.
     fn pass_on(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules);
+        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
         match &mut self.http {
             Http::One(http) if http.holds() => http.pass_on(&app)?,
             Http::Two(http) if http.holds() => {
@@ -220,7 +256,7 @@ impl Connection {
 
     /// Go on after the methods below: send what they wrote, and read the next request.
     fn advance(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules);
+        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.advance(&app)?,
@@ -232,7 +268,7 @@ impl Connection {
 
     /// Write a whole response.
     fn respond(&mut self, stream: u32, status: u16, headers: &Bound<'_, PyAny>, body: &[u8]) -> PyResult<()> {
-        let answer = Answer { status, headers: read_headers(headers)?, body: body.to_vec().into() };
+        let answer = Answer::Other(status, read_headers(headers)?, body.to_vec().into());
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.respond(&answer),
@@ -314,5 +350,6 @@ impl Connection {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Config>()?;
+    module.add_class::<Poller>()?;
     module.add_class::<Connection>()
 }

@@ -20,6 +20,9 @@ use rustls::{
 
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
+/// The size of a buffer that a connection keeps for its next answers.
+const MAX_KEPT_OUTPUT: usize = 16 * 1024;
+
 /// Why a certificate is refused, for the operator.
 #[derive(Debug)]
 struct Refusal(String);
@@ -294,6 +297,17 @@ impl Tls {
             let _ = tls.writer().write_all(data);
         }
         self.write_out();
+    }
+
+    /// Drop the beginning of the output, which is sent.
+    pub fn drop_output(&mut self, size: usize) {
+        if size < self.output.len() {
+            self.output.drain(..size);
+        } else if self.output.capacity() > MAX_KEPT_OUTPUT {
+            self.output = Vec::new();
+        } else {
+            self.output.clear();
+        }
     }
 
     /// Say that no more data follows.

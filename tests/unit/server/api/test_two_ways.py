@@ -197,6 +197,33 @@ def test_both_ways_are_the_same(site: Site, who: str, method: str, route: bytes,
         assert len(outcome.records) == 1
 
 
+def test_known_request_takes_the_shortest_way() -> None:
+    """The checks of a request are known after the first one, if the engines repeat their answers."""
+    for repeatable in (True, False):
+        site = Site(Engine(repeatable=repeatable))
+        client = dataclasses.replace(CLIENTS["user"])
+
+        def direct(path: bytes, site: Site = site, client: ProvenClient = client) -> object:
+            return site.app.direct(client, "PUT", path, b"{}")
+
+        async def ask(path: bytes, query: bytes = b"", site: Site = site, client: ProvenClient = client) -> None:
+            scope = {"type": "http", "method": "PUT", "path": decode_path(path), "raw_path": path, "headers": []}
+            site.app.begin({**scope, "query_string": query, "extensions": {"kes.client": client}}, b"{}")
+
+        path = b"/v1/key/generate/my-key"
+        assert direct(path) is None
+        for other in (b"/v1/key/generate/absent/", b"/v1/key/hmac/a-key", b"/v1/key/generate/denied"):
+            site.runner.run(ask(other))
+            assert direct(other) is None
+        site.runner.run(ask(path, b"a=b"))
+        assert direct(path) is None
+        site.runner.run(ask(path))
+        body = direct(path)
+        assert (json.loads(body).keys() == {"plaintext", "ciphertext"}) if isinstance(body, bytes) else not repeatable
+        assert direct(b"/v1/key/generate/my%2Dkey") is None
+        site.close()
+
+
 def test_key_that_is_not_in_memory_is_read(site: Site) -> None:
     site.app.server_state.cache.forget_all()
     ciphertext = base64.b64encode(b"\0" * 60).decode()
