@@ -236,6 +236,12 @@ class _Nothing:
     def begin(self, scope: Message, body: bytes) -> Answer | Awaitable[Answer]:
         raise NotImplementedError
 
+    def direct(self, client: ProvenClient, method: str, raw_path: bytes, body: bytes) -> None:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        raise NotImplementedError
+
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         raise NotImplementedError
 

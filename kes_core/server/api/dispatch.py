@@ -345,5 +345,3 @@ def _begun(work: Coroutine[Any, Any, Answer]) -> Answer | Awaitable[Answer]:
         answer: Answer = done.value
         return answer
     return go_on(work, waits_for)
-
-

@@ -181,9 +181,11 @@ class NativeConnection(Responses, asyncio.Protocol):
 
     def _start_polling(self) -> None:
         """Let the poller read the socket from now on. The transport keeps it, and sends what it does not take."""
-        if self._transport is not None and not self._transport.is_closing() and self._token is None:
+        if self._transport is None or self._transport.is_closing() or self._token is not None:
+            return
+        socket = self._transport.get_extra_info("socket")
+        if socket is not None:
             self._transport.pause_reading()
-            socket = self._transport.get_extra_info("socket")
             self._token = self._runtime.poller.add(socket.fileno(), self._native, self)
             self._update_reading()
 
