@@ -57,6 +57,9 @@ class _Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         if not self.closing:
             self.closing = True
@@ -110,6 +113,7 @@ class Conversation:
         context.set_alpn_protocols(["h2" if http2 else "http/1.1"])
         self._client = context.wrap_bio(self._from_server, self._to_server, server_hostname="localhost")
         while not self.connection.established:
+            assert not self.is_closed, "the handshake has failed"
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._client.do_handshake()
             self._deliver()
