@@ -12,6 +12,7 @@ import time
 from typing import Final, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from kes_core.cli._command import Group
 
@@ -87,6 +88,14 @@ class _Commands(Group):
 
             whose = names_of_plugins().get(name, "a plugin")
             raise CLIError(f"the command {name!r} of {whose} failed: {type(error).__name__}") from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete names of commands without importing the commands."""
+        from kes_core.cli._foreign import names_of_plugins
+
+        texts = {**{name: f"From {packages}." for name, packages in names_of_plugins().items()}, **_COMMANDS}
+        found = [CompletionItem(name, help=text) for name, text in texts.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, _COMMANDS))

@@ -32,7 +32,7 @@ def private_key(number: int = 0) -> rsa.RSAPrivateKey:
 
 
 def wrapping_key(number: int = 0, *, days_left: float = 14) -> StoredWrappingKey:
-    """Return one of the two wrapping keys of the vectors, which expires so many days from now."""
+    """Return one of the two wrapping keys of the vectors, which expires in `days_left` days."""
     made = StoredWrappingKey.make(private_key(number), "ad" * 32)
     return replace(made, expires_at=Timestamp(Timestamp.now().seconds + int(days_left * DAY)))
 

@@ -19,7 +19,7 @@ __all__ = ["PASSPHRASE", "make_identity", "new_passphrase", "passphrase", "read_
 PASSPHRASE: Final = "KES_BACKUP_PASSPHRASE"
 """The environment variable with the passphrase."""
 MIN_PASSPHRASE: Final = 12
-"""The shortest passphrase, in characters. Who has the file can try as many as they like."""
+"""The shortest passphrase, in characters. Whoever has the file can try any number of them."""
 _MAX_FILE: Final = 64 * 1024
 
 

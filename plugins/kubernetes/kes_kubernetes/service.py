@@ -106,7 +106,7 @@ class Service:
 
         Args:
             keys: The keys of the server.
-            identity: Who asks for them.
+            identity: The identity that asks for the keys.
             key: The name of the key.
             old_keys: The names of keys that only decrypt.
             logger: Where changes of the health are logged.

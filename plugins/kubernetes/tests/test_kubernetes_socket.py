@@ -144,7 +144,7 @@ def test_newer_front_end_takes_over_the_path(run_frontend: Run, directory: Path)
         new = Running(KMSConfig.model_validate(FIELDS | {"key": "new"}), directory)
         assert client_of_old.status().healthz == "ok"
         new.run(new.frontend.start())
-        assert client_of_old.status().key_id.startswith("old/"), "it still serves who is connected"
+        assert client_of_old.status().key_id.startswith("old/"), "it still serves connected clients"
         old.run(old.frontend.stop())
         with connected(new.socket) as client:
             assert client.status().key_id.startswith("new/")
