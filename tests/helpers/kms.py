@@ -65,7 +65,8 @@ class Client:
 @contextmanager
 def connected(socket: Path) -> Iterator[Client]:
     """Connect to the plugin at `socket`."""
-    with grpc.insecure_channel(f"unix:{quoted(socket)}", options=(("grpc.enable_http_proxy", 0),)) as channel:
+    options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+    with grpc.insecure_channel(f"unix:{quoted(socket)}", options=options) as channel:
         yield Client(channel)
 
 

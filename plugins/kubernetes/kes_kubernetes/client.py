@@ -42,8 +42,13 @@ def ask(path: Path) -> Answers:
     Raises:
         KMSCallError: A call fails, or the plaintext is another one.
     """
-    # A plugin of another make may want its name; the API server sends this one.
-    options = (("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0))
+    # A plugin of another make may want its name; the API server sends this one. A pool of its own, since a channel
+    # otherwise shares the back-off of an earlier one that could not connect, and fails without trying.
+    options = (
+        ("grpc.default_authority", "localhost"),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    )
     with grpc.insecure_channel(f"unix:{quoted(path)}", options=options) as channel:
         started = time.perf_counter()
         status = _call(channel, "Status", pb.StatusRequest(), pb.StatusResponse)

@@ -31,7 +31,9 @@ class TestKubernetes(FrontendContract):
         return KubernetesFrontend(KMSConfig.model_validate(fields), context)
 
     async def call(self, method: str, request: Any) -> bytes:
-        async with grpc.aio.insecure_channel(f"unix:{quoted(self.socket)}") as channel:
+        # A shared pool remembers that nobody served there before, and the call fails without trying.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.insecure_channel(f"unix:{quoted(self.socket)}", options=options) as channel:
             answer: bytes = await channel.unary_unary(f"/v2.KeyManagementService/{method}")(request.SerializeToString())
             return answer
 
