@@ -20,6 +20,7 @@ from kes_core.server.api.dispatch import KESApp
 from kes_core.server.deletion import DeletionWatch
 from kes_core.server.expiry import ExpiryWatch
 from kes_core.server.frontends import Frontends
+from kes_core.server.http import HTTPFrontend
 from kes_core.server.process import GRACE, ConfigRejectedError
 from kes_core.server.state import State, connect
 from kes_core.server.wire.listener import HypercornRuntime
@@ -60,7 +61,7 @@ class ServerProcess:
         self._stopping = asyncio.Event()
         self._cache_task: asyncio.Task[None]
         self._runtime_kind: type[Runtime] = HypercornRuntime
-        self._runtime: Runtime
+        self._http: HTTPFrontend
         self._frontends: Frontends
         self.app: KESApp
 
@@ -80,7 +81,7 @@ class ServerProcess:
         self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
         self.app.use(state)
         self._frontends = Frontends(self.app)
-        self._runtime = self._runtime_kind(self.app, self._current_tls, self._metrics)
+        self._http = HTTPFrontend(self.app, self._runtime_kind(self.app, self._current_tls, self._metrics))
         self._check_expiry()
 
     def _make_tls(self, config: Config) -> ServerTLS:
@@ -109,7 +110,8 @@ class ServerProcess:
         # A worker that replaces another one does not know which keys were created and deleted until now.
         self.app.server_state.cache.forget_all()
         self._cache_task = self._spawn(self.app.server_state.cache.run())
-        await self._runtime.start(sockets)
+        self._http.sockets = sockets
+        await self._http.start()
         if probes:
             from kes_core.server.api.probe import answer_probe
             from kes_core.server.wire.probe import serve_probes
@@ -188,8 +190,7 @@ class ServerProcess:
     async def stop(self) -> None:
         """Accept no more connections, finish the requests in progress, and close everything."""
         self._stopping.set()
-        self.app.close_streams()
-        await asyncio.gather(self._runtime.stop(grace=GRACE), self._frontends.stop())
+        await asyncio.gather(self._http.stop(), self._frontends.stop())
         await end_tasks(self._tasks)
         await self.app.server_state.audit.close()
         await self.app.server_state.close()
