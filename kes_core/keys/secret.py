@@ -47,7 +47,7 @@ _RANDOM_SIZE: Final = _IV_SIZE + _NONCE_SIZE
 _HINT_SIZE: Final = 4
 """The bytes of an iv that name a version."""
 _HINTED_RANDOM_SIZE: Final = _RANDOM_SIZE - _HINT_SIZE
-_STRUCTURED: Final = (0x7B, 0x95)
+_STRUCTURED: Final = frozenset((b"\x7b", b"\x95"))
 """First bytes of older ciphertexts: `{` and a MessagePack array of five."""
 
 
@@ -170,7 +170,7 @@ class SecretKey:
         Raises:
             CiphertextError: The ciphertext is not authentic.
         """
-        if ciphertext[:1] and ciphertext[0] in _STRUCTURED:
+        if ciphertext[:1] in _STRUCTURED:
             structured = parse_structured(ciphertext)
             if structured is not None:
                 return self._open_structured(structured, associated_data)
