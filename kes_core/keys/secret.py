@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import platform
 import struct
+import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from os import urandom
 from pathlib import Path
@@ -49,6 +51,8 @@ _HINT_SIZE: Final = 4
 _HINTED_RANDOM_SIZE: Final = _RANDOM_SIZE - _HINT_SIZE
 _STRUCTURED: Final = frozenset((b"\x7b", b"\x95"))
 """First bytes of older ciphertexts: `{` and a MessagePack array of five."""
+_MAX_PREPARED: Final = 4096
+"""The largest number of keys that keep their HMAC object."""
 
 
 class KeyType(enum.IntEnum):
@@ -123,7 +127,7 @@ def _hchacha20(key: bytes, iv: bytes) -> bytes:
 class SecretKey:
     """A key for encryption. It never leaves the process except into a key store."""
 
-    __slots__ = ("_derivation", "_key", "_named_cipher", "type")
+    __slots__ = ("__weakref__", "_derivation", "_key", "_named_cipher", "type")
 
     def __init__(self, key: bytes, type: KeyType, *, named_cipher: bool = True) -> None:  # noqa: A002 # the field's name
         """Create a key from its bytes.
@@ -138,7 +142,7 @@ class SecretKey:
             raise ValueError(f"a key has {KEY_SIZE} bytes")
         self._key = bytes(key)
         self._derivation: HMAC | None = None
-        """HMAC-SHA-256 with this key, of nothing yet, once it was used: copies are made faster than new ones."""
+        """HMAC-SHA-256 with this key, of nothing yet, if it was used lately: copies are made faster than new ones."""
         self._named_cipher = named_cipher
         self.type = type
 
@@ -190,11 +194,17 @@ class SecretKey:
         """Return the cipher for one message. Each message has its own key, derived from its random `iv`."""
         if key_type is not _AES256:
             return ChaCha20Poly1305(_hchacha20(self._key, iv))
-        if self._derivation is None:
-            self._derivation = HMAC(self._key, SHA256())
-        derivation = self._derivation.copy()
+        derivation = (self._derivation or self._prepare()).copy()
         derivation.update(iv)
         return AESGCM(derivation.finalize())
+
+    def _prepare(self) -> HMAC:
+        """Make the HMAC object and keep it. It takes as much memory as the rest of a key, so the latest are kept."""
+        derivation = self._derivation = HMAC(self._key, SHA256())
+        _PREPARED.append(weakref.ref(self))
+        if len(_PREPARED) > _MAX_PREPARED and (oldest := _PREPARED.popleft()()) is not None:
+            oldest._derivation = None  # noqa: SLF001 # of the same class
+        return derivation
 
     def _open_structured(self, structured: StructuredCiphertext, associated_data: bytes) -> bytes:
         named = KeyType(structured.key_type)
@@ -209,6 +219,10 @@ class SecretKey:
             return self._message_cipher(key_type, iv).decrypt(nonce, sealed, associated_data)
         except InvalidTag:
             raise CiphertextError from None
+
+
+_PREPARED: Final[deque[weakref.ref[SecretKey]]] = deque()
+"""The keys that have an HMAC object, oldest first."""
 
 
 class OldVersionError(CiphertextError):

@@ -177,3 +177,14 @@ def test_a_key_has_32_bytes() -> None:
         SecretKey(bytes(31), KeyType.AES256)
     with pytest.raises(ValueError, match="32 bytes"):
         HMACKey(bytes(33))
+
+
+def test_unused_keys_give_back_the_memory_of_their_hmac() -> None:
+    """A server may hold very many keys. Those used lately stay as fast as they are."""
+    keys = [SecretKey(bytes(31) + bytes([number]), KeyType.AES256) for number in range(3)]
+    ciphertexts = [key.encrypt(b"text") for key in keys]
+    assert all(key._derivation is not None for key in keys)
+    for number in range(5000):
+        SecretKey(number.to_bytes(32, "big"), KeyType.AES256).encrypt(b"")
+    assert [key._derivation for key in keys] == [None, None, None]
+    assert [key.decrypt(ciphertext) for key, ciphertext in zip(keys, ciphertexts, strict=True)] == [b"text"] * 3
