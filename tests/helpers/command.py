@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 KES = [sys.executable, "-m", "kes_core.cli"]
+PATIENCE = 120
+"""Seconds until a command counts as hanging. It takes less than one, but many times that on a busy machine."""
 
 
 def kes(
@@ -30,7 +32,7 @@ def kes(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == code, done.stderr
@@ -60,7 +62,7 @@ def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | N
                 break
             shown += chunk
         os.close(parent)
-        assert process.wait(timeout=30) == code, shown
+        assert process.wait(timeout=PATIENCE) == code, shown
     return shown.decode().replace("\r\n", "\n")
 
 
@@ -81,6 +83,6 @@ def run_kes(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, **environment},
     )

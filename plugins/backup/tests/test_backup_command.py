@@ -218,7 +218,7 @@ def typed(command: Sequence[str], *lines: str, cwd: Path) -> str:
             if waiting and shown.rstrip(b" ").endswith(b":"):
                 os.write(parent, waiting.pop(0).encode() + b"\n")
         os.close(parent)
-        assert process.wait(timeout=30) == 0, shown
+        assert process.wait(timeout=120) == 0, shown
     return shown.decode().replace("\r\n", "\n")
 
 

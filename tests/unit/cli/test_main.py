@@ -100,7 +100,7 @@ def test_passphrase_without_a_terminal(tmp_path: Path) -> None:
         input="secret\nsecret\n",
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
         start_new_session=True,  # so it has no terminal
     )
