@@ -41,7 +41,9 @@ def run_tests(folder: Path, *packages: str, libraries: str = "") -> tuple[set[st
     """
     path = [*(str(folder / package) for package in packages or ["."]), *filter(None, [libraries])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # Python's own tracebacks: for others pytest parses the source, and Python 3.11 sometimes fails to do so while a
+    # clause of the kit is tested ("AST constructor recursion depth mismatch").
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=native"]
     done = subprocess.run(
         [*command, f"--rootdir={folder}", "--import-mode=importlib", *packages],
         cwd=folder,
