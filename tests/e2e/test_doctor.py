@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -43,11 +44,18 @@ def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
     return findings
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a server's key and certificate, made as a user makes them."""
+    folder, files = tmp_path_factory.mktemp("made"), ["--key", "server.key", "--cert", "server.crt"]
+    kes("identity", "new", "--ip", "127.0.0.1", *files, "localhost", cwd=folder)
+    return folder
+
+
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A folder with all files that a server needs, made as a user makes them."""
-    files = ["--key", "server.key", "--cert", "server.crt"]
-    kes("identity", "new", "--ip", "127.0.0.1", *files, "localhost", cwd=tmp_path)
+def directory(tmp_path: Path, certificate: Path) -> Path:
+    """A folder with all files that a server needs."""
+    shutil.copytree(certificate, tmp_path, dirs_exist_ok=True)
     write_config(tmp_path, ADMIN, {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "version": "v1"})
     return tmp_path
 
