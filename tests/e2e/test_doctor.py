@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import ssl
 import subprocess
@@ -21,7 +20,7 @@ from kes_core.doctor.decision import Requester, explain
 from kes_core.plugins import Plugins, load_plugins
 from kes_core.protocol import ROUTES
 from tests.helpers.certificates import Credentials, make_credentials
-from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.command import KES, kes, on_a_terminal, run_here
 from tests.helpers.server import Server, send_raw, start_server, write_config
 from tests.helpers.wrapping import put
 
@@ -30,9 +29,7 @@ ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 
 def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
     """Run `kes doctor`, and return its findings."""
-    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
-    command = [*KES, "doctor", *arguments, "--json"]
-    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=60, check=False)
+    done = run_here("doctor", *arguments, "--json", cwd=cwd)
     assert (done.returncode, done.stderr) == (code, ""), done
     answer = json.loads(done.stdout)
     findings: list[dict[str, str]] = answer["findings"]

@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kes_core.identity import APIKey, identity_of_certificate, identity_of_public_key
-from tests.helpers.command import KES, kes, on_a_terminal, seconds_for
+from tests.helpers.command import KES, on_a_terminal, seconds_for
+from tests.helpers.command import kes_here as kes
 
 
 def test_new_api_key(tmp_path: Path) -> None:
