@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from kes_core.cli.plugin import _FILES
-from tests.helpers.command import kes
+from tests.helpers.command import kes, kes_here
 from tests.helpers.packages import check_types_and_style, install, run_tests
 from tests.helpers.server import start_server
 
@@ -129,7 +129,7 @@ class Packages:
         self.directory = directory
         for kind in _FILES:
             name = f"kes-{what}-{kind}"
-            shown = kes("plugin", "new", name, "--kind", kind, cwd=directory).stdout
+            shown = kes_here("plugin", "new", name, "--kind", kind, cwd=directory).stdout
             assert f"cd {name}" in shown
             install(directory / name)
             if what == "full":
@@ -189,7 +189,7 @@ def test_store_that_is_filled_in_serves(packages: Packages, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["", "Kes-Store", "kes_store", "kes-", "-x", "1st", "kes--x", "class", "kes-é", "a/b"])
 def test_invalid_package_names(tmp_path: Path, name: str) -> None:
     arguments = ("--", name) if name.startswith("-") else (name,)
-    error = kes("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
+    error = kes_here("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
     assert "is not a valid name for a package: expected lower-case words with dashes, as in kes-mystore" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -198,6 +198,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "kes-acme-store"
     folder.mkdir()
     (folder / "precious").write_text("mine")
-    error = kes("plugin", "new", "kes-acme-store", "--kind", "policy", cwd=tmp_path, code=1).stderr
+    error = kes_here("plugin", "new", "kes-acme-store", "--kind", "policy", cwd=tmp_path, code=1).stderr
     assert error == "Error: kes-acme-store is there already and not empty: choose another folder with --output\n"
     assert [path.name for path in folder.iterdir()] == ["precious"]

@@ -44,14 +44,14 @@ def kes(
 
 
 def kes_here(
-    *arguments: str, cwd: Path, code: int = 0, environment: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, code: int = 0, stdin: str = "", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `kes` as `run_here` does, and check it as the function `kes` does."""
-    return checked(run_here(*arguments, cwd=cwd, environment=environment), code)
+    return checked(run_here(*arguments, cwd=cwd, stdin=stdin, environment=environment), code)
 
 
 def run_here(
-    *arguments: str, cwd: Path, environment: Mapping[str, str] | None = None
+    *arguments: str, cwd: Path, stdin: str = "", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `kes` in this process: for tests with many commands, as a process of its own takes a hundred times as long.
 
@@ -63,7 +63,7 @@ def run_here(
         contextlib.chdir(cwd),
         mock.patch.dict(os.environ, clean | dict(environment or {}), clear=True),
         mock.patch.object(sys, "argv", ["kes", *arguments]),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8")),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):
