@@ -14,7 +14,7 @@ from kes_core import Credential, EntryExistsError, EntryNotFoundError, KeyStore,
 from kes_core.builtin.memory import MemoryKeyStore
 from kes_core.keystore import PAGE_SIZE
 from kes_core.testing import KeyStoreContract
-from tests.conformance.mutant_stores import Mutant
+from tests.conformance.mutant_stores import PATIENT, Mutant
 
 TOKEN = "a-token-that-nobody-may-see"
 
@@ -237,6 +237,7 @@ class RemoteMutant(KeyStoreContract):
 
 
 class TestSoundRemote(RemoteMutant):
+    time_limit = PATIENT
     Subject = RemoteStore
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from kes_core import Decision, PolicyEngine, PolicyRequest, Verdict
 from kes_core.testing import PolicyEngineContract, sample_request
+from tests.conformance.mutant_stores import PATIENT
 
 TOKEN = "a-token-that-nobody-may-see"
 EVERYTHING = (
@@ -58,6 +59,7 @@ class Mutant(PolicyEngineContract):
 
 
 class TestSoundEngine(Mutant):
+    time_limit = PATIENT
     Subject = Engine
 
 

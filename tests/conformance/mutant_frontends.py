@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from kes_core import Frontend, FrontendContext, FrontendError, KeyUseError
 from kes_core.testing import FrontendContract
+from tests.conformance.mutant_stores import PATIENT
 from tests.helpers.json_frontend import JSONFrontend, Settings, ask, encode
 
 SOCKET = "front.sock"
@@ -52,7 +53,7 @@ class Mutant(FrontendContract):
 
 
 class TestSound(Mutant):
-    pass
+    time_limit = PATIENT
 
 
 class TakesOver(JSONFrontend):
@@ -69,6 +70,7 @@ class TakesOver(JSONFrontend):
 
 
 class TestSoundTakesOver(Mutant):
+    time_limit = PATIENT
     takes_over = True
     Subject = TakesOver
 

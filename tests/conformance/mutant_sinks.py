@@ -14,6 +14,7 @@ import pytest
 
 from kes_core import AuditSink, BackendError, QueuedAuditSink, hookspecs
 from kes_core.testing import AuditSinkContract, sinks
+from tests.conformance.mutant_stores import PATIENT
 
 PATIENCE = "KES_TEST_PATIENCE"
 """The environment variable with the seconds to wait for records that never come."""
@@ -71,6 +72,7 @@ class Mutant(AuditSinkContract):
 
 
 class TestSoundSink(Mutant):
+    time_limit = PATIENT
     Subject = Sink
     delivery_time = 10.0
 

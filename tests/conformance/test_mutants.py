@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,14 @@ from tests.helpers.pytest_runs import SETTINGS, run_pytest
 
 LINE = re.compile(r"kes contract 1: (\d+) of (\d+) clauses kept by (\S+)::(\w+)(.*)")
 MODULES = (mutant_stores, mutant_conduct, mutant_engines, mutant_frontends, mutant_sinks)
-MUTANTS = [
-    pytest.param(module, name, id=name) for module in MODULES for name in vars(module) if name.startswith("Test")
-]
+CAPTURED = re.compile(r"^-+ Captured .*?(?=^[_=]{3})", re.DOTALL | re.MULTILINE)
+ONE_LINE = (
+    "line_ends_and_spaces_are_kept: Line ends, spaces and zero bytes at the ends of a value are kept — get('key1')",
+    "get_of_absent_key: Getting a key that does not exist raises `EntryNotFoundError` — get('absent') in an empty",
+    "in an empty store raised KeyError: 'absent' (mutant_stores.py:",
+    "status_while_store_works: `status` returns while the store works — no end within 0.8 s (mutant_conduct.py:",
+)
+"""What the kit says of a broken clause."""
 OPTIONAL = {clause.name for clause in contract() if clause.needs}
 
 
@@ -35,50 +41,65 @@ class Result:
         return set(found[1].split()) if found else set()
 
 
-@pytest.fixture(scope="module")
-def outputs() -> dict[ModuleType, str]:
-    """Return pytest's output for the mutants of each module."""
+def run() -> str:
+    """Return pytest's output for all mutants."""
     if is_nightly():  # all clauses are checked, and those that are kept need time on a busy machine
         os.environ.setdefault(mutant_sinks.PATIENCE, "3")
-    # In two processes: many wait for a time limit. Those that wait longest come first.
-    others = [module for module in reversed(MODULES) if module is not mutant_frontends]
-    output = run(*(test for module in others for test in selection(module)))
-    # What a broken front end leaves open is of no interest.
-    frontends = run("-p", "no:unraisableexception", *selection(mutant_frontends))
-    return dict.fromkeys(others, output) | {mutant_frontends: frontends}
-
-
-def run(*options: str) -> str:
-    return run_pytest("-q", "-r", "N", "-n", "2", *options)
+    # In two processes: many wait for a time limit. Those that wait longest come first. What a broken plugin leaves open
+    # is of no interest.
+    tests = [test for module in reversed(MODULES) for test in selection(module)]
+    return run_pytest("-q", "-r", "N", "-n", "2", "-p", "no:unraisableexception", *tests)
 
 
 def selection(module: ModuleType) -> list[str]:
     """Return the tests to run. The short form leaves out the clauses that a broken plugin keeps."""
-    path = f"tests/conformance/{module.__name__.rpartition('.')[2]}.py"
+    path = path_of(module)
     if is_nightly():
         return [path]
-    classes = {name: value for name, value in vars(module).items() if name.startswith("Test")}
     return [
         f"{path}::{name}" + (f"::test_{clause}" if clause else "")
-        for name, mutant in classes.items()
+        for name, mutant in mutants_of(module)
         for clause in mutant.breaks.split() or [""]
     ]
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize(("module", "name"), MUTANTS)
-def test_exactly_what_is_broken_is_found(outputs: dict[ModuleType, str], module: ModuleType, name: str) -> None:
-    file = f"{module.__name__.rpartition('.')[2]}.py"
-    output = outputs[module]
-    results = {line[4]: Result(line) for line in LINE.finditer(output) if line[3].endswith(f"/{file}")}
-    assert name in results, output[-2000:]
-    result, mutant = results[name], getattr(module, name)
+def path_of(module: ModuleType) -> str:
+    return f"tests/conformance/{module.__name__.rpartition('.')[2]}.py"
+
+
+def mutants_of(module: ModuleType) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in vars(module).items() if name.startswith("Test")]
+
+
+def check(result: Result, mutant: Any) -> None:
     assert result.clauses("broken") == set(mutant.breaks.split())
     assert result.clauses("not checked") == set()
     assert result.clauses("not applicable") <= OPTIONAL
     left_out = ("broken", "not applicable", "excluded by [^:]+")
     named = sum(len(result.clauses(outcome)) for outcome in left_out)
     assert result.kept == result.of - named
+
+
+# One test for all, as every process of pytest-xdist would repeat what a fixture does.
+@pytest.mark.nightly
+def test_exactly_what_is_broken_is_found() -> None:
+    output = run()
+    results = {(line[3], line[4]): Result(line) for line in LINE.finditer(output)}
+    wrong = []
+    for module in MODULES:
+        for name, mutant in mutants_of(module):
+            try:
+                check(results[path_of(module), name], mutant)
+            except (AssertionError, KeyError) as error:
+                wrong.append(f"{module.__name__}.{name}: {error!r}")
+    assert not wrong, "\n".join([*wrong, output[-5000:]])
+    for line in ONE_LINE:
+        assert line in output
+    verdicts = CAPTURED.sub("", output)
+    assert "Traceback" not in verdicts
+    assert "\nE  " not in verdicts
+    for leaky in (mutant_conduct, mutant_engines, mutant_sinks):
+        assert leaky.TOKEN not in output
 
 
 def test_every_clause_finds_something() -> None:
@@ -90,24 +111,6 @@ def test_every_clause_finds_something() -> None:
         for clause in getattr(mutant, "breaks", "").split()
     }
     assert {clause.name for clause in contract()} - broken == set()
-
-
-def test_broken_clause_is_one_line(outputs: dict[ModuleType, str]) -> None:
-    output = outputs[mutant_stores]
-    for line in (
-        "line_ends_and_spaces_are_kept: Line ends, spaces and zero bytes at the ends of a value are kept — get('key1')",
-        "get_of_absent_key: Getting a key that does not exist raises `EntryNotFoundError` — get('absent') in an empty",
-        " store raised KeyError: 'absent' (mutant_stores.py:",
-        "status_while_store_works: `status` returns while the store works — no end within 0.8 s (mutant_conduct.py:",
-    ):
-        assert line in output
-    assert "Traceback" not in output
-    assert "\nE  " not in output
-
-
-def test_values_that_leak_are_not_repeated(outputs: dict[ModuleType, str]) -> None:
-    for module in (mutant_conduct, mutant_engines, mutant_sinks):
-        assert module.TOKEN not in outputs[module]
 
 
 AUTHOR = """

@@ -186,7 +186,7 @@ def test_server_that_still_waits_for_its_key_store_can_be_stopped(tmp_path: Path
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             connection, _address = deaf.accept()
             process.terminate()
-            _output, errors = process.communicate(timeout=15)
+            _output, errors = process.communicate(timeout=60)
             connection.close()
     assert process.returncode == 0, errors
     assert "stopped before it had started" in errors

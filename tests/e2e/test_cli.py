@@ -25,6 +25,6 @@ def test_development_server_in_any_temporary_folder(tmp_path: Path) -> None:
         assert len(list(folder.iterdir())) == 1
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert list(folder.iterdir()) == []

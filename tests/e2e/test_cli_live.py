@@ -165,7 +165,7 @@ def test_a_piped_log_is_what_the_server_sends(server: Server) -> None:
         assert line == next(lines).decode() + "\n"
         assert json.loads(line)["request"]["path"] == "/version"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=120) == 130
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -180,7 +180,7 @@ def test_a_server_that_stops_ends_the_log_with_a_message(run_server: Run, tmp_pa
     assert last.startswith(
         f"Error: failed to read the audit log: {server.url}: the server ended the log: the server is stopping, or"
     )
-    assert server.process.wait(timeout=40) == 0
+    assert server.process.wait(timeout=120) == 0
 
 
 def test_a_broken_connection_ends_the_log_with_a_message(run_server: Run) -> None:
@@ -189,7 +189,7 @@ def test_a_broken_connection_ends_the_log_with_a_message(run_server: Run) -> Non
         while next(events).path != "/v1/log/error":
             pass
         server.kill()
-        assert process.wait(timeout=20) == 1
+        assert process.wait(timeout=120) == 1
         assert process.stderr is not None
         assert "the connection broke in the middle of an answer" in process.stderr.read()
 
@@ -201,7 +201,7 @@ def test_log_ends_when_its_output_is_closed(server: Server) -> None:
             pass
         process.stdout.close()
         kms.version()
-        assert process.wait(timeout=20) == 1
+        assert process.wait(timeout=120) == 1
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -261,7 +261,7 @@ def test_metrics_for_a_script(server: Server, tmp_path: Path) -> None:
         assert second["rates"].keys() == {"success", "error", "failure"}
         assert second["kes_system_up_time"] > first["kes_system_up_time"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=120) == 130
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -295,31 +294,40 @@ def test_dead_endpoints_are_passed_over(server: Server) -> None:
         assert kms.version().version
         kms.create_key("second-endpoint")  # the refused connection has sent nothing
         assert list(kms.list_keys("second")) == ["second-endpoint"]
-    with Client(dead, api_key=server.admin.api_key, insecure=True) as kms:
-        start = time.monotonic()
-        with pytest.raises(KESConnectionError, match=f"https://{dead}: .*refused"):
-            kms.version()
-        assert time.monotonic() - start < 5
+    with (
+        Client(dead, api_key=server.admin.api_key, insecure=True) as kms,
+        pytest.raises(KESConnectionError, match=f"https://{dead}: .*refused"),
+    ):
+        kms.version()
 
 
 def test_the_endpoint_that_answered_last_is_asked_first(server: Server) -> None:
     """An endpoint that takes connections and never answers costs its time-out once, not with every request."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoints = [f"127.0.0.1:{silent.getsockname()[1]}", server.url]
-        with Client(endpoints, api_key=server.admin.api_key, insecure=True, timeout=2.0) as kms:
+        with Client(endpoints, api_key=server.admin.api_key, insecure=True, timeout=3.0) as kms:
             kms.version()
-            start = time.monotonic()
             kms.version()
-            assert time.monotonic() - start < 2.0
+            assert connections_to(silent) == 1
 
         async def check() -> None:
-            async with AsyncClient(endpoints, api_key=server.admin.api_key, insecure=True, timeout=2.0) as kms:
+            async with AsyncClient(endpoints, api_key=server.admin.api_key, insecure=True, timeout=3.0) as kms:
                 await kms.version()
-                start = time.monotonic()
                 await kms.version()
-                assert time.monotonic() - start < 2.0
+                assert connections_to(silent) == 1
 
         asyncio.run(check())
+
+
+def connections_to(listening: socket.socket) -> int:
+    """Accept the connections that wait; return their number."""
+    listening.setblocking(False)
+    number = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listening.accept()[0].close()
+            number += 1
+    return number
 
 
 def test_a_client_without_certificate_gets_a_clear_error(server: Server) -> None:

@@ -68,7 +68,7 @@ def handed_out(kms: Client) -> float:
 
 
 def wait_until_nobody_reads(kms: Client) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while handed_out(kms) != handed_out(kms):
         assert time.monotonic() < deadline, "the server still sends events"
 
@@ -178,9 +178,9 @@ def test_another_thread_ends_the_log(server: Server) -> None:
 
         thread = threading.Thread(target=read)
         thread.start()
-        assert first.wait(10)
+        assert first.wait(60)
         events.close()  # while the thread waits for the next event
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         assert [event.path for event in got] == ["/version"]
         wait_until_nobody_reads(kms)
@@ -217,8 +217,8 @@ def test_waiting_for_an_event_can_be_cancelled(server: Server) -> None:
 
 
 def test_a_log_waits_longer_than_a_request(server: Server) -> None:
-    with client(server, timeout=0.5) as kms, kms.audit_log() as events, client(server) as other:
-        later = threading.Timer(1.2, other.version)
+    with client(server, timeout=2.0) as kms, kms.audit_log() as events, client(server) as other:
+        later = threading.Timer(3.0, other.version)
         later.start()
         assert next(events).path == "/version"
         later.join()
@@ -250,7 +250,7 @@ def test_an_event_that_was_sent_is_not_lost_when_the_server_stops(run_server: Ru
         with pytest.raises(StreamEndedError, match="the server ended the log: the server is stopping, or"):
             next(events)
         assert list(events) == []
-    assert server.process.wait(timeout=40) == 0
+    assert server.process.wait(timeout=120) == 0
 
 
 def test_a_server_that_stops_ends_asynchronous_logs(run_server: Run) -> None:
@@ -348,7 +348,7 @@ def answering(directory: Path, *parts: bytes, hold: bool = False) -> Iterator[st
         finally:
             done.set()
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
+            thread.join(60)
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n"
@@ -439,7 +439,7 @@ def test_example_that_reads_the_audit_log(run_server: Run, user: Credentials) ->
         assert process.stdout is not None
         line = process.stdout.readline()
         seen.set()
-        asking.join(10)
+        asking.join(60)
         assert server.stop() == 0
         rest = process.stdout.read()
     assert line.endswith(f"{user.identity} at 127.0.0.1 was refused '/v1/key/create/not-mine'\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.certificates import Credentials, make_credentials
-from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.command import KES, kes, kes_here, on_a_terminal
 from tests.helpers.programs import free_port
 from tests.helpers.server import Server, start_server
 
@@ -66,7 +66,7 @@ def test_commands_for_keys(server: Server, environment: dict[str, str], tmp_path
 
 def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        return kes("key", *arguments, "-k", cwd=tmp_path, environment=environment).stdout
+        return kes_here("key", *arguments, "-k", cwd=tmp_path, environment=environment).stdout
 
     run("create", "v-1", "v-2")
     old = json.loads(run("encrypt", "v-1", "text"))["ciphertext"]
@@ -89,7 +89,7 @@ def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> N
     assert run("min-version", "v-1", "2") == ""
     assert "Decrypts from  version 2 on\n" in run("info", "v-1")
     assert json.loads(run("info", "v-1", "--json"))["min_decryption_version"] == 2
-    refused = kes("key", "decrypt", "v-1", old, "-k", cwd=tmp_path, code=1, environment=environment)
+    refused = kes_here("key", "decrypt", "v-1", old, "-k", cwd=tmp_path, code=1, environment=environment)
     assert refused.stderr.endswith("the ciphertext is of a version of the key that does not decrypt any more\n")
     assert run("min-version", "v-1", "1") == ""
     assert run("disable", "v-1", "--allow-decrypt") == ""
@@ -97,37 +97,39 @@ def test_commands_for_versions(environment: dict[str, str], tmp_path: Path) -> N
     run("decrypt", "v-1", new)
     assert run("disable", "v-1", "v-2") == ""
     assert json.loads(run("info", "v-1", "--json"))["state"] == "disabled"
-    refused = kes("key", "decrypt", "v-1", new, "-k", cwd=tmp_path, code=1, environment=environment)
+    refused = kes_here("key", "decrypt", "v-1", new, "-k", cwd=tmp_path, code=1, environment=environment)
     assert refused.stderr == 'Error: failed to decrypt with key "v-1": key is disabled\n'
     assert run("enable", "v-1", "v-2") == ""
     assert "state" not in json.loads(run("info", "v-1", "--json"))
-    refused = kes("key", "rm", "v-1", "--in", "7d", "-k", cwd=tmp_path, code=1, environment=environment)
+    refused = kes_here("key", "rm", "v-1", "--in", "7d", "-k", cwd=tmp_path, code=1, environment=environment)
     assert refused.stderr == 'Error: failed to delete key "v-1": this server does not schedule deletions\n'
     assert run("undelete", "v-1", "v-2") == ""
     run("rm", "v-1", "v-2")
-    wrong = kes("key", "rotate", "v-1", "--if-older-than", "90", "-k", cwd=tmp_path, code=2, environment=environment)
+    wrong = kes_here(
+        "key", "rotate", "v-1", "--if-older-than", "90", "-k", cwd=tmp_path, code=2, environment=environment
+    )
     assert "a number needs a unit, as in 10s, 1m30s, 500ms or 168h; or days, as in 90d" in wrong.stderr
-    failed = kes("key", "rotate", "v-1", "-k", cwd=tmp_path, code=1, environment=environment)
+    failed = kes_here("key", "rotate", "v-1", "-k", cwd=tmp_path, code=1, environment=environment)
     assert failed.stderr == 'Error: failed to rotate key "v-1": key does not exist\n'
 
 
 def test_of_several_keys_the_one_that_fails_is_named(environment: dict[str, str], tmp_path: Path) -> None:
     def error(*arguments: str) -> str:
-        return kes("key", *arguments, "-k", cwd=tmp_path, code=1, environment=environment).stderr
+        return kes_here("key", *arguments, "-k", cwd=tmp_path, code=1, environment=environment).stderr
 
-    kes("key", "create", "there", "-k", cwd=tmp_path, environment=environment)
+    kes_here("key", "create", "there", "-k", cwd=tmp_path, environment=environment)
     assert error("create", "before", "there", "after") == (
         'Error: failed to create key "there": key already exists; those before it are done\n'
     )
-    assert kes("key", "ls", "-k", "before", cwd=tmp_path, environment=environment).stdout == "Key\nbefore\n"
+    assert kes_here("key", "ls", "-k", "before", cwd=tmp_path, environment=environment).stdout == "Key\nbefore\n"
     assert error("create", "there", "after") == 'Error: failed to create key "there": key already exists\n'
     assert error("rm", "before", "after") == (
         'Error: failed to delete key "after": key does not exist; those before it are done\n'
     )
     assert error("create", "there") == 'Error: failed to create key "there": key already exists\n'
-    failed = kes("key", "info", "after", "there", "-k", cwd=tmp_path, code=1, environment=environment)
+    failed = kes_here("key", "info", "after", "there", "-k", cwd=tmp_path, code=1, environment=environment)
     assert failed.stderr == 'Error: failed to describe key "after": key does not exist\n'
-    kes("key", "rm", "there", "-k", cwd=tmp_path, environment=environment)
+    kes_here("key", "rm", "there", "-k", cwd=tmp_path, environment=environment)
 
 
 def test_server_that_refuses_the_certificate(run_server: Callable[..., Server], tmp_path: Path) -> None:
@@ -136,36 +138,38 @@ def test_server_that_refuses_the_certificate(run_server: Callable[..., Server], 
     server = run_server({"tls": tls | {"auth": "on", "ca": str(ca.cert)}})
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
     for command in (["key", "ls"], ["key", "create", "a", "b"]):
-        failed = kes(*command, "-k", cwd=tmp_path, code=1, environment=environment).stderr
+        failed = kes_here(*command, "-k", cwd=tmp_path, code=1, environment=environment).stderr
         assert (
             "; the server refuses your certificate (tls.auth: on): present one that a CA in its tls.ca issued" in failed
         )
 
 
 def test_self_made_certificate_is_trusted_by_a_variable(run_server: Callable[..., Server], tmp_path: Path) -> None:
-    kes("identity", "new", "--ip", "127.0.0.1", "localhost", cwd=tmp_path)
+    kes_here("identity", "new", "--ip", "127.0.0.1", "localhost", cwd=tmp_path)
     own = {"key": str(tmp_path / "private.key"), "cert": str(tmp_path / "public.crt")}
     server = run_server({"tls": own})
     environment = {"KES_SERVER": server.url, "KES_API_KEY": str(server.admin.api_key)}
-    failed = kes("key", "ls", cwd=tmp_path, code=1, environment=environment).stderr
+    failed = kes_here("key", "ls", cwd=tmp_path, code=1, environment=environment).stderr
     cure = "; if the server's certificate is self-signed, set SSL_CERT_FILE to it, or skip its verification with -k\n"
     assert failed.endswith(cure)
     assert failed.count("self-signed, ") == 1
     trusting = environment | {"SSL_CERT_FILE": own["cert"]}
-    assert kes("key", "ls", cwd=tmp_path, environment=trusting).stdout == ""
+    assert kes_here("key", "ls", cwd=tmp_path, environment=trusting).stdout == ""
 
 
 def test_password_of_the_clients_key(server: Server, tmp_path: Path) -> None:
-    kes("identity", "new", "--encrypt", "x", cwd=tmp_path, environment={"KES_PRIVATE_KEY_PASSWORD": "correct horse"})
+    kes_here(
+        "identity", "new", "--encrypt", "x", cwd=tmp_path, environment={"KES_PRIVATE_KEY_PASSWORD": "correct horse"}
+    )
     files = {"KES_SERVER": server.url, "KES_CLIENT_KEY": "private.key", "KES_CLIENT_CERT": "public.crt"}
-    failed = kes("key", "ls", "-k", cwd=tmp_path, code=1, environment=files).stderr
+    failed = kes_here("key", "ls", "-k", cwd=tmp_path, code=1, environment=files).stderr
     start = "Error: the private key 'private.key' is encrypted: "
     assert failed == f"{start}a password is needed (KES_CLIENT_KEY_PASSWORD)\n"
     wrong = files | {"KES_CLIENT_KEY_PASSWORD": "wrong"}
-    failed = kes("key", "ls", "-k", cwd=tmp_path, code=1, environment=wrong).stderr
+    failed = kes_here("key", "ls", "-k", cwd=tmp_path, code=1, environment=wrong).stderr
     assert failed == f"{start}the password is wrong (KES_CLIENT_KEY_PASSWORD)\n"
     right = files | {"KES_CLIENT_KEY_PASSWORD": "correct horse"}
-    found = kes("identity", "info", "-k", cwd=tmp_path, code=1, environment=right).stderr
+    found = kes_here("identity", "info", "-k", cwd=tmp_path, code=1, environment=right).stderr
     assert found == "Error: failed to describe your identity: identity does not exist\n"
 
 
@@ -173,10 +177,10 @@ def test_commands_for_policies_identities_and_status(
     server: Server, environment: dict[str, str], tmp_path: Path, user: Credentials
 ) -> None:
     def run(*arguments: str) -> object:
-        return json.loads(kes(*arguments, "-k", "--json", cwd=tmp_path, environment=environment).stdout)
+        return json.loads(kes_here(*arguments, "-k", "--json", cwd=tmp_path, environment=environment).stdout)
 
     assert run("policy", "ls") == ["app", "other"]
-    piped = kes("policy", "show", "app", "-k", cwd=tmp_path, environment=environment).stdout
+    piped = kes_here("policy", "show", "app", "-k", cwd=tmp_path, environment=environment).stdout
     assert json.loads(piped) == run("policy", "show", "app")
     shown = run("policy", "show", "app")
     assert isinstance(shown, dict)
@@ -191,7 +195,7 @@ def test_commands_for_policies_identities_and_status(
     assert run("identity", "ls", "--long", user.identity) == [
         {"identity": user.identity, "admin": False, "policy": "app"}
     ]
-    piped = kes("identity", "ls", "-l", user.identity, "-k", cwd=tmp_path, environment=environment).stdout
+    piped = kes_here("identity", "ls", "-l", user.identity, "-k", cwd=tmp_path, environment=environment).stdout
     assert piped.split() == ["Identity", "Role", "Policy", user.identity, "user", "app"]
     found = run("identity", "info", user.identity)
     assert isinstance(found, dict)
@@ -237,7 +241,7 @@ def test_where_the_client_looks_for_server_and_credentials(server: Server, user:
     files = {"MINIO_KES_KEY_FILE": str(user.key), "MINIO_KES_CERT_FILE": str(user.cert)}
 
     def identity(*arguments: str, **environment: str) -> object:
-        done = kes("identity", "info", *arguments, "-k", "--json", cwd=tmp_path, environment=environment)
+        done = kes_here("identity", "info", *arguments, "-k", "--json", cwd=tmp_path, environment=environment)
         return json.loads(done.stdout)["identity"]
 
     dead = f"127.0.0.1:{free_port()}"
@@ -252,21 +256,21 @@ def test_where_the_client_looks_for_server_and_credentials(server: Server, user:
 
 def test_options_that_scripts_pass_to_the_go_tool(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
     plain = environment | {"KES_SERVER": server.url.replace("https://", "http://")}
-    kes("key", "create", "scripted", "--insecure=true", cwd=tmp_path, environment=plain)
+    kes_here("key", "create", "scripted", "--insecure=true", cwd=tmp_path, environment=plain)
     arguments = ["key", "ls", "scripted", "-k=true", "--color", "always", "--json=false"]
-    assert kes(*arguments, cwd=tmp_path, environment=plain).stdout == "Key\nscripted\n"
+    assert kes_here(*arguments, cwd=tmp_path, environment=plain).stdout == "Key\nscripted\n"
     for option in ("-e", "--enclave"):
         command = [*KES, "key", "ls", "scripted", "-k", option, "tenant-1"]
         done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True, check=True)
         assert done.stdout == "Key\nscripted\n"
         assert done.stderr == "Warning: --enclave is ignored: this server has no enclaves\n"
-    refused = kes("key", "ls", "--insecure=false", cwd=tmp_path, environment=plain, code=1).stderr
+    refused = kes_here("key", "ls", "--insecure=false", cwd=tmp_path, environment=plain, code=1).stderr
     assert "CERTIFICATE_VERIFY_FAILED" in refused
 
 
 def test_colours_in_a_pipe_are_there_if_they_are_asked_for(environment: dict[str, str], tmp_path: Path) -> None:
     def show(*arguments: str) -> str:
-        return kes("status", "-k", *arguments, cwd=tmp_path, environment=environment).stdout
+        return kes_here("status", "-k", *arguments, cwd=tmp_path, environment=environment).stdout
 
     assert "\x1b[32m●" in show("--color", "always")
     for arguments in ([], ["--color", "auto"], ["--color=never"]):
@@ -278,9 +282,9 @@ def test_colours_in_a_pipe_are_there_if_they_are_asked_for(environment: dict[str
 def test_s_is_the_server_also_for_the_status(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
     """Without a value, `-s` means `--short`, as in the Go tool."""
     dead = environment | {"KES_SERVER": f"127.0.0.1:{free_port()}"}
-    assert "Memory" in kes("status", "-k", "-s", server.url, cwd=tmp_path, environment=dead).stdout
+    assert "Memory" in kes_here("status", "-k", "-s", server.url, cwd=tmp_path, environment=dead).stdout
     for arguments in (["-k", "-s"], ["-s", "-k"], ["-k", "--short"]):
-        assert "Memory" not in kes("status", *arguments, cwd=tmp_path, environment=environment).stdout
+        assert "Memory" not in kes_here("status", *arguments, cwd=tmp_path, environment=environment).stdout
 
 
 LIBRARIES_ALONE = """
@@ -300,7 +304,7 @@ with httpx.Client(verify=context, http2=True) as client:
 
 @pytest.mark.measured
 def test_a_command_adds_little_to_the_servers_time(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
-    kes("key", "create", "quick", "-k", cwd=tmp_path, environment=environment)
+    kes_here("key", "create", "quick", "-k", cwd=tmp_path, environment=environment)
     # The libraries alone make the same request, as a measure of the machine's speed. Both use compiled bytecode, as
     # installed programs do.
     files = [str(server.admin.cert), str(server.admin.key)]

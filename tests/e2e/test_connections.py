@@ -58,7 +58,7 @@ def still_served(server: Server) -> Iterator[None]:
         done.set()
         thread.join()
     assert not failures
-    assert slowest[0] < 5.0
+    assert slowest[0] < 10.0
 
 
 @pytest.mark.measured
@@ -89,7 +89,7 @@ def test_64_clients_connect_at_the_same_moment_and_ask_at_once(busy: Server) -> 
         context.set_alpn_protocols(["http/1.1"])
         barrier.wait()
         if number % 2:
-            with busy.connection(timeout=20) as connection:
+            with busy.connection(timeout=60) as connection:
                 connection.sendall(VERSION_REQUEST)
                 return read_response(connection)[0]
         return ask_with_the_handshake(busy, context)
@@ -111,7 +111,7 @@ def test_connection_flood(busy: Server) -> None:
     with still_served(busy):
         idle = [socket.create_connection((busy.host, busy.port)) for _ in range(500)]
         try:
-            idle[0].settimeout(15)
+            idle[0].settimeout(60)
             assert idle[0].recv(1) == b""
         finally:
             for connection in idle:
@@ -127,9 +127,9 @@ def test_more_connections_than_the_limit_are_closed(run_server: Callable[..., Se
         late = [stack.enter_context(socket.create_connection((server.host, server.port))) for _ in range(20)]
         server.wait_for_log("turned away")
         for connection in late:
-            connection.settimeout(15)
+            connection.settimeout(60)
             assert is_closed(connection)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:  # the server takes a moment to notice that they are gone
         try:
             with server.connection() as connection:
@@ -153,7 +153,7 @@ def test_request_before_the_handshake_ends(busy: Server) -> None:
     """Plain HTTP on the TLS port gets an answer that explains the mistake, and the server closes the connection."""
     with still_served(busy), socket.create_connection((busy.host, busy.port)) as raw:
         raw.sendall(VERSION_REQUEST)
-        raw.settimeout(15)
+        raw.settimeout(60)
         data = b""
         try:
             while chunk := raw.recv(65536):
@@ -169,7 +169,7 @@ def test_dribbled_headers_are_timed_out(busy: Server) -> None:
         connection.sendall(b"GET /version HTTP/1.1\r\n")
         connection.settimeout(0.5)
         try:
-            while time.monotonic() - start < 20:
+            while time.monotonic() - start < 60:
                 connection.sendall(b"X-A: b\r\n")
                 try:
                     if connection.recv(1) == b"":
@@ -178,7 +178,7 @@ def test_dribbled_headers_are_timed_out(busy: Server) -> None:
                     continue
         except OSError:
             pass
-        assert 5 < time.monotonic() - start < 15
+        assert 5 < time.monotonic() - start < 30
 
 
 def test_dribbled_body_is_timed_out(busy: Server) -> None:
@@ -188,7 +188,7 @@ def test_dribbled_body_is_timed_out(busy: Server) -> None:
         connection.sendall(head + b'{"plaintext":"')
         start = time.monotonic()
         assert read_response(connection)[0] == 504
-        assert 1 < time.monotonic() - start < 10
+        assert 1 < time.monotonic() - start < 15  # the default
 
 
 @pytest.mark.parametrize("declared", [b"Content-Length: 2000000\r\n", b"Transfer-Encoding: chunked\r\n"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from kes_core.doctor.decision import Requester, explain
 from kes_core.plugins import Plugins, load_plugins
 from kes_core.protocol import ROUTES
 from tests.helpers.certificates import Credentials, make_credentials
-from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.command import KES, kes, on_a_terminal, run_here
 from tests.helpers.server import Server, send_raw, start_server, write_config
 from tests.helpers.wrapping import put
 
@@ -29,9 +29,7 @@ ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
 
 def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
     """Run `kes doctor`, and return its findings."""
-    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
-    command = [*KES, "doctor", *arguments, "--json"]
-    done = subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=60, check=False)
+    done = run_here("doctor", *arguments, "--json", cwd=cwd)
     assert (done.returncode, done.stderr) == (code, ""), done
     answer = json.loads(done.stdout)
     findings: list[dict[str, str]] = answer["findings"]
@@ -43,11 +41,18 @@ def doctor(*arguments: str, cwd: Path, code: int = 0) -> list[dict[str, str]]:
     return findings
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a server's key and certificate, made as a user makes them."""
+    folder, files = tmp_path_factory.mktemp("made"), ["--key", "server.key", "--cert", "server.crt"]
+    kes("identity", "new", "--ip", "127.0.0.1", *files, "localhost", cwd=folder)
+    return folder
+
+
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A folder with all files that a server needs, made as a user makes them."""
-    files = ["--key", "server.key", "--cert", "server.crt"]
-    kes("identity", "new", "--ip", "127.0.0.1", *files, "localhost", cwd=tmp_path)
+def directory(tmp_path: Path, certificate: Path) -> Path:
+    """A folder with all files that a server needs."""
+    shutil.copytree(certificate, tmp_path, dirs_exist_ok=True)
     write_config(tmp_path, ADMIN, {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "version": "v1"})
     return tmp_path
 

@@ -60,7 +60,7 @@ class Quickstart:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(timeout=20) == 0
+        assert self.process.wait(timeout=120) == 0
         self.process.communicate()
 
     def paste(self, commands: str) -> str:

@@ -21,11 +21,16 @@ from tests.helpers.command import KES, on_a_terminal
 from tests.helpers.openbao import OpenBao, Tenant
 
 PLUGIN = """
+import asyncio
+import itertools
+import os
 import sqlite3
+import sys
 from kes_core import BlockingCalls, EntryExistsError, EntryNotFoundError, KeyStore, KeyStoreBackend, Page, hookimpl
 from kes_core.config import Section
 
 kes_hookspec_version = 1
+creates = itertools.count()
 
 
 class Config(Section):
@@ -51,6 +56,10 @@ class Store(KeyStore):
         await self._run("SELECT 1")
 
     async def create(self, name, value):
+        if "PAUSED" in os.environ and (number := next(creates)) >= 100:
+            if number == 100:
+                os.write(int(os.environ["PAUSED"]), b"x")
+            await asyncio.to_thread(sys.stdin.read)
         try:
             await self._run("INSERT INTO keys VALUES (?, ?)", name, value)
         except sqlite3.IntegrityError:
@@ -172,22 +181,32 @@ def test_ten_thousand_keys_from_files_to_a_third_partys_database_and_back(
 def test_interrupted_in_the_middle_and_started_again(
     tmp_path: Path, environment: dict[str, str], number: signal.Signals
 ) -> None:
-    source, values = files(tmp_path, 800)
+    source, values = files(tmp_path, 200)
     target = database(tmp_path)
     command = [*KES, "migrate", "--from", str(source), "--to", str(target), "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while not 20 < (done := len(rows(tmp_path))) < 750:
-            assert process.poll() is None, done
+    reader, writer = os.pipe()
+    # The plugin waits after 100 keys until its standard input ends.
+    with subprocess.Popen(
+        command,
+        env=environment | {"PAUSED": str(writer)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[writer],
+    ) as process:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as paused:
+            assert paused.read(1) == b"x"
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     if number is not signal.SIGKILL:
         assert process.returncode == 1
         assert err == b"Error: interrupted; run the same command again to go on from here\n"
         assert json.loads(out)["copied"] == len(rows(tmp_path))
     before = rows(tmp_path)
-    assert 20 < len(before) < 800
+    assert 20 < len(before) < 200
     summary, _ = migrate(environment, source, target)
-    assert (summary["identical"], summary["copied"]) == (len(before), 800 - len(before))
+    assert (summary["identical"], summary["copied"]) == (len(before), 200 - len(before))
     assert rows(tmp_path) == values
 
 

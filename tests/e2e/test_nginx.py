@@ -84,7 +84,7 @@ class Site:
 
     def close(self) -> None:
         self.nginx.terminate()
-        self.nginx.wait(timeout=20)
+        self.nginx.wait(timeout=60)
         self.reading.join()
         if self.nginx.stderr is not None:
             self.nginx.stderr.close()

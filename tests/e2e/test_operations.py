@@ -39,7 +39,7 @@ def test_systemd_is_notified(run_server: Run, tmp_path: Path, abstract: bool, wo
     path = f"@kes-test-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind("\0" + path[1:] if abstract else path)
-        systemd.settimeout(20)
+        systemd.settimeout(60)
         store = {"keystore": {"fs": {"path": str(tmp_path / "keys")}}, "workers": workers}
         server = run_server(store, environment={"NOTIFY_SOCKET": path})
         assert systemd.recv(1000) == b"READY=1\nSTATUS=serving"

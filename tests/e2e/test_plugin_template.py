@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from kes_core.cli.plugin import _FILES
-from tests.helpers.command import kes
+from tests.helpers.command import kes, kes_here
 from tests.helpers.packages import check_types_and_style, install, run_tests
 from tests.helpers.server import start_server
 
@@ -123,16 +123,17 @@ def fill_in(folder: Path, package: str, kind: str) -> None:
 
 
 class Packages:
-    """For each kind, a package as the template writes it, and one with the author's code; their tests have run."""
+    """A package of each kind; their tests have run. Full ones have an author's code, bare ones are new."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, what: str) -> None:
         self.directory = directory
         for kind in _FILES:
-            for name in (f"kes-bare-{kind}", f"kes-full-{kind}"):
-                shown = kes("plugin", "new", name, "--kind", kind, cwd=directory).stdout
-                assert f"cd {name}" in shown
-                install(directory / name)
-            fill_in(directory / f"kes-full-{kind}", f"kes_full_{kind}", kind)
+            name = f"kes-{what}-{kind}"
+            shown = kes_here("plugin", "new", name, "--kind", kind, cwd=directory).stdout
+            assert f"cd {name}" in shown
+            install(directory / name)
+            if what == "full":
+                fill_in(directory / name, f"kes_full_{kind}", kind)
         self.failed, self.output = run_tests(directory, *[path.name for path in sorted(directory.iterdir())])
 
     def failed_of(self, name: str) -> set[str]:
@@ -142,11 +143,13 @@ class Packages:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    return Packages(tmp_path_factory.mktemp("packages"))
+    return Packages(tmp_path_factory.mktemp("packages"), "full")
 
 
 @pytest.mark.slow
-def test_only_the_unwritten_parts_fail(packages: Packages, tmp_path: Path) -> None:
+def test_only_the_unwritten_parts_fail(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    packages = Packages(tmp_path / "packages", "bare")
     for kind in _FILES:
         check_types_and_style(packages.directory / f"kes-bare-{kind}", cache=tmp_path)
         failed = packages.failed_of(f"kes-bare-{kind}")
@@ -186,7 +189,7 @@ def test_store_that_is_filled_in_serves(packages: Packages, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["", "Kes-Store", "kes_store", "kes-", "-x", "1st", "kes--x", "class", "kes-é", "a/b"])
 def test_invalid_package_names(tmp_path: Path, name: str) -> None:
     arguments = ("--", name) if name.startswith("-") else (name,)
-    error = kes("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
+    error = kes_here("plugin", "new", "--kind", "policy", *arguments, cwd=tmp_path, code=1).stderr
     assert "is not a valid name for a package: expected lower-case words with dashes, as in kes-mystore" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -195,6 +198,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "kes-acme-store"
     folder.mkdir()
     (folder / "precious").write_text("mine")
-    error = kes("plugin", "new", "kes-acme-store", "--kind", "policy", cwd=tmp_path, code=1).stderr
+    error = kes_here("plugin", "new", "kes-acme-store", "--kind", "policy", cwd=tmp_path, code=1).stderr
     assert error == "Error: kes-acme-store is there already and not empty: choose another folder with --output\n"
     assert [path.name for path in folder.iterdir()] == ["precious"]

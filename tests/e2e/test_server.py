@@ -77,7 +77,7 @@ def test_stopping_finishes_requests_under_way(run_server: RunServer, http2: bool
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert started.wait(10)
+    assert started.wait(60)
     # When the server answers this later request, it has received the first one.
     with server.client() as client:
         client.get("/version")
@@ -86,7 +86,7 @@ def test_stopping_finishes_requests_under_way(run_server: RunServer, http2: bool
     release.set()
     asking.join()
     assert answers == [200]
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=120) == 0
     assert not [line for line in server.errors if "error" in line.lower()]
 
 
@@ -94,7 +94,7 @@ def _wait_until_refused(server: Server) -> None:
     """Wait until the server refuses connections."""
     for _ in range(1000):
         try:
-            with server.connection(timeout=5):
+            with server.connection(timeout=60):
                 continue
         except OSError:
             return
@@ -107,7 +107,7 @@ def test_idle_connections_do_not_hold_up_a_stop(run_server: RunServer) -> None:
         assert client.get("/version").status_code == 200
         start = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15  # requests in progress would have 20 s
 
 
 def test_created_key_that_the_store_has_lost_is_not_served(run_server: RunServer, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_request_that_takes_longer_than_its_api_may(run_server: RunServer) -> No
         connection.sendall(b"PUT /v1/key/encrypt/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{")
         status, _headers, answer = read_response(connection)
         assert (status, json.loads(answer)) == (504, {"message": "request timed out"})
-        assert 0.9 < time.monotonic() - started < 9  # the default is 15 s
+        assert 0.9 < time.monotonic() - started < 14  # the default is 15 s
 
 
 def test_bulk_decryption_is_all_or_nothing(server: Server) -> None:
@@ -370,6 +370,6 @@ def test_development_server(tmp_path: Path) -> None:
         assert own.stdout.decode() == f"{identity}\n"
     finally:
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
         process.communicate()
     assert list(tmp_path.iterdir()) == []

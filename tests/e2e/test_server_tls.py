@@ -177,7 +177,7 @@ def ask_for_version(server: Server, credentials: Credentials) -> int:
 
 
 def _connect(server: Server, context: Any) -> Any:
-    raw = socket.create_connection((server.host, server.port), timeout=10)
+    raw = socket.create_connection((server.host, server.port), timeout=60)
     try:
         return context.wrap_socket(raw, server_hostname="localhost")
     except BaseException:

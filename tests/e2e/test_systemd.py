@@ -114,14 +114,14 @@ def test_commands_of_the_unit(tmp_path: Path, systemd: socket.socket) -> None:
     try:
         wait_for(systemd, b"READY=1\nSTATUS=serving")
         for line in (check, reload):
-            subprocess.run(command(line, process.pid), env=os.environ | environment, timeout=30, check=True)
+            subprocess.run(command(line, process.pid), env=os.environ | environment, timeout=120, check=True)
         wait_for(systemd, b"RELOADING=1")
         wait_for(systemd, b"READY=1\nSTATUS=serving")
         (tmp_path / "config.yml").write_text("broken")
-        assert subprocess.run(command(check), capture_output=True, timeout=30, check=False).returncode == 1
+        assert subprocess.run(command(check), capture_output=True, timeout=120, check=False).returncode == 1
         process.terminate()
         wait_for(systemd, b"STOPPING=1")
-        _output, errors = process.communicate(timeout=30)
+        _output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     finally:
         process.kill()

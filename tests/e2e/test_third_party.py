@@ -71,8 +71,8 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        assert self.process.wait(timeout=30) == 0
-        self._thread.join(30)
+        assert self.process.wait(timeout=120) == 0
+        self._thread.join(120)
 
 
 def test_server_on_a_third_partys_key_store(programs: Path, tmp_path: Path) -> None:

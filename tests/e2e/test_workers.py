@@ -95,7 +95,7 @@ def test_log_streams_have_the_events_of_all(run_server: Run, tmp_path: Path, pat
     with connections(server) as clients:
         readers = [Reader(server, path, http2=False) for _ in range(2)]
         # The other workers learn of a reader a moment later; until then, the reader may miss their events.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         with server.client(stranger) as refused:
             while not all(reader.events for reader in readers):
                 assert time.monotonic() < deadline
@@ -131,7 +131,7 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
     uptime = families(server)["kes_system_up_time"][1][""]
     os.kill(before[0], signal.SIGKILL)
     server.wait_for_log("has died, killed by signal 9, and is replaced")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while families(server)["kes_workers"][1][""] < WORKERS:
         assert time.monotonic() < deadline
     assert len(set(workers_of(server)) - set(before)) == 1
@@ -180,7 +180,7 @@ def test_reload_applies_to_all_workers_or_to_none(run_server: Run, tmp_path: Pat
     # A new worker starts with the configuration in use, not with the one in the file.
     os.kill(workers_of(server)[0], signal.SIGKILL)
     server.wait_for_log("is replaced")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while families(server)["kes_workers"][1][""] < WORKERS:
         assert time.monotonic() < deadline
     assert allowed() == {200}
@@ -204,7 +204,7 @@ def test_workers_end_with_their_supervisor(run_server: Run, tmp_path: Path) -> N
     server = start_with_workers(run_server, tmp_path)
     workers = workers_of(server)
     server.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -228,7 +228,7 @@ def test_audit_records_of_all_are_whole(run_server: Run, tmp_path: Path, chain: 
     assert server.stop() == 0
     lines = path.read_text().splitlines()
     assert sum(long_name in json.loads(line)["request"]["path"] for line in lines) == 240
-    printed = [json.loads(server.audit.get(timeout=5)) for _ in lines]
+    printed = [json.loads(server.audit.get(timeout=60)) for _ in lines]
     assert sum(long_name in event["request"]["path"] for event in printed) == 240
     if chain:
         assert not list(Verification().check("audit.log", lines))

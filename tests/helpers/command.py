@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import subprocess
@@ -9,8 +11,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
+
+from kes_core.cli.main import _run
 
 KES = [sys.executable, "-m", "kes_core.cli"]
+PATIENCE = 120
+"""Seconds until a command counts as hanging. It takes less than one, but many times that on a busy machine."""
 
 
 def kes(
@@ -30,9 +37,44 @@ def kes(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
+    return checked(done, code, noise)
+
+
+def kes_here(
+    *arguments: str, cwd: Path, code: int = 0, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `kes` as `run_here` does, and check it as the function `kes` does."""
+    return checked(run_here(*arguments, cwd=cwd, stdin=stdin, environment=environment), code)
+
+
+def run_here(
+    *arguments: str, cwd: Path, stdin: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `kes` in this process: for tests with many commands, as a process of its own takes a hundred times as long.
+
+    It is not for a command that changes the process, as `kes server` does once it has read its configuration.
+    """
+    clean = {name: value for name, value in os.environ.items() if "KES" not in name}
+    output, errors = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with (
+        contextlib.chdir(cwd),
+        mock.patch.dict(os.environ, clean | dict(environment or {}), clear=True),
+        mock.patch.object(sys, "argv", ["kes", *arguments]),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = _run()
+    for stream in (output, errors):
+        stream.seek(0)
+    return subprocess.CompletedProcess(["kes", *arguments], code, output.read(), errors.read())
+
+
+def checked(done: subprocess.CompletedProcess[str], code: int, noise: str = "") -> subprocess.CompletedProcess[str]:
+    """Check the exit code of a command, and that errors go to standard error alone."""
     assert done.returncode == code, done.stderr
     if code:
         assert done.stdout == ""
@@ -60,7 +102,7 @@ def on_a_terminal(*arguments: str, cwd: Path, environment: Mapping[str, str] | N
                 break
             shown += chunk
         os.close(parent)
-        assert process.wait(timeout=30) == code, shown
+        assert process.wait(timeout=PATIENCE) == code, shown
     return shown.decode().replace("\r\n", "\n")
 
 
@@ -81,6 +123,6 @@ def run_kes(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, **environment},
     )

@@ -39,7 +39,7 @@ from tests.helpers.wrapping import entry
 
 __all__ = ["TIME_LIMIT", "Answer", "ask", "talk"]
 
-TIME_LIMIT = 5.0
+TIME_LIMIT = 30.0
 """The most seconds that one input may take, even on a busy machine."""
 
 _PATIENCE = 0.2

@@ -44,7 +44,7 @@ class Reader:
         self.client = server.client(http2=http2)
         self.thread = threading.Thread(target=self.run, args=(path,))
         self.thread.start()
-        assert self.began.wait(10)
+        assert self.began.wait(60)
 
     def run(self, path: str) -> None:
         try:
@@ -67,8 +67,8 @@ class Reader:
     def wait_until(self, wanted: Callable[[list[Any]], bool]) -> None:
         """Wait until the received events meet a condition."""
         with self.changed:
-            assert self.changed.wait_for(lambda: wanted(self.events), timeout=10), self.events
+            assert self.changed.wait_for(lambda: wanted(self.events), timeout=60), self.events
 
     def close(self) -> None:
-        self.thread.join(10)
+        self.thread.join(60)
         self.client.close()

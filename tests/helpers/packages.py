@@ -10,6 +10,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from tests.helpers.pytest_runs import FEW_PLUGINS
+
 
 def install(folder: Path) -> None:
     """Write the metadata of an installed package, for a folder that is on Python's path."""
@@ -41,9 +43,11 @@ def run_tests(folder: Path, *packages: str, libraries: str = "") -> tuple[set[st
     """
     path = [*(str(folder / package) for package in packages or ["."]), *filter(None, [libraries])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # Python's own tracebacks: for others pytest parses the source, and Python 3.11 sometimes fails to do so while a
+    # clause of the kit is tested ("AST constructor recursion depth mismatch").
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=native", "--import-mode=importlib"]
     done = subprocess.run(
-        [*command, f"--rootdir={folder}", "--import-mode=importlib", *packages],
+        [sys.executable, "-m", "pytest", *FEW_PLUGINS, *options, f"--rootdir={folder}", *packages],
         cwd=folder,
         env=environment,
         capture_output=True,

@@ -71,7 +71,7 @@ class Prometheus:
         found: list[Series] = self.get("/query_range", query=expression, start=start, end=end, step=1)["result"]
         return found
 
-    def until(self, *conditions: str, timeout: float = 30.0) -> Iterator[None]:
+    def until(self, *conditions: str, timeout: float = 120.0) -> Iterator[None]:
         """Yield until each condition has a value; the caller decides what to do meanwhile.
 
         There is no event to wait for: Prometheus scrapes on its own schedule and sends no notification.
@@ -85,7 +85,7 @@ class Prometheus:
     def close(self) -> None:
         self._client.close()
         self._process.terminate()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
         self._reading.join()
         if self._process.stderr is not None:
             self._process.stderr.close()

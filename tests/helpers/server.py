@@ -62,7 +62,7 @@ class Server:
                 return line
         raise queue.Empty
 
-    def next_audit_record(self, timeout: float = 10.0) -> dict[str, Any]:
+    def next_audit_record(self, timeout: float = START_TIMEOUT) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.audit.get(timeout=timeout))
         return record
 
@@ -73,7 +73,7 @@ class Server:
         """Stop the process as an operator would and return its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=START_TIMEOUT)
 
     def kill(self) -> None:
         self.process.kill()
@@ -231,6 +231,6 @@ def start_failing(directory: Path, overrides: Any = None, *arguments: str) -> tu
     """Try to start a server that can't start; return its exit code and standard error."""
     config = write_config(directory, "disabled", overrides)
     command = [sys.executable, "-m", "kes_core.cli", "server", "--config", str(config), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=directory)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT, check=False, cwd=directory)
     assert done.stdout == ""
     return done.returncode, done.stderr

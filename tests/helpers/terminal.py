@@ -133,7 +133,7 @@ class Terminal:
         self._parent = parent
         self._open = True
 
-    def wait_until(self, condition: Callable[[Screen], object], timeout: float = 30.0) -> Screen:
+    def wait_until(self, condition: Callable[[Screen], object], timeout: float = 120.0) -> Screen:
         """Read until the screen is as expected."""
         deadline = time.monotonic() + timeout
         while not condition(self.screen):
@@ -156,7 +156,7 @@ class Terminal:
         while self._open:
             assert select.select([self._parent], [], [], 30)[0], "\n".join(self.screen.lines)
             self._read()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def _read(self) -> None:
         try:

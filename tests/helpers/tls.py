@@ -16,7 +16,7 @@ class MemoryTls:
     def __init__(self, server: Server, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
-        self.raw = socket.create_connection((server.host, server.port), timeout=20)
+        self.raw = socket.create_connection((server.host, server.port), timeout=60)
 
     def __enter__(self) -> Self:
         """Make the handshake. The next `flush` sends its last message."""

@@ -47,7 +47,7 @@ class Stream:
         self._opened, self._first = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._read, args=(server,), daemon=True)
         self._thread.start()
-        assert self._opened.wait(30)
+        assert self._opened.wait(60)
 
     def _read(self, server: Server) -> None:
         with (
@@ -61,8 +61,8 @@ class Stream:
                 self._first.set()
 
     def end(self) -> list[str]:
-        assert self._first.wait(30)
-        self._thread.join(30)
+        assert self._first.wait(60)
+        self._thread.join(60)
         assert not self._thread.is_alive()
         return self.lines
 

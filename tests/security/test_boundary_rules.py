@@ -54,7 +54,7 @@ async def guarded(store: Any) -> KeyStore:
     return await connect_store(backend(connect), Section(), PluginContext())
 
 
-async def guarded_engine(authorize: Callable[[Any], Any], seconds: float = 1.0) -> PolicyEngine:
+async def guarded_engine(authorize: Callable[[Any], Any], seconds: float = 60.0) -> PolicyEngine:
     class Engine(PolicyEngine):
         def authorize(self, request: PolicyRequest) -> Any:
             return authorize(request)
@@ -69,7 +69,7 @@ async def guarded_engine(authorize: Callable[[Any], Any], seconds: float = 1.0) 
 
 def failure(call: Awaitable[Any]) -> str:
     with pytest.raises((KeyStoreError, PluginError)) as caught:
-        asyncio.run(asyncio.wait_for(call, 20))
+        asyncio.run(asyncio.wait_for(call, 60))
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     return str(caught.value)
@@ -167,7 +167,7 @@ def test_server_still_cancels_calls() -> None:
         asyncio.run(cancel())
 
 
-def ask(authorize: Callable[[Any], Any], seconds: float = 1.0) -> Coroutine[Any, Any, Verdict]:
+def ask(authorize: Callable[[Any], Any], seconds: float = 60.0) -> Coroutine[Any, Any, Verdict]:
     async def verdict() -> Verdict:
         return await (await guarded_engine(authorize, seconds)).authorize(REQUEST)
 
@@ -176,7 +176,7 @@ def ask(authorize: Callable[[Any], Any], seconds: float = 1.0) -> Coroutine[Any,
 
 def test_engine_that_waits_is_awaited() -> None:
     async def authorize(request: PolicyRequest) -> Verdict:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await asyncio.sleep(0.01)
         await asyncio.to_thread(len, request.path)
         return Verdict(Decision.ALLOW, "two\nlines " + "x" * 600)

@@ -53,7 +53,7 @@ class Clock:
         return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.ahead)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -130,7 +130,7 @@ def test_cached_key_lasts_as_long_as_it_should(run: Callable[..., Server], clock
             status = describe(client)
             if time.monotonic() - read < 2:  # the machine may be too busy
                 assert status == 200
-            wait_until(lambda: describe(client) == 404, seconds=15)
+            wait_until(lambda: describe(client) == 404)
 
 
 def test_warnings_of_certificates_come_again_when_the_clock_was_ahead(run: Callable[..., Server], clock: Clock) -> None:

@@ -59,7 +59,7 @@ def connections_of(server: Server) -> int:
     return sum(row[1].endswith(f":{server.port:04X}") and row[3] != LISTENING and row[9] != "0" for row in rows)
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, within: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, what
@@ -71,7 +71,7 @@ def slow_reader(server: Server, alpn: str = "http/1.1") -> Iterator[ssl.SSLSocke
     """Connect with a very small receive buffer."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    raw.settimeout(20)
+    raw.settimeout(60)
     raw.connect((server.host, server.port))
     context = server.ssl_context(server.admin)
     context.set_alpn_protocols([alpn])

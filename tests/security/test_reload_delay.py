@@ -49,14 +49,14 @@ def policies() -> dict[str, Any]:
 async def watch(until: asyncio.Event) -> tuple[float, float]:
     """Return the event loop's longest turn and longest delay, in seconds.
 
-    The turn is CPU time of the loop's thread. The delay is wall-clock time: it includes waiting for Python's lock,
-    which another thread may hold, and the time that other processes take.
+    The turn is CPU time of the loop's thread. The delay is CPU time of the whole process: that of another thread which
+    holds Python's lock counts, and the time that other processes take does not.
     """
     turn = lag = 0.0
-    worked, woke = time.thread_time(), time.monotonic()
+    worked, woke = time.thread_time(), time.process_time()
     while not until.is_set():
         await asyncio.sleep(INTERVAL)
-        now, clock = time.thread_time(), time.monotonic()
+        now, clock = time.thread_time(), time.process_time()
         turn, lag = max(turn, now - worked), max(lag, clock - woke - INTERVAL)
         worked, woke = now, clock
     return turn, lag
@@ -103,14 +103,15 @@ async def _reload_large_configuration(tmp_path: Path) -> None:
         reloading = asyncio.create_task(reload_when_wanted(wanted, process, loaded.config, load_again))
         try:
             assert len(process.server.app.server_state.policy_of) == IDENTITIES
-            for attempts_left in (2, 1, 0):  # other processes may slow this one down at any time
-                _turn, quiet, _result = await while_watching(asyncio.sleep(1))
+            lags = []
+            for _attempt in range(3):  # on a busy machine, the loop may get its turn late
                 turn, lag, freed_by = await while_watching(reload_once(process, wanted))
                 assert turn < LIMIT
                 assert freed_by != threading.get_ident()
-                if lag < quiet + LIMIT or not attempts_left:
+                lags.append(lag)
+                if lag < LIMIT:
                     break
-            assert lag < quiet + LIMIT
+            assert min(lags) < LIMIT
         finally:
             reloading.cancel()
             await asyncio.gather(reloading, return_exceptions=True)

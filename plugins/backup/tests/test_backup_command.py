@@ -10,7 +10,7 @@ import pty
 import re
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,7 @@ def typed(command: Sequence[str], *lines: str, cwd: Path) -> str:
             if waiting and shown.rstrip(b" ").endswith(b":"):
                 os.write(parent, waiting.pop(0).encode() + b"\n")
         os.close(parent)
-        assert process.wait(timeout=30) == 0, shown
+        assert process.wait(timeout=120) == 0, shown
     return shown.decode().replace("\r\n", "\n")
 
 
@@ -228,21 +228,55 @@ def many(directory: Path, count: int) -> tuple[Path, dict[str, bytes]]:
     return in_files(directory, "source", values), values
 
 
+PAUSING = """
+import asyncio
+import sys
+
+from kes_core.cli import main
+from kes_fs.store import FileKeyStore
+
+method, calls = sys.argv.pop(1), int(sys.argv.pop(1))
+original = getattr(FileKeyStore, method)
+
+async def call(*arguments):
+    global calls
+    if calls == 0:
+        print("paused", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+    calls -= 1
+    return await original(*arguments)
+
+setattr(FileKeyStore, method, call)
+main()
+"""
+"""`kes`, whose key store in files waits for a line after some calls of a method: a test can end it in the middle."""
+
+
+@contextlib.contextmanager
+def paused(method: str, calls: int, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", PAUSING, method, str(calls), "backup", *map(str, arguments)]
+    with subprocess.Popen(
+        command, env=CLEAN, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"paused\n"
+            yield process
+        finally:
+            process.kill()
+
+
 def test_killed_while_it_writes(tmp_path: Path, identity: tuple[Path, str]) -> None:
     """No file has the name of the backup, and what is left is not one."""
-    made, _ = many(tmp_path, 3000)
+    made, _ = many(tmp_path, 1200)
     file = tmp_path / "keys.backup"
-    create = [*KES, "backup", "create", "--config", str(made), "--recipient", identity[1], str(file)]
-    with subprocess.Popen(create, env=CLEAN, stderr=subprocess.PIPE) as process:
-        while not any(path.stat().st_size > 50_000 for path in tmp_path.glob(".*.partial")):
-            assert process.poll() is None
-            time.sleep(0.001)
+    with paused("get", 1150, "create", "--config", made, "--recipient", identity[1], file) as process:
         limits = Path(f"/proc/{process.pid}/limits").read_text()
-        process.kill()
     assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)  # a core dump would hold keys
     assert not file.exists()
     (partial,) = tmp_path.glob(".*.partial")
     assert partial.stat().st_mode & 0o777 == 0o600
+    assert partial.stat().st_size > 50_000
     _, text = kes("verify", "--identity", identity[0], partial, code=1)
     assert text == "Error: the file is damaged or incomplete: its encryption does not verify\n"
 
@@ -251,24 +285,19 @@ def test_killed_while_it_writes(tmp_path: Path, identity: tuple[Path, str]) -> N
 def test_restoration_killed_in_the_middle_and_started_again(
     tmp_path: Path, identity: tuple[Path, str], number: signal.Signals
 ) -> None:
-    made, values = many(tmp_path, 600)
+    made, values = many(tmp_path, 100)
     target, file = in_files(tmp_path, "target"), tmp_path / "keys.backup"
     kes("create", "--config", made, "--recipient", identity[1], file)
     restore = ("restore", "--config", target, "--identity", identity[0], "--json", file)
-    with subprocess.Popen(
-        [*KES, "backup", *map(str, restore)], env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        while len(list((tmp_path / "target").glob("key-*"))) < 50:
-            assert process.poll() is None
-            time.sleep(0.002)
+    with paused("create", 50, *restore) as process:
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(b"\n", timeout=60)
     if number is signal.SIGTERM:
         assert errors.endswith(b"Error: interrupted; run the same command again to go on from here\n")
     done = len(list((tmp_path / "target").glob("key-*")))
-    assert 50 <= done < 600
+    assert 0 < done < 100
     summary, _ = kes(*restore)
-    assert (summary["identical"], summary["copied"], summary["failed"]) == (done, 600 - done, 0)
+    assert (summary["identical"], summary["copied"], summary["failed"]) == (done, 100 - done, 0)
     assert stored(tmp_path, "target") == values
 
 

@@ -178,7 +178,7 @@ def test_start_with_what_is_wrong_is_one_line(
         [sys.executable, "-m", "kes_core.cli", "server", "--config", str(config)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
         cwd=tmp_path,
     )

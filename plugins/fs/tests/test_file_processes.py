@@ -245,7 +245,7 @@ def test_caller_that_gives_up_leaves_a_key_whole_or_not_there(tmp_path: Path) ->
         await store.close()
         for thread in threading.enumerate():  # calls that still run
             if thread.name.startswith("kes-fs"):
-                thread.join(20)
+                thread.join(60)
 
     asyncio.run(check())
     assert not [entry for entry in (tmp_path / "keys").iterdir() if entry.name.startswith(".new-")]

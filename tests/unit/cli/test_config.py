@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from tests.helpers.certificates import make_server_certificate
-from tests.helpers.command import KES, kes, on_a_terminal
+from tests.helpers.command import KES, kes, kes_here, on_a_terminal
 from tests.helpers.server import write_config
 
 ADMIN = "c84cc9b91ae2399b043da7eca616048d4b4200edf2ff418d8af3835911db945d"
@@ -34,17 +34,17 @@ def site(tmp_path: Path) -> Path:
 def test_check(tmp_path: Path) -> None:
     path = write_config(tmp_path, ADMIN)
     for arguments in (["config.yml"], ["--config", "config.yml"]):
-        assert kes("config", "check", *arguments, cwd=tmp_path).stdout == "config.yml: ok\n"
+        assert kes_here("config", "check", *arguments, cwd=tmp_path).stdout == "config.yml: ok\n"
     for arguments in ([], ["config.yml", "--config", "config.yml"]):
         assert "Give one configuration: FILE, or --config FILE." in (
-            kes("config", "check", *arguments, cwd=tmp_path, code=2).stderr
+            kes_here("config", "check", *arguments, cwd=tmp_path, code=2).stderr
         )
     path.write_text(path.read_text().replace("address:", "adress:") + "keys:\n- name: .\n")
-    found = kes("config", "check", "config.yml", cwd=tmp_path, code=1).stderr.splitlines()
+    found = kes_here("config", "check", "config.yml", cwd=tmp_path, code=1).stderr.splitlines()
     assert len(found) == 2
     assert found[0].startswith("Error: config.yml:1: adress: unknown field; did you mean 'address'?")
     assert found[1].startswith("config.yml:10: keys[0].name: ")
-    missing = kes("config", "check", "none.yml", cwd=tmp_path, code=1).stderr
+    missing = kes_here("config", "check", "none.yml", cwd=tmp_path, code=1).stderr
     assert missing == "Error: none.yml: can't be read: No such file or directory\n"
 
 
@@ -54,16 +54,16 @@ def test_check_looks_at_the_certificate(tmp_path: Path) -> None:
     other.mkdir()
     key, _cert = make_server_certificate(other)
     (tmp_path / "server.key").write_bytes(key.read_bytes())
-    error = kes("config", "check", "config.yml", cwd=tmp_path, code=1).stderr
+    error = kes_here("config", "check", "config.yml", cwd=tmp_path, code=1).stderr
     assert error.startswith("Error: config.yml: tls: ")
     assert error.count("\n") == 1
     (tmp_path / "server.key").unlink()
-    assert "server.key" in kes("config", "check", "config.yml", cwd=tmp_path, code=1).stderr
+    assert "server.key" in kes_here("config", "check", "config.yml", cwd=tmp_path, code=1).stderr
 
 
 def test_check_names_line_and_field_in_plugins_sections(tmp_path: Path) -> None:
     write_config(tmp_path, ADMIN, {"keystore": {"vault": {"endpoint": "vault:8200", "aprole": {}}}})
-    error = kes("config", "check", "config.yml", cwd=tmp_path, code=1).stderr
+    error = kes_here("config", "check", "config.yml", cwd=tmp_path, code=1).stderr
     assert "config.yml:9: keystore.vault.endpoint: 'vault:8200' is not the URL of a Vault server" in error
     assert "config.yml:10: keystore.vault.aprole: unknown field; did you mean 'approle'?" in error
 
@@ -71,7 +71,7 @@ def test_check_names_line_and_field_in_plugins_sections(tmp_path: Path) -> None:
 def test_show(tmp_path: Path) -> None:
     section = {"endpoint": "https://v", "approle": {"id": "i", "secret": "${SECRET}"}}
     write_config(tmp_path, ADMIN, {"keystore": {"vault": section}})
-    out = kes("config", "show", "config.yml", cwd=tmp_path, environment={"SECRET": "hunter2"}).stdout
+    out = kes_here("config", "show", "config.yml", cwd=tmp_path, environment={"SECRET": "hunter2"}).stdout
     assert "hunter2" not in out
     found = yaml.safe_load(out)["keystore"]["vault"]
     assert found["approle"] == {"engine": "approle", "id": "i", "retry": "5s", "secret": "*" * 10} | {
@@ -82,7 +82,7 @@ def test_show(tmp_path: Path) -> None:
 
 
 def test_schema(tmp_path: Path) -> None:
-    schema = json.loads(kes("config", "schema", cwd=tmp_path).stdout)
+    schema = json.loads(kes_here("config", "schema", cwd=tmp_path).stdout)
     Draft202012Validator.check_schema(schema)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     write_config(tmp_path, ADMIN)

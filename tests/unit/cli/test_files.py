@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kes_core.cli.identity import write_certificate
-from tests.helpers.command import kes
+from tests.helpers.command import kes_here as kes
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kes_core.identity import APIKey, identity_of_certificate, identity_of_public_key
-from tests.helpers.command import KES, kes, on_a_terminal, seconds_for
+from tests.helpers.command import KES, on_a_terminal, seconds_for
+from tests.helpers.command import kes_here as kes
 
 
 def test_new_api_key(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_passphrase_without_a_terminal(tmp_path: Path) -> None:
         input="secret\nsecret\n",
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
         start_new_session=True,  # so it has no terminal
     )

@@ -17,7 +17,7 @@ def run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str
     # Buffered, as by default: data left in the buffer must not cause a second error at the end.
     clean = {name: value for name, value in os.environ.items() if "KES" not in name and name != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        [*KES, *arguments], env=clean, stderr=subprocess.PIPE, text=True, timeout=30, check=False, **options
+        [*KES, *arguments], env=clean, stderr=subprocess.PIPE, text=True, timeout=120, check=False, **options
     )
 
 
@@ -40,7 +40,7 @@ def test_a_reader_that_has_read_enough_is_no_error_message() -> None:
 
 def test_without_standard_output_nothing_breaks() -> None:
     command = f'exec "{sys.executable}" -m kes_core.cli identity >&-'
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
