@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AWAITABLE",
     "BLOCKING",
+    "CANCEL_TIMEOUT",
     "CLOSE_TIMEOUT",
     "CONNECT_TIMEOUT",
     "TELL_AGAIN",

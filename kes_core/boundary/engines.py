@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.boundary.calls import (
     AWAITABLE,
     BLOCKING,
+    CANCEL_TIMEOUT,
     BlockingWatch,
     Origin,
     PluginError,
@@ -148,6 +149,8 @@ async def _as_coroutine(call: Any, origin: Origin) -> Any:
 async def _finish(call: Any, waits_for: Any, seconds: float, watch: BlockingWatch) -> Any:
     """Await the rest of a coroutine that has made its first step, for a limited time.
 
+    It has `CANCEL_TIMEOUT` to end after that, or after the request was cancelled, and is then abandoned.
+
     Raises:
         TooSlowError: It took longer.
         BaseException: The coroutine raised it.
@@ -155,7 +158,7 @@ async def _finish(call: Any, waits_for: Any, seconds: float, watch: BlockingWatc
     await enter_task()
     try:
         async with asyncio.timeout(seconds) as limit:
-            answer = await go_on(call, waits_for, watch)
+            answer = await go_on(call, waits_for, watch, patience=CANCEL_TIMEOUT)
     except TimeoutError:
         if limit.expired():
             raise TooSlowError from None

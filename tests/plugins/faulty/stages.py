@@ -35,7 +35,7 @@ from kes_core.server.server import ServerProcess
 from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.server import write_config
 from tests.plugins.faulty import loading
-from tests.plugins.faulty.bases import FaultyEngine, FaultySink, FaultyStore
+from tests.plugins.faulty.bases import FaultyEngine, FaultyFrontend, FaultySink, FaultyStore
 
 STRANGER: Final = "5" * 64
 
@@ -145,6 +145,8 @@ class Stage:
             sections["plugins"] = {"authorize_timeout": "200ms" if self.kind.hangs else "10s"}
         if issubclass(self.kind, FaultySink):
             sections["audit_sinks"] = {"faulty": {}}
+        if issubclass(self.kind, FaultyFrontend):
+            sections["frontends"] = {"faulty": {}}
         return load(write_config(self.directory, self.identity, sections), plugins=plugins).config, plugins
 
     # The stages
@@ -219,6 +221,31 @@ class Stage:
         """Return the log of a stop, after a request."""
         (_answer, *lines) = self.request(["GET /v1/ready"])
         return lines or ["it stops"]
+
+    def frontend(self, _requests: Sequence[str]) -> list[str]:
+        """Return the log of a front end from its start to its stop."""
+
+        async def work(lines: list[str]) -> None:
+            server, config = self._server()
+            await server.connect(config)
+            frontends = server._frontends
+            try:
+                await frontends.use(config)
+            except ConfigRejectedError as error:
+                lines.append(str(error))
+            else:
+                for running in frontends._running.values():
+                    await running._check()
+                    if self.kind.has_task:
+                        async with asyncio.timeout(5):
+                            await running.guard.failed.wait()
+                lines += [f"{name}: {problem or 'ready'}" for name, problem in frontends.problems().items()]
+                await frontends.stop()
+            await self._stop(server)
+            if hasattr(self.kind, "clean_up"):
+                self.kind.clean_up()
+
+        return run(work, self.log)
 
     def hook(self, _requests: Sequence[str]) -> list[str]:
         """Return the log of the hooks of a server that starts and stops."""

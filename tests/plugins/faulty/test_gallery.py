@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from kes_core import faults, hookspecs
-from kes_core.boundary import calls, hooks, stores
+from kes_core.boundary import calls, engines, frontends, hooks, stores
 from kes_core.cli.main import _run
 from kes_core.plugins import load_plugins
 from tests.helpers.certificates import make_credentials
@@ -30,6 +30,7 @@ MODULES: Final = (
     "closing",
     "engines",
     "sinks",
+    "frontends",
     "hooks",
     "doctors",
     "kit",
@@ -76,6 +77,10 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "CONNECT_NOTICE", 0.5)
     monkeypatch.setattr(calls, "CLOSE_TIMEOUT", 0.5)
     monkeypatch.setattr(calls, "CANCEL_TIMEOUT", 0.2)
+    monkeypatch.setattr(engines, "CANCEL_TIMEOUT", 0.2)
+    monkeypatch.setattr(frontends, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(frontends, "READY_TIMEOUT", 0.2)
+    monkeypatch.setattr(frontends, "CLOSE_TIMEOUT", 0.2)
     monkeypatch.setattr(stores, "CALL_TIMEOUT", 0.5)
     monkeypatch.setattr(stores, "THROTTLE_TIME", 0.2)
     monkeypatch.setattr(hooks, "HOOK_TIMEOUT", 0.5)
