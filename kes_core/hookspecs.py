@@ -31,6 +31,7 @@ imports every installed plugin, even one that it does not use.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -219,6 +220,8 @@ class _RecordQueue:
         self._sink = sink
         self.what = f"the audit sink {kind_of(sink)}"
         """The name of the sink in messages. The server replaces it by the name in the configuration."""
+        self.context: contextvars.Context | None = None
+        """The context of the task that delivers; that of its creation unless the server sets another."""
         self._waiting: deque[Mapping[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -237,7 +240,7 @@ class _RecordQueue:
                 logger.error("%s is too slow: the oldest audit records are lost", self.what)
         self._waiting.append(event)
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._deliver())
+            self._task = asyncio.get_running_loop().create_task(self._deliver(), context=self.context)
 
     async def close(self) -> bool:
         """Wait for the delivery of all records, for a limited time; return whether this is the first call."""
@@ -246,13 +249,17 @@ class _RecordQueue:
             await asyncio.wait({self._task}, timeout=_FLUSH_TIME)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_FLUSH_TIME / 10)
+        self.give_up()
+        return first
+
+    def give_up(self) -> None:
+        """Drop the records that wait, and log their number."""
         lost = len(self._waiting) + self._lost
         LOST_RECORDS.add("plugin", len(self._waiting))
         self._waiting.clear()
         self._lost = 0
         if lost:
             logger.error("%s is closed; %d audit records are lost", self.what, lost)
-        return first
 
     async def _deliver(self) -> None:
         pause = _FIRST_PAUSE

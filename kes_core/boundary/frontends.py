@@ -10,6 +10,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.boundary.blocking import PLUGIN, calls_plugin
 from kes_core.boundary.calls import (
     AWAITABLE,
     CLOSE_TIMEOUT,
@@ -132,6 +133,7 @@ class GuardedFrontend:
         self.problem = problem
         self.failed.set()
 
+    @calls_plugin
     async def _call(
         self, operation: str, function: Callable[[], Awaitable[None]], seconds: float, *, ends: float | None = None
     ) -> BackendError | None:
@@ -144,7 +146,7 @@ class GuardedFrontend:
                 return self._origin.error(self._origin.returned(operation, call, AWAITABLE))
             if isinstance(call, types.CoroutineType):
                 call = watched(call, self._watch)
-            await within(call, left, connecting_to="" if ends is None else self._origin.what)
+            await within(call, left, self._origin.what, connects=ends is not None)
         except TooSlowError:
             return FrontendError(f"{self._origin.what} has not answered {operation} within {seconds:g} s")
         except BaseException as error:
@@ -161,7 +163,9 @@ class GuardedFrontend:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    @calls_plugin
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        PLUGIN.set(self._origin.what)
         try:
             await (watched(work, self._watch) if isinstance(work, types.CoroutineType) else work)
         except BaseException as error:

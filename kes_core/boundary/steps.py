@@ -11,6 +11,8 @@ import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
+from kes_core.boundary.blocking import calls_plugin
+
 __all__ = ["enter_task", "finish", "finish_rest", "go_on", "watched"]
 
 T = TypeVar("T")
@@ -19,6 +21,7 @@ _CLOSE_TRIES: Final = 3
 """How often an abandoned coroutine is closed if it goes on."""
 
 
+@calls_plugin
 @types.coroutine
 def go_on(
     call: Coroutine[Any, Any, T],
@@ -40,7 +43,7 @@ def go_on(
         try:
             sent = yield waits_for
         except GeneratorExit:
-            call.close()
+            _close(call)
             raise
         except BaseException as error:  # pass it to the coroutine
             if patience is not None and isinstance(error, asyncio.CancelledError):
@@ -60,6 +63,7 @@ def go_on(
                 watch(time.perf_counter() - started)
 
 
+@calls_plugin
 async def _end(
     call: Coroutine[Any, Any, T],
     error: asyncio.CancelledError,
@@ -95,6 +99,11 @@ async def _end(
         step, argument = call.send, None
 
 
+def _close(call: Coroutine[Any, Any, Any]) -> None:
+    """Close a coroutine. Not marked with `calls_plugin`: the caller may be anything."""
+    call.close()
+
+
 async def _comes(waits_for: Any, seconds: float) -> bool:
     """Wait for what a coroutine has yielded, as a task would; return whether it came in time."""
     if seconds <= 0:
@@ -109,6 +118,7 @@ async def _comes(waits_for: Any, seconds: float) -> bool:
     return bool(done)
 
 
+@calls_plugin
 def _abandon(call: Coroutine[Any, Any, Any]) -> None:
     """Close a coroutine, which may ignore that too."""
     for _ in range(_CLOSE_TRIES):
@@ -121,6 +131,7 @@ def _abandon(call: Coroutine[Any, Any, Any]) -> None:
         return
 
 
+@calls_plugin
 async def watched(call: Coroutine[Any, Any, T], watch: Callable[[float], None]) -> T:
     """Await a coroutine; pass the seconds of each of its steps to `watch`."""
     started = time.perf_counter()

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Final
 
-__all__ = ["notify_ready", "notify_reloading", "notify_stopping", "passed_descriptors"]
+__all__ = ["notify_alive", "notify_ready", "notify_reloading", "notify_stopping", "passed_descriptors", "watchdog_time"]
 
 logger = logging.getLogger("kes.server")
 
@@ -50,6 +50,20 @@ def notify_reloading() -> None:
 def notify_stopping() -> None:
     """Report that the server stops."""
     _notify("STOPPING=1")
+
+
+def notify_alive() -> None:
+    """Report that the server still works, if systemd wants to know (`WatchdogSec=`)."""
+    if watchdog_time() is not None:
+        _notify("WATCHDOG=1")
+
+
+def watchdog_time() -> float | None:
+    """Return the seconds within which systemd wants to hear of this process (sd_watchdog_enabled(3)); None if never."""
+    time_limit, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not time_limit.isdecimal() or pid not in {"", str(os.getpid())} or "NOTIFY_SOCKET" not in os.environ:
+        return None
+    return int(time_limit) / 1e6 or None
 
 
 def _notify(message: str) -> None:

@@ -108,6 +108,8 @@ class FaultyFrontend(Frontend):
     hangs = False
     has_task = False
     """Whether its fault is in a task, for whose end the test waits."""
+    identity = ""
+    """The admin."""
     more: Mapping[str, Any] = {}
 
     def __init__(self, context: FrontendContext) -> None:

@@ -14,6 +14,7 @@ from kes_core import faults, hookspecs
 from kes_core.boundary import calls, engines, frontends, hooks, stores
 from kes_core.cli.main import _run
 from kes_core.plugins import load_plugins
+from kes_core.server import watchdog
 from tests.helpers.certificates import make_credentials
 from tests.helpers.pytest_runs import run_pytest
 from tests.plugins.faulty import commands, loading
@@ -31,6 +32,7 @@ MODULES: Final = (
     "engines",
     "sinks",
     "frontends",
+    "blocking",
     "hooks",
     "doctors",
     "kit",
@@ -84,6 +86,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "CALL_TIMEOUT", 0.5)
     monkeypatch.setattr(stores, "THROTTLE_TIME", 0.2)
     monkeypatch.setattr(hooks, "HOOK_TIMEOUT", 0.5)
+    monkeypatch.setattr(watchdog, "LIMIT", 0.2)
     monkeypatch.setattr(hookspecs, "_FLUSH_TIME", 0.2)
     monkeypatch.setattr(faults, "END_TIMEOUT", 0.5)
 
