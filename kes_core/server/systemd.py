@@ -53,9 +53,10 @@ def notify_stopping() -> None:
 
 
 def notify_alive() -> None:
-    """Report that the server still works, if systemd wants to know (`WatchdogSec=`)."""
+    """Report that the process still runs, if systemd wants to know (`WatchdogSec=`)."""
     if watchdog_time() is not None:
-        _notify("WATCHDOG=1")
+        with contextlib.suppress(OSError):  # other reports have logged it
+            _send("WATCHDOG=1")
 
 
 def watchdog_time() -> float | None:
@@ -67,14 +68,18 @@ def watchdog_time() -> float | None:
 
 
 def _notify(message: str) -> None:
+    try:
+        _send(message)
+    except OSError as error:
+        logger.warning("can't notify systemd of the server's state: %s", error.strerror)
+
+
+def _send(message: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect(address)
-            sock.sendall(message.encode("utf-8"))
-    except OSError as error:
-        logger.warning("can't notify systemd of the server's state: %s", error.strerror)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(address)
+        sock.sendall(message.encode("utf-8"))

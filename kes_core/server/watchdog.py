@@ -11,6 +11,9 @@ thread
    and systemd another server.
 
 The server's own code is never interrupted. It waits on purpose if nobody reads the audit log on standard output.
+
+Compiled code that keeps Python's lock (GIL) stops this thread too. Then systemd ends the process (`WatchdogSec=`),
+because it hears from this thread no more.
 """
 
 from __future__ import annotations
@@ -92,6 +95,7 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._pause()):
+            systemd.notify_alive()
             if self._has_turned:
                 self._has_turned, self._is_told = False, False
                 self._calls.clear()
@@ -181,7 +185,6 @@ class Watchdog:
 
     def _on_turn(self) -> None:
         self._has_turned = True
-        systemd.notify_alive()
 
     def _on_signal(self, _number: int, frame: FrameType | None) -> None:
         call = self._target
