@@ -12,8 +12,8 @@ thread
 
 The server's own code is never interrupted. It waits on purpose if nobody reads the audit log on standard output.
 
-Compiled code that keeps Python's lock (GIL) stops this thread too. Then systemd ends the process (`WatchdogSec=`),
-because it hears from this thread no more.
+Compiled code that keeps Python's lock (GIL) stops this thread too. Then systemd ends the server (`WatchdogSec=`), or
+the supervisor ends its worker, because the thread gives no more signs of life.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Final, NoReturn
 from kes_core.boundary.blocking import BlockedError, Moment, calls_of, find_moment, is_callback, is_running, name_of
 from kes_core.server import systemd
 
-__all__ = ["BLOCKED", "Watchdog"]
+__all__ = ["BLOCKED", "Watchdog", "signs"]
 
 logger = logging.getLogger("kes.server")
 
@@ -54,6 +54,10 @@ SIGNAL: Final = signal.SIGRTMIN + 11
 SIGUSR1, ...); not one of the first, which debuggers and runtimes of other languages take, nor SIGRTMIN+3, which stops a
 container. It goes to the main thread alone, and only when a plugin blocks: no other system call returns EINTR for it.
 Python also writes its number to the pipe of the event loop, which ignores signals without a handler of its own."""
+
+
+signs: Final[list[Callable[[], object]]] = [systemd.notify_alive]
+"""What the watching thread calls at each look: signs of life, for systemd and for the supervisor of a worker."""
 
 
 class Watchdog:
@@ -95,7 +99,9 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._pause()):
-            systemd.notify_alive()
+            for sign in signs:
+                with contextlib.suppress(Exception):
+                    sign()
             if self._has_turned:
                 self._has_turned, self._is_told = False, False
                 self._calls.clear()

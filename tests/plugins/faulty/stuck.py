@@ -10,10 +10,12 @@ from typing import Any
 
 from kes_core import PluginContext
 from kes_core.server import watchdog
+from kes_core.server.workers import signs
 from tests.plugins.faulty.bases import FaultyStore
 
 if "KES_TEST_LIMIT" in os.environ:
     watchdog.LIMIT = float(os.environ["KES_TEST_LIMIT"])  # type: ignore[misc] # shorter
+    signs.SILENCE = 3 * watchdog.LIMIT  # type: ignore[misc] # as above
 
 
 class Stuck(FaultyStore):

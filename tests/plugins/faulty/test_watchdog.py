@@ -110,6 +110,17 @@ def test_blocked_worker_is_replaced(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", [2], indirect=True)
+def test_worker_that_gives_no_sign_of_life_is_replaced(server: Server) -> None:
+    assert describe(server, "locked") == "closed"
+    server.wait_for_log("does not answer and is killed")
+    server.wait_for_log("has died, killed by signal 9, and is replaced")
+    for _ in range(10):
+        assert describe(server, "my-key") == 200
+    assert server.stop() == 0
+
+
+@pytest.mark.slow
 def test_stopped_process_has_not_blocked(server: Server) -> None:
     """A process that is stopped (SIGSTOP), as with its virtual machine, goes on as if nothing had happened."""
     assert describe(server, "my-key") == 200
