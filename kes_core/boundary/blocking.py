@@ -32,6 +32,8 @@ PLUGIN: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("kes_plugin"
 
 _OWN: Final = frozenset({"access", "audit", "cli", "doctor", "keys", "server"})
 """The packages of the server's own code. Plugins may call the others."""
+_WHOLE: Final = frozenset({"asyncio", "importlib"})
+"""Packages whose data must stay whole. What they call may be interrupted."""
 _CALLS: Final[set[CodeType]] = set()
 _RUN: Final = asyncio.Handle._run.__code__  # noqa: SLF001 # the frame of each callback and of each step of a task
 
@@ -70,7 +72,7 @@ class Moment(NamedTuple):
 def find_moment(frame: FrameType) -> Moment:
     """Return what the thread does whose innermost frame is `frame`."""
     root = _name(frame).partition(".")[0]
-    may_interrupt = root not in {"asyncio", "importlib"}  # their data must stay whole
+    may_interrupt = root not in _WHOLE
     beneath: FrameType | None = None
     logs: FrameType | None = None
     each: FrameType | None = frame
@@ -130,6 +132,11 @@ def _is_own(call: FrameType, boundary: FrameType) -> bool:
 def is_callback(call: FrameType) -> bool:
     """Return whether `call` is a callback or a step of a task, in which the boundary takes no part."""
     return call.f_code is _RUN
+
+
+def is_own(frame: FrameType) -> bool:
+    """Return whether a frame is code of the core, or of a module that must not be interrupted."""
+    return _name(frame).partition(".")[0] in {"kes_core", "logging", *_WHOLE}
 
 
 def is_running(call: FrameType, innermost: FrameType | None) -> bool:

@@ -28,9 +28,18 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
-from kes_core.boundary.blocking import BlockedError, Moment, calls_of, find_moment, is_callback, is_running, name_of
+from kes_core.boundary.blocking import (
+    BlockedError,
+    Moment,
+    calls_of,
+    find_moment,
+    is_callback,
+    is_own,
+    is_running,
+    name_of,
+)
 from kes_core.server import systemd
 
 __all__ = ["BLOCKED", "Watchdog", "signs"]
@@ -197,19 +206,49 @@ class Watchdog:
         if call is None or frame is None:  # a signal of somebody else, or a late one
             return
         try:
-            moment = find_moment(frame)
             is_in = is_running(call, frame)
         except Exception:  # such as RecursionError
             return
-        if not is_in or not moment.is_foreign or moment.logs is not None:
+        if is_in:
+            self._interrupt(call, frame)
+            self._interrupt_later(call, frame)
+
+    def _interrupt(self, call: FrameType, frame: FrameType) -> None:
+        """Interrupt `call` if the innermost frame is its own code, or keep the thread from going on."""
+        try:
+            moment = find_moment(frame)
+        except Exception:  # as above
+            return
+        if moment.frame is not call or moment.logs is not None:
             return
         if self._holds:
             self._held.set()
             while True:
                 time.sleep(_WRITING)
-        if moment.may_interrupt and moment.frame is call:
+        if moment.may_interrupt:
             self._target = None
             raise BlockedError(LIMIT)
+
+    def _interrupt_later(self, call: FrameType, frame: FrameType) -> None:
+        """Interrupt `call` when the server's own code, which it calls again and again, returns to it."""
+        before = sys.gettrace()
+
+        def at_line(frame: FrameType, _event: str, _argument: object) -> Any:
+            if self._target is not call:
+                return None
+            self._interrupt(call, frame)
+            return at_line
+
+        def at_call(_frame: FrameType, _event: str, _argument: object) -> None:
+            if self._target is not call:
+                sys.settrace(before)
+
+        each: FrameType | None = frame
+        while each is not None and each is not call.f_back:
+            if not is_own(each):
+                each.f_trace = at_line
+            each = each.f_back
+        sys.settrace(at_call)
 
 
 def _place(frame: FrameType) -> str:

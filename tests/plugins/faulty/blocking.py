@@ -94,11 +94,11 @@ class CapabilitiesBlock(_Blocks, FaultyStore):
         block()
 
 
-class GetSpins(_Blocks, FaultyStore):
-    """`get` has an endless loop."""
+class GetSleeps(_Blocks, FaultyStore):
+    """`get` sleeps on the event loop."""
 
     async def get(self, name: str) -> Any:
-        spin()
+        time.sleep(LONG)
 
 
 class GetReadsASocket(_Blocks, FaultyStore):
@@ -127,11 +127,11 @@ class GetBlocksInATask(_Blocks, FaultyStore):
         block()
 
 
-class GetSpinsInACallback(_Blocks, FaultyStore):
-    """`get` returns, and leaves a callback with an endless loop."""
+class GetBlocksInACallback(_Blocks, FaultyStore):
+    """`get` returns, and leaves a callback that does not return."""
 
     async def get(self, name: str) -> Any:
-        asyncio.get_running_loop().call_soon(spin)
+        asyncio.get_running_loop().call_soon(block)
         await asyncio.sleep(0.01)
         return await super().get(name)
 
