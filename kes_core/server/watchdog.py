@@ -40,6 +40,7 @@ from kes_core.boundary.blocking import (
     is_running,
     name_of,
 )
+from kes_core.faults import log_fault, one_line
 from kes_core.server import systemd
 
 __all__ = ["BLOCKED", "Watchdog", "signs"]
@@ -117,7 +118,10 @@ class Watchdog:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._on_turn)
             else:
-                self._look()
+                try:
+                    self._look()
+                except Exception as error:  # otherwise nobody would watch any more
+                    log_fault(logger, "internal error: the watchdog failed", error=error)
 
     def _pause(self) -> float:
         wanted = systemd.watchdog_time()
@@ -191,7 +195,8 @@ class Watchdog:
             if self._held.wait(_PAUSE / 5):
                 return True
         # Code in C has not returned. When it does, the signal comes first.
-        if is_running(call, self._innermost()):
+        frame = self._innermost()
+        if frame is not None and is_running(call, frame) and find_moment(frame).is_foreign:
             return True
         self._target, self._holds = None, False
         return False
@@ -252,7 +257,7 @@ class Watchdog:
 
 
 def _place(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+    return one_line(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}")
 
 
 def _in_time(work: Callable[[], None]) -> None:
