@@ -31,6 +31,7 @@ imports every installed plugin, even one that it does not use.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -219,6 +220,8 @@ class _RecordQueue:
         self._sink = sink
         self.what = f"the audit sink {kind_of(sink)}"
         """The name of the sink in messages. The server replaces it by the name in the configuration."""
+        self.context: contextvars.Context | None = None
+        """The context of the task that delivers; that of its creation unless the server sets another."""
         self._waiting: deque[Mapping[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -237,7 +240,7 @@ class _RecordQueue:
                 logger.error("%s is too slow: the oldest audit records are lost", self.what)
         self._waiting.append(event)
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._deliver())
+            self._task = asyncio.get_running_loop().create_task(self._deliver(), context=self.context)
 
     async def close(self) -> bool:
         """Wait for the delivery of all records, for a limited time; return whether this is the first call."""
@@ -246,13 +249,17 @@ class _RecordQueue:
             await asyncio.wait({self._task}, timeout=_FLUSH_TIME)
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_FLUSH_TIME / 10)
+        self.give_up()
+        return first
+
+    def give_up(self) -> None:
+        """Drop the records that wait, and log their number."""
         lost = len(self._waiting) + self._lost
         LOST_RECORDS.add("plugin", len(self._waiting))
         self._waiting.clear()
         self._lost = 0
         if lost:
             logger.error("%s is closed; %d audit records are lost", self.what, lost)
-        return first
 
     async def _deliver(self) -> None:
         pause = _FIRST_PAUSE
@@ -272,26 +279,47 @@ class _RecordQueue:
 
     async def _write(self, batch: Sequence[Mapping[str, Any]]) -> bool:
         """Deliver records; return whether that succeeded. Log a failure if it differs from the last one."""
+        # In a task of its own, which may ignore its cancellation.
+        task = asyncio.get_running_loop().create_task(_attempt(self._sink, batch))
         try:
-            async with asyncio.timeout(self._sink.write_timeout) as limit:
-                await self._sink.write(batch)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            raise
-        except BaseException as error:  # SystemExit too
-            if isinstance(error, BackendError):
-                problem = one_line(str(error))
-            elif isinstance(error, TimeoutError) and limit.expired():
-                problem = f"no answer within {self._sink.write_timeout:g} s"
-            else:
-                problem = f"{kind_of(error)}, which is a fault of its plugin"
-            if problem != self._problem:
-                logger.error("%s can't deliver audit records, which wait in memory: %s", self.what, problem)
-            self._problem = problem
-            return False
-        if self._problem or self._lost:
+            in_time, _waiting = await asyncio.wait({task}, timeout=self._sink.write_timeout)
+            if not in_time:
+                task.cancel()
+                await asyncio.wait({task}, timeout=_FLUSH_TIME / 20)
+                if not task.done():
+                    self._fail(f"no answer within {self._sink.write_timeout:g} s")
+                    await asyncio.wait({task})  # because calls never overlap
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=_FLUSH_TIME / 20)
+        error = asyncio.CancelledError() if task.cancelled() else task.result()
+        if isinstance(error, BackendError):
+            self._fail(one_line(str(error)))
+        elif isinstance(error, asyncio.CancelledError | TimeoutError) and not in_time:
+            self._fail(f"no answer within {self._sink.write_timeout:g} s")
+        elif error is not None:
+            self._fail(f"{kind_of(error)}, which is a fault of its plugin")
+        elif self._problem or self._lost:
             logger.warning("%s delivers audit records again; %d are lost", self.what, self._lost)
             self._problem, self._lost = "", 0
-        return True
+        return error is None
+
+    def _fail(self, problem: str) -> None:
+        if problem != self._problem:
+            logger.error("%s can't deliver audit records, which wait in memory: %s", self.what, problem)
+        self._problem = problem
+
+
+async def _attempt(sink: QueuedAuditSink, batch: Sequence[Mapping[str, Any]]) -> BaseException | None:
+    """Deliver records; return the error, if any. If the task raised SystemExit, the event loop would end."""
+    try:
+        await sink.write(batch)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        return error
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ identity alone; listings are a header and a line for each name; all other output
 a server and prints something has `--json`. Its members have the names that the Go tool uses.
 
 Errors go to standard error, and begin with what failed. The exit code is 0, 1 if a command fails, 2 for wrong usage,
-and 130 after Ctrl-C in `kes log` and `kes metric`. `NO_COLOR` and `TERM=dumb` switch colours off; `--color` wins over
-both. Control characters in what a server sends are shown as escapes, so that the terminal does not obey them.
+4 if a plugin has blocked `kes server`, and 130 after Ctrl-C in `kes log` and `kes metric`. `NO_COLOR` and `TERM=dumb`
+switch colours off; `--color` wins over both. Control characters in what a server sends are shown as escapes, so that
+the terminal does not obey them.
 
 A switch also takes a value, as in `--insecure=true`. `--enclave` is accepted and ignored. A server's `http://`
 becomes `https://`.

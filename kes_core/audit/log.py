@@ -15,30 +15,37 @@ line or forge a record.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from kes_core.audit.event import make_event
 from kes_core.audit.file import FileSink
 from kes_core.audit.stdout import AuditOutputError, StreamSink
-from kes_core.audit.syslog import SyslogSink
+from kes_core.audit.syslog import SyslogSink, finish_sending
 from kes_core.boundary import GuardedSink, Surroundings, connect_sink
 from kes_core.config import AuditSinkChoice
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
+from kes_core.hookspecs import QueuedAuditSink
 
 if TYPE_CHECKING:
     from kes_core.config import Config
     from kes_core.plugins import Plugins
     from kes_core.server.events import Hub
 
-__all__ = ["AuditError", "AuditLog", "chosen_sinks", "open_audit_log"]
+__all__ = ["AuditError", "AuditLog", "chosen_sinks", "finish_all", "open_audit_log"]
 
 logger = logging.getLogger("kes.audit")
 
 _AUDIT_LEVEL: Final = 0
 """The highest level of `log.audit` that enables the audit log on standard output."""
+
+
+_open: Final[weakref.WeakSet[AuditLog]] = weakref.WeakSet()
+"""The logs that are not closed."""
 
 
 class AuditError(Exception):
@@ -83,7 +90,16 @@ async def open_audit_log(
         if isinstance(error, AuditOutputError | BackendError):
             raise AuditError(str(error)) from None
         raise
-    return AuditLog(sinks)
+    log = AuditLog(sinks)
+    _open.add(log)
+    return log
+
+
+def finish_all() -> None:
+    """Write the waiting records of all logs before the process ends, without the event loop, which no longer turns."""
+    for log in list(_open):
+        log.finish()
+    finish_sending()
 
 
 class AuditLog:
@@ -162,8 +178,21 @@ class AuditLog:
         for sink, other in zip(self._files(), old._files(), strict=False):
             sink.take_over(other)
 
+    def finish(self) -> None:
+        """Write the waiting records, without the event loop. No more records may follow."""
+        for sink in self._sinks:
+            inner = sink.inner if isinstance(sink, GuardedSink) else sink
+            with contextlib.suppress(Exception):
+                if isinstance(inner, StreamSink):
+                    inner.flush()
+                elif isinstance(inner, FileSink | SyslogSink):
+                    inner.finish()
+                elif isinstance(inner, QueuedAuditSink):
+                    inner._queue.give_up()  # noqa: SLF001 # its other half
+
     async def close(self) -> None:
         """Close the sinks, which write their waiting records first."""
+        _open.discard(self)
         for sink in self._sinks:
             try:
                 await sink.close()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from kes_core.boundary.blocking import PLUGIN, BlockedError, calls_plugin
 from kes_core.counters import PluginCounters
 from kes_core.errors import BackendError
 from kes_core.faults import PLACES, kind_of, log_fault, one_line, places
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AWAITABLE",
     "BLOCKING",
+    "CANCEL_TIMEOUT",
     "CLOSE_TIMEOUT",
     "CONNECT_TIMEOUT",
     "TELL_AGAIN",
@@ -93,27 +95,28 @@ class TooSlowError(Exception):
     """A plugin exceeded its time limit."""
 
 
-async def within(call: Awaitable[T], seconds: float | None, *, connecting_to: str = "") -> T:
+async def within(call: Awaitable[T], seconds: float | None, what: str, *, connects: bool = False) -> T:
     """Await `call`, which a plugin made, for a limited time. Abandon a call that ignores its cancellation.
 
     Args:
         call: The awaitable to wait for.
         seconds: The time limit; None for none.
-        connecting_to: If the call connects to something, its name: a slow connection is logged with it.
+        what: What the call belongs to, as in messages (`Origin.what`).
+        connects: Whether the call connects to something: a slow connection is logged.
 
     Raises:
         TooSlowError: The call took longer.
         BaseException: The call raised it.
     """
-    task = asyncio.ensure_future(_contained(call))
+    task = asyncio.ensure_future(_contained(call, what))
     has_ended = False
     try:
-        if connecting_to and seconds is not None:
+        if connects and seconds is not None:
             first = min(CONNECT_NOTICE, seconds)
             await asyncio.wait({task}, timeout=first)
             seconds -= first
             if not task.done():
-                logger.warning("connecting to %s ...", connecting_to)
+                logger.warning("connecting to %s ...", what)
         if not task.done():
             await asyncio.wait({task}, timeout=seconds)
         has_ended = task.done()
@@ -129,8 +132,10 @@ async def within(call: Awaitable[T], seconds: float | None, *, connecting_to: st
     return result  # type: ignore[return-value] # without an error, the task has a result
 
 
-async def _contained(call: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+@calls_plugin
+async def _contained(call: Awaitable[T], what: str) -> tuple[T | None, BaseException | None]:
     """Await `call`; return its result or its error. If the task raised SystemExit, the event loop would end."""
+    PLUGIN.set(what)
     try:
         return await call, None
     except BaseException as error:
@@ -185,6 +190,10 @@ class Origin(NamedTuple):
 
     def fault(self, operation: str, error: BaseException) -> str:
         """Return a description of an exception of the plugin; log its places if `log.error` is `debug`."""
+        if isinstance(error, BlockedError):
+            return (
+                f"{self.what} blocked the server in {operation} for more than {error.seconds:g} s; its call was ended"
+            )
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s failed in %s: %s", self.what, operation, kind_of(error), extra={PLACES: places(error)})
         return (
@@ -246,6 +255,7 @@ def _name(kind: str, item: Contributed) -> str:
     return f"the {kind} {item.name!r}" + (f" ({item.origin})" if item.origin else "")
 
 
+@calls_plugin
 def attribute_of(item: object, name: str) -> Any:
     """Return an attribute of a plugin's object; None if it has none, or if it is a property that fails."""
     try:
@@ -256,12 +266,11 @@ def attribute_of(item: object, name: str) -> Any:
         return None
 
 
+@calls_plugin
 def text_of(error: BaseException) -> str | None:
     """Return the text of a `BackendError` as one line, or None: the text of another exception may contain a key."""
-    if not isinstance(error, BackendError):
-        return None
     try:
-        return one_line(str(error))
+        return one_line(str(error)) if isinstance(error, BackendError) else None
     except KeyboardInterrupt:
         raise
     except BaseException:  # the plugin's own class of exceptions may have a faulty `__str__`
@@ -296,6 +305,7 @@ def translated(origin: Origin, operation: str, error: BaseException) -> BackendE
     return kind(text, reason=reason)
 
 
+@calls_plugin
 async def connect_plugin(
     origin: Origin,
     connect: Callable[[Any, C], Any],
@@ -313,7 +323,7 @@ async def connect_plugin(
         if not inspect.isawaitable(call):
             failure = origin.error(origin.returned("connect", call, AWAITABLE))
         else:
-            found = await within(call, CONNECT_TIMEOUT, connecting_to=origin.what)
+            found = await within(call, CONNECT_TIMEOUT, origin.what, connects=True)
             if isinstance(found, wanted):
                 return found
             failure = origin.error(origin.returned("connect", found, wanted.__name__))
@@ -327,12 +337,13 @@ async def connect_plugin(
     raise failure
 
 
+@calls_plugin
 async def close_plugin(origin: Origin, item: KeyStore | PolicyEngine | AuditSink) -> None:
     """Close a key store, policy engine or audit sink of a plugin. Log a failure, and go on."""
     try:
         call: Any = item.close()
         if inspect.isawaitable(call):
-            await within(call, CLOSE_TIMEOUT)
+            await within(call, CLOSE_TIMEOUT, origin.what)
         else:
             logger.error("%s", origin.returned("close", call, AWAITABLE))
     except TooSlowError:

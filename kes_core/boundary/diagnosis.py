@@ -49,7 +49,7 @@ async def diagnose(
     try:
         takes_login = "login" in inspect.signature(item.diagnose).parameters
         options = {"login": login} if takes_login else {}
-        findings: Any = await within(item.diagnose(config, context, **options), seconds)
+        findings: Any = await within(item.diagnose(config, context, **options), seconds, origin.what)
     except TooSlowError:
         failure = origin.error(f"{origin.what} has not answered within {seconds:g} s")
     except BaseException as error:

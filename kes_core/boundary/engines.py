@@ -8,9 +8,11 @@ import time
 import types
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.boundary.blocking import calls_plugin
 from kes_core.boundary.calls import (
     AWAITABLE,
     BLOCKING,
+    CANCEL_TIMEOUT,
     BlockingWatch,
     Origin,
     PluginError,
@@ -75,6 +77,7 @@ class _GuardedEngine(PolicyEngine):
         self.is_repeatable = attribute_of(engine, "is_repeatable") is True
         self._watch = BlockingWatch(origin)
 
+    @calls_plugin
     async def authorize(self, request: PolicyRequest) -> Verdict:
         """Ask the engine.
 
@@ -98,11 +101,6 @@ class _GuardedEngine(PolicyEngine):
             else:
                 self._watch(time.perf_counter() - started)
                 verdict = await _finish(call, waits_for, self._seconds, self._watch)
-        except BaseException as error:
-            if is_ours(error):
-                raise
-            failure = self._failure(error)
-        else:
             if isinstance(verdict, Verdict):
                 decision: Any
                 reason: Any
@@ -111,6 +109,10 @@ class _GuardedEngine(PolicyEngine):
                     short = one_line(reason)
                     return verdict if short is reason else Verdict(decision, short)
             failure = PluginError(self._wrong(verdict))
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            failure = self._failure(error)
         finally:
             self._times.add(time.perf_counter() - started)
         raise failure  # outside the handler, as in `connect_plugin`
@@ -134,6 +136,7 @@ class _GuardedEngine(PolicyEngine):
         return PluginError(self._origin.fault("authorize", error) if text is None else f"{self._origin.what}: {text}")
 
 
+@calls_plugin
 async def _as_coroutine(call: Any, origin: Origin) -> Any:
     """Await what `authorize` has returned.
 
@@ -148,6 +151,8 @@ async def _as_coroutine(call: Any, origin: Origin) -> Any:
 async def _finish(call: Any, waits_for: Any, seconds: float, watch: BlockingWatch) -> Any:
     """Await the rest of a coroutine that has made its first step, for a limited time.
 
+    It has `CANCEL_TIMEOUT` to end after that, or after the request was cancelled, and is then abandoned.
+
     Raises:
         TooSlowError: It took longer.
         BaseException: The coroutine raised it.
@@ -155,7 +160,7 @@ async def _finish(call: Any, waits_for: Any, seconds: float, watch: BlockingWatc
     await enter_task()
     try:
         async with asyncio.timeout(seconds) as limit:
-            answer = await go_on(call, waits_for, watch)
+            answer = await go_on(call, waits_for, watch, patience=CANCEL_TIMEOUT)
     except TimeoutError:
         if limit.expired():
             raise TooSlowError from None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
+import types
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
+from kes_core.boundary.blocking import PLUGIN, calls_plugin
 from kes_core.boundary.calls import (
+    AWAITABLE,
     CLOSE_TIMEOUT,
     CONNECT_TIMEOUT,
+    BlockingWatch,
     TooSlowError,
     connect_plugin,
     is_ours,
@@ -19,6 +24,7 @@ from kes_core.boundary.calls import (
     translated,
     within,
 )
+from kes_core.boundary.steps import watched
 from kes_core.frontends import Frontend, FrontendContext, FrontendError
 
 if TYPE_CHECKING:
@@ -63,6 +69,7 @@ class GuardedFrontend:
         self._frontend: Frontend | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
+        self._watch = BlockingWatch(self._origin)
         self._metrics = context.metrics
         self._context = FrontendContext(
             directory=context.directory,
@@ -116,13 +123,17 @@ class GuardedFrontend:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+            _done, pending = await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
+            if pending:
+                left = "%d tasks of %s did not end within %g s and are abandoned"
+                logger.error(left, len(pending), self._origin.what, CLOSE_TIMEOUT)
 
     def give_up(self, problem: str) -> None:
         """Count it as failed."""
         self.problem = problem
         self.failed.set()
 
+    @calls_plugin
     async def _call(
         self, operation: str, function: Callable[[], Awaitable[None]], seconds: float, *, ends: float | None = None
     ) -> BackendError | None:
@@ -130,7 +141,12 @@ class GuardedFrontend:
         started = time.perf_counter()
         left = seconds if ends is None else max(_LEAST, ends - time.monotonic())
         try:
-            await within(function(), left, connecting_to="" if ends is None else self._origin.what)
+            call: Any = function()
+            if not inspect.isawaitable(call):
+                return self._origin.error(self._origin.returned(operation, call, AWAITABLE))
+            if isinstance(call, types.CoroutineType):
+                call = watched(call, self._watch)
+            await within(call, left, self._origin.what, connects=ends is not None)
         except TooSlowError:
             return FrontendError(f"{self._origin.what} has not answered {operation} within {seconds:g} s")
         except BaseException as error:
@@ -147,9 +163,11 @@ class GuardedFrontend:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    @calls_plugin
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        PLUGIN.set(self._origin.what)
         try:
-            await work
+            await (watched(work, self._watch) if isinstance(work, types.CoroutineType) else work)
         except BaseException as error:
             if is_ours(error):
                 raise

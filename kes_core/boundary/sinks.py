@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import math
@@ -9,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from kes_core.boundary.blocking import PLUGIN, calls_plugin
 from kes_core.boundary.calls import (
     TELL_AGAIN,
     BlockingWatch,
@@ -22,7 +24,7 @@ from kes_core.boundary.calls import (
 from kes_core.counters import LOST_RECORDS
 from kes_core.errors import BackendError
 from kes_core.faults import log_fault
-from kes_core.hookspecs import AuditSink, QueuedAuditSink
+from kes_core.hookspecs import AuditSink, QueuedAuditSink, _attempt
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["GuardedSink", "connect_sink"]
 
 logger = logging.getLogger("kes.plugins")
+
+calls_plugin(_attempt)
 
 
 async def connect_sink(kind: AuditSinkType, config: BaseModel, context: PluginContext) -> GuardedSink:
@@ -60,6 +64,8 @@ async def connect_sink(kind: AuditSinkType, config: BaseModel, context: PluginCo
         raise BackendError(f"{origin.what} {problem}")
     if isinstance(sink, QueuedAuditSink) and (queue := attribute_of(sink, "_queue")) is not None:
         queue.what = origin.what
+        queue.context = contextvars.copy_context()
+        queue.context.run(PLUGIN.set, origin.what)
     return GuardedSink(sink, origin, context.metrics._timer("audit"))  # noqa: SLF001 # made for the boundary
 
 
@@ -75,6 +81,7 @@ class GuardedSink(AuditSink):
         self._told_lost = -math.inf
         self._watch = BlockingWatch(origin)
 
+    @calls_plugin
     def audit(self, event: Mapping[str, Any]) -> None:
         """Pass a record to the sink."""
         started = time.perf_counter()

@@ -12,6 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from kes_core.boundary.blocking import calls_plugin
 from kes_core.boundary.calls import (
     AWAITABLE,
     BlockingWatch,
@@ -144,11 +145,12 @@ class _GuardedStore(KeyStore):
         # A name that no request can use would only confuse.
         return Page([name for name in names if not self.capabilities.problem_of_name(name)], following)
 
+    @calls_plugin
     def credentials(self) -> Sequence[Credential]:
         """Return what the plugin says, without what its contract does not allow."""
         try:
-            found: Any = self._store.credentials()
-            return tuple(each for each in found if is_credential(each))
+            found: Any = list(self._store.credentials())
+            return [each for each in found if is_credential(each)]
         except BaseException as error:
             if is_ours(error):
                 raise
@@ -176,6 +178,7 @@ class _GuardedStore(KeyStore):
             await asyncio.sleep(wait)
             pause *= 2
 
+    @calls_plugin
     async def _call_once(
         self, operation: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -186,7 +189,8 @@ class _GuardedStore(KeyStore):
             if inspect.isawaitable(call):
                 if self._watch is not None and isinstance(call, types.CoroutineType):
                     call = watched(call, self._watch)
-                return await within(call, None if operation == "list" else CALL_TIMEOUT)
+                seconds = None if operation == "list" else CALL_TIMEOUT
+                return await within(call, seconds, self._origin.what)
             failure = self._origin.error(self._origin.returned(operation, call, AWAITABLE))
         except TooSlowError:
             failure = self._origin.unreachable(f"{self._origin.what}: no answer within {CALL_TIMEOUT:g} s")

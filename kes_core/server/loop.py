@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from kes_core.faults import end_tasks, log_fault, watch_loop
+from kes_core.server.watchdog import Watchdog
 
 __all__ = ["run_loop"]
 
@@ -30,15 +31,18 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
         BaseException: `main` raised it.
     """
     loop = asyncio.new_event_loop()
+    watchdog = Watchdog(loop)
     try:
         asyncio.set_event_loop(loop)
         watch_loop(loop)
+        watchdog.start()
         try:
             _run(loop, loop.create_task(main))
         finally:
             _run(loop, loop.create_task(_cancel_tasks()))
             _run(loop, loop.create_task(loop.shutdown_asyncgens()))
     finally:
+        watchdog.stop()
         asyncio.set_event_loop(None)
         loop.close()
     _join_threads()

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Final
 
-__all__ = ["notify_ready", "notify_reloading", "notify_stopping", "passed_descriptors"]
+__all__ = ["notify_alive", "notify_ready", "notify_reloading", "notify_stopping", "passed_descriptors", "watchdog_time"]
 
 logger = logging.getLogger("kes.server")
 
@@ -52,15 +52,34 @@ def notify_stopping() -> None:
     _notify("STOPPING=1")
 
 
+def notify_alive() -> None:
+    """Report that the process still runs, if systemd wants to know (`WatchdogSec=`)."""
+    if watchdog_time() is not None:
+        with contextlib.suppress(OSError):  # other reports have logged it
+            _send("WATCHDOG=1")
+
+
+def watchdog_time() -> float | None:
+    """Return the seconds within which systemd wants to hear of this process (sd_watchdog_enabled(3)); None if never."""
+    time_limit, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not time_limit.isdecimal() or pid not in {"", str(os.getpid())} or "NOTIFY_SOCKET" not in os.environ:
+        return None
+    return int(time_limit) / 1e6 or None
+
+
 def _notify(message: str) -> None:
+    try:
+        _send(message)
+    except OSError as error:
+        logger.warning("can't notify systemd of the server's state: %s", error.strerror)
+
+
+def _send(message: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect(address)
-            sock.sendall(message.encode("utf-8"))
-    except OSError as error:
-        logger.warning("can't notify systemd of the server's state: %s", error.strerror)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(address)
+        sock.sendall(message.encode("utf-8"))

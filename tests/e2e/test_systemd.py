@@ -100,6 +100,7 @@ def test_commands_of_the_unit(tmp_path: Path, systemd: socket.socket) -> None:
         config = config.replace(place, str(folder))
     (tmp_path / "config.yml").write_text(config)
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "KES_ADMIN_IDENTITY": admin.identity}
+    environment["WATCHDOG_USEC"] = "400000"
 
     def command(line: str, pid: int = 0) -> list[str]:
         line = line.replace("/opt/kes/bin/kes", str(PROGRAM)).replace("$MAINPID", str(pid))
@@ -113,6 +114,8 @@ def test_commands_of_the_unit(tmp_path: Path, systemd: socket.socket) -> None:
     )
     try:
         wait_for(systemd, b"READY=1\nSTATUS=serving")
+        for _ in range(3):
+            wait_for(systemd, b"WATCHDOG=1")
         for line in (check, reload):
             subprocess.run(command(line, process.pid), env=os.environ | environment, timeout=120, check=True)
         wait_for(systemd, b"RELOADING=1")
@@ -134,6 +137,13 @@ def test_time_to_stop_is_more_than_the_server_takes() -> None:
     from kes_core.server.workers.handle import KILL_AFTER
 
     assert float(settings()["TimeoutStopSec"][0]) > KILL_AFTER
+
+
+def test_systemd_is_more_patient_than_the_watchdog() -> None:
+    from kes_core.server.watchdog import LIMIT
+
+    assert float(settings()["WatchdogSec"][0]) >= 2 * LIMIT
+    assert settings()["WatchdogSignal"] == ["SIGKILL"]  # no core dump, which would hold keys
 
 
 # Under a real systemd, in a container, because not every test machine runs systemd

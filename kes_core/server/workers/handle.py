@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.server.process import GRACE, WorkerError
+from kes_core.server.workers import signs
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class WorkerHandle:
         """What it had counted when it was last asked."""
         self.reads: set[str] = set()
         """The logs that its clients read."""
+        self.signs = signs.Listener(supervisor.output_lock, number)
+        """Shows for how long it has given no sign of life."""
         self.serves = False
         self.loaded = supervisor.loaded
         """The configuration that it starts with."""
@@ -128,6 +131,12 @@ class WorkerHandle:
             self.process.kill()
         await self.end()
 
+    def kill_hanging(self) -> None:
+        """Kill the process, which does not respond. The supervisor replaces it."""
+        logger.error("worker %d does not answer and is killed", self.number)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
     @property
     def has_begun(self) -> bool:
         """Whether the process was started."""
@@ -174,7 +183,5 @@ class WorkerHandle:
             async with asyncio.timeout(within):
                 await self.channel.ask(what, **arguments)
         except TimeoutError:
-            logger.error("worker %d does not answer and is killed", self.number)
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+            self.kill_hanging()
             raise ChannelClosedError("the worker does not answer") from None

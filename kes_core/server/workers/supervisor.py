@@ -17,6 +17,7 @@ from kes_core.audit.stdout import UNAUDITED
 from kes_core.counters import merge
 from kes_core.server import log
 from kes_core.server.process import ConfigRejectedError, WorkerError
+from kes_core.server.workers import signs
 from kes_core.server.workers.channel import PeerError
 from kes_core.server.workers.handle import FRONTENDS_TIMEOUT, WorkerHandle
 
@@ -231,10 +232,13 @@ class Supervisor:
             worker.channel.tell("wanted", log=log, elsewhere=elsewhere)
 
     async def _collect(self) -> None:
-        """Save the workers' counts regularly, in case a worker dies."""
+        """Save the workers' counts regularly, in case a worker dies. Kill those that give no sign of life."""
         while True:
             await asyncio.sleep(_SNAPSHOT_INTERVAL)
             await self.snapshot()
+            for worker in self._workers:
+                if worker.serves and worker.signs.silence() > signs.SILENCE:
+                    worker.kill_hanging()
 
 
 def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:

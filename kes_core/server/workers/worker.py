@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 from kes_core.audit.stdout import reserve
 from kes_core.config import ConfigError
 from kes_core.config.load import load_values
-from kes_core.server import log, startup
+from kes_core.server import log, startup, watchdog
 from kes_core.server.events import ErrorLogHandler, Hub
 from kes_core.server.hardening import MemoryLockError, harden
 from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
 from kes_core.server.process import ConfigRejectedError
 from kes_core.server.server import ServerProcess
+from kes_core.server.workers import signs
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class _Worker:
             loaded = load_values(values, filename=filename)
             log.set_up(loaded.config.log.error, worker=number)
             self._metrics.worker = number
+            watchdog.signs.append(partial(signs.give, lock, number))
             peers = RemotePeers(self._channel, self._metrics)
             server = ServerProcess(loaded.plugins, self._metrics, peers, output_lock=lock)
             await server.connect(loaded.config)

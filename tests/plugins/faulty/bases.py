@@ -10,6 +10,9 @@ from kes_core import (
     AuditSink,
     AuditSinkType,
     Decision,
+    Frontend,
+    FrontendBackend,
+    FrontendContext,
     KeyStoreBackend,
     PluginContext,
     PolicyEngine,
@@ -96,3 +99,33 @@ class FaultySink(AuditSink):
     @hookimpl
     def kes_audit_sinks(cls) -> Sequence[AuditSinkType]:
         return [AuditSinkType("faulty", Section, cls.connect, **cls.more)]
+
+
+class FaultyFrontend(Frontend):
+    """A front end that listens nowhere."""
+
+    kes_hookspec_version = 1
+    hangs = False
+    has_task = False
+    """Whether its fault is in a task, for whose end the test waits."""
+    identity = ""
+    """The admin."""
+    more: Mapping[str, Any] = {}
+
+    def __init__(self, context: FrontendContext) -> None:
+        self.context = context
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    @classmethod
+    async def connect(cls, _settings: Any, context: FrontendContext) -> Any:
+        return cls(context)
+
+    @classmethod
+    @hookimpl
+    def kes_frontends(cls) -> Sequence[FrontendBackend]:
+        return [FrontendBackend("faulty", Section, cls.connect, **cls.more)]

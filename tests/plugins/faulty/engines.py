@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 from kes_core import BackendError, Decision, PluginContext, PolicyRequest, Verdict
 from kes_core.builtin.memory import MemoryKeyStore
-from tests.plugins.faulty.bases import SECRET, FaultyEngine, forever
+from tests.plugins.faulty.bases import SECRET, FaultyEngine, forever, stubbornly
 
 ALLOWED = Verdict(Decision.ALLOW, "why not")
 
@@ -134,6 +135,31 @@ class AuthorizeTakesItsTime(FaultyEngine):
         except asyncio.CancelledError:
             await asyncio.sleep(0.1)
         return ALLOWED
+
+
+class AuthorizeIgnoresCancellation(FaultyEngine):
+    """`authorize` never returns, and ignores that it is cancelled."""
+
+    hangs = True
+
+    async def authorize(self, request: PolicyRequest) -> Any:
+        await stubbornly()
+
+
+class AuthorizeIgnoresEverything(FaultyEngine):
+    """`authorize` never returns, whatever happens."""
+
+    hangs = True
+
+    async def authorize(self, request: PolicyRequest) -> Any:
+        while not self.is_over:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(0.01)
+
+    is_over = False
+
+    async def close(self) -> None:
+        self.is_over = True
 
 
 class AuthorizeBlocks(FaultyEngine):

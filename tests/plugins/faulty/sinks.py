@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kes_core import BackendError, PluginContext, QueuedAuditSink
-from tests.plugins.faulty.bases import SECRET, FaultySink, forever
+from tests.plugins.faulty.bases import SECRET, FaultySink, forever, stubbornly
 
 
 class SinkConnectReturnsAList(FaultySink):
@@ -125,6 +125,26 @@ class WriteHangs(_Queued):
 
     async def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         await forever()
+
+
+class WriteIgnoresCancellation(_Queued):
+    """`write` never returns, and ignores that it is cancelled."""
+
+    hangs = True
+
+    write_timeout = 0.05
+
+    async def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        await stubbornly()
+
+
+class WriteIsCancelled(_Queued):
+    """`write` raises `CancelledError`, although nothing cancelled it."""
+
+    hangs = True
+
+    async def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        raise asyncio.CancelledError(SECRET)
 
 
 class QueueOverflows(_Queued):

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib
 import json
+import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ from kes_core.plugins import Plugins, load_plugins
 from kes_core.server.metrics import Metrics
 from kes_core.server.process import ConfigRejectedError
 from kes_core.server.server import ServerProcess
+from kes_core.server.watchdog import Watchdog
 from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.server import write_config
 from tests.plugins.faulty import loading
-from tests.plugins.faulty.bases import FaultyEngine, FaultySink, FaultyStore
+from tests.plugins.faulty.bases import FaultyEngine, FaultyFrontend, FaultySink, FaultyStore
 
 STRANGER: Final = "5" * 64
 
@@ -71,8 +73,12 @@ def processes() -> tuple[set[threading.Thread], int, str]:
     return set(threading.enumerate()), len(list(Path("/proc/self/fd").iterdir())), children
 
 
-def run(work: Callable[[list[str]], Coroutine[Any, Any, None]], log: Callable[[], Sequence[str]]) -> list[str]:
+def run(
+    work: Callable[[list[str]], Coroutine[Any, Any, None]], log: Callable[[], Sequence[str]], *, blocks: bool = False
+) -> list[str]:
     """Run a coroutine function, which gets a list for lines; return the lines, and those of the log.
+
+    If it `blocks`, a watchdog runs.
 
     Check that no thread, file descriptor or process is left. Tasks that are left are counted in a line.
     """
@@ -80,7 +86,14 @@ def run(work: Callable[[list[str]], Coroutine[Any, Any, None]], log: Callable[[]
 
     async def main() -> None:
         watch_loop(asyncio.get_running_loop())
-        await work(lines)
+        watchdog = Watchdog(asyncio.get_running_loop(), end=lambda: os._exit(1))
+        if blocks:
+            watchdog.start()
+        try:
+            await work(lines)
+        finally:
+            if blocks:
+                watchdog.stop()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
             await asyncio.wait(others, timeout=0.05)
@@ -120,6 +133,11 @@ class Stage:
         """Whether it waits for the end of a time limit."""
         return not self.fault.startswith("loading.") and bool(getattr(self.kind, "hangs", False))
 
+    @property
+    def blocks(self) -> bool:
+        """Whether it blocks the event loop for ever."""
+        return self.hangs and bool(getattr(self.kind, "blocks", False))
+
     def plugins(self) -> Plugins:
         """Load the plugin, besides those of the core."""
         module, _, name = self.fault.partition(".")
@@ -136,15 +154,17 @@ class Stage:
         sections: dict[str, Any] = {"log": {"audit": "off"}}
         if issubclass(self.kind, FaultyStore):
             sections["keystore"] = {"faulty": {}}
-            if self.kind.hangs:
+            if self.hangs and not self.blocks:
                 sections["api"] = {"/v1/key/describe/": {"timeout": "500ms"}}
         else:
             sections["keys"] = [{"name": "my-key"}]
         if issubclass(self.kind, FaultyEngine):
             sections["policy_engines"] = {"faulty": {}}
-            sections["plugins"] = {"authorize_timeout": "200ms" if self.kind.hangs else "10s"}
+            sections["plugins"] = {"authorize_timeout": "200ms" if self.hangs and not self.blocks else "10s"}
         if issubclass(self.kind, FaultySink):
             sections["audit_sinks"] = {"faulty": {}}
+        if issubclass(self.kind, FaultyFrontend):
+            sections["frontends"] = {"faulty": {}}
         return load(write_config(self.directory, self.identity, sections), plugins=plugins).config, plugins
 
     # The stages
@@ -180,9 +200,9 @@ class Stage:
 
     def start(self, _requests: Sequence[str]) -> list[str]:
         """Return why the server does not start."""
+        server, config = self._server()
 
         async def work(lines: list[str]) -> None:
-            server, config = self._server()
             try:
                 await server.connect(config)
             except ConfigRejectedError as error:
@@ -191,34 +211,59 @@ class Stage:
                 lines.append("it starts")
                 await self._stop(server)
 
-        return run(work, self.log)
+        return run(work, self.log, blocks=self.blocks)
 
     def request(self, requests: Sequence[str]) -> list[str]:
         """Return the answers to requests, and the log."""
+        server, config = self._server()
 
         async def work(lines: list[str]) -> None:
-            server, config = self._server()
             await server.connect(config)
             lines += [f"{each} -> {await self._answer(server, *each.split(' '))}" for each in requests]
             await self._stop(server)
 
-        return run(work, self.log)
+        return run(work, self.log, blocks=self.blocks)
 
     def health(self, _requests: Sequence[str]) -> list[str]:
         """Return the log of a health check."""
+        server, config = self._server()
 
         async def work(_lines: list[str]) -> None:
-            server, config = self._server()
             await server.connect(config)
             await server.app.server_state.cache._check_health()
             await self._stop(server)
 
-        return run(work, self.log)
+        return run(work, self.log, blocks=self.blocks)
 
     def stop(self, _requests: Sequence[str]) -> list[str]:
         """Return the log of a stop, after a request."""
         (_answer, *lines) = self.request(["GET /v1/ready"])
         return lines or ["it stops"]
+
+    def frontend(self, _requests: Sequence[str]) -> list[str]:
+        """Return the log of a front end from its start to its stop."""
+        server, config = self._server()
+
+        async def work(lines: list[str]) -> None:
+            await server.connect(config)
+            frontends, self.kind.identity = server._frontends, self.identity
+            try:
+                await frontends.use(config)
+            except ConfigRejectedError as error:
+                lines.append(str(error))
+            else:
+                for running in frontends._running.values():
+                    await running._check()
+                    if self.kind.has_task:
+                        async with asyncio.timeout(5):
+                            await running.guard.failed.wait()
+                lines += [f"{name}: {problem or 'ready'}" for name, problem in frontends.problems().items()]
+                await frontends.stop()
+            await self._stop(server)
+            if hasattr(self.kind, "clean_up"):
+                self.kind.clean_up()
+
+        return run(work, self.log, blocks=self.blocks)
 
     def hook(self, _requests: Sequence[str]) -> list[str]:
         """Return the log of the hooks of a server that starts and stops."""
@@ -233,7 +278,7 @@ class Stage:
                     if thread.name.startswith("kes-kes_server"):
                         await asyncio.to_thread(thread.join)
 
-        return run(work, self.log)
+        return run(work, self.log, blocks=self.blocks)
 
     def doctor(self, _requests: Sequence[str]) -> list[str]:
         """Return the findings of `kes doctor` about the plugin, as its output shows them."""
@@ -247,7 +292,7 @@ class Stage:
             ]
             lines += [f"{each.level}: {each.subject}: {each.message}" for each in found if each.level in SHOWN]
 
-        return run(work, self.log)
+        return run(work, self.log, blocks=self.blocks)
 
     def policy(self, _requests: Sequence[str]) -> list[str]:
         """Return the error of `kes doctor store-policy`."""

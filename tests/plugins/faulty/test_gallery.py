@@ -11,9 +11,10 @@ from typing import Final
 import pytest
 
 from kes_core import faults, hookspecs
-from kes_core.boundary import calls, hooks, stores
+from kes_core.boundary import calls, engines, frontends, hooks, stores
 from kes_core.cli.main import _run
 from kes_core.plugins import load_plugins
+from kes_core.server import watchdog
 from tests.helpers.certificates import make_credentials
 from tests.helpers.pytest_runs import run_pytest
 from tests.plugins.faulty import commands, loading
@@ -30,6 +31,8 @@ MODULES: Final = (
     "closing",
     "engines",
     "sinks",
+    "frontends",
+    "blocking",
     "hooks",
     "doctors",
     "kit",
@@ -76,6 +79,10 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "CONNECT_NOTICE", 0.5)
     monkeypatch.setattr(calls, "CLOSE_TIMEOUT", 0.5)
     monkeypatch.setattr(calls, "CANCEL_TIMEOUT", 0.2)
+    monkeypatch.setattr(engines, "CANCEL_TIMEOUT", 0.2)
+    monkeypatch.setattr(frontends, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(frontends, "READY_TIMEOUT", 0.2)
+    monkeypatch.setattr(frontends, "CLOSE_TIMEOUT", 0.2)
     monkeypatch.setattr(stores, "CALL_TIMEOUT", 0.5)
     monkeypatch.setattr(stores, "THROTTLE_TIME", 0.2)
     monkeypatch.setattr(hooks, "HOOK_TIMEOUT", 0.5)
@@ -110,7 +117,10 @@ def test_answer_is_exact(
     caplog.set_level("INFO", "kes")
     wanted = ANSWERS[fault, stage]
     tried = Stage(fault, directory, identity, lambda: caplog.messages)
-    if tried.hangs:
+    if tried.blocks:
+        monkeypatch.setattr(watchdog, "LIMIT", 0.4)
+        monkeypatch.setattr(hookspecs, "_FLUSH_TIME", 0.2)
+    elif tried.hangs:
         shorten(monkeypatch)
     requests = [line.partition(" -> ")[0] for line in wanted if re.match(r"(GET|PUT|DELETE) /", line)]
     found = getattr(tried, stage)(requests)
