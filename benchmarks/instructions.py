@@ -17,32 +17,28 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
-
-import httpx
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.run import (  # noqa: E402 # from the project's root
-    STARTED,
-    Load,
-    Runner,
-    Target,
-    build_load,
-    make_client,
-    start_kes,
-)
+from benchmarks.callgrind import by_library, control, dump  # noqa: E402 # from the project's root
+from benchmarks.loads import Load, Runner  # noqa: E402
+from benchmarks.servers import COMMAND, Servers, Target  # noqa: E402
 
 BUDGETS: Final = ROOT / "benchmarks" / "instructions.json"
 TOLERANCE: Final = 1.05
 AT_ONCE: Final = 16
-LOADS: Final = [Load(operation, http2, AT_ONCE) for operation in ("generate", "decrypt") for http2 in (False, True)]
+LOADS: Final = {
+    f"{operation} {'h2' if http2 else 'h1'}": Load(operation, http2, AT_ONCE)
+    for operation in ("generate", "decrypt")
+    for http2 in (False, True)
+}
 STEADY: Final = 100
 """Requests of the short measurement."""
 
@@ -54,76 +50,56 @@ def environment() -> str:
     return f"Python {platform.python_version()}, {platform.machine()}"
 
 
-def control(option: str, target: Target) -> str:
-    """Ask Callgrind, which obeys between two steps of the server."""
-    command = ["callgrind_control", option, str(target.process.pid)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def total(file: Path) -> int:
-    """Return the instructions of a dump."""
-    with file.open() as lines:
-        for line in lines:
-            if line.startswith("totals:"):
-                return int(line.split()[1])
-    sys.exit(f"{file} has no total")
-
-
-def count(target: Target, runner: Runner, load: Load, requests: int, directory: Path) -> tuple[int, Path]:
-    """Return the instructions of one request, and the profile.
+def count(target: Target, runner: Runner, load: Load, requests: int, directory: Path) -> tuple[Counter[str], Path]:
+    """Return the instructions of one request by library, and the profile.
 
     A measurement begins with new connections, which take many times as much as a request. So this is the difference
     between a long measurement and a short one.
     """
-    control("--instr=on", target)
+    control("--instr=on", target.process.pid)
     runner.measure(target, load, count=STEADY)  # caches are warm after that
     short, _profile = instructions(target, runner, load, STEADY, directory)
     long, profile = instructions(target, runner, load, STEADY + requests, directory)
-    control("--instr=off", target)
-    return (long - short) // requests, profile
+    control("--instr=off", target.process.pid)
+    long.subtract(short)
+    return Counter({name: number // requests for name, number in long.items()}), profile
 
 
-def instructions(target: Target, runner: Runner, load: Load, requests: int, directory: Path) -> tuple[int, Path]:
-    """Return the instructions of a measurement, and the profile."""
+def instructions(
+    target: Target, runner: Runner, load: Load, requests: int, directory: Path
+) -> tuple[Counter[str], Path]:
+    """Return the instructions of a measurement by library, and the profile."""
     time.sleep(1)  # what the end of the last connections causes
-    before = set(directory.glob("callgrind.out.*"))
-    control("--zero", target)
-    runner.measure(target, load, count=requests)
-    control("--dump", target)
-    deadline = time.monotonic() + 60
-    while not (new := set(directory.glob("callgrind.out.*")) - before) or not all(map(is_complete, new)):
-        if time.monotonic() > deadline:
-            sys.exit("Callgrind wrote no dump")
-        time.sleep(0.1)
-    return sum(map(total, new)), max(new, key=total)
+    files = dump(target.process.pid, directory, lambda: runner.measure(target, load, count=requests))
+    return sum(map(by_library, files), Counter()), max(files, key=lambda file: file.stat().st_size)
 
 
-def is_complete(file: Path) -> bool:
-    return "totals:" in file.read_text()[-200:]
-
-
-def measure(runtime: str, directory: Path, client: httpx.Client, identity: str, runner: Runner, options: Any) -> Counts:
-    """Return the instructions of a request by load."""
-    own = directory / runtime
+def measure(
+    runtime: str, servers: Servers, runner: Runner, requests: int, profiles: Path | None = None
+) -> dict[str, Counter[str]]:
+    """Return the instructions of a request by load and library. Keep the profiles in a directory."""
+    own = servers.directory / f"callgrind-{runtime}"
     own.mkdir()
     valgrind = f"valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file={own}/callgrind.out.%p --quiet"
-    server = f"{sys.executable} -m kes_core.cli server --config {{config}} --runtime {runtime}"
     environ = os.environ | {"PYTHONHASHSEED": "0"}
-    target = start_kes(directory, client, identity, f"{runtime}-server", f"{valgrind} {server}", env=environ)
-    counts = {}
-    for load in LOADS:
-        name = f"{load.operation} {'h2' if load.http2 else 'h1'}"
-        counts[name], profile = count(target, runner, load, options.requests, own)
-        print(f"{runtime:10} {name:12} {counts[name]:>10,} instructions")
-        if options.profile is not None:
-            options.profile.mkdir(exist_ok=True)
-            shutil.copy(profile, options.profile / f"{runtime}-{name.replace(' ', '-')}.callgrind")
-    target.process.terminate()
-    target.process.wait()
-    return counts
+    # The server reads a key in use again every second; from files, that would be a part of a slow request's count.
+    changes: dict[str, Any] = {"keystore": {"memory": {}}}
+    command = f"{valgrind} {COMMAND} --runtime {runtime}"
+    target = servers.kes(f"{runtime} under Callgrind", command, changes=changes, env=environ)
+    found = {}
+    for name, load in LOADS.items():
+        found[name], profile = count(target, runner, load, requests, own)
+        print(f"{runtime:10} {name:12} {found[name].total():>10,} instructions", flush=True)
+        if profiles is not None:
+            profiles.mkdir(exist_ok=True)
+            shutil.copy(profile, profiles / f"{runtime}-{name.replace(' ', '-')}.callgrind")
+    servers.stop(target)
+    return found
+
+
+def totals(found: dict[str, Counter[str]]) -> Counts:
+    """Return the instructions of a request by load."""
+    return {name: counts.total() for name, counts in found.items()}
 
 
 def exceeded(found: dict[str, Counts]) -> list[str]:
@@ -153,19 +129,12 @@ def main() -> None:
     for program in ("go", "valgrind"):
         if shutil.which(program) is None:
             sys.exit(f"this needs {program}")
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        client, credentials, files = make_client(directory)
-        runner = Runner(build_load(directory), files, 0)
-        try:
-            found = {
-                runtime: measure(runtime, directory, client, credentials.identity, runner, options)
-                for runtime in options.runtimes
-            }
-        finally:
-            for process in STARTED:
-                process.terminate()
-                process.wait()
+    with tempfile.TemporaryDirectory() as name, Servers(Path(name)) as servers:
+        runner = Runner(servers, 0)
+        found = {
+            runtime: totals(measure(runtime, servers, runner, options.requests, options.profile))
+            for runtime in options.runtimes
+        }
     if options.write:
         budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
         budgets[environment()] = budgets.get(environment(), {}) | found

@@ -2,30 +2,32 @@
 package main
 
 import (
-	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
+	neturl "net/url"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/net/http2"
 )
 
-const clockTick = 100 // per second: the unit of CPU times in /proc on Linux
-
 var (
 	url           = flag.String("url", "", "the URL of the requests")
 	method        = flag.String("method", "PUT", "their method")
-	body          = flag.String("body", "", "their body")
+	body          = flag.String("body", "", "their body; @FILE: what the file holds")
 	header        = flag.String("header", "", "one more header, as name=value")
 	key           = flag.String("key", "", "the client's private key")
 	cert          = flag.String("cert", "", "the client's certificate")
@@ -37,30 +39,57 @@ var (
 	count         = flag.Int64("count", 0, "how many requests to send, instead of for a time")
 	keys          = flag.Int64("keys", 1, "the number of keys that take turns: {n} in the URL is the number of the key")
 	pids          = flag.String("pids", "", "the server's processes, separated by commas: measure their CPU time")
+	hold          = flag.Bool("hold", false, "open a connection for each parallel request, send one request on each, print {}, and keep them open until standard input ends")
 )
 
-func newClient(certificate tls.Certificate) *http.Client {
-	config := &tls.Config{Certificates: []tls.Certificate{certificate}, InsecureSkipVerify: true}
-	var transport http.RoundTripper = &http.Transport{TLSClientConfig: config, DisableKeepAlives: *newConnection}
-	if *useHTTP2 {
-		config.NextProtos = []string{"h2"}
-		transport = &http2.Transport{TLSClientConfig: config}
-	}
-	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
+// client is a transport without what http.Client adds to each request: the less time the load generator needs, the more
+// requests a fast server gets.
+type client interface {
+	http.RoundTripper
+	CloseIdleConnections()
 }
 
-var sent atomic.Int64
+func newClient(certificate tls.Certificate) client {
+	config := &tls.Config{Certificates: []tls.Certificate{certificate}, InsecureSkipVerify: true}
+	if *useHTTP2 {
+		config.NextProtos = []string{"h2"}
+		return &http2.Transport{TLSClientConfig: config}
+	}
+	return &http.Transport{TLSClientConfig: config, DisableKeepAlives: *newConnection}
+}
 
-func send(client *http.Client) error {
-	number := strconv.FormatInt(sent.Add(1)%*keys, 10)
-	request, err := http.NewRequest(*method, strings.Replace(*url, "{n}", number, 1), bytes.NewReader([]byte(*body)))
-	if err != nil {
-		return err
+var (
+	sent   atomic.Int64
+	target *neturl.URL
+	fields = http.Header{}
+)
+
+// prepare makes what all requests have in common.
+func prepare() (err error) {
+	if text, isFile := strings.CutPrefix(*body, "@"); isFile {
+		content, err := os.ReadFile(text)
+		if err != nil {
+			return err
+		}
+		*body = string(content)
 	}
 	if name, value, ok := strings.Cut(*header, "="); ok {
-		request.Header.Set(name, value)
+		fields.Set(name, value)
 	}
-	response, err := client.Do(request)
+	target, err = neturl.Parse(*url)
+	return err
+}
+
+func send(client http.RoundTripper) error {
+	place := target
+	if *keys > 1 {
+		one := *target
+		one.Path = strings.Replace(one.Path, "{n}", strconv.FormatInt(sent.Add(1)%*keys, 10), 1)
+		place = &one
+	}
+	content := io.NopCloser(strings.NewReader(*body))
+	request := &http.Request{Method: *method, URL: place, Header: fields, Body: content, ContentLength: int64(len(*body))}
+	response, err := client.RoundTrip(request)
 	if err != nil {
 		return err
 	}
@@ -75,22 +104,64 @@ func send(client *http.Client) error {
 	return nil
 }
 
-// cpuTime returns the CPU time, user and system, that the server has used so far, in seconds.
-func cpuTime() float64 {
-	ticks := 0
-	for _, pid := range strings.Split(*pids, ",") {
-		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+// cpuTimes returns the CPU time, user and system, that each of the server's processes has used so far, in seconds.
+func cpuTimes() []float64 {
+	var times []float64
+	for _, text := range strings.Split(*pids, ",") {
+		pid, err := strconv.Atoi(text)
 		if err != nil {
 			continue
 		}
-		_, after, _ := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(after)
-		for _, text := range fields[11:13] {
-			number, _ := strconv.Atoi(text)
-			ticks += number
-		}
+		var now syscall.Timespec
+		clock := uintptr(^pid<<3 | 2) // CPUCLOCK_SCHED of the process, as clock_getcpuclockid(3) makes it; exact, unlike /proc
+		syscall.Syscall(syscall.SYS_CLOCK_GETTIME, clock, uintptr(unsafe.Pointer(&now)), 0)
+		times = append(times, time.Duration(now.Nano()).Seconds())
 	}
-	return float64(ticks) / clockTick
+	return times
+}
+
+// ownTime returns the CPU time, user and system, of this process in seconds.
+func ownTime() float64 {
+	var usage syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
+}
+
+// holdOpen opens the connections, at most 16 at the same time, and keeps them.
+func holdOpen(certificate tls.Certificate) {
+	var group sync.WaitGroup
+	turns := make(chan struct{}, 16)
+	for range *atOnce {
+		turns <- struct{}{}
+		group.Go(func() {
+			if err := send(newClient(certificate)); err != nil {
+				fail(err)
+			}
+			<-turns
+		})
+	}
+	group.Wait()
+	fmt.Println("{}")
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// sendPlanned starts a request at each planned time. It has a thread and a processor of its own: timers of Go are late
+// by up to a millisecond, which is more than an answer takes.
+func sendPlanned(begin time.Time, start func(planned time.Time)) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_SET_TIMERSLACK, 1, 0)
+	for number := 0; ; number++ {
+		planned := begin.Add(time.Duration(float64(number) / *rate * float64(time.Second)))
+		if planned.Sub(begin) >= *duration {
+			return
+		}
+		if wait := time.Until(planned); wait > 0 {
+			pause := syscall.NsecToTimespec(wait.Nanoseconds())
+			syscall.Nanosleep(&pause, nil)
+		}
+		start(planned)
+	}
 }
 
 func fail(err error) {
@@ -104,8 +175,19 @@ func main() {
 	if err != nil {
 		fail(err)
 	}
+	if err := prepare(); err != nil {
+		fail(err)
+	}
+	if *hold {
+		holdOpen(certificate)
+		return
+	}
+	if *rate > 0 {
+		runtime.GOMAXPROCS(4) // one waits in sendPlanned
+	}
+	debug.SetGCPercent(800) // its pauses are no latency of the server
 	// A request takes a client and returns it after the answer. Each client has one HTTP/1.1 connection.
-	clients := make(chan *http.Client, *atOnce)
+	clients := make(chan client, *atOnce)
 	shared := newClient(certificate)
 	for range *atOnce {
 		if *useHTTP2 && !*newConnection {
@@ -153,7 +235,8 @@ func main() {
 		all = append(all, taken)
 		lock.Unlock()
 	}
-	begin, cpu := time.Now(), cpuTime()
+	own := ownTime()
+	begin, before := time.Now(), cpuTimes()
 	if *count > 0 {
 		var taken atomic.Int64
 		for range *atOnce {
@@ -164,14 +247,7 @@ func main() {
 			})
 		}
 	} else if *rate > 0 {
-		for number := 0; ; number++ {
-			planned := begin.Add(time.Duration(float64(number) / *rate * float64(time.Second)))
-			if planned.Sub(begin) >= *duration {
-				break
-			}
-			time.Sleep(time.Until(planned))
-			group.Go(func() { measured(planned) })
-		}
+		sendPlanned(begin, func(planned time.Time) { group.Go(func() { measured(planned) }) })
 	} else {
 		for range *atOnce {
 			group.Go(func() {
@@ -182,14 +258,21 @@ func main() {
 		}
 	}
 	group.Wait()
-	elapsed, cpu := time.Since(begin), cpuTime()-cpu
+	elapsed := time.Since(begin)
+	var cpu, busiest float64
+	for number, after := range cpuTimes() {
+		cpu += after - before[number]
+		busiest = max(busiest, after-before[number])
+	}
 	slices.Sort(all)
 	json.NewEncoder(os.Stdout).Encode(map[string]float64{
 		"rate":     float64(len(all)) / elapsed.Seconds(),
 		"cpu":      cpu / float64(len(all)),
+		"busiest":  busiest / float64(len(all)),
 		"p50":      all[len(all)/2].Seconds(),
 		"p99":      all[len(all)*99/100].Seconds(),
 		"p999":     all[len(all)*999/1000].Seconds(),
 		"failures": float64(failures.Load()),
+		"load":     (ownTime() - own) / elapsed.Seconds(),
 	})
 }

@@ -1,0 +1,111 @@
+"""The load: which requests to send, and the load generator, which measures them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.servers import LOAD_CORE, ROOT, Servers, Target, pinned
+
+_PATIENCE: Final = 60.0
+"""Seconds that a measurement may take beyond its time."""
+_LONGEST: Final = 900.0
+"""Seconds for a number of requests: Callgrind and reading many keys are slow."""
+
+Result = dict[str, float]
+"""Of one measurement: `rate` per second, `cpu` of the server's processes and of the `busiest` one in seconds per
+request, `p50`, `p99` and `p999` in seconds, the number of `failures`, and `load`: how busy the load generator kept its
+core, where 1 means that a faster server would not get more requests."""
+Rows = dict[str, dict[str, list[Result]]]
+"""The results of all rounds, by load and by target."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How to send requests."""
+
+    operation: str
+    http2: bool
+    at_once: int
+    new_connection: bool = False
+    rate: float = 0.0
+    """Requests per second, independent of the answers; 0: each request follows an answer."""
+
+    def __str__(self) -> str:
+        kind = "new connections" if self.new_connection else "half load" if self.rate else f"{self.at_once} at once"
+        return f"{self.operation}, {'HTTP/2' if self.http2 else 'HTTP/1.1'}, {kind}"
+
+
+class Runner:
+    """Runs the load generator."""
+
+    def __init__(self, servers: Servers, seconds: float) -> None:
+        self.directory = servers.directory
+        self._program = servers.directory / "load"
+        self._credentials = ["-key", str(servers.credentials.key), "-cert", str(servers.credentials.cert)]
+        self._seconds = seconds
+        subprocess.run(["go", "build", "-o", str(self._program), "."], cwd=ROOT / "benchmarks" / "load", check=True)
+
+    def measure(
+        self, target: Target, load: Load, *, count: int = 0, keys: int = 1, core: int | None = LOAD_CORE
+    ) -> Result:
+        """Send requests: for the time that is set, or `count` of them; to `keys` keys in turn, the path has `{n}`."""
+        command = [*self._command(target, load), "-pids", target.pids, f"-rate={load.rate}"]
+        command += [f"-duration={self._seconds}s", f"-count={count}", f"-keys={keys}"]
+        command += [f"-new-connection={str(load.new_connection).lower()}"]
+        limit = self._seconds + (_LONGEST if count else _PATIENCE)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, preexec_fn=pinned(core), timeout=limit
+        )
+        if done.returncode:
+            sys.exit(f"{target.name}: {done.stderr}")
+        result: Result = json.loads(done.stdout)
+        return result
+
+    @contextmanager
+    def connections(self, target: Target, load: Load) -> Iterator[None]:
+        """Keep connections open, on each of which there was one request."""
+        command = [*self._command(target, load), "-hold"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pinned(LOAD_CORE)
+        ) as process:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                sys.exit(f"{target.name}: the connections did not open")
+            yield
+            process.communicate()
+
+    def _command(self, target: Target, load: Load) -> list[str]:
+        path, body = target.requests[load.operation]
+        command = [str(self._program), *self._credentials, "-url", target.url + path, "-body", body]
+        return [*command, "-header", target.header, f"-at-once={load.at_once}", f"-http2={str(load.http2).lower()}"]
+
+
+def in_rounds(
+    rounds: int, loads: Sequence[Load], targets: Sequence[Target], measure: Callable[[Target, Load], Result]
+) -> Rows:
+    """Measure each load on each target in each round. The order of the targets changes with each round."""
+    rows: Rows = {str(load): {target.name: [] for target in targets} for load in loads}
+    for number in range(rounds):
+        for load in loads:
+            for target in targets[:: -1 if number % 2 else 1]:
+                rows[str(load)][target.name].append(measure(target, load))
+    return rows
+
+
+def median(results: list[Result], field: str) -> float:
+    """Return the median over the rounds."""
+    return statistics.median(result[field] for result in results)
+
+
+def ratio(results: list[Result], others: list[Result], field: str) -> float:
+    """Return how many times as high a field is, compared with `others`: the median over the rounds."""
+    return statistics.median(
+        result[field] / max(other[field], 1e-12) for result, other in zip(results, others, strict=True)
+    )

@@ -1,0 +1,56 @@
+"""The benchmark runs: with the shortest measurements, which say nothing about the server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ["requests", "bulk", "policies", "keys", "audit", "idle", "workers"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(shutil.which("go") is None, reason="the load generator needs Go"),
+]
+
+
+def failures(value: object) -> float:
+    """Add up the failed requests of all measurements."""
+    if isinstance(value, dict):
+        return float(value.get("failures", 0)) + sum(map(failures, value.values()))
+    return sum(map(failures, value)) if isinstance(value, list) else 0.0
+
+
+def test_goals_are_measured_and_no_request_fails(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "goals.py"),
+        "--runtimes",
+        "hypercorn",
+        "--output",
+        str(tmp_path),
+    ]
+    small = ["--rounds", "1", "--seconds", "0.05", "--scale", "0.001", "--parts", *PARTS]
+    done = subprocess.run([*command, *small], capture_output=True, text=True, timeout=560, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "goals.json").read_text())
+    assert results.keys() == {"machine", "connections", "half load", *PARTS}
+    assert failures(results) == 0
+    assert (tmp_path / "performance.svg").exists()
+    assert "| 10 policies and 100 identities: CPU time | not measured |" in (tmp_path / "performance.md").read_text()
+
+
+def test_comparison_prints_a_peer() -> None:
+    peer = f"peer={sys.executable} -m kes_core.cli server --config {{config}},https://{{address}}"
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--rounds", "1", "--seconds", "0.05", "--only-kes"]
+    options = ["--at-once", "2", "--new-connections", "--open-loop", "--peer", peer]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=560, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "CPU time, to kes-core" in done.stdout
+    assert "generate, HTTP/2, half load" in done.stdout
+    assert "peer: " in done.stdout
