@@ -19,8 +19,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from kes_core.audit.event import make_event
+from kes_core.audit.event import EncodedRecord, make_line, record_of, request_text
 from kes_core.audit.file import FileSink
+from kes_core.audit.lines import LineSink
 from kes_core.audit.stdout import AuditOutputError, StreamSink
 from kes_core.audit.syslog import SyslogSink
 from kes_core.boundary import GuardedSink, Surroundings, connect_sink
@@ -97,8 +98,11 @@ class AuditLog:
             readers: The clients that read the log through the API.
         """
         self._sinks = tuple(sinks)
-        inner = [sink.inner if isinstance(sink, GuardedSink) else sink for sink in self._sinks]
-        self._writers = tuple(sink for sink in inner if isinstance(sink, StreamSink | FileSink))
+        # Standard output comes last: if it can't be written, the server exits at once, with the records in the others.
+        self._writers = tuple(sorted(filter(_takes_lines, self._sinks), key=lambda sink: isinstance(sink, StreamSink)))
+        self._others = tuple(sink for sink in self._sinks if not _takes_lines(sink))
+        self._lines: list[str] = []
+        """Records for the writers, until `settle`."""
         self.readers = readers
         """The clients that read the log."""
 
@@ -133,37 +137,55 @@ class AuditLog:
             frontend: The front end that made the request, if it did not come over HTTP.
             request_id: What its client calls the request.
         """
-        event = make_event(
-            ip=ip,
-            path=path,
-            identity=identity,
-            code=code,
-            seconds=seconds,
-            policy=policy,
-            reason=reason,
-            frontend=frontend,
-            request_id=request_id,
+        request = request_text(
+            ip=ip, path=path, identity=identity, policy=policy, frontend=frontend, request_id=request_id
         )
-        if self.readers is not None:
-            self.readers.publish(event)
-        for sink in self._sinks:
+        self.add(request, code, seconds, reason)
+        self.settle()
+
+    def add(self, request: str, code: int, seconds: float, reason: str = "") -> None:
+        """Record a request and its response. The caller calls `settle` before it sends the response.
+
+        Args:
+            request: What is known of the request (`kes_core.audit.event.request_text`).
+            code: As the other arguments, see `record`.
+            seconds: The time from the request to its response.
+            reason: Why the request was refused or failed.
+        """
+        line = make_line(request, code, seconds, reason)
+        self._lines.append(line)
+        if self.readers is not None and self.readers.has_readers:
+            self.readers.publish_line(line)
+        if self._others:
+            self._pass_on(record_of(line))
+
+    def _pass_on(self, event: EncodedRecord) -> None:
+        for sink in self._others:
             try:
                 sink.audit(event)
             except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
                 log_fault(logger, "an audit sink failed", error=error)
 
     def settle(self) -> None:
-        """Write the records to standard output and to files now, instead of at the end of the event loop's turn."""
+        """Write the records of `add`."""
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
         for writer in self._writers:
-            writer.flush()
+            try:
+                writer.write_lines(lines)
+            except Exception as error:
+                log_fault(logger, "an audit sink failed", error=error)
 
     def replace(self, old: AuditLog) -> None:
         """Take the place of `old`, and keep the records that it could not write to its file. Does not close it."""
+        old.settle()
         for sink, other in zip(self._files(), old._files(), strict=False):
             sink.take_over(other)
 
     async def close(self) -> None:
         """Close the sinks, which write their waiting records first."""
+        self.settle()
         for sink in self._sinks:
             try:
                 await sink.close()
@@ -174,3 +196,7 @@ class AuditLog:
         return [
             sink.inner for sink in self._sinks if isinstance(sink, GuardedSink) and isinstance(sink.inner, FileSink)
         ]
+
+
+def _takes_lines(sink: StreamSink | GuardedSink) -> bool:
+    return isinstance(sink.inner if isinstance(sink, GuardedSink) else sink, LineSink)

@@ -341,6 +341,7 @@ class NativeConnection(Responses, asyncio.Protocol):
 
     def _after(self) -> None:
         """Do what the state of the native part asks for."""
+        self.app.settle()
         native = self._native
         if native is None:
             return
