@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["EncodedRecord", "line_of", "make_line", "record_of", "request_text"]
+__all__ = ["EncodedRecord", "Ended", "line_of", "make_lines", "record_of", "request_text"]
 
 _MAX_REASON: Final = 500
 _quoted: Final = json.encoder.encode_basestring_ascii
+
+
+Ended = tuple[str, int, float, str]
+"""What a record says of a request and its response: the text of `request_text`, the status code, the seconds from the
+request to the response, and why the request was refused or failed."""
 
 
 class EncodedRecord(dict[str, Any]):
@@ -44,23 +49,23 @@ def request_text(
     return text + "}"
 
 
-def make_line(request: str, code: int, seconds: float, reason: str = "") -> str:
-    """Return the record of a request that ends now, as a line of JSON without a line feed.
-
-    Args:
-        request: Its member `request` (`request_text`).
-        code: As the other arguments, see `AuditLog.record`.
-        seconds: The time from the request to its response.
-        reason: Why the request was refused or failed.
-    """
+def make_lines(ended: Iterable[Ended]) -> list[str]:
+    """Return the records of requests whose responses are sent now, as lines of JSON without line feeds."""
     second, rest = divmod(time.time_ns(), 1_000_000_000)
     now = _CLOCK.text if second == _CLOCK.second else _CLOCK.set(second)
-    end = f',"reason":{_quoted(_as_text(reason[:_MAX_REASON]))}}}}}' if reason else "}}"
-    return f'{{"time":"{now}.{rest // 1000:06d}Z",{request},"response":{{"code":{code},"time":{int(seconds * 1e9)}{end}'
+    start = f'{{"time":"{now}.{rest // 1000:06d}Z",'
+    return [
+        f'{start}{request},"response":{{"code":{code},"time":{int(seconds * 1e9)}{reason and _reason_text(reason)}}}}}'
+        for request, code, seconds, reason in ended
+    ]
+
+
+def _reason_text(reason: str) -> str:
+    return f',"reason":{_quoted(_as_text(reason[:_MAX_REASON]))}'
 
 
 def record_of(line: str) -> EncodedRecord:
-    """Return the record that a line of `make_line` is."""
+    """Return the record that a line of `make_lines` is."""
     event = EncodedRecord(json.loads(line))
     event.line = line
     return event

@@ -16,10 +16,10 @@ line or forge a record.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from kes_core.audit.event import EncodedRecord, make_line, record_of, request_text
+from kes_core.audit.event import Ended, make_lines, record_of, request_text
 from kes_core.audit.file import FileSink
 from kes_core.audit.lines import LineSink
 from kes_core.audit.stdout import AuditOutputError, StreamSink
@@ -101,8 +101,8 @@ class AuditLog:
         # Standard output comes last: if it can't be written, the server exits at once, with the records in the others.
         self._writers = tuple(sorted(filter(_takes_lines, self._sinks), key=lambda sink: isinstance(sink, StreamSink)))
         self._others = tuple(sink for sink in self._sinks if not _takes_lines(sink))
-        self._lines: list[str] = []
-        """Records for the writers, until `settle`."""
+        self._ended: list[Ended] = []
+        """What there is to record, until `settle`."""
         self.readers = readers
         """The clients that read the log."""
 
@@ -152,30 +152,23 @@ class AuditLog:
             seconds: The time from the request to its response.
             reason: Why the request was refused or failed.
         """
-        line = make_line(request, code, seconds, reason)
-        self._lines.append(line)
-        if self.readers is not None and self.readers.has_readers:
-            self.readers.publish_line(line)
-        if self._others:
-            self._pass_on(record_of(line))
-
-    def _pass_on(self, event: EncodedRecord) -> None:
-        for sink in self._others:
-            try:
-                sink.audit(event)
-            except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
-                log_fault(logger, "an audit sink failed", error=error)
+        self._ended.append((request, code, seconds, reason))
 
     def settle(self) -> None:
-        """Write the records of `add`."""
-        if not self._lines:
+        """Send the records of `add` to the sinks. Those that do not send them on a thread have written them then."""
+        if not self._ended:
             return
-        lines, self._lines = self._lines, []
+        ended, self._ended = self._ended, []
+        lines = make_lines(ended)
+        if self.readers is not None and self.readers.has_readers:
+            for line in lines:
+                self.readers.publish_line(line)
         for writer in self._writers:
-            try:
-                writer.write_lines(lines)
-            except Exception as error:
-                log_fault(logger, "an audit sink failed", error=error)
+            _give(writer.write_lines, lines)
+        if self._others:
+            for event in map(record_of, lines):
+                for sink in self._others:
+                    _give(sink.audit, event)
 
     def replace(self, old: AuditLog) -> None:
         """Take the place of `old`, and keep the records that it could not write to its file. Does not close it."""
@@ -196,6 +189,14 @@ class AuditLog:
         return [
             sink.inner for sink in self._sinks if isinstance(sink, GuardedSink) and isinstance(sink.inner, FileSink)
         ]
+
+
+def _give(take: Callable[[Any], None], records: object) -> None:
+    """Pass records to a sink, or log why it does not take them."""
+    try:
+        take(records)
+    except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
+        log_fault(logger, "an audit sink failed", error=error)
 
 
 def _takes_lines(sink: StreamSink | GuardedSink) -> bool:
