@@ -15,6 +15,7 @@ line or forge a record.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -103,6 +104,9 @@ class AuditLog:
         self._others = tuple(sink for sink in self._sinks if not _takes_lines(sink))
         self._ended: list[Ended] = []
         """What there is to record, until `settle`."""
+        self._lines: list[str] = []
+        """The records that are not written yet."""
+        self._is_scheduled = False
         self.readers = readers
         """The clients that read the log."""
 
@@ -124,7 +128,7 @@ class AuditLog:
         frontend: str = "",
         request_id: str = "",
     ) -> None:
-        """Record a request and its response.
+        """Record a request and its response. The record is written before the next turn of the event loop ends.
 
         Args:
             ip: The client's address.
@@ -141,7 +145,7 @@ class AuditLog:
             ip=ip, path=path, identity=identity, policy=policy, frontend=frontend, request_id=request_id
         )
         self.add(request, code, seconds, reason)
-        self.settle()
+        self.settle_soon()
 
     def add(self, request: str, code: int, seconds: float, reason: str = "") -> None:
         """Record a request and its response. The caller calls `settle` before it sends the response.
@@ -155,16 +159,35 @@ class AuditLog:
         self._ended.append((request, code, seconds, reason))
 
     def settle(self) -> None:
-        """Send the records of `add` to the sinks. Those that do not send them on a thread have written them then."""
+        """Send the records of `add` to the sinks, and write those for standard output and files."""
+        self._pass_on()
+        if self._lines:
+            lines, self._lines = self._lines, []
+            for writer in self._writers:
+                _give(writer.write_lines, lines)
+
+    def settle_soon(self) -> None:
+        """Do as `settle`. Write in the next turn of the event loop, together with the other records of this turn."""
+        self._pass_on()
+        if self._lines and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._settle_scheduled)
+
+    def _settle_scheduled(self) -> None:
+        self._is_scheduled = False
+        self.settle()
+
+    def _pass_on(self) -> None:
+        """Make the records of `add`, and send them to all but those that write."""
         if not self._ended:
             return
-        ended, self._ended = self._ended, []
-        lines = make_lines(ended)
+        lines = make_lines(self._ended)
+        self._ended.clear()
+        if self._writers:
+            self._lines = self._lines + lines if self._lines else lines
         if self.readers is not None and self.readers.has_readers:
             for line in lines:
                 self.readers.publish_line(line)
-        for writer in self._writers:
-            _give(writer.write_lines, lines)
         if self._others:
             for event in map(record_of, lines):
                 for sink in self._others:

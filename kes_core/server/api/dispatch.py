@@ -173,7 +173,7 @@ class _Dispatcher:
         """Serve a request whose body has arrived: see `KESApp.begin`."""
         if not scope["query_string"]:
             found = self.direct(scope["extensions"]["kes.client"], scope["method"], scope["raw_path"], body)
-            self._app.settle()
+            self._app.server_state.audit.settle_soon()
             if type(found) is bytes:
                 return Answer(200, [JSON, (b"content-length", b"%d" % len(found))], found)
             if found is not None:
@@ -327,7 +327,7 @@ class _Dispatcher:
     def _audit(self, exchange: Exchange, path: str, seconds: float, sender: Sender, state: State) -> None:
         audit = self._app.server_state.audit
         audit.add(_request_text(state, sender, path), exchange.status, seconds, exchange.reason)
-        audit.settle()
+        audit.settle_soon()
 
 
 def _request_text(state: State, sender: Sender, path: str) -> str:

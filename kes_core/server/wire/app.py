@@ -72,7 +72,10 @@ class App(Protocol):
         """
 
     def settle(self) -> None:
-        """Write what must be written before the answers of `direct` are sent: their audit records, all at once."""
+        """Write what must be written before the answers of `direct` are sent: their audit records, all at once.
+
+        Those of other requests are written before the next turn of the event loop ends, or by this call.
+        """
 
 
 class Begun:
