@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from fcntl import LOCK_EX, LOCK_UN, flock
 from pathlib import Path
 from typing import Final
 
@@ -60,14 +60,14 @@ class FileSink(LineSink):
         self._problem = ""
         self._retry: asyncio.Handle | None = None
         self._file = -1
-        self._place = (0, 0)
-        """Device and inode of the open file."""
+        self._device = self._inode = 0
+        """Those of the open file."""
         self._state = -1
         self._saved: tuple[bytes, tuple[ChainLink, int]] = (b"", (ChainLink(), 0))
         """What this process last saved as the end of the chain, as bytes and as `_load_state` returns it."""
         try:
             self._file = _open(path, os.O_APPEND)
-            self._place = _place_of(os.fstat(self._file))
+            self._note_place()
             if chain:
                 self._state = _open(path.with_name(path.name + ".chain"))
                 with _locked(self._state):
@@ -81,8 +81,8 @@ class FileSink(LineSink):
         waiting.extend(lines)
         if len(waiting) > MAX_WAITING:
             self._drop(len(waiting) - MAX_WAITING)
-        if not self._problem:
-            self._flush_or_retry()
+        if not self._problem and not self._flush():
+            self._retry_later()
 
     def take_over(self, other: FileSink) -> None:
         """Take the records that `other` can't write before it is closed. They come before this sink's own."""
@@ -92,7 +92,7 @@ class FileSink(LineSink):
         self._lost += other._lost
         other._waiting.clear()
         other._lost = 0
-        self._flush_or_retry()
+        self._try_again()
 
     def _drop(self, count: int) -> None:
         """Lose the oldest records that wait."""
@@ -100,14 +100,15 @@ class FileSink(LineSink):
         self._lost += count
         LOST_RECORDS.add("file", count)
 
-    def _flush_or_retry(self) -> None:
-        """Write the waiting records; retry later if that fails."""
-        if not self._flush() and self._retry is None:
+    def _retry_later(self) -> None:
+        if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(_RETRY, self._try_again)
 
     def _try_again(self) -> None:
+        """Write the waiting records; retry later if that fails."""
         self._retry = None
-        self._flush_or_retry()
+        if not self._flush():
+            self._retry_later()
 
     async def close(self) -> None:
         self.finish()
@@ -153,16 +154,16 @@ class FileSink(LineSink):
                 self._append_chained()
             return
         data = ("\n".join(self._waiting) + "\n").encode("ascii")
-        is_written = False
-        while not is_written:
+        file = self._file
+        while True:
             # Without `_locked`, which takes as long as both calls.
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            flock(file, LOCK_EX)
             try:
                 if not self._reopen_if_rotated():
                     self._append(data)
-                    is_written = True
+                    return
             finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+                flock(file, LOCK_UN)
 
     def _reopen_if_rotated(self) -> bool:
         """Open a new file if the old one was renamed or removed; return whether it was."""
@@ -172,14 +173,18 @@ class FileSink(LineSink):
             pass
         else:
             # No other file can have the inode of one that is open.
-            if _place_of(found) == self._place:
+            if found.st_ino == self._inode and found.st_dev == self._device:
                 return False
         opened = _open(self._path, os.O_APPEND)
         # Keep the number of the descriptor: the lock is released by it.
         os.dup2(opened, self._file, inheritable=False)
         os.close(opened)
-        self._place = _place_of(os.fstat(self._file))
+        self._note_place()
         return True
+
+    def _note_place(self) -> None:
+        status = os.fstat(self._file)
+        self._device, self._inode = status.st_dev, status.st_ino
 
     def _append(self, data: bytes) -> None:
         """Append all of `data`, or nothing. The caller has the lock."""
@@ -270,14 +275,10 @@ def _open(path: Path, flags: int = 0) -> int:
     return os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _place_of(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
 @contextlib.contextmanager
 def _locked(descriptor: int) -> Iterator[None]:
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    flock(descriptor, LOCK_EX)
     try:
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        flock(descriptor, LOCK_UN)

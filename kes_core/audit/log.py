@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from kes_core.audit.event import Ended, make_lines, record_of, request_text
 from kes_core.audit.file import FileSink
@@ -41,6 +41,8 @@ logger = logging.getLogger("kes.audit")
 
 _AUDIT_LEVEL: Final = 0
 """The highest level of `log.audit` that enables the audit log on standard output."""
+_FAILED: Final = "an audit sink failed"
+"""Only our own sinks raise exceptions: the boundary catches those of plugins."""
 
 
 class AuditError(Exception):
@@ -160,15 +162,21 @@ class AuditLog:
 
     def settle(self) -> None:
         """Send the records of `add` to the sinks, and write those for standard output and files."""
-        self._pass_on()
-        if self._lines:
-            lines, self._lines = self._lines, []
+        if self._ended:
+            self._pass_on()
+        lines = self._lines
+        if lines:
+            self._lines = []
             for writer in self._writers:
-                _give(writer.write_lines, lines)
+                try:
+                    writer.write_lines(lines)
+                except Exception as error:
+                    log_fault(logger, _FAILED, error=error)
 
     def settle_soon(self) -> None:
         """Do as `settle`. Write in the next turn of the event loop, together with the other records of this turn."""
-        self._pass_on()
+        if self._ended:
+            self._pass_on()
         if self._lines and not self._is_scheduled:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._settle_scheduled)
@@ -179,8 +187,6 @@ class AuditLog:
 
     def _pass_on(self) -> None:
         """Make the records of `add`, and send them to all but those that write."""
-        if not self._ended:
-            return
         lines = make_lines(self._ended)
         self._ended.clear()
         if self._writers:
@@ -191,7 +197,10 @@ class AuditLog:
         if self._others:
             for event in map(record_of, lines):
                 for sink in self._others:
-                    _give(sink.audit, event)
+                    try:
+                        sink.audit(event)
+                    except Exception as error:
+                        log_fault(logger, _FAILED, error=error)
 
     def replace(self, old: AuditLog) -> None:
         """Take the place of `old`, and keep the records that it could not write to its file. Does not close it."""
@@ -206,20 +215,12 @@ class AuditLog:
             try:
                 await sink.close()
             except Exception as error:
-                log_fault(logger, "an audit sink failed", error=error)
+                log_fault(logger, _FAILED, error=error)
 
     def _files(self) -> list[FileSink]:
         return [
             sink.inner for sink in self._sinks if isinstance(sink, GuardedSink) and isinstance(sink.inner, FileSink)
         ]
-
-
-def _give(take: Callable[[Any], None], records: object) -> None:
-    """Pass records to a sink, or log why it does not take them."""
-    try:
-        take(records)
-    except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
-        log_fault(logger, "an audit sink failed", error=error)
 
 
 def _takes_lines(sink: StreamSink | GuardedSink) -> bool:
