@@ -76,6 +76,8 @@ class KnownRequest(NamedTuple):
     sender: Sender
     labels: tuple[tuple[str, str], ...]
     """What the policy engines answered (`AccessDecision.labels`)."""
+    record: str
+    """What its audit records say of the request (`kes_core.audit.event.request_text`)."""
 
 
 _OPEN: Final = AccessDecision(True, "policy", "no policy is needed for this API", is_repeatable=True)

@@ -20,7 +20,7 @@ import hmac
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["GENESIS", "ChainLink", "Problem", "Verification", "make_line", "parse_link"]
 
@@ -32,8 +32,7 @@ _LINE: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ChainLink:
+class ChainLink(NamedTuple):
     """A position in a chain: the number of records up to it, and the hash over them."""
 
     number: int = 0

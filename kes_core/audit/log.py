@@ -15,14 +15,16 @@ line or forge a record.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from kes_core.audit.event import make_event
+from kes_core.audit.event import Ended, make_lines, record_of, request_text
 from kes_core.audit.file import FileSink
+from kes_core.audit.lines import LineSink
 from kes_core.audit.stdout import AuditOutputError, StreamSink
 from kes_core.audit.syslog import SyslogSink, finish_sending
 from kes_core.boundary import GuardedSink, Surroundings, connect_sink
@@ -42,6 +44,8 @@ logger = logging.getLogger("kes.audit")
 
 _AUDIT_LEVEL: Final = 0
 """The highest level of `log.audit` that enables the audit log on standard output."""
+_FAILED: Final = "an audit sink failed"
+"""Only our own sinks raise exceptions: the boundary catches those of plugins."""
 
 
 _open: Final[weakref.WeakSet[AuditLog]] = weakref.WeakSet()
@@ -113,8 +117,14 @@ class AuditLog:
             readers: The clients that read the log through the API.
         """
         self._sinks = tuple(sinks)
-        inner = [sink.inner if isinstance(sink, GuardedSink) else sink for sink in self._sinks]
-        self._writers = tuple(sink for sink in inner if isinstance(sink, StreamSink | FileSink))
+        # Standard output comes last: if it can't be written, the server exits at once, with the records in the others.
+        self._writers = tuple(sorted(filter(_takes_lines, self._sinks), key=lambda sink: isinstance(sink, StreamSink)))
+        self._others = tuple(sink for sink in self._sinks if not _takes_lines(sink))
+        self._ended: list[Ended] = []
+        """What there is to record, until `settle`."""
+        self._lines: list[str] = []
+        """The records that are not written yet."""
+        self._is_scheduled = False
         self.readers = readers
         """The clients that read the log."""
 
@@ -136,7 +146,7 @@ class AuditLog:
         frontend: str = "",
         request_id: str = "",
     ) -> None:
-        """Record a request and its response.
+        """Record a request and its response. The record is written before the next turn of the event loop ends.
 
         Args:
             ip: The client's address.
@@ -149,43 +159,79 @@ class AuditLog:
             frontend: The front end that made the request, if it did not come over HTTP.
             request_id: What its client calls the request.
         """
-        event = make_event(
-            ip=ip,
-            path=path,
-            identity=identity,
-            code=code,
-            seconds=seconds,
-            policy=policy,
-            reason=reason,
-            frontend=frontend,
-            request_id=request_id,
+        request = request_text(
+            ip=ip, path=path, identity=identity, policy=policy, frontend=frontend, request_id=request_id
         )
-        if self.readers is not None:
-            self.readers.publish(event)
-        for sink in self._sinks:
-            try:
-                sink.audit(event)
-            except Exception as error:  # from our own sinks: the boundary catches the errors of plugins
-                log_fault(logger, "an audit sink failed", error=error)
+        self.add(request, code, seconds, reason)
+        self.settle_soon()
+
+    def add(self, request: str, code: int, seconds: float, reason: str = "") -> None:
+        """Record a request and its response. The caller calls `settle` before it sends the response.
+
+        Args:
+            request: What is known of the request (`kes_core.audit.event.request_text`).
+            code: As the other arguments, see `record`.
+            seconds: The time from the request to its response.
+            reason: Why the request was refused or failed.
+        """
+        self._ended.append((request, code, seconds, reason))
 
     def settle(self) -> None:
-        """Write the records to standard output and to files now, instead of at the end of the event loop's turn."""
-        for writer in self._writers:
-            writer.flush()
+        """Send the records of `add` to the sinks, and write those for standard output and files."""
+        if self._ended:
+            self._pass_on()
+        lines = self._lines
+        if lines:
+            self._lines = []
+            for writer in self._writers:
+                try:
+                    writer.write_lines(lines)
+                except Exception as error:
+                    log_fault(logger, _FAILED, error=error)
+
+    def settle_soon(self) -> None:
+        """Do as `settle`. Write in the next turn of the event loop, together with the other records of this turn."""
+        if self._ended:
+            self._pass_on()
+        if self._lines and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._settle_scheduled)
+
+    def _settle_scheduled(self) -> None:
+        self._is_scheduled = False
+        self.settle()
+
+    def _pass_on(self) -> None:
+        """Make the records of `add`, and send them to all but those that write."""
+        lines = make_lines(self._ended)
+        self._ended.clear()
+        if self._writers:
+            self._lines = self._lines + lines if self._lines else lines
+        if self.readers is not None and self.readers.has_readers:
+            for line in lines:
+                self.readers.publish_line(line)
+        if self._others:
+            for event in map(record_of, lines):
+                for sink in self._others:
+                    try:
+                        sink.audit(event)
+                    except Exception as error:
+                        log_fault(logger, _FAILED, error=error)
 
     def replace(self, old: AuditLog) -> None:
         """Take the place of `old`, and keep the records that it could not write to its file. Does not close it."""
+        old.settle()
         for sink, other in zip(self._files(), old._files(), strict=False):
             sink.take_over(other)
 
     def finish(self) -> None:
         """Write the waiting records, without the event loop. No more records may follow."""
+        with contextlib.suppress(Exception):
+            self.settle()
         for sink in self._sinks:
             inner = sink.inner if isinstance(sink, GuardedSink) else sink
             with contextlib.suppress(Exception):
-                if isinstance(inner, StreamSink):
-                    inner.flush()
-                elif isinstance(inner, FileSink | SyslogSink):
+                if isinstance(inner, FileSink | SyslogSink):
                     inner.finish()
                 elif isinstance(inner, QueuedAuditSink):
                     inner._queue.give_up()  # noqa: SLF001 # its other half
@@ -193,13 +239,18 @@ class AuditLog:
     async def close(self) -> None:
         """Close the sinks, which write their waiting records first."""
         _open.discard(self)
+        self.settle()
         for sink in self._sinks:
             try:
                 await sink.close()
             except Exception as error:
-                log_fault(logger, "an audit sink failed", error=error)
+                log_fault(logger, _FAILED, error=error)
 
     def _files(self) -> list[FileSink]:
         return [
             sink.inner for sink in self._sinks if isinstance(sink, GuardedSink) and isinstance(sink.inner, FileSink)
         ]
+
+
+def _takes_lines(sink: StreamSink | GuardedSink) -> bool:
+    return isinstance(sink.inner if isinstance(sink, GuardedSink) else sink, LineSink)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import logging
@@ -10,10 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Final, NoReturn, Protocol, TextIO
+from collections.abc import Sequence
+from typing import BinaryIO, Final, NoReturn, Protocol, TextIO
 
-from kes_core.audit.event import line_of
+from kes_core.audit.lines import LineSink
 from kes_core.audit.syslog import finish_sending
 
 __all__ = ["UNAUDITED", "AuditOutputError", "StreamSink", "reserve"]
@@ -48,8 +47,8 @@ class _Finishing(Protocol):
         """Write the waiting records and close."""
 
 
-class StreamSink:
-    """Writes records to a stream, all records of one turn of the event loop at once.
+class StreamSink(LineSink):
+    """Writes records to a stream.
 
     Writes block, because a server that can't write its audit log must not serve requests. If a write fails, the server
     exits.
@@ -75,30 +74,15 @@ class StreamSink:
         self._lock = lock
         self._others = others
         self._supervisor = os.getppid()
-        self._lines: list[str] = []
 
-    def audit(self, event: Mapping[str, Any]) -> None:
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(line_of(event))
-
-    def flush(self) -> None:
-        """Write the waiting records."""
-        if not self._lines:
-            return
-        data = "\n".join(self._lines) + "\n"
-        self._lines.clear()
+    def write_lines(self, lines: Sequence[str]) -> None:
         try:
-            self._write(data.encode("ascii"))
+            self._write(("\n".join(lines) + "\n").encode("ascii"))
         except OSError as error:
             logger.critical(
                 "the audit log on standard output can't be written: %s; the server stops", error.strerror or error
             )
             self._end_server()
-
-    async def close(self) -> None:
-        """Write the waiting records."""
-        self.flush()
 
     def _write(self, data: bytes) -> None:
         if self._lock is not None:

@@ -11,13 +11,12 @@ import socket
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Sequence
 from logging.handlers import SysLogHandler
-from typing import Any, Final
+from typing import Final
 
-from kes_core.audit.event import line_of
+from kes_core.audit.lines import LineSink
 from kes_core.counters import LOST_RECORDS
-from kes_core.hookspecs import AuditSink
 
 __all__ = ["MAX_MESSAGE", "SyslogError", "SyslogSink", "finish_sending"]
 
@@ -43,7 +42,7 @@ class SyslogError(Exception):
     """The syslog server can't be reached. The message names its address and says why."""
 
 
-class SyslogSink(AuditSink):
+class SyslogSink(LineSink):
     """Sends each record as a message with a facility (`auth` by default), the severity `info` and the name `kes`."""
 
     def __init__(self, address: str | tuple[str, int], facility: str = "auth", *, stream: bool = False) -> None:
@@ -72,11 +71,12 @@ class SyslogSink(AuditSink):
         self._thread = threading.Thread(target=self._run, name="kes-syslog", daemon=True)
         self._thread.start()
 
-    def audit(self, event: Mapping[str, Any]) -> None:
-        if self._queue.qsize() < MAX_WAITING:
-            self._queue.put(_message(event))
-        elif self._count_lost(1) == 1:
-            logger.error("syslog at %r is too slow: audit records are lost", self._address)
+    def write_lines(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            if self._queue.qsize() < MAX_WAITING:
+                self._queue.put(_message(line))
+            elif self._count_lost(1) == 1:
+                logger.error("syslog at %r is too slow: audit records are lost", self._address)
 
     async def close(self) -> None:
         self.finish()
@@ -218,11 +218,11 @@ def finish_sending() -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _message(event: Mapping[str, Any]) -> str:
-    """Return a record as JSON. Shorten the path, and a long reason, of a record that is too long for a receiver."""
-    text = line_of(event)
-    if len(text) <= MAX_MESSAGE:
-        return text
+def _message(line: str) -> str:
+    """Return a record. Shorten the path, and a long reason, of a record that is too long for a receiver."""
+    if len(line) <= MAX_MESSAGE:
+        return line
+    event = json.loads(line)
     path, response = event["request"]["path"], event["response"]
     if "reason" in response:
         response = {**response, "reason": _beginning(response["reason"], _MAX_REASON)}

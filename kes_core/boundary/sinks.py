@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kes_core.boundary.blocking import PLUGIN, calls_plugin
@@ -84,17 +84,24 @@ class GuardedSink(AuditSink):
     @calls_plugin
     def audit(self, event: Mapping[str, Any]) -> None:
         """Pass a record to the sink."""
+        self._pass_on("audit", event, 1)
+
+    def write_lines(self, lines: Sequence[str]) -> None:
+        """Pass records to a sink that takes several at once (`kes_core.audit.lines`). They count as one call."""
+        self._pass_on("write_lines", lines, len(lines))
+
+    def _pass_on(self, method: str, what: object, count: int) -> None:
         started = time.perf_counter()
         try:
-            answer: Any = self.inner.audit(event)
+            answer = getattr(self.inner, method)(what)
             if answer is not None and inspect.iscoroutine(answer):
                 answer.close()  # otherwise Python would warn that nobody awaits it
                 raise BackendError("its method 'audit' returned a coroutine")  # noqa: TRY301 # lost as the others
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too
-            self._lost += 1
-            LOST_RECORDS.add("plugin")
+            self._lost += count
+            LOST_RECORDS.add("plugin", count)
             if started - self._told_lost >= TELL_AGAIN:
                 self._log_lost(error)
                 self._told_lost, self._lost = started, 0

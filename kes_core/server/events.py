@@ -82,9 +82,11 @@ class Hub:
 
     def publish(self, event: Mapping[str, Any]) -> None:
         """Send an event to all readers."""
-        if not self.has_readers:
-            return
-        line = line_of(event)
+        if self.has_readers:
+            self.publish_line(line_of(event))
+
+    def publish_line(self, line: str) -> None:
+        """Send an event, as a line of JSON, to all readers."""
         self.deliver(line)
         if self.elsewhere is not None:
             self.elsewhere(line)

@@ -22,6 +22,9 @@ __all__ = ["Call", "WholeCall", "binary_member", "json_body"]
 class Call(Request):
     """A request with its route, its argument, its sender and the state of the server."""
 
+    whole_body = b""
+    """What `limited_body` returns, if that is known without waiting and is not empty."""
+
     def __init__(
         self, scope: Message, receive: Any, *, state: State, route: Route, argument: str, sender: Sender
     ) -> None:
@@ -58,7 +61,7 @@ class WholeCall(Call):
 
     def __init__(self, body: bytes, *, state: State, route: Route, argument: str, sender: Sender) -> None:
         # Without the constructors above, which need an ASGI scope.
-        self._whole = body
+        self.whole_body = body[: route.max_body]
         self.server_state = state
         self.kes_route = route
         self.argument = argument
@@ -66,7 +69,7 @@ class WholeCall(Call):
         self.is_authorized = True
 
     async def limited_body(self) -> bytes:
-        return self._whole[: self.kes_route.max_body]
+        return self.whole_body
 
 
 def json_body(body: bytes, error: tuple[int, str] = INVALID_BODY) -> Any:

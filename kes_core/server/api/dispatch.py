@@ -25,6 +25,7 @@ from kes_core.access.decide import KnownRequest, decide_for_connection
 from kes_core.access.errors import UnidentifiedSenderError
 from kes_core.access.routing import check_argument, find_route
 from kes_core.access.sender import identify, identify_if_possible
+from kes_core.audit.event import request_text
 from kes_core.boundary.steps import finish, finish_rest, go_on
 from kes_core.encoding import encode_json
 from kes_core.protocol import ROUTES
@@ -147,7 +148,7 @@ class KESApp(FastAPI):
         return self._dispatcher.direct(client, method, raw_path, body)
 
     def settle(self) -> None:
-        """Write the audit records (`wire.app.App`)."""
+        """Write the audit records of `direct` (`wire.app.App`)."""
         self.server_state.audit.settle()
 
 
@@ -172,6 +173,7 @@ class _Dispatcher:
         """Serve a request whose body has arrived: see `KESApp.begin`."""
         if not scope["query_string"]:
             found = self.direct(scope["extensions"]["kes.client"], scope["method"], scope["raw_path"], body)
+            self._app.server_state.audit.settle_soon()
             if type(found) is bytes:
                 return Answer(200, [JSON, (b"content-length", b"%d" % len(found))], found)
             if found is not None:
@@ -188,31 +190,35 @@ class _Dispatcher:
         if known is None:
             return None
         started = time.perf_counter()
-        route, argument, path, sender, labels = known
+        route, argument, path, sender, labels, record = known
         self._note_expiry(sender)
         for label in labels:
             metrics.decisions[label] += 1
         call = WholeCall(body, state=state, route=route, argument=argument, sender=sender)
-        exchange = Exchange(call)
         work: Any = app.handlers[route.path](call)
-        waits = False
-        metrics.active += 1
+        status, reason, waits = UNANSWERED, "", False
         try:
             waits_for = work.send(None)
         except StopIteration as done:
             answer = encode_json(done.value)
-            exchange.status = 200
+            status = 200
             return answer
         except Exception as error:
+            exchange = Exchange(call)
             exchange.fail(error, path)
+            status, reason = exchange.status, exchange.reason
             return exchange.whole()
         else:
             waits = True
-            return _begun(self._go_on(exchange, path, started, work, waits_for))
+            return _begun(self._go_on(Exchange(call), path, started, work, waits_for))
         finally:
-            metrics.active -= 1
             if not waits:
-                self._record(exchange, path, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                if status != UNANSWERED:
+                    metrics.answered(status, seconds)
+                audit = app.server_state.audit  # a reload may have come between
+                if audit.enabled:
+                    audit.add(record, status, seconds, reason)
 
     async def _go_on(self, exchange: Exchange, path: str, started: float, work: Any, waits_for: Any) -> Answer:
         """Serve a request of `direct` whose handler has to wait, up to its answer."""
@@ -295,7 +301,8 @@ class _Dispatcher:
         try:
             check_argument(route, call.argument)
             if route.path in _FREQUENT and not scope["query_string"]:
-                known = KnownRequest(route, call.argument, scope["path"], sender, decision.labels)
+                record = _request_text(call.server_state, sender, scope["path"])
+                known = KnownRequest(route, call.argument, scope["path"], sender, decision.labels, record)
                 client = scope["extensions"]["kes.client"]
                 client.remember_request(call.server_state.access, scope["method"], scope["raw_path"], known)
             return await self._app.handlers[route.path](call)
@@ -318,15 +325,15 @@ class _Dispatcher:
             self._audit(exchange, scope["path"], seconds, sender, state)
 
     def _audit(self, exchange: Exchange, path: str, seconds: float, sender: Sender, state: State) -> None:
-        self._app.server_state.audit.record(
-            ip=sender.address,
-            path=path,
-            identity=sender.identity,
-            code=exchange.status,
-            seconds=seconds,
-            policy=state.policy_of.get(sender.identity, ""),
-            reason=exchange.reason,
-        )
+        audit = self._app.server_state.audit
+        audit.add(_request_text(state, sender, path), exchange.status, seconds, exchange.reason)
+        audit.settle_soon()
+
+
+def _request_text(state: State, sender: Sender, path: str) -> str:
+    """Return what the audit record says of a request."""
+    policy = state.policy_of.get(sender.identity, "")
+    return request_text(ip=sender.address, path=path, identity=sender.identity, policy=policy)
 
 
 async def _answer(exchange: Exchange, path: str, work: Awaitable[Any]) -> None:

@@ -22,6 +22,7 @@ from kes_core.server.api.operations import (
     DATA_KEY_SIZE,
     check_state,
     described_key,
+    key_at_hand,
     open_all,
     store_errors,
     stored_key,
@@ -103,9 +104,10 @@ def with_version(key: StoredKey, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _generate(call: Call) -> dict[str, Any]:
-    body = await call.limited_body()
+    body = call.whole_body or await call.limited_body()
     context = binary_member(json_body(body), "context") if body else b""
-    return _data_key(await stored_key(call.server_state.cache, call.argument), context)
+    cache = call.server_state.cache
+    return _data_key(key_at_hand(cache, call.argument) or await stored_key(cache, call.argument), context)
 
 
 def _data_key(key: StoredKey, context: bytes) -> dict[str, Any]:
@@ -124,9 +126,10 @@ async def _generate_all(call: Call) -> list[dict[str, Any]]:
 
 
 async def _encrypt(call: Call) -> dict[str, Any]:
-    members = json_body(await call.limited_body())
+    members = json_body(call.whole_body or await call.limited_body())
     plaintext, context = binary_member(members, "plaintext"), binary_member(members, "context")
-    key = await stored_key(call.server_state.cache, call.argument)
+    cache = call.server_state.cache
+    key = key_at_hand(cache, call.argument) or await stored_key(cache, call.argument)
     return with_version(key, {"ciphertext": encode_base64(key.key.encrypt(plaintext, context))})
 
 
@@ -141,13 +144,14 @@ async def _encrypt_all(call: Call) -> list[dict[str, Any]]:
 
 
 async def _decrypt(call: Call) -> dict[str, str]:
-    members = json_body(await call.limited_body())
+    members = json_body(call.whole_body or await call.limited_body())
     ciphertext, context = binary_member(members, "ciphertext"), binary_member(members, "context")
-    key = await stored_key(call.server_state.cache, call.argument, decrypts=True)
+    cache = call.server_state.cache
+    key = key_at_hand(cache, call.argument, decrypts=True) or await stored_key(cache, call.argument, decrypts=True)
     try:
         plaintext = key.key.decrypt(ciphertext, context)
     except CiphertextError:
-        plaintext = (await open_all(call.server_state.cache, call.argument, [(ciphertext, context)]))[1][0]
+        plaintext = (await open_all(cache, call.argument, [(ciphertext, context)]))[1][0]
     return {"plaintext": encode_base64(plaintext)}
 
 

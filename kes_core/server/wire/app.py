@@ -57,7 +57,8 @@ class App(Protocol):
     ) -> bytes | Answer | Awaitable[Answer] | None:
         """Serve a request whose whole body has arrived, if one like it has passed all checks on this connection.
 
-        It is counted and recorded as every request.
+        It is counted and recorded as every request. The caller calls `settle` before it sends an answer that is there
+        at once.
 
         Args:
             client: The client of the connection.
@@ -71,9 +72,9 @@ class App(Protocol):
         """
 
     def settle(self) -> None:
-        """Write what must be written before the answers of `begin` and `direct` are sent: their audit records.
+        """Write what must be written before the answers of `direct` are sent: their audit records, all at once.
 
-        Without this call it is written before the next turn of the event loop ends.
+        Those of other requests are written before the next turn of the event loop ends, or by this call.
         """
 
 

@@ -42,9 +42,7 @@ class NativeConnection(Responses, asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, RequestStream] = {}
         self._handshake = Handshake()
-        self._failed = False
-        self._ended = False
-        self._closing = False
+        self._failed = self._ended = self._closing = False
         self._waiting_for_request = False
         self._deadline: float | None = self._loop.time() + limits.HANDSHAKE_TIMEOUT
         self._write_deadline: float | None = None
@@ -341,6 +339,7 @@ class NativeConnection(Responses, asyncio.Protocol):
 
     def _after(self) -> None:
         """Do what the state of the native part asks for."""
+        self.app.settle()
         native = self._native
         if native is None:
             return

@@ -18,7 +18,7 @@ def test_record_fits_and_keeps_its_beginning(path: str, reason: str, policy: str
     request = {"ip": "10.1.2.3", "path": path, "identity": "f" * 64, "policy": policy}
     event: dict[str, Any] = {"time": "2026-01-02T03:04:05.678901Z", "request": request}
     event["response"] = {"code": 403, "time": 123456} | ({"reason": reason} if reason else {})
-    message = _message(event)
+    message = _message(json.dumps(event, separators=(",", ":")))
     assert len(message) <= MAX_MESSAGE
     assert message.isascii()
     read = json.loads(message)
@@ -28,6 +28,5 @@ def test_record_fits_and_keeps_its_beginning(path: str, reason: str, policy: str
     assert path.startswith(read["request"]["path"])
     assert reason.startswith(read["response"].get("reason", ""))
     assert {**read["request"], "path": path} == request
-    assert event["request"]["path"] == path  # other sinks get the whole record
     if len(read["request"]["path"]) < len(path):  # no room is wasted
         assert len(message) > MAX_MESSAGE - 16

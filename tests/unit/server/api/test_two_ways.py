@@ -6,7 +6,9 @@ import asyncio
 import base64
 import dataclasses
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from kes_core.access.routing import decode_path
 from kes_core.access.sender import ProvenClient
+from kes_core.audit.file import FileSink
 from kes_core.audit.log import AuditLog
 from kes_core.builtin.static_policy import ENGINE_NAME
 from kes_core.config import Section, parse_config
@@ -63,6 +66,8 @@ class Outcome(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     body: bytes
     records: list[Any]
+    lines: list[Any]
+    """The records in the audit file."""
     numbers: Mapping[str, Any]
 
 
@@ -78,6 +83,9 @@ class Site:
         self.metrics = Metrics()
         self.peers = LocalPeers(self.metrics)
         self.records: list[Any] = []
+        self._directory = tempfile.TemporaryDirectory()
+        self._file = Path(self._directory.name) / "audit.log"
+        self._sinks: list[FileSink] = []
         self._kind = PolicyEngineType(name="other", config=EngineSettings, connect=connect_engine)
         state = self.runner.run(self.connect())
         self.app = KESApp(state, self.metrics, self.peers, ExpiryWatch(self.metrics))
@@ -95,19 +103,32 @@ class Site:
         found = load_plugins()
         plugins = dataclasses.replace(found, engines={**found.engines, "other": self._kind})
         config = parse_config(yaml.safe_dump(values), filename="config.yml", plugins=plugins, environ={})
-        audit = AuditLog([cast("Any", self)])
+        self._sinks.append(FileSink(self._file))
+        audit = AuditLog([cast("Any", self), cast("Any", self._sinks[-1])])
         return await connect(config, plugins, counters=self.metrics.store, on_key_change=self.peers.forget, audit=audit)
 
     def audit(self, event: Any) -> None:
         del event["time"], event["response"]["time"]
         self.records.append(event)
 
+    def written(self) -> list[Any]:
+        """Return the records in the audit file without their times, and empty the file."""
+        records = [json.loads(line) for line in self._file.read_text().splitlines()]
+        self._file.write_text("")
+        for record in records:
+            del record["time"], record["response"]["time"]
+        return records
+
     def close(self) -> None:
         self.runner.run(self.app.server_state.close())
         self.runner.close()
+        for sink in self._sinks:
+            sink.finish()
+        self._directory.cleanup()
 
     def ask(self, who: str, method: str, raw_path: bytes, body: bytes, *, at_once: bool) -> Outcome:
         self.records.clear()
+        self._file.write_text("")
         before = self.numbers()
         scope: Message = {
             "type": "http",
@@ -118,9 +139,9 @@ class Site:
             "headers": [],
             "extensions": {"kes.client": CLIENTS[who]},
         }
-        answer = self.runner.run(self._begin(scope, body) if at_once else self._asgi(scope, body))
+        answer = self.runner.run(self._begin(scope, body) if at_once else self.asgi(scope, body))
         numbers = {name: value - before.get(name, 0) for name, value in self.numbers().items()}
-        return Outcome(*answer, list(self.records), numbers)
+        return Outcome(*answer, list(self.records), self.written(), numbers)
 
     def numbers(self) -> dict[str, int]:
         found = self.metrics.snapshot()
@@ -134,14 +155,14 @@ class Site:
 
     async def _begin(self, scope: Message, body: bytes) -> Answer:
         if not self.app.may_begin(scope):
-            return await self._asgi(scope, body)
+            return await self.asgi(scope, body)
         began: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Outside of a task, as the protocols do.
         asyncio.get_running_loop().call_soon(lambda: began.set_result(self.app.begin(scope, body)))
         answer = await began
         return answer if isinstance(answer, Answer) else cast("Answer", await answer)
 
-    async def _asgi(self, scope: Message, body: bytes) -> Answer:
+    async def asgi(self, scope: Message, body: bytes) -> Answer:
         sent: list[Message] = []
 
         async def receive() -> Message:
@@ -195,6 +216,7 @@ def test_both_ways_are_the_same(site: Site, who: str, method: str, route: bytes,
             outcome = outcome._replace(body=ordinary.body)
         assert outcome == ordinary
         assert len(outcome.records) == 1
+        assert outcome.lines == outcome.records
 
 
 def test_known_request_takes_the_shortest_way() -> None:
@@ -224,6 +246,39 @@ def test_known_request_takes_the_shortest_way() -> None:
         assert (json.loads(body).keys() == {"plaintext", "ciphertext"}) if isinstance(body, bytes) else not repeatable
         assert direct(b"/v1/key/generate/my%2Dkey") is None
         site.close()
+
+
+def test_records_of_the_shortest_way_are_written_all_at_once() -> None:
+    """They say what those of the ordinary way say, and `settle` writes them."""
+    site = Site(Engine(repeatable=True))
+    client = dataclasses.replace(CLIENTS["user"], address="192.0.2.1")
+    path, bodies = b"/v1/key/decrypt/my-key", [json.dumps({"ciphertext": sealed(site)}).encode(), b"{"]
+    scope: Message = {
+        "type": "http",
+        "method": "PUT",
+        "path": path.decode(),
+        "raw_path": path,
+        "query_string": b"",
+        "headers": [],
+        "extensions": {"kes.client": client},
+    }
+    site.written()
+
+    async def ask_directly() -> None:
+        for body in bodies:
+            answer = site.app.direct(client, "PUT", path, body)
+            assert isinstance(answer, bytes | Answer)
+        assert site.written() == []
+        site.app.settle()
+
+    for body in bodies:
+        site.runner.run(site.asgi(scope, body))
+    ordinary = site.written()
+    assert [record["response"]["code"] for record in ordinary] == [200, 400]
+    assert {record["request"]["policy"] for record in ordinary} == {"mine"}
+    site.runner.run(ask_directly())
+    assert site.written() == ordinary
+    site.close()
 
 
 def test_key_that_is_not_in_memory_is_read(site: Site) -> None:
