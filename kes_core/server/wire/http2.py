@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-import h2.utilities
-from hypercorn.events import Closed, Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
-from hypercorn.utils import filter_pseudo_headers
 
+from kes_core.boundary.steps import go_on
+from kes_core.server.wire.header_blocks import RememberingDecoder, RememberingEncoder, request_head
 from kes_core.server.wire.stream import (
     DATE,
     MAX_DISCARDED_BODY,
@@ -35,9 +36,6 @@ MAX_PENDING_RESETS: Final = 200
 """A client may reset or break at most this many more streams than it completes (CVE-2023-44487)."""
 MAX_PER_TURN: Final = 16
 """Requests that are served before other connections have their turn. More at a time cost less."""
-_REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
-    is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
-)
 
 
 class HTTP2Protocol(H2Protocol):
@@ -53,24 +51,57 @@ class HTTP2Protocol(H2Protocol):
         self._cut_off = False
         self._flush_scheduled = False
         self._served_in_turn = 0
+        self._handling: asyncio.Future[None] | None = None
+        """Done when the data is handled that `serve_at_once` has begun to handle."""
         self._discarded: dict[int, int] = {}
         """The number of dropped body bytes, for each request that was answered before it was complete."""
         self._unstarted: dict[int, RequestStream] = {}
         """The requests whose body is incomplete and small, by stream."""
         # Do not offer WebSockets over HTTP/2, as Hypercorn does.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
-        # h2 would apply it only when the client has acknowledged the settings.
-        self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
+        # The decoder has the limit at once. h2 would apply it only when the client has acknowledged the settings.
+        self.connection.decoder = RememberingDecoder(self.config.h2_max_header_list_size)
+        self.connection.encoder = RememberingEncoder()
         # For one malformed header, h2 would close the connection and abort all its requests. So `_start_request`
         # validates headers instead.
         self.connection.config.validate_inbound_headers = False
+        # Ours are valid, and in lower case.
+        self.connection.config.validate_outbound_headers = False
+        self.connection.config.normalize_outbound_headers = False
 
     @property
     def has_partial_request(self) -> bool:
         """Whether the client has sent only a part of a request's headers."""
         return False  # the time limit of idle connections covers an endless preface or header
 
+    def serve_at_once(self, data: bytes) -> bytes:
+        """Handle `data` in this turn of the event loop, as far as it does not wait; or return it for `handle`."""
+        if self._handling is not None:
+            return data
+        work = self.handle(RawData(data))
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return b""
+        self._handling = asyncio.get_running_loop().create_future()
+        self._link.spawn(self._handle_rest(work, waits_for, self._handling))
+        return b""
+
+    async def _handle_rest(
+        self, work: Coroutine[Any, Any, None], waits_for: Any, handling: asyncio.Future[None]
+    ) -> None:
+        try:
+            await go_on(work, waits_for)
+        except Exception:
+            await self.send(Closed())
+            raise
+        finally:
+            self._handling = None
+            handling.set_result(None)
+
     async def handle(self, event: Event) -> None:
+        if self._handling is not None:
+            await asyncio.shield(self._handling)
         if isinstance(event, Closed):
             await self.start_waiting()
         await super().handle(event)
@@ -100,7 +131,7 @@ class HTTP2Protocol(H2Protocol):
                 await self.send(Closed())
             else:
                 await self._update_window(event)
-        self._flush_soon()
+        self._flush_unless_scheduled()
 
     async def _update_window(self, event: h2.events.Event) -> None:
         """Continue responses that waited for the client's flow-control window."""
@@ -118,20 +149,12 @@ class HTTP2Protocol(H2Protocol):
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         try:
-            for _header in h2.utilities.validate_headers(request.headers, _REQUEST_HEADERS):
-                pass  # the iterator validates
+            method, target, headers = request_head(request.headers or [])
         except h2.exceptions.ProtocolError:
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
             await self._count_reset()
             return
-        pseudo = {name: value for name, value in request.headers if name[:1] == b":"}
-        scope = request_scope(
-            self._link,
-            pseudo.get(b":method", b""),
-            pseudo.get(b":path", b""),
-            filter_pseudo_headers(request.headers),
-            "2",
-        )
+        scope = request_scope(self._link, method, target, headers, "2")
         stream = RequestStream(self, stream_id, scope, ended=request.stream_ended is not None)
         self.streams[stream_id] = stream
         if self._link.app.may_begin(scope):
@@ -210,6 +233,11 @@ class HTTP2Protocol(H2Protocol):
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush_now)
 
+    def _flush_unless_scheduled(self) -> None:
+        """Send waiting data now, if it has no answers. Often there is none, because a body is still to come."""
+        if not self._flush_scheduled:
+            self._flush_now()
+
     def _flush_now(self) -> None:
         self._flush_scheduled = False
         data = self.connection.data_to_send()
@@ -224,7 +252,11 @@ class HTTP2Protocol(H2Protocol):
             body = b""
         try:
             if len(body) > min(connection.local_flow_control_window(stream_id), connection.max_outbound_frame_size):
-                await self.respond_in_parts(stream, status, headers, body, more=False)
+                answering = self.respond_in_parts(stream, status, headers, body, more=False)
+                if stream.at_once:  # read on meanwhile: only what the client sends next may open its window
+                    self._link.spawn(answering)
+                else:
+                    await answering
                 return
             fields = [(b":status", b"%d" % status), *headers, DATE.header()]
             connection.send_headers(stream_id, fields, end_stream=not body)
