@@ -14,9 +14,24 @@ class Poller:
     def watch_loop(self, selector: int, wanted: bool) -> None: ...
     def wait(self, timeout: float | None, ready: Sized, timers: list[Any]) -> bool: ...
 
+class Rules:
+    def __new__(
+        cls,
+        *,
+        whole: list[bytes],
+        small_body: int,
+        max_head: int,
+        max_read_ahead: int,
+        max_unread_body: int,
+        max_discarded: int,
+        max_streams: int,
+        max_pending_resets: int,
+        max_per_turn: int,
+    ) -> Self: ...
+
 class Connection:
     has_backlog: bool
-    def __new__(cls, config: Config, handler: Any, rules: dict[str, Any]) -> Self: ...
+    def __new__(cls, config: Config, handler: Any, rules: Rules) -> Self: ...
     @property
     def established(self) -> bool: ...
     def take_answered(self) -> bool: ...

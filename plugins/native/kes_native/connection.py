@@ -42,9 +42,7 @@ class NativeConnection(Responses, asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, RequestStream] = {}
         self._handshake = Handshake()
-        self._failed = False
-        self._ended = False
-        self._closing = False
+        self._failed = self._ended = self._closing = False
         self._waiting_for_request = False
         self._deadline: float | None = self._loop.time() + limits.HANDSHAKE_TIMEOUT
         self._write_deadline: float | None = None
@@ -161,6 +159,7 @@ class NativeConnection(Responses, asyncio.Protocol):
         native, self._native = self._native, None
         if native is not None and native.established:
             native.pass_on()
+        self.on_held(0)
         for stream in list(self._streams.values()):
             stream.close()
         self._streams.clear()

@@ -115,16 +115,16 @@ class NativeRuntime(HypercornRuntime):
         self._remove(connection)
 
 
-def _rules(app: App) -> dict[str, Any]:
+def _rules(app: App) -> _native.Rules:
     """Return the limits of the core for the native part."""
-    return {
-        "whole": [beginning.encode("ascii") for beginning in app.frequent],
-        "small_body": stream.SMALL_BODY,
-        "max_head": http1.MAX_HEAD,
-        "max_read_ahead": http1.MAX_READ_AHEAD,
-        "max_unread_body": http1.MAX_UNREAD_BODY,
-        "max_discarded": stream.MAX_DISCARDED_BODY,
-        "max_streams": listener.MAX_STREAMS,
-        "max_pending_resets": http2.MAX_PENDING_RESETS,
-        "max_per_turn": http2.MAX_PER_TURN,
-    }
+    return _native.Rules(
+        whole=[beginning.encode("ascii") for beginning in app.frequent],
+        small_body=stream.SMALL_BODY,
+        max_head=http1.MAX_HEAD,
+        max_read_ahead=http1.MAX_READ_AHEAD,
+        max_unread_body=http1.MAX_UNREAD_BODY,
+        max_discarded=stream.MAX_DISCARDED_BODY,
+        max_streams=listener.MAX_STREAMS,
+        max_pending_resets=http2.MAX_PENDING_RESETS,
+        max_per_turn=http2.MAX_PER_TURN,
+    )

@@ -233,7 +233,7 @@ impl Client {
         }
         let has_rest = !connection.tls.output.is_empty();
         let is_calm = connection.is_calm();
-        let was_calm = connection.calm.replace(is_calm);
+        let was_calm = connection.status.calm.replace(is_calm);
         drop(connection);
         if is_lost {
             return self.tell(py, intern!(py, "abort"));
