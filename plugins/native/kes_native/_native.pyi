@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sized
 from typing import Any, Self
 
+def is_ed25519_signature(key: bytes, message: bytes, signature: bytes) -> bool: ...
+
 class Config:
     def __new__(cls, chain: list[bytes], key: bytes, verifier: Any, schemes: list[int], required: bool) -> Self: ...
 

@@ -364,6 +364,7 @@ impl Connection {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(tls::is_ed25519_signature, module)?)?;
     module.add_class::<Config>()?;
     module.add_class::<Poller>()?;
     module.add_class::<SharedRules>()?;
