@@ -25,6 +25,8 @@ use crate::Connection;
 const MAX_EVENTS: usize = 256;
 /// The bytes that it reads from each at most.
 const MAX_READ: usize = 32 * 1024;
+/// The longest time to wait at once: the system takes no more than 24 days.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Names the descriptor of the loop's own selector.
 const LOOP: u64 = u64::MAX;
 
@@ -54,8 +56,7 @@ fn os_error(error: Errno) -> PyErr {
 fn poll(epoll: BorrowedFd<'_>, limit: Option<Duration>, tokens: &mut Vec<u64>) -> rustix::io::Result<()> {
     let mut events = [MaybeUninit::uninit(); MAX_EVENTS];
     tokens.clear();
-    // A limit that is too long for the system is none. In milliseconds, rounded up: earlier, there would be nothing to do.
-    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    let limit = limit.and_then(|limit| Timespec::try_from(limit.min(MAX_WAIT)).ok());
     let (found, _) = epoll::wait(epoll, &mut events, limit.as_ref())?;
     tokens.extend(found.iter().map(|event| event.data.u64()));
     Ok(())
