@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
 from kes_core.certificates import MAX_CHAIN, limit_problem
+from kes_native import _native
 
 if TYPE_CHECKING:
     from kes_core.access.authorities import Authorities
@@ -101,9 +102,11 @@ def _verify(key: object, scheme: _Scheme, message: bytes, signature: bytes, *, i
         if is_tls13 and curve is not None and not isinstance(key.curve, curve):
             raise InvalidSignature
         key.verify(signature, message, ec.ECDSA(digest))
-    elif (kind == "ed25519" and isinstance(key, ed25519.Ed25519PublicKey)) or (
-        kind == "ed448" and isinstance(key, ed448.Ed448PublicKey)
-    ):
+    elif kind == "ed25519" and isinstance(key, ed25519.Ed25519PublicKey):
+        # The most frequent key of clients: AWS-LC takes a third of OpenSSL's time.
+        if not _native.is_ed25519_signature(key.public_bytes_raw(), message, signature):
+            raise InvalidSignature
+    elif kind == "ed448" and isinstance(key, ed448.Ed448PublicKey):
         key.verify(signature, message)
     elif kind == "pss" and isinstance(key, rsa.RSAPublicKey) and digest is not None:
         scheme_padding = padding.PSS(mgf=padding.MGF1(digest), salt_length=digest.digest_size)

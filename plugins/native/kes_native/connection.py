@@ -159,6 +159,7 @@ class NativeConnection(Responses, asyncio.Protocol):
         native, self._native = self._native, None
         if native is not None and native.established:
             native.pass_on()
+        self.on_held(0)
         for stream in list(self._streams.values()):
             stream.close()
         self._streams.clear()

@@ -17,12 +17,24 @@ class Responses:
 
     def __init__(self, native: Any) -> None:
         self.bodies = BodyAllowance()
+        self._held = 0
+        """The bytes of incomplete bodies that the native part holds."""
         self.alpn = "http/1.1"
         self._native: Any = native
         self._loop = asyncio.get_running_loop()
         self._drained: list[asyncio.Future[None]] = []
         self._advance_scheduled = False
         self._writing_paused = False
+
+    def on_held(self, size: int) -> bool:
+        """Count the bytes of incomplete bodies that the native part holds; return false if a limit is exceeded."""
+        self.bodies.release(self._held)
+        self._held = 0
+        so_far = -size  # each body is a small one, however many bytes they have together
+        if not self.bodies.take(size, so_far):
+            return False
+        self._held = size
+        return True
 
     async def respond(self, stream: RequestStream, status: int, headers: Headers, body: bytes) -> None:
         if self._native is None:

@@ -18,6 +18,7 @@ from kes_core.tls import ServerTLS, TLSError, TLSSettings, load_certificates, lo
 from kes_native import _native
 from kes_native.clients import SCHEMES, ClientVerifier
 from kes_native.connection import NativeConnection
+from kes_native.selector import ServingSelector
 
 if TYPE_CHECKING:
     import socket
@@ -38,9 +39,13 @@ class NativeRuntime(HypercornRuntime):
         super().__init__(app, tls, metrics)
         self.rules = _rules(app)
         self.poller = _native.Poller(app.settle)
+        self._selector: ServingSelector | None = None
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
-        asyncio.get_running_loop().add_reader(self.poller.fileno(), self.poller.turn)
+        loop = asyncio.get_running_loop()
+        self._selector = ServingSelector.install(loop, self.poller)
+        if self._selector is None:
+            loop.add_reader(self.poller.fileno(), self.poller.turn)
         await super().start(sockets)
 
     @staticmethod
@@ -65,7 +70,10 @@ class NativeRuntime(HypercornRuntime):
         for connection in list(self._connections.values()):
             connection.stop()  # type: ignore[attr-defined] # they are ours
         await super().stop(grace=grace)
-        asyncio.get_running_loop().remove_reader(self.poller.fileno())
+        if self._selector is not None:
+            self._selector.uninstall()
+        else:
+            asyncio.get_running_loop().remove_reader(self.poller.fileno())
 
     # What connections call
 
@@ -107,16 +115,16 @@ class NativeRuntime(HypercornRuntime):
         self._remove(connection)
 
 
-def _rules(app: App) -> dict[str, Any]:
+def _rules(app: App) -> _native.Rules:
     """Return the limits of the core for the native part."""
-    return {
-        "whole": [beginning.encode("ascii") for beginning in app.frequent],
-        "small_body": stream.SMALL_BODY,
-        "max_head": http1.MAX_HEAD,
-        "max_read_ahead": http1.MAX_READ_AHEAD,
-        "max_unread_body": http1.MAX_UNREAD_BODY,
-        "max_discarded": stream.MAX_DISCARDED_BODY,
-        "max_streams": listener.MAX_STREAMS,
-        "max_pending_resets": http2.MAX_PENDING_RESETS,
-        "max_per_turn": http2.MAX_PER_TURN,
-    }
+    return _native.Rules(
+        whole=[beginning.encode("ascii") for beginning in app.frequent],
+        small_body=stream.SMALL_BODY,
+        max_head=http1.MAX_HEAD,
+        max_read_ahead=http1.MAX_READ_AHEAD,
+        max_unread_body=http1.MAX_UNREAD_BODY,
+        max_discarded=stream.MAX_DISCARDED_BODY,
+        max_streams=listener.MAX_STREAMS,
+        max_pending_resets=http2.MAX_PENDING_RESETS,
+        max_per_turn=http2.MAX_PER_TURN,
+    )

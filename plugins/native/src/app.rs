@@ -1,30 +1,59 @@
 //! What the HTTP protocols need of Python: calls for requests, and how an answer comes back.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-/// Names and values of headers, names in lower case.
-pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
+use crate::wire::{Answer, Headers, Request, Rules};
 
-/// A whole response.
-pub enum Answer {
-    /// Status 200 with a body in JSON, the most frequent one.
-    Json(Bytes),
-    Other(u16, Headers, Bytes),
+/// The rules of all connections of a runtime.
+#[pyclass(frozen, name = "Rules")]
+pub struct SharedRules(pub Arc<Rules>);
+
+#[pymethods]
+impl SharedRules {
+    #[new]
+    #[pyo3(signature = (*, whole, small_body, max_head, max_read_ahead, max_unread_body, max_discarded, max_streams,
+                        max_pending_resets, max_per_turn))]
+    #[allow(clippy::too_many_arguments)] // by name, from Python
+    fn new(
+        whole: Vec<Vec<u8>>,
+        small_body: usize,
+        max_head: usize,
+        max_read_ahead: usize,
+        max_unread_body: usize,
+        max_discarded: usize,
+        max_streams: u32,
+        max_pending_resets: usize,
+        max_per_turn: usize,
+    ) -> Self {
+        SharedRules(Arc::new(Rules {
+            whole,
+            small_body,
+            max_head,
+            max_read_ahead,
+            max_unread_body,
+            max_discarded,
+            max_streams,
+            max_pending_resets,
+            max_per_turn,
+        }))
+    }
 }
 
-/// A request, with its whole body or the first part of it.
-pub struct Request<'a> {
-    pub stream: u32,
-    pub method: &'a [u8],
-    pub target: &'a [u8],
-    pub headers: &'a Headers,
-    pub body: &'a [u8],
-    pub ended: bool,
+/// What Python has to know of a connection.
+#[derive(Default)]
+pub struct Status {
+    /// Whether Python knows that no request is running and that nothing else is to be done.
+    pub calm: Cell<bool>,
+    /// Whether a request was answered since `take_answered`.
+    pub answered: Cell<bool>,
+    /// The bytes of incomplete bodies that Python counts as held here.
+    pub counted: Cell<usize>,
 }
 
 /// The Python side of a connection (`kes_native.connection.NativeConnection`), while Python calls this module.
@@ -33,21 +62,24 @@ pub struct App<'a, 'py> {
     handler: &'a Py<PyAny>,
     /// The requests that may still be passed on before other connections have their turn.
     left: Cell<usize>,
-    calm: &'a Cell<bool>,
-    answered: &'a Cell<bool>,
+    status: &'a Status,
 }
 
 impl<'a, 'py> App<'a, 'py> {
-    /// Begin a turn of a connection. `calm` becomes false if a request is running then, and `answered` true if one was
-    /// answered the shortest way.
-    pub fn new(
-        py: Python<'py>,
-        handler: &'a Py<PyAny>,
-        rules: &Rules,
-        calm: &'a Cell<bool>,
-        answered: &'a Cell<bool>,
-    ) -> Self {
-        App { py, handler, left: Cell::new(rules.max_per_turn), calm, answered }
+    /// Begin a turn of a connection. In `status`, `calm` becomes false if a request is running then, and `answered` true
+    /// if one was answered the shortest way.
+    pub fn new(py: Python<'py>, handler: &'a Py<PyAny>, rules: &Rules, status: &'a Status) -> Self {
+        App { py, handler, left: Cell::new(rules.max_per_turn), status }
+    }
+
+    /// Count `size` bytes of incomplete bodies as held here; return whether there is memory for them.
+    pub fn hold(&self, size: usize) -> PyResult<bool> {
+        if size == self.status.counted.get() {
+            return Ok(true);
+        }
+        let held = self.handler.bind(self.py).call_method1(intern!(self.py, "on_held"), (size,))?.extract()?;
+        self.status.counted.set(if held { size } else { 0 });
+        Ok(held)
     }
 
     /// Whether later requests have to wait for the connection's next turn: a client may send hundreds in one piece.
@@ -72,18 +104,18 @@ impl<'a, 'py> App<'a, 'py> {
         let answer = self.handler.bind(py).call_method1(intern!(py, "on_frequent"), arguments)?;
         if let Ok(body) = answer.cast::<PyBytes>() {
             self.count();
-            self.answered.set(true);
+            self.status.answered.set(true);
             return Ok((true, Some(Answer::Json(Bytes::copy_from_slice(body.as_bytes())))));
         }
         if let Ok(answer) = answer.cast::<PyTuple>() {
             self.count();
-            self.answered.set(true);
+            self.status.answered.set(true);
             return Ok((true, Some(read_answer(answer)?)));
         }
         let is_taken = answer.is_none();
         if is_taken {
             self.count();
-            self.calm.set(false);
+            self.status.calm.set(false);
         }
         Ok((is_taken, None))
     }
@@ -91,8 +123,9 @@ impl<'a, 'py> App<'a, 'py> {
     /// Pass a request on; return its answer if there is one at once.
     pub fn request(&self, request: &Request<'_>) -> PyResult<Option<Answer>> {
         let py = self.py;
+        self.hold(0)?; // Python counts this body now, and the others again at the end of the turn
         self.count();
-        self.calm.set(false);
+        self.status.calm.set(false);
         let headers = PyList::empty(py);
         for (name, value) in request.headers {
             headers.append((PyBytes::new(py, name), PyBytes::new(py, value)))?;
@@ -156,28 +189,4 @@ pub fn read_headers(list: &Bound<'_, PyAny>) -> PyResult<Headers> {
         headers.push((name, value));
     }
     Ok(headers)
-}
-
-/// The limits and rules that the core sets (`kes_native.runtime`).
-#[derive(Clone, FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct Rules {
-    /// Beginnings of the paths of requests that are passed on with their whole body, if it is small.
-    pub whole: Vec<Vec<u8>>,
-    pub small_body: usize,
-    pub max_head: usize,
-    pub max_read_ahead: usize,
-    pub max_unread_body: usize,
-    pub max_discarded: usize,
-    pub max_streams: u32,
-    pub max_pending_resets: usize,
-    /// The requests that are passed on before other connections have their turn.
-    pub max_per_turn: usize,
-}
-
-impl Rules {
-    /// Whether a request is passed on with its whole body.
-    pub fn is_whole(&self, target: &[u8]) -> bool {
-        self.whole.iter().any(|beginning| target.starts_with(beginning))
-    }
 }

@@ -1,11 +1,13 @@
 //! HTTP/1.1 (RFC 9112), one request at a time. `httparse` parses; this module refuses what proxies may read differently.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pyo3::PyResult;
 
-use crate::app::{Answer, App, Headers, Request, Rules};
+use crate::app::App;
+use crate::wire::{Answer, Headers, Request, Rules};
 
 const MAX_HEADERS: usize = 512;
 const MAX_CHUNK_LINE: usize = 256;
@@ -54,7 +56,7 @@ struct Current {
 }
 
 pub struct Http1 {
-    rules: Rules,
+    rules: Arc<Rules>,
     input: BytesMut,
     pub output: BytesMut,
     current: Option<Current>,
@@ -82,7 +84,7 @@ struct Head {
 }
 
 impl Http1 {
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Arc<Rules>) -> Self {
         let (input, output) = (BytesMut::new(), BytesMut::new());
         let (broken, stopping, closed, eof, has_more) = (false, false, false, false, false);
         Http1 { rules, input, output, current: None, broken, stopping, closed, eof, has_more }
@@ -101,6 +103,11 @@ impl Http1 {
     /// Whether a request waits for its whole body.
     pub fn holds(&self) -> bool {
         self.current.as_ref().is_some_and(|current| current.held.is_some())
+    }
+
+    /// The bytes of the body that waits for its rest.
+    pub fn held_size(&self) -> usize {
+        self.current.as_ref().and_then(|current| current.held.as_ref()).map_or(0, |held| held.body.len())
     }
 
     /// Whether no more data should be read from the client for now.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -11,8 +12,9 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use pyo3::PyResult;
 
-use crate::app::{Answer, App, Headers, Request, Rules};
+use crate::app::App;
 use crate::pipe::Pipe;
+use crate::wire::{Answer, Headers, Request, Rules};
 
 /// How many bytes the overhead of small frames may take in memory, for one connection.
 const FRAME_BUDGET: usize = 1 << 20;
@@ -39,7 +41,7 @@ struct Stream {
 }
 
 pub struct Http2 {
-    rules: Rules,
+    rules: Arc<Rules>,
     pub pipe: Pipe,
     state: State,
     streams: HashMap<u32, Stream>,
@@ -49,10 +51,12 @@ pub struct Http2 {
     pub has_more: bool,
     /// The streams whose answer came at once and waits for the client's window.
     pub waiting: Vec<u32>,
+    /// The bytes of bodies that wait for their rest.
+    pub held_size: usize,
 }
 
 impl Http2 {
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Arc<Rules>) -> Self {
         let pipe = Pipe::default();
         let mut builder = Builder::new();
         builder
@@ -65,7 +69,17 @@ impl Http2 {
             .max_concurrent_reset_streams(rules.max_pending_resets);
         let state = State::Preface(Box::pin(builder.handshake(pipe.clone())));
         let (streams, waiting) = (HashMap::new(), Vec::new());
-        Http2 { rules, pipe, state, streams, pending_resets: 0, stopping: false, has_more: false, waiting }
+        Http2 {
+            rules,
+            pipe,
+            state,
+            streams,
+            pending_resets: 0,
+            stopping: false,
+            has_more: false,
+            waiting,
+            held_size: 0,
+        }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -219,6 +233,7 @@ impl Http2 {
         let Some((parts, body)) = self.streams.get_mut(&id).and_then(|stream| stream.held.take()) else {
             return Ok(());
         };
+        self.held_size -= body.len();
         let result = self.pass(app, id, &parts, &body, ended);
         if ended {
             // It is read: the client may send as much again.
@@ -243,6 +258,7 @@ impl Http2 {
                     let size = data.len();
                     if let Some((_, held)) = stream.held.as_mut() {
                         held.extend_from_slice(&data);
+                        self.held_size += size;
                         if held.len() > self.rules.small_body {
                             self.pass_held(app, id, false)?;
                         }

@@ -8,20 +8,22 @@ mod pipe;
 mod poller;
 mod socket;
 mod tls;
+mod wire;
 
-use std::cell::Cell;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use h2::Reason;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::app::{read_headers, Answer, App, Rules};
+use crate::app::{read_headers, App, SharedRules, Status};
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::poller::Poller;
 use crate::socket::Socket;
 use crate::tls::{Config, Tls};
+use crate::wire::{Answer, Rules};
 
 enum Http {
     None,
@@ -29,17 +31,28 @@ enum Http {
     Two(Box<Http2>),
 }
 
+impl Http {
+    /// Pass requests on that wait for their whole body.
+    fn pass_on(&mut self, app: &App<'_, '_>) -> PyResult<()> {
+        match self {
+            Http::One(http) if http.holds() => http.pass_on(app),
+            Http::Two(http) if http.holds() => {
+                http.pass_on(app)?;
+                http.advance(app)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The server's side of a connection. All methods return at once; `take_output` has what is to be sent.
 #[pyclass(unsendable)]
 struct Connection {
     tls: Tls,
     http: Http,
-    rules: Rules,
+    rules: Arc<Rules>,
     handler: Py<PyAny>,
-    /// Whether Python knows that no request is running and that nothing else is to be done.
-    calm: Cell<bool>,
-    /// Whether a request was answered since `take_answered`.
-    answered: Cell<bool>,
+    status: Status,
     /// Whether the transport has bytes that wait for the client: others must not overtake them.
     #[pyo3(get, set)]
     has_backlog: bool,
@@ -85,8 +98,23 @@ impl Connection {
         }
     }
 
+    /// Encrypt what HTTP has to send, and count what it holds. If there is no memory for that, the server refuses it.
+    fn finish_turn(&mut self, py: Python<'_>) -> PyResult<()> {
+        let held = match &self.http {
+            Http::None => 0,
+            Http::One(http) => http.held_size(),
+            Http::Two(http) => http.held_size,
+        };
+        let app = App::new(py, &self.handler, &self.rules, &self.status);
+        if !app.hold(held)? {
+            self.http.pass_on(&app)?;
+        }
+        self.encrypt();
+        Ok(())
+    }
+
     fn receive_plain(&mut self, py: Python<'_>, plain: &[u8]) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
+        let app = App::new(py, &self.handler, &self.rules, &self.status);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.receive(&app, plain)?,
@@ -95,18 +123,16 @@ impl Connection {
                 http.advance(&app)?;
             }
         }
-        self.encrypt();
-        Ok(())
+        self.finish_turn(py)
     }
 }
 
 #[pymethods]
 impl Connection {
     #[new]
-    fn new(config: Py<Config>, handler: Py<PyAny>, rules: Rules) -> Self {
+    fn new(config: Py<Config>, handler: Py<PyAny>, rules: &Bound<'_, SharedRules>) -> Self {
         let (tls, http) = (Tls::new(config), Http::None);
-        let (calm, answered) = (Cell::new(false), Cell::new(false));
-        Connection { tls, http, rules, handler, calm, answered, has_backlog: false }
+        Connection { tls, http, rules: rules.get().0.clone(), handler, status: Status::default(), has_backlog: false }
     }
 
     /// Receive bytes of the handshake or of requests.
@@ -132,7 +158,7 @@ impl Connection {
 
     /// Record that the client sends no more data.
     fn receive_end(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
+        let app = App::new(py, &self.handler, &self.rules, &self.status);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.receive_end(&app)?,
@@ -141,8 +167,7 @@ impl Connection {
                 http.advance(&app)?;
             }
         }
-        self.encrypt();
-        Ok(())
+        self.finish_turn(py)
     }
 
     /// Return the bytes for the client, or None.
@@ -157,7 +182,7 @@ impl Connection {
 
     /// Return whether a request was answered since the last call.
     fn take_answered(&self) -> bool {
-        self.answered.take()
+        self.status.answered.take()
     }
 
     #[getter]
@@ -241,29 +266,19 @@ impl Connection {
 
     /// Pass requests on that wait for their whole body.
     fn pass_on(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
-        match &mut self.http {
-            Http::One(http) if http.holds() => http.pass_on(&app)?,
-            Http::Two(http) if http.holds() => {
-                http.pass_on(&app)?;
-                http.advance(&app)?;
-            }
-            _ => {}
-        }
-        self.encrypt();
-        Ok(())
+        self.http.pass_on(&App::new(py, &self.handler, &self.rules, &self.status))?;
+        self.finish_turn(py)
     }
 
     /// Go on after the methods below: send what they wrote, and read the next request.
     fn advance(&mut self, py: Python<'_>) -> PyResult<()> {
-        let app = App::new(py, &self.handler, &self.rules, &self.calm, &self.answered);
+        let app = App::new(py, &self.handler, &self.rules, &self.status);
         match &mut self.http {
             Http::None => {}
             Http::One(http) => http.advance(&app)?,
             Http::Two(http) => http.advance(&app)?,
         }
-        self.encrypt();
-        Ok(())
+        self.finish_turn(py)
     }
 
     /// Write a whole response.
@@ -349,7 +364,9 @@ impl Connection {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(tls::is_ed25519_signature, module)?)?;
     module.add_class::<Config>()?;
     module.add_class::<Poller>()?;
+    module.add_class::<SharedRules>()?;
     module.add_class::<Connection>()
 }

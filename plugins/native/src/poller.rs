@@ -1,18 +1,20 @@
 //! Reads and writes the sockets of all connections that have done their handshake, in one callback of asyncio's loop.
 //!
-//! The loop watches one descriptor, that of an epoll instance, instead of all sockets. Each turn reads what has arrived,
-//! lets the server answer, and sends the answers. The transports of asyncio keep the sockets: they send what a socket
-//! does not take at once, and close them.
+//! One epoll instance watches all sockets. The loop watches its descriptor, or waits here itself
+//! (`kes_native.selector`). Each turn reads what has arrived, lets the server answer, and sends the answers. The
+//! transports of asyncio keep the sockets: they send what a socket does not take at once, and close them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use rustix::buffer::spare_capacity;
+use pyo3::types::PyList;
 use rustix::event::{epoll, Timespec};
 use rustix::io::Errno;
 
@@ -23,6 +25,10 @@ use crate::Connection;
 const MAX_EVENTS: usize = 256;
 /// The bytes that it reads from each at most.
 const MAX_READ: usize = 32 * 1024;
+/// The longest time to wait at once: the system takes no more than 24 days.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Names the descriptor of the loop's own selector.
+const LOOP: u64 = u64::MAX;
 
 struct Client {
     socket: Socket,
@@ -32,7 +38,7 @@ struct Client {
     is_watched: bool,
 }
 
-/// All methods return at once.
+/// Only `wait` waits.
 #[pyclass(frozen, unsendable)]
 pub struct Poller {
     epoll: OwnedFd,
@@ -44,6 +50,16 @@ pub struct Poller {
 
 fn os_error(error: Errno) -> PyErr {
     PyOSError::new_err((error.raw_os_error(), error.to_string()))
+}
+
+/// Wait for data, at most for `limit`, and list the connections that have some.
+fn poll(epoll: BorrowedFd<'_>, limit: Option<Duration>, tokens: &mut Vec<u64>) -> rustix::io::Result<()> {
+    let mut events = [MaybeUninit::uninit(); MAX_EVENTS];
+    tokens.clear();
+    let limit = limit.and_then(|limit| Timespec::try_from(limit.min(MAX_WAIT)).ok());
+    let (found, _) = epoll::wait(epoll, &mut events, limit.as_ref())?;
+    tokens.extend(found.iter().map(|event| event.data.u64()));
+    Ok(())
 }
 
 #[pymethods]
@@ -91,30 +107,88 @@ impl Poller {
 
     /// Do what the sockets allow.
     fn turn(&self, py: Python<'_>) -> PyResult<()> {
-        let mut events = Vec::with_capacity(MAX_EVENTS);
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&at_once)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(os_error(error)),
+        let mut tokens = Vec::new();
+        poll(self.epoll.as_fd(), Some(Duration::ZERO), &mut tokens).map_err(os_error)?;
+        self.serve_all(py, &tokens);
+        Ok(())
+    }
+
+    /// Wait for the loop's own selector too, whose descriptor this is, or no longer.
+    fn watch_loop(&self, selector: i32, wanted: bool) -> PyResult<()> {
+        let selector = Socket::new(selector).ok_or_else(|| PyValueError::new_err("the selector is closed"))?;
+        let epoll = self.epoll.as_fd();
+        let done = if wanted { selector.watch(epoll, LOOP) } else { selector.unwatch(epoll) };
+        done.map_err(os_error)
+    }
+
+    /// Serve connections until the loop has something to do itself, or for `timeout` seconds.
+    ///
+    /// `ready` and `timers` are what the loop has to call. Returns whether its own selector has events.
+    fn wait(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        ready: &Bound<'_, PyAny>,
+        timers: &Bound<'_, PyList>,
+    ) -> PyResult<bool> {
+        let limit = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let first = timers.get_item(0).ok();
+        let mut left = limit.filter(|_| deadline.is_some());
+        let epoll = self.epoll.as_fd();
+        let mut tokens = Vec::new();
+        loop {
+            let polled = if left.is_some_and(|left| left.is_zero()) {
+                poll(epoll, left, &mut tokens)
+            } else {
+                py.detach(|| poll(epoll, left, &mut tokens))
+            };
+            match polled {
+                Err(Errno::INTR) => py.check_signals()?,
+                other => other.map_err(os_error)?,
+            }
+            let has_events = tokens.contains(&LOOP);
+            self.serve_all(py, &tokens);
+            if has_events {
+                return Ok(true);
+            }
+            left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            // The loop has to call something, or to compute a new timeout.
+            let has_work = !ready.is_empty()? || !is_same(first.as_ref(), timers.get_item(0).ok().as_ref());
+            if has_work || left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
         }
-        let tokens: Vec<u64> = events.iter().map(|event: &epoll::Event| event.data.u64()).collect();
+    }
+}
+
+fn is_same(one: Option<&Bound<'_, PyAny>>, other: Option<&Bound<'_, PyAny>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.is(other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+impl Poller {
+    /// Read from connections, let the server answer, and send the answers.
+    fn serve_all(&self, py: Python<'_>, tokens: &[u64]) {
+        if tokens.is_empty() {
+            return;
+        }
         let mut buffer = self.buffer.take();
         buffer.resize(MAX_READ, 0);
-        for &token in &tokens {
+        for &token in tokens {
             self.serve(py, token, |client| client.read(py, &mut buffer));
         }
         self.buffer.replace(buffer);
         if let Err(error) = self.settle.call0(py) {
             error.write_unraisable(py, None);
         }
-        for &token in &tokens {
+        for &token in tokens {
             self.serve(py, token, |client| client.write(py));
         }
-        Ok(())
     }
-}
 
-impl Poller {
     /// Do something for a connection, unless it was removed. An error of one connection does not reach the others.
     fn serve(&self, py: Python<'_>, token: u64, work: impl FnOnce(&Client) -> PyResult<()>) {
         let client = self.clients.borrow().get(&token).map(|client| client.cloned(py));
@@ -160,7 +234,7 @@ impl Client {
         }
         let has_rest = !connection.tls.output.is_empty();
         let is_calm = connection.is_calm();
-        let was_calm = connection.calm.replace(is_calm);
+        let was_calm = connection.status.calm.replace(is_calm);
         drop(connection);
         if is_lost {
             return self.tell(py, intern!(py, "abort"));

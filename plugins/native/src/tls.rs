@@ -1,5 +1,5 @@
 //! TLS on rustls. It proves that the client has the private key of its first certificate, and nothing else: Python
-//! decides which certificates are good, and checks the proof with the `cryptography` package.
+//! decides which certificates are good, and checks the proof.
 
 use std::fmt;
 use std::sync::Arc;
@@ -127,6 +127,15 @@ impl ClientCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.schemes.clone()
     }
+}
+
+/// Return whether `signature` is that of an Ed25519 key, given in its 32 bytes, for `message`.
+#[pyfunction]
+pub fn is_ed25519_signature(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let mapping = aws_lc_rs::default_provider().signature_verification_algorithms.mapping;
+    let found = mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ED25519);
+    let Some([algorithm, ..]) = found.map(|(_, algorithms)| *algorithms) else { return false };
+    algorithm.verify_signature(key, message, signature).is_ok()
 }
 
 /// The server's certificate and what it requires of clients.

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+pytest.importorskip("kes_native._native", reason="the native part of kes-native is not built")
+
 from kes_native.clients import ClientVerifier
 from tests.helpers.handshakes import certify
 
@@ -71,6 +73,18 @@ def test_signature_of_the_key_and_no_other(number: int, key: Any, arguments: tup
         assert not is_proof(version, number, key, b"")
         assert not is_proof(version, number, key, signature[:-1])
         assert not is_proof(version, number, CA, signature)
+
+
+def test_signature_of_another_key_of_the_same_kind() -> None:
+    for number, other, arguments in (
+        (0x0807, ed25519.Ed25519PrivateKey.generate(), ()),
+        (0x0808, ed448.Ed448PrivateKey.generate(), ()),
+        (0x0403, ec.generate_private_key(ec.SECP256R1()), (ec.ECDSA(SHA256),)),
+    ):
+        signature = other.sign(MESSAGE, *arguments)
+        assert is_proof("1.3", number, other, signature)
+        key = {0x0807: ED25519, 0x0808: ED448, 0x0403: P256}[number]
+        assert not is_proof("1.3", number, key, signature)
 
 
 @pytest.mark.parametrize(("number", "key", "arguments"), BAD)

@@ -1,28 +1,14 @@
-//! As `app.rs` of kes-native, with an application that records its requests and answers each complete one.
+//! In place of `app.rs` of kes-native: an application that records its requests and answers each complete one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pyo3::PyResult;
 
-pub type Headers = Vec<(Vec<u8>, Vec<u8>)>;
-
-#[allow(dead_code)] // the application never answers in JSON
-pub enum Answer {
-    Json(Bytes),
-    Other(u16, Headers, Bytes),
-}
-
-pub struct Request<'a> {
-    pub stream: u32,
-    pub method: &'a [u8],
-    pub target: &'a [u8],
-    pub headers: &'a Headers,
-    pub body: &'a [u8],
-    pub ended: bool,
-}
+use crate::wire::{Answer, Headers, Request, Rules};
 
 /// A request that reached the application.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -141,28 +127,9 @@ pub fn answer() -> Answer {
     Answer::Other(200, headers, Bytes::from_static(b"ok"))
 }
 
-#[derive(Clone)]
-pub struct Rules {
-    pub whole: Vec<Vec<u8>>,
-    pub small_body: usize,
-    pub max_head: usize,
-    pub max_read_ahead: usize,
-    pub max_unread_body: usize,
-    pub max_discarded: usize,
-    pub max_streams: u32,
-    pub max_pending_resets: usize,
-    pub max_per_turn: usize,
-}
-
-impl Rules {
-    pub fn is_whole(&self, target: &[u8]) -> bool {
-        self.whole.iter().any(|beginning| target.starts_with(beginning))
-    }
-}
-
 /// Rules like those of the server, only smaller, so that short inputs reach the limits.
-pub fn rules() -> Rules {
-    Rules {
+pub fn rules() -> Arc<Rules> {
+    Arc::new(Rules {
         whole: vec![b"/whole".to_vec()],
         small_body: 64,
         max_head: 1024,
@@ -172,5 +139,5 @@ pub fn rules() -> Rules {
         max_streams: 8,
         max_pending_resets: 16,
         max_per_turn: 3,
-    }
+    })
 }

@@ -11,12 +11,15 @@ mod http1;
 mod http2;
 #[path = "../../src/pipe.rs"]
 mod pipe;
+#[path = "../../src/wire.rs"]
+mod wire;
 
 use std::cell::RefCell;
 
-use crate::app::{answer, rules, App, Rules, Seen, State};
+use crate::app::{answer, rules, App, Seen, State};
 use crate::http1::Http1;
 use crate::http2::Http2;
+use crate::wire::Rules;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// More steps than any input needs: beyond that, a connection has got stuck.
