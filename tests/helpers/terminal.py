@@ -154,7 +154,7 @@ class Terminal:
     def end(self) -> int:
         """Read to the end, and return the exit code."""
         while self._open:
-            assert select.select([self._parent], [], [], 30)[0], "\n".join(self.screen.lines)
+            assert select.select([self._parent], [], [], 120)[0], "\n".join(self.screen.lines)
             self._read()
         return self.process.wait(timeout=120)
 
