@@ -55,13 +55,16 @@ class _Patterns:
         return next((pattern for pattern, names in resources if _Patterns([names]).match(request.resource)), "")
 
 
+_NOTHING: Final = _Patterns(())
+
+
 class _Policy:
     __slots__ = ("allow", "deny", "name")
 
     def __init__(self, name: str, settings: PolicySettings) -> None:
         self.name = name
-        self.allow = _Patterns(settings.allow)
-        self.deny = _Patterns(settings.deny)
+        self.allow = _Patterns(settings.allow) if settings.allow else _NOTHING
+        self.deny = _Patterns(settings.deny) if settings.deny else _NOTHING
 
     def refuse(self, request: PolicyRequest) -> Verdict:
         """Return the verdict on a request that this policy does not allow, with the rule that it follows from."""
@@ -91,16 +94,15 @@ class StaticPolicyEngine(PolicyEngine):
     is_repeatable = True
 
     def __init__(self, policies: Mapping[str, PolicySettings]) -> None:
-        self._by_identity = {
-            identity: policy
-            for policy, settings in ((_Policy(name, settings), settings) for name, settings in policies.items())
-            for identity in settings.identities
-        }
+        self._policies = {name: _Policy(name, settings) for name, settings in policies.items()}
+        # Names, not policies: Python's garbage collector does not look into a mapping of text to text.
+        self._policy_of = {identity: name for name, settings in policies.items() for identity in settings.identities}
 
     async def authorize(self, request: PolicyRequest) -> Verdict:
-        policy = self._by_identity.get(request.identity)
-        if policy is None:
+        name = self._policy_of.get(request.identity)
+        if name is None:
             return Verdict(Decision.ABSTAIN, "the identity is in no policy")
+        policy = self._policies[name]
         if not policy.deny.match(request.path) and policy.allow.match(request.path):
             return Verdict(Decision.ALLOW, policy.name)
         return policy.refuse(request)

@@ -8,27 +8,24 @@ composer is recursive and has no limits, so a short file could crash the process
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
 
-__all__ = ["MAX_SIZE", "Document", "Path", "YAMLError", "parse"]
+__all__ = ["Document", "Limits", "Path", "YAMLError", "limits", "parse"]
 
 Path = tuple[str | int, ...]
 """The path to a value: member names and list indexes."""
 
-MAX_SIZE: Final = 2 << 20
-"""The largest size of a file, in bytes."""
-_MAX_VALUES: Final = 200_000
-"""The largest number of values. Each alias of a value counts as another value."""
-_MAX_CHARACTERS: Final = 4 * MAX_SIZE
-"""The largest number of characters in all names and values, counted in the same way."""
 _MAX_DEPTH: Final = 32
 _MAX_NAME: Final = 1024
 """The longest name of a member, in characters. YAML has this limit for names without a question mark."""
 _MAX_DIRECTIVES: Final = 16
+_SEARCHED: Final = 1 << 20
+"""Characters that a regular expression examines at once. It keeps Python's lock, and so delays all other threads."""
 _ENVIRONMENT: Final = re.compile(r"\$\{([^}]*)\}")
 _HOME: Final = re.compile(r"~[\w.-]*/", re.ASCII)
 _VARIABLE: Final = re.compile(r"\$\{[A-Za-z_]\w*\}", re.ASCII)
@@ -37,6 +34,33 @@ _NULL: Final = "tag:yaml.org,2002:null"
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 """Characters that are not printable (YAML 1.1, section 5.1). A byte order mark is allowed only at the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of a file. They depend on the parser: libyaml needs seconds for 16 MiB, the other one minutes."""
+
+    size: int
+    """The largest size, in bytes."""
+    values: int
+    """The largest number of names and values. What an alias repeats counts each time."""
+    characters: int
+    """The largest number of characters in all names and values, counted in the same way."""
+
+    @property
+    def too_large(self) -> str:
+        """The error message for a file that is too large."""
+        hint = "" if self == _FAST else "; up to " + str(_FAST.size) + " with libyaml: install a PyYAML that has it"
+        return f"larger than {self.size} bytes{hint}"
+
+
+_FAST: Final = Limits(size=16 << 20, values=500_000, characters=32 << 20)
+_PURE: Final = Limits(size=2 << 20, values=200_000, characters=8 << 20)
+
+
+def limits() -> Limits:
+    """Return the limits that hold for this installation of PyYAML."""
+    return _FAST if yaml.__with_libyaml__ else _PURE
 
 
 class YAMLError(Exception):
@@ -55,7 +79,9 @@ class Document:
     value: Any
     """Mappings, lists and text, and None for empty values."""
     lines: dict[Path, int] = field(default_factory=dict)
-    """The line of every value; for a member, the line of its name."""
+    """The line of every member of a mapping, where its name stands, and of the whole, at the empty path."""
+    item_lines: dict[Path, Sequence[int]] = field(default_factory=dict)
+    """The lines of the items of every list."""
     from_environment: dict[Path, str] = field(default_factory=dict)
     """The environment variable of every value that comes from one."""
     unexpanded: dict[Path, str] = field(default_factory=dict)
@@ -67,9 +93,15 @@ class Document:
 
     def line(self, path: Path) -> int:
         """Return the line of the value at `path`, or of the nearest one around it."""
-        while path and path not in self.lines:
+        while path:
+            line = self.lines.get(path)
+            if line is not None:
+                return line
+            items, index = self.item_lines.get(path[:-1], ()), path[-1]
+            if isinstance(index, int) and index < len(items):
+                return items[index]
             path = path[:-1]
-        return self.lines.get(path, 1)
+        return self.lines.get((), 1)
 
 
 class _Node:
@@ -87,27 +119,24 @@ class _Node:
 class _Composer:
     """Builds nodes from a parser's events."""
 
-    def __init__(self, parser: Any) -> None:
-        self._next: Callable[[], Any] = parser.get_event
+    def __init__(self, next_event: Callable[[], Any], limit: int) -> None:
+        self._next = next_event
+        self._limit = limit
+        self._count = 0
         self._anchors: dict[str, _Node | None] = {}
         """The nodes that aliases may name; None for one that has not ended yet."""
-        self._count = 0
 
-    def document(self) -> _Node | None:
-        """Return the only document, or None if the text is empty."""
-        self._next()  # the start of the stream
-        if isinstance(self._next(), yaml.StreamEndEvent):
-            return None
-        node = self._node(self._next(), 0)
-        self._next()  # the end of the document
-        event = self._next()
-        if not isinstance(event, yaml.StreamEndEvent):
-            raise YAMLError(_line(event), (), "a second document begins here; the file must hold one")
-        return node
+    def _check_limits(self, line: int, path: Path, depth: int) -> None:
+        """Count one more value."""
+        self._count += 1
+        if self._count > self._limit:
+            raise YAMLError(line, path[:4], f"more than {self._limit} values, with what aliases and merge keys repeat")
+        if depth > _MAX_DEPTH:
+            raise YAMLError(line, path[:4], f"nested more than {_MAX_DEPTH} levels deep")
 
     def _node(self, event: Any, depth: int) -> _Node:
-        self._count += 1
-        _check_limits(_line(event), (), self._count, depth)
+        """Return the node that begins with `event`."""
+        self._check_limits(_line(event), (), depth)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         anchor = event.anchor
@@ -151,39 +180,79 @@ def _scalar(event: Any) -> _Node:
     return _Node(_line(event), event.value, is_merge=event.tag == _MERGE or (plain and event.value == "<<"))
 
 
-def _check_limits(line: int, path: Path, count: int, depth: int) -> None:
-    if count > _MAX_VALUES:
-        raise YAMLError(line, path[:4], f"more than {_MAX_VALUES} values, with what aliases and merge keys repeat")
-    if depth > _MAX_DEPTH:
-        raise YAMLError(line, path[:4], f"nested more than {_MAX_DEPTH} levels deep")
+class _DocumentReader(_Composer):
+    """Converts events to values: resolves aliases, merge keys and environment variables.
 
+    It makes nodes only of what has an anchor, and of names: the nodes of a whole large file would take more memory than
+    its values.
+    """
 
-class _DocumentReader:
-    """Converts nodes to values: resolves aliases, merge keys and environment variables."""
-
-    def __init__(self, environ: Mapping[str, str], literal: Callable[[Path], bool]) -> None:
+    def __init__(
+        self, parser: Any, bounds: Limits, environ: Mapping[str, str], literal: Callable[[Path], bool]
+    ) -> None:
+        super().__init__(parser.get_event, bounds.values)
+        self._max_characters = bounds.characters
         self._environ = environ
         self._literal = literal
-        self._count = 0
         self._characters = 0
         self.document = Document(None)
 
-    def read(self, node: _Node, path: Path, depth: int) -> Any:
-        self._count += 1
-        _check_limits(node.line, path, self._count, depth)
-        self.document.lines.setdefault(path, node.line)
+    def read(self) -> Document:
+        """Read the only document, which may be empty."""
+        self._next()  # the start of the stream
+        if isinstance(self._next(), yaml.StreamEndEvent):
+            return self.document
+        event = self._next()
+        self.document.lines[()] = _line(event)
+        self.document.value = self._value(event, (), 0)
+        self._next()  # the end of the document
+        event = self._next()
+        if not isinstance(event, yaml.StreamEndEvent):
+            raise YAMLError(_line(event), (), "a second document begins here; the file must hold one")
+        return self.document
+
+    def _value(self, start: Any, path: Path, depth: int) -> Any:
+        """Return the value that begins with the event `start`, or that of a node."""
+        if isinstance(start, _Node):
+            return self._value_of(start, path, depth)
+        if start.anchor is not None:
+            return self._value_of(self._node(start, depth), path, depth)
+        self._check_limits(_line(start), path, depth)
+        if isinstance(start, yaml.ScalarEvent):
+            node = _scalar(start)
+            return None if node.content is None else self._text(node, path)
+        if isinstance(start, yaml.SequenceStartEvent):
+            return self._list(self._starts(yaml.SequenceEndEvent), path, depth)
+        starts = self._starts(yaml.MappingEndEvent)
+        return self._mapping(((self._node(name, depth + 1), next(starts)) for name in starts), path, depth)
+
+    def _starts(self, end: type[Any]) -> Iterator[Any]:
+        """Yield the first event of each part of a list or a mapping. The caller reads the rest of the part."""
+        while not isinstance(event := self._next(), end):
+            yield event
+
+    def _value_of(self, node: _Node, path: Path, depth: int) -> Any:
+        self._check_limits(node.line, path, depth)
         if node.is_mapping:
-            return self._mapping(node, path, depth)
+            return self._mapping(node.content, path, depth)
         if isinstance(node.content, list):
-            return [self.read(item, (*path, index), depth + 1) for index, item in enumerate(node.content)]
+            return self._list(node.content, path, depth)
         return None if node.content is None else self._text(node, path)
 
-    def _mapping(self, node: _Node, path: Path, depth: int) -> dict[str, Any]:
+    def _list(self, starts: Iterable[Any], path: Path, depth: int) -> list[Any]:
+        values: list[Any] = []
+        self.document.item_lines[path] = lines = array("L")
+        for start in starts:
+            lines.append(start.line if isinstance(start, _Node) else _line(start))
+            values.append(self._value(start, (*path, len(values)), depth + 1))
+        return values
+
+    def _mapping(self, pairs: Iterable[tuple[_Node, Any]], path: Path, depth: int) -> dict[str, Any]:
         members: dict[str, Any] = {}
         merged: dict[str, Any] = {}
-        for name_node, value_node in node.content:
+        for name_node, start in pairs:
             if name_node.is_merge:
-                merged |= self._merge(value_node, path, depth + 1)
+                merged |= self._merge(self._as_node(start, depth + 1), path, depth + 1)
                 continue
             name = _name(name_node, path)
             self._count_characters(name_node, path, name)
@@ -191,10 +260,14 @@ class _DocumentReader:
             if name in members:
                 message = f"given twice, first in line {self.document.lines[here]}; keep one"
                 self.document.problems.append(YAMLError(name_node.line, here, message))
+                self._as_node(start, depth + 1)
                 continue
             self.document.lines[here] = name_node.line
-            members[name] = self.read(value_node, here, depth + 1)
-        return {**merged, **members}
+            members[name] = self._value(start, here, depth + 1)
+        return {**merged, **members} if merged else members
+
+    def _as_node(self, start: Any, depth: int) -> _Node:
+        return start if isinstance(start, _Node) else self._node(start, depth)
 
     def _merge(self, node: _Node, path: Path, depth: int) -> dict[str, Any]:
         sources = [node] if node.is_mapping or not isinstance(node.content, list) else node.content
@@ -203,9 +276,8 @@ class _DocumentReader:
             if not source.is_mapping:
                 raise YAMLError(node.line, path, "'<<' must name a mapping")
             # Count it here, because a mapping with only merge keys has no values to count.
-            self._count += 1
-            _check_limits(source.line, path, self._count, depth)
-            merged = {**self._mapping(source, path, depth), **merged}
+            self._check_limits(source.line, path, depth)
+            merged = {**self._mapping(source.content, path, depth), **merged}
         return merged
 
     def _text(self, node: _Node, path: Path) -> str | None:
@@ -215,13 +287,13 @@ class _DocumentReader:
 
     def _count_characters(self, node: _Node, path: Path, text: str) -> None:
         self._characters += len(text)
-        if self._characters > _MAX_CHARACTERS:
-            message = f"more than {_MAX_CHARACTERS} characters, with what aliases and merge keys repeat"
+        if self._characters > self._max_characters:
+            message = f"more than {self._max_characters} characters, with what aliases and merge keys repeat"
             raise YAMLError(node.line, path[:4], message)
 
     def _expand(self, node: _Node, path: Path) -> str | None:
         text = str(node.content)
-        if self._literal(path):
+        if ("$" not in text and text[:1] != "~") or self._literal(path):
             return text
         match = _ENVIRONMENT.fullmatch(text.strip())
         if match is None:
@@ -262,24 +334,22 @@ def parse(text: str, *, environ: Mapping[str, str], literal: Callable[[Path], bo
         YAMLError: It is not valid YAML, contains more than one document, or is larger or nested deeper than any
             configuration needs.
     """
+    bounds = limits()
     text = text.removeprefix("\ufeff")
-    if len(text) > MAX_SIZE:
-        raise YAMLError(1, (), f"larger than {MAX_SIZE} bytes")
-    forbidden = _FORBIDDEN.search(text)
-    if forbidden is not None:
-        line = text.count("\n", 0, forbidden.start()) + 1
-        raise YAMLError(line, (), "not valid YAML: a character that is not allowed")
+    if len(text) > bounds.size:
+        raise YAMLError(1, (), bounds.too_large)
+    for start in range(0, len(text), _SEARCHED):
+        forbidden = _FORBIDDEN.search(text, start, start + _SEARCHED)
+        if forbidden is not None:
+            line = text.count("\n", 0, forbidden.start()) + 1
+            raise YAMLError(line, (), "not valid YAML: a character that is not allowed")
     if text.count("\n%") > _MAX_DIRECTIVES:  # libyaml compares each one with all before it
         raise YAMLError(1, (), f"more than {_MAX_DIRECTIVES} lines begin with '%', as directives do")
-    reader = _DocumentReader(environ, literal)
     try:
-        node = _Composer(_parser(text)).document()
+        return _DocumentReader(_parser(text), bounds, environ, literal).read()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YAMLError(mark.line + 1 if mark else 1, (), f"not valid YAML: {error.problem}") from None
-    if node is not None:
-        reader.document.value = reader.read(node, (), 0)
-    return reader.document
 
 
 def _parser(text: str) -> Any:

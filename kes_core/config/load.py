@@ -36,7 +36,11 @@ class LoadedConfig:
     filename: str = ""
     """The name of the file in messages."""
     values: str = field(default="", repr=False)
-    """The values of the file and the overrides, as JSON for `load_values`. They may contain secrets."""
+    """The values of the file and the overrides, for `load_values`. They may contain secrets.
+
+    The first line is JSON without the policies. Each other line is the name of a policy with its values. Reading or
+    writing all as one value would keep Python's lock, and so delay all requests, for tenths of a second.
+    """
 
 
 def load(
@@ -72,7 +76,10 @@ def load_values(values: str, *, filename: str, plugins: Plugins | None = None) -
     from kes_core.config.document import Document
     from kes_core.config.reader import ConfigReader
 
-    document = Document(json.loads(values), lines={(): 0})  # only that process knows the lines
+    whole, *policies = values.split("\n")
+    document = Document(json.loads(whole), lines={(): 0})  # only that process knows the lines
+    if policies:
+        document.value["policy"] = dict(map(json.loads, policies))
     if plugins is None:
         plugins = _load_plugins(document.value)
     config = ConfigReader(filename, plugins, document).read({})
@@ -124,7 +131,14 @@ def _check(document: Document, filename: str, plugins: Plugins, overrides: Mappi
 
     reader = ConfigReader(filename, plugins, document)
     config = reader.read(overrides)
-    return LoadedConfig(config, plugins, reader.warnings(config), filename, json.dumps(document.value))
+    return LoadedConfig(config, plugins, reader.warnings(config), filename, _dump(document.value))
+
+
+def _dump(values: dict[str, Any]) -> str:
+    """Return the form of `values` for `LoadedConfig.values`."""
+    policies = values.get("policy") or {}
+    lines = [json.dumps({**values, "policy": {}}), *(json.dumps(policy) for policy in policies.items())]
+    return "\n".join(lines)
 
 
 def _load_plugins(values: Any) -> Plugins:
@@ -141,15 +155,16 @@ def _blocked(values: Any) -> tuple[str, ...]:
 
 
 def _read_document(path: Path, environ: Mapping[str, str]) -> Document:
-    from kes_core.config.document import MAX_SIZE
+    from kes_core.config.document import limits
 
+    bounds = limits()
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_SIZE + 1)
+            data = file.read(bounds.size + 1)
     except OSError as error:
         raise ConfigError(ConfigProblem(str(path), 0, "", f"can't be read: {error.strerror}")) from None
-    if len(data) > MAX_SIZE:
-        raise ConfigError(ConfigProblem(str(path), 1, "", f"larger than {MAX_SIZE} bytes"))
+    if len(data) > bounds.size:
+        raise ConfigError(ConfigProblem(str(path), 1, "", bounds.too_large))
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -26,12 +26,15 @@ def problem_of(pattern: str) -> tuple[str, str]:
         )
     if "%" in start:
         return "matches no API: rules are compared with the decoded path", "write the characters themselves"
-    routes = [route for route in ROUTES if _can_match(route, start, is_prefix=is_prefix)]
-    if not routes:
-        return "matches no API", _suggestion(start)
-    if all(route.auth is not Auth.POLICY for route in routes):
+    matches_any = False
+    for route in ROUTES:
+        if _can_match(route, start, is_prefix=is_prefix):
+            if route.auth is Auth.POLICY:
+                return "", ""
+            matches_any = True
+    if matches_any:
         return "has no effect: no policy is asked about this API", "remove it"
-    return "", ""
+    return "matches no API", _suggestion(start)
 
 
 def _can_match(route: Route, start: str, *, is_prefix: bool) -> bool:

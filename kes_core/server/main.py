@@ -167,8 +167,9 @@ async def reload_when_wanted(
 
 async def _reload(process: Process, config: Config, load: Callable[[], LoadedConfig]) -> None:
     # Off the event loop, which goes on serving: a large file takes a second or more.
-    loaded = await asyncio.to_thread(load)
-    await process.reload(loaded)
+    with startup.reloading():
+        loaded = await asyncio.to_thread(load)
+        await process.reload(loaded)
     _log_warnings(loaded)
     for field in ("address", "probe", "workers", "runtime", "plugins.block"):
         section, _, name = field.partition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -76,6 +77,8 @@ async def connect(
     surroundings = surroundings if surroundings is not None else Surroundings()
     access = await connect_rules(config, plugins, surroundings)
     try:
+        # Beside the event loop: there may be a hundred thousand identities, and others are being served.
+        policy_of = await asyncio.to_thread(_policy_of, config)
         cache = await _connect_cache(config, surroundings, counters=counters, on_key_change=on_key_change)
         try:
             await _create_missing_keys(cache, tuple(key.name for key in config.keys), created_by=access.admin)
@@ -89,14 +92,16 @@ async def connect(
         config=config,
         cache=cache,
         access=access,
-        policy_of=MappingProxyType(
-            {identity: name for name, policy in config.policy.items() for identity in policy.identities}
-        ),
+        policy_of=MappingProxyType(policy_of),
         timeouts=MappingProxyType(_timeouts(config)),
         tls=tls,
         audit=audit if audit is not None else AuditLog(),
         started_at=Timestamp.now(),
     )
+
+
+def _policy_of(config: Config) -> dict[str, str]:
+    return {identity: name for name, policy in config.policy.items() for identity in policy.identities}
 
 
 async def _connect_cache(

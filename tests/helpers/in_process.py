@@ -179,6 +179,9 @@ class _Connection:
     def write(self, data: bytes) -> None:
         self.said += data
 
+    def write_soon(self, data: bytes) -> None:
+        self.write(data)
+
     async def send(self, event: Event) -> None:
         if isinstance(event, RawData):
             self.write(event.data)
@@ -219,7 +222,9 @@ async def _feed(protocol: HTTP1Protocol | HTTP2Protocol, pieces: Sequence[bytes]
     for piece in pieces:
         if connection.is_closed:
             return
-        await protocol.handle(RawData(piece))
+        rest = protocol.serve_at_once(piece) if isinstance(protocol, HTTP1Protocol) else piece
+        if rest:
+            await protocol.handle(RawData(rest))
         await asyncio.sleep(0)
 
 

@@ -46,6 +46,9 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.sent += data
 
+    def write_soon(self, data: bytes) -> None:
+        self.sent += data
+
     async def _send_event(self, event: Event) -> None:
         if isinstance(event, RawData):
             self.sent += event.data
@@ -55,8 +58,9 @@ class Wire:
     async def feed(self, *pieces: bytes) -> None:
         """Let the server receive these pieces and process them as far as it can."""
         for piece in pieces:
-            if not self.closed:
-                await self.protocol.handle(RawData(piece))
+            rest = self.protocol.serve_at_once(piece) if isinstance(self.protocol, HTTP1Protocol) else piece
+            if rest and not self.closed:
+                await self.protocol.handle(RawData(rest))
         await self.settle()
 
     async def end(self) -> None:

@@ -131,6 +131,21 @@ def test_log_readers_that_disconnect_free_their_places(run_server: RunServer) ->
         wait_until(there_is_room, f"{len(behind)} bytes behind the request keep the reader's place")
 
 
+def test_connection_in_use_stays_open(run_server: RunServer) -> None:
+    """Also one whose requests are all alike, which take a shorter way."""
+    server = run_server(python=("-c", HURRIED))
+    body = b'{"context":""}'
+    head = b"PUT /v1/key/generate/used HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with server.client() as client:
+        assert client.put("/v1/key/create/used").status_code == 200
+    with server.connection(server.admin) as connection:
+        until = time.monotonic() + 2.5  # more than twice the limit for idle connections
+        while time.monotonic() < until:
+            connection.sendall(head + body)
+            assert read_response(connection)[0] == 200
+            time.sleep(0.1)
+
+
 @pytest.mark.parametrize("end", ["close_notify", "close_notify and FIN"])
 def test_client_that_ends_its_side_still_gets_its_answers(server: Server, end: str) -> None:
     """The client sends through memory, because `unwrap` on a socket would lose answers that arrive before it."""

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -17,10 +18,13 @@ from typing import Final
 from kes_core.faults import log_fault
 from kes_core.server.wire.tls_connection import TLSConnection
 
-__all__ = ["Acceptor", "Gate"]
+__all__ = ["Acceptor", "Gate", "connection_limit"]
 
 logger = logging.getLogger("kes.server")
 
+RESERVED_FILES: Final = 128
+"""File descriptors reserved for the key store, logs and listeners."""
+MAX_CONNECTIONS: Final = 10_000
 SILENCE_TIMEOUT: Final = 5.0
 """Seconds that a client may take to send the first byte of its handshake."""
 BACKOFF: Final = 0.1
@@ -157,3 +161,17 @@ class Acceptor:
             except Exception as error:
                 connection.close()
                 log_fault(logger, "internal error", error=error)
+
+
+def connection_limit() -> int:
+    """Raise the limit of open files as far as allowed; return the highest number of open connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + RESERVED_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(16, min(MAX_CONNECTIONS, soft - RESERVED_FILES))

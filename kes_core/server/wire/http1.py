@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from http import HTTPStatus
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import h11
@@ -12,9 +13,13 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 
+from kes_core.faults import log_fault
+from kes_core.server.wire.app import Answer, Begun
+from kes_core.server.wire.repeated import BLANK_LINE, RepeatedHeads, render
 from kes_core.server.wire.stream import (
     DATE,
     MAX_DISCARDED_BODY,
+    REASONS,
     SMALL_BODY,
     BodyAllowance,
     ConnectionLink,
@@ -26,19 +31,23 @@ from kes_core.server.wire.stream import (
 
 __all__ = ["HTTP1Protocol"]
 
+logger = logging.getLogger("kes.server")
+
 MAX_HEAD: Final = 32 * 1024
 """The limit of a request's line and headers, in bytes."""
 MAX_READ_AHEAD: Final = 64 * 1024
 """Bytes of later requests that are read while one is handled, to detect a closed connection."""
 MAX_UNREAD_BODY: Final = 64 * 1024
 """Bytes of a body that may wait for the handler. In HTTP/2 the flow-control window is this limit."""
-_BLANK_LINE: Final = b"\r\n\r\n"
 _HEAD_END_OR_FAULT: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n|\n[ \t]")
 """The end of a request's head, or before it a line end or a folded line that proxies interpret in different ways."""
 _ABSOLUTE_FORM: Final = re.compile(rb"(?i)https?://[^/?#]*")
 _INPUT_IGNORED: Final = frozenset({h11.MUST_CLOSE, h11.CLOSED, h11.ERROR})
 """States in which further data from the client is dropped: it follows the client's last request."""
-_REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+MAX_AT_ONCE: Final = 16
+"""Requests of one client that are served before other connections have their turn."""
+HEADS: Final = RepeatedHeads()
+_JSON: Final = (b"content-type", b"application/json")
 
 
 def _head_error(received: bytes) -> int | None:
@@ -50,7 +59,7 @@ def _head_error(received: bytes) -> int | None:
     found = _HEAD_END_OR_FAULT.search(received, 0, MAX_HEAD)
     if found is None:
         return 431 if len(received) >= MAX_HEAD else None
-    return None if found.group() == _BLANK_LINE else 400
+    return None if found.group() == BLANK_LINE else 400
 
 
 def _refusal_status(request: h11.Request) -> int | None:
@@ -114,6 +123,57 @@ class HTTP1Protocol(H11Protocol):
                 self._chunked += event.data
             await self._handle_events()
 
+    def serve_at_once(self, data: bytes) -> bytes:
+        """Serve the whole requests at the beginning of `data` that are like earlier ones; return the rest for `handle`.
+
+        Their answers are those that `handle` would give, but without h11, a task, or a turn of the event loop.
+        """
+        app = self._link.app
+        client = self._link.scope_base["extensions"].get("kes.client")
+        for _ in range(MAX_AT_ONCE):
+            if not data or not self._is_between_requests() or (found := HEADS.find(data)) is None:
+                break
+            (method, path, length), start = found
+            end = start + length
+            if len(data) < end:
+                break
+            try:
+                answer = app.direct(client, method, path, data[start:end])
+            except Exception as error:
+                log_fault(logger, "internal error", error=error)
+                answer = Answer(500, [(b"content-length", b"0")], b"")
+            if answer is None:
+                break
+            if isinstance(answer, bytes):
+                answer = Answer(200, [_JSON, (b"content-length", b"%d" % len(answer))], answer)
+            if isinstance(answer, Answer):
+                self._link.write_soon(render(answer))
+            else:
+                self._wait_for(answer, data[:end])
+            data = data[end:]
+        return data
+
+    def _is_between_requests(self) -> bool:
+        """Whether no request is running, and no data of the next one was received."""
+        connection = self.connection
+        return (
+            self.stream is None
+            and connection.their_state is h11.IDLE
+            and connection.our_state is h11.IDLE
+            and connection.trailing_data == (b"", False)
+            and not (self._input_broken or self._input_lock.locked() or self.context.terminated.is_set())
+        )
+
+    def _wait_for(self, answer: Awaitable[Answer], received: bytes) -> None:
+        """Send an answer when it is there. Until then the request in `received` is the current one."""
+        self.connection.receive_data(received)
+        request: Any = self.connection.next_event()
+        while type(self.connection.next_event()) is not h11.EndOfMessage:
+            pass
+        scope = {"method": request.method.decode("ascii")}
+        self.stream = stream = RequestStream(self, STREAM_ID, scope, ended=True)
+        self._link.spawn(stream.run(Begun(answer)))
+
     async def end_input(self) -> None:
         """Record that the client sends no more data. The connection closes after the last answer."""
         async with self._input_lock:
@@ -141,7 +201,8 @@ class HTTP1Protocol(H11Protocol):
     async def _handle_events(self) -> None:
         connection = self.connection
         while not self._input_broken and connection.their_state not in _INPUT_IGNORED:
-            if connection.their_state is h11.IDLE and (status := _head_error(connection.trailing_data[0])) is not None:
+            received = connection.trailing_data[0] if connection.their_state is h11.IDLE else b""
+            if connection.their_state is h11.IDLE and (status := _head_error(received)) is not None:
                 await self._refuse(status)
                 return
             try:
@@ -150,7 +211,7 @@ class HTTP1Protocol(H11Protocol):
                 await self._handle_fault(error)
                 return
             if isinstance(event, h11.Request):
-                await self._start_request(event)
+                await self._start_request(event, received)
             elif isinstance(event, h11.Data):
                 await self._receive_body(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
@@ -172,7 +233,7 @@ class HTTP1Protocol(H11Protocol):
         if self.connection.they_are_waiting_for_100_continue:
             await self.start_waiting()
         if self._chunked is not None:
-            del self._chunked[: -len(_BLANK_LINE) - len(self.connection.trailing_data[0])]
+            del self._chunked[: -len(BLANK_LINE) - len(self.connection.trailing_data[0])]
 
     async def _wait_for_answer(self) -> bool:
         """Wait until the running request is answered; return false if the connection should be read meanwhile."""
@@ -188,7 +249,7 @@ class HTTP1Protocol(H11Protocol):
         self._response_progress.clear()
         await self._response_progress.wait()
 
-    async def _start_request(self, request: h11.Request) -> None:
+    async def _start_request(self, request: h11.Request, received: bytes) -> None:
         if (status := _refusal_status(request)) is not None:
             await self._refuse(status)
             return
@@ -201,6 +262,7 @@ class HTTP1Protocol(H11Protocol):
         self.stream = stream = RequestStream(self, STREAM_ID, scope, ended=False)
         if self._link.app.may_begin(scope):
             self._unstarted = stream
+            HEADS.remember(received, request)
         else:
             self._link.spawn(stream.run(self._link.app))
 
@@ -224,7 +286,7 @@ class HTTP1Protocol(H11Protocol):
         received, self._chunked = self._chunked, None
         if received is not None:
             rest = len(self.connection.trailing_data[0])
-            if end.headers or not received[: len(received) - rest].endswith(_BLANK_LINE):
+            if end.headers or not received[: len(received) - rest].endswith(BLANK_LINE):
                 await self._handle_fault(h11.RemoteProtocolError("malformed end of a chunked body"))
                 return
         if self.stream is not None:
@@ -274,7 +336,7 @@ class HTTP1Protocol(H11Protocol):
     def _response(self, status: int, headers: Headers) -> h11.Response:
         last = [(b"connection", b"close")] if self._input_broken else []
         fields = [*headers, *last, DATE.header()]
-        return h11.Response(status_code=status, reason=_REASONS.get(status, b""), headers=fields)
+        return h11.Response(status_code=status, reason=REASONS.get(status, b""), headers=fields)
 
     # The interface for streams (`Responder`)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -21,7 +21,7 @@ from hypercorn.typing import ConnectionState
 
 from kes_core.access.sender import ProvenClient
 from kes_core.faults import log_fault
-from kes_core.server.wire.accepting import Acceptor, Gate
+from kes_core.server.wire.accepting import Acceptor, Gate, connection_limit
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.sockets import BACKLOG
@@ -48,9 +48,6 @@ WRITE_TIMEOUT: Final = 30.0
 """Seconds that a client may stop reading a response."""
 SWEEP_INTERVAL: Final = 0.5
 """Seconds between two checks of these limits."""
-RESERVED_FILES: Final = 128
-"""File descriptors reserved for the key store, logs and listeners."""
-MAX_CONNECTIONS: Final = 10_000
 MAX_STREAMS: Final = 250
 """The limit of requests at once on a connection (HTTP/2)."""
 MAX_LOGGED_FAILURES: Final = 5
@@ -101,9 +98,10 @@ class HypercornRuntime:
         self._connections: dict[TLSConnection, _ClientConnection] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
-        self._gate = Gate(_connection_limit())
+        self._gate = Gate(connection_limit())
         self._logged_failures = 0
         self._unlogged_failures = 0
+        self._answered: list[_ClientConnection] = []
 
     @staticmethod
     def prepare_tls(settings: TLSSettings, tls: ServerTLS) -> ServerTLS:  # noqa: ARG004 # other runtimes use them
@@ -147,6 +145,18 @@ class HypercornRuntime:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log_fault(logger, "internal error", error=error)
+
+    def send_soon(self, connection: _ClientConnection) -> None:
+        """Send the answers of `connection` at the end of this turn of the event loop, after all their audit records."""
+        if not self._answered:
+            asyncio.get_running_loop().call_soon(self._send_answers)
+        self._answered.append(connection)
+
+    def _send_answers(self) -> None:
+        answered, self._answered = self._answered, []
+        self.app.settle()
+        for connection in answered:
+            connection.flush()
 
     # Connections
 
@@ -217,7 +227,7 @@ class _ClientConnection:
     def __init__(self, runtime: HypercornRuntime, tls: TLSConnection) -> None:
         self.app = runtime.app
         self.spawn = runtime.spawn
-        self.write = tls.write
+        self._unsent = b""
         self.scope_base: Message = {}
         self.gone = asyncio.Event()
         self._runtime = runtime
@@ -237,6 +247,8 @@ class _ClientConnection:
         self._protocol = protocol = self._start_protocol(client)
         try:
             await protocol.initiate()
+            if isinstance(protocol, HTTP1Protocol):
+                self._tls.serve_at_once = partial(self._serve_at_once, protocol)
             while data := await self._tls.read():
                 await protocol.handle(RawData(data))
                 self._update_deadline(protocol)
@@ -250,6 +262,30 @@ class _ClientConnection:
             await protocol.handle(Closed())
             self._close()
 
+    def _serve_at_once(self, protocol: HTTP1Protocol, data: bytes) -> bytes:
+        rest = protocol.serve_at_once(data)
+        self._update_deadline(protocol)
+        return rest
+
+    def write_soon(self, data: bytes) -> None:
+        if not self._unsent:
+            self._runtime.send_soon(self)
+        self._unsent += data
+        if not self._closing:
+            self._deadline = self._loop.time() + IDLE_TIMEOUT
+
+    def write(self, data: bytes) -> None:
+        if self._unsent:
+            self.app.settle()
+            self.flush()
+        self._tls.write(data)
+
+    def flush(self) -> None:
+        """Send the waiting answers now."""
+        data, self._unsent = self._unsent, b""
+        if data:
+            self._tls.write(data)
+
     def close(self) -> None:
         """Close the connection while no request is running."""
         if isinstance(self._protocol, HTTP2Protocol):
@@ -259,6 +295,7 @@ class _ClientConnection:
 
     def _close(self) -> None:
         """Close after the client has read everything written, or after `WRITE_TIMEOUT`."""
+        self.write(b"")
         self._tls.close()
         if not self._closing:
             self._closing = True
@@ -304,7 +341,7 @@ class _ClientConnection:
     async def _send(self, event: Event) -> None:
         """Handle an event of the protocol."""
         if isinstance(event, RawData):
-            self._tls.write(event.data)
+            self.write(event.data)
             await self._tls.drain()
         elif isinstance(event, Closed):
             self._close()
@@ -351,17 +388,3 @@ def _hypercorn_config() -> HypercornConfig:
     config.h2_max_header_list_size = 32 * 1024
     config.h11_max_incomplete_size = 32 * 1024
     return config
-
-
-def _connection_limit() -> int:
-    """Raise the limit of open files as far as allowed; return the highest number of open connections."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + RESERVED_FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    if soft == resource.RLIM_INFINITY:
-        return MAX_CONNECTIONS
-    return max(16, min(MAX_CONNECTIONS, soft - RESERVED_FILES))

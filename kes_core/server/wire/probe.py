@@ -28,7 +28,7 @@ __all__ = ["Answer", "serve_probes"]
 logger = logging.getLogger("kes.server")
 
 MAX_CONNECTIONS: Final = 32
-"""The limit of open connections in each process. They use file descriptors of `listener.RESERVED_FILES`."""
+"""The limit of open connections in each process. They use file descriptors of `accepting.RESERVED_FILES`."""
 _HEADER_TIMEOUT: Final = 10
 """Seconds from the connection to the end of the request's header."""
 _TIMEOUT: Final = 10.0

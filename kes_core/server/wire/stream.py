@@ -19,6 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiref.handlers import format_date_time
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATE",
     "MAX_DISCARDED_BODY",
+    "REASONS",
     "SMALL_BODY",
     "Answer",
     "App",
@@ -62,6 +64,10 @@ MAX_LARGE_BODIES: Final = 64 * 1024 * 1024
 """As `MAX_BODIES`, for bodies larger than `SMALL_BODY`: large bodies can't use up the memory for small ones."""
 SMALL_BODY: Final = 16 * 1024
 """The size of a small body, in bytes. Nearly all requests to a key have less than 1 KiB."""
+
+
+REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+"""The reason phrases of HTTP/1.1."""
 
 
 class RequestRefusedError(Exception):
@@ -113,6 +119,9 @@ class ConnectionLink(Protocol):
 
     def write(self, data: bytes, /) -> None:
         """Send bytes to the client."""
+
+    def write_soon(self, data: bytes, /) -> None:
+        """Send a whole answer at the end of this turn of the event loop, once its audit record is written."""
 
 
 class _Date:

@@ -79,6 +79,8 @@ class TLSConnection(asyncio.Protocol):
         self._eof = False
         self._reading_paused = False
         self._readable: asyncio.Future[None] | None = None
+        self.serve_at_once: Callable[[bytes], bytes] | None = None
+        """Gets decrypted bytes while `read` waits for them, and returns those that it leaves to `read`."""
         self._writable: asyncio.Future[None] | None = None
         self._writing_paused = False
         self._failed = False
@@ -282,6 +284,10 @@ class TLSConnection(asyncio.Protocol):
             self._end_of_stream()
             self.abort()
         self._flush()  # sends answers to key updates
+        if self._unread and self.serve_at_once is not None and self._reader_waits() and not self._writing_paused:
+            rest = self.serve_at_once(b"".join(self._unread))
+            self._unread = [rest] if rest else []
+            self._unread_size = len(rest)
         if self._unread_size > _MAX_UNREAD and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
@@ -294,6 +300,9 @@ class TLSConnection(asyncio.Protocol):
     def _wake_reader(self) -> None:
         if self._readable is not None and not self._readable.done() and (self._unread or self._eof):
             self._readable.set_result(None)
+
+    def _reader_waits(self) -> bool:
+        return self._readable is not None and not self._readable.done()
 
     def _flush(self) -> None:
         if self._transport is None:

@@ -19,7 +19,8 @@ __all__ = ["Channel", "ChannelClosedError", "PeerError"]
 
 logger = logging.getLogger("kes.server")
 
-_MAX_LINE: Final = 64 * 1024 * 1024
+_MAX_LINE: Final = 256 * 1024 * 1024
+"""The longest message, in bytes. The largest is a configuration, whose characters may each take seven here."""
 MAX_UNSENT: Final = 4 * 1024 * 1024
 """The limit of unread bytes. Beyond it, `tell` drops messages that are not urgent."""
 

@@ -136,8 +136,9 @@ class _Worker:
 
     async def _prepare(self, *, values: str) -> None:
         try:
-            loaded = await asyncio.to_thread(self._load, values)
-            self._prepared = await self._server.prepare(loaded.config)
+            with startup.reloading():
+                loaded = await asyncio.to_thread(self._load, values)
+                self._prepared = await self._server.prepare(loaded.config)
         except (ConfigError, ConfigRejectedError) as error:
             raise PeerError(str(error)) from error
 
