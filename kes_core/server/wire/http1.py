@@ -15,11 +15,10 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 
 from kes_core.faults import log_fault
 from kes_core.server.wire.app import Answer, Begun
-from kes_core.server.wire.repeated import BLANK_LINE, RepeatedHeads, render
+from kes_core.server.wire.repeated import BLANK_LINE, REASONS, RepeatedHeads, render
 from kes_core.server.wire.stream import (
     DATE,
     MAX_DISCARDED_BODY,
-    REASONS,
     SMALL_BODY,
     BodyAllowance,
     ConnectionLink,

@@ -10,11 +10,10 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-import h2.utilities
 from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
-from hypercorn.utils import filter_pseudo_headers
 
+from kes_core.server.wire.header_blocks import RememberingDecoder, RememberingEncoder, request_head
 from kes_core.server.wire.stream import (
     DATE,
     MAX_DISCARDED_BODY,
@@ -35,9 +34,6 @@ MAX_PENDING_RESETS: Final = 200
 """A client may reset or break at most this many more streams than it completes (CVE-2023-44487)."""
 MAX_PER_TURN: Final = 16
 """Requests that are served before other connections have their turn. More at a time cost less."""
-_REQUEST_HEADERS: Final = h2.utilities.HeaderValidationFlags(
-    is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
-)
 
 
 class HTTP2Protocol(H2Protocol):
@@ -59,11 +55,15 @@ class HTTP2Protocol(H2Protocol):
         """The requests whose body is incomplete and small, by stream."""
         # Do not offer WebSockets over HTTP/2, as Hypercorn does.
         del self.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL]
-        # h2 would apply it only when the client has acknowledged the settings.
-        self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
+        # The decoder has the limit at once. h2 would apply it only when the client has acknowledged the settings.
+        self.connection.decoder = RememberingDecoder(self.config.h2_max_header_list_size)
+        self.connection.encoder = RememberingEncoder()
         # For one malformed header, h2 would close the connection and abort all its requests. So `_start_request`
         # validates headers instead.
         self.connection.config.validate_inbound_headers = False
+        # Ours are valid, and in lower case.
+        self.connection.config.validate_outbound_headers = False
+        self.connection.config.normalize_outbound_headers = False
 
     @property
     def has_partial_request(self) -> bool:
@@ -118,20 +118,12 @@ class HTTP2Protocol(H2Protocol):
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         try:
-            for _header in h2.utilities.validate_headers(request.headers, _REQUEST_HEADERS):
-                pass  # the iterator validates
+            method, target, headers = request_head(request.headers or [])
         except h2.exceptions.ProtocolError:
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
             await self._count_reset()
             return
-        pseudo = {name: value for name, value in request.headers if name[:1] == b":"}
-        scope = request_scope(
-            self._link,
-            pseudo.get(b":method", b""),
-            pseudo.get(b":path", b""),
-            filter_pseudo_headers(request.headers),
-            "2",
-        )
+        scope = request_scope(self._link, method, target, headers, "2")
         stream = RequestStream(self, stream_id, scope, ended=request.stream_ended is not None)
         self.streams[stream_id] = stream
         if self._link.app.may_begin(scope):
@@ -224,7 +216,11 @@ class HTTP2Protocol(H2Protocol):
             body = b""
         try:
             if len(body) > min(connection.local_flow_control_window(stream_id), connection.max_outbound_frame_size):
-                await self.respond_in_parts(stream, status, headers, body, more=False)
+                answering = self.respond_in_parts(stream, status, headers, body, more=False)
+                if stream.at_once:  # read on meanwhile: only what the client sends next may open its window
+                    self._link.spawn(answering)
+                else:
+                    await answering
                 return
             fields = [(b":status", b"%d" % status), *headers, DATE.header()]
             connection.send_headers(stream_id, fields, end_stream=not body)

@@ -7,16 +7,18 @@ and what it has written. Between two requests of a connection, what h11 reads de
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import h11
 
 from kes_core.server.wire.app import Answer, Headers
-from kes_core.server.wire.stream import DATE, REASONS, SMALL_BODY
+from kes_core.server.wire.stream import DATE, SMALL_BODY
 
-__all__ = ["BLANK_LINE", "RepeatedHead", "RepeatedHeads", "render"]
+__all__ = ["BLANK_LINE", "REASONS", "RepeatedHead", "RepeatedHeads", "render"]
 
 BLANK_LINE: Final = b"\r\n\r\n"
+REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 MAX_REMEMBERED: Final = 1024
 """The longest head that is remembered, in bytes."""
 _MAX_HEADS: Final = 2048

@@ -19,7 +19,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiref.handlers import format_date_time
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DATE",
     "MAX_DISCARDED_BODY",
-    "REASONS",
     "SMALL_BODY",
     "Answer",
     "App",
@@ -64,10 +62,6 @@ MAX_LARGE_BODIES: Final = 64 * 1024 * 1024
 """As `MAX_BODIES`, for bodies larger than `SMALL_BODY`: large bodies can't use up the memory for small ones."""
 SMALL_BODY: Final = 16 * 1024
 """The size of a small body, in bytes. Nearly all requests to a key have less than 1 KiB."""
-
-
-REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
-"""The reason phrases of HTTP/1.1."""
 
 
 class RequestRefusedError(Exception):
@@ -156,6 +150,7 @@ class RequestStream:
         "_protocol",
         "_started",
         "_waiter",
+        "at_once",
         "closed",
         "ended",
         "scope",
@@ -180,6 +175,7 @@ class RequestStream:
         self.stream_id = stream_id
         self.ended = ended  # the whole request was received
         self.closed = False  # the response was sent, or the client disconnected
+        self.at_once = False  # the answer comes from `start`, which must not wait: it is on the way of other requests
         self.streaming = False  # the response is an endless stream, such as a log
 
     async def run(self, app: App | Begun) -> None:
@@ -206,6 +202,7 @@ class RequestStream:
             log_fault(logger, "internal error", error=error)
             answer = Answer(500, [(b"content-length", b"0")], b"")
         if isinstance(answer, Answer):
+            self.at_once = True
             await self._respond(answer)
         else:
             link.spawn(self.run(Begun(answer)))

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import h2.connection
+import h2.events
 import pytest
 
 from kes_core.server.wire.app import Answer, Message
@@ -125,6 +126,37 @@ class _Client(h2.connection.H2Connection):
         for _request in range(count):
             self.send_headers(self.get_next_available_stream_id(), head, end_stream=True)
         return self.data_to_send()
+
+
+class LargeAnswers(AtOnce):
+    """Answers at once with more than a client's flow-control window takes."""
+
+    def begin(self, scope: Message, body: bytes) -> Answer:
+        return Answer(200, [(b"content-length", b"200000")], b"a" * 200_000)
+
+
+def test_answer_larger_than_the_window_does_not_keep_the_server_from_reading() -> None:
+    """Otherwise the server would never learn that the client has opened its window again."""
+
+    async def run() -> int:
+        wire, client, received = Wire(LargeAnswers(), http2=True), _Client(), 0
+        await wire.protocol.initiate()
+        pieces = [client.requests(1)]
+        while received < 200_000:
+            await wire.feed(*filter(None, pieces))
+            sent, wire.sent = wire.sent, b""
+            for event in client.receive_data(sent):
+                if isinstance(event, h2.events.DataReceived):
+                    received += len(event.data)
+                    client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            pieces = [client.data_to_send()]
+        return received
+
+    async def in_time() -> int:
+        async with asyncio.timeout(10):
+            return await run()
+
+    assert asyncio.run(in_time()) == 200_000
 
 
 @pytest.mark.parametrize(("http2", "most"), [(False, 16 if is_native() else 1), (True, 16)])
