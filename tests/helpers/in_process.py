@@ -222,7 +222,7 @@ async def _feed(protocol: HTTP1Protocol | HTTP2Protocol, pieces: Sequence[bytes]
     for piece in pieces:
         if connection.is_closed:
             return
-        rest = protocol.serve_at_once(piece) if isinstance(protocol, HTTP1Protocol) else piece
+        rest = protocol.serve_at_once(piece)
         if rest:
             await protocol.handle(RawData(rest))
         await asyncio.sleep(0)

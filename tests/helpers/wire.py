@@ -58,7 +58,7 @@ class Wire:
     async def feed(self, *pieces: bytes) -> None:
         """Let the server receive these pieces and process them as far as it can."""
         for piece in pieces:
-            rest = self.protocol.serve_at_once(piece) if isinstance(self.protocol, HTTP1Protocol) else piece
+            rest = self.protocol.serve_at_once(piece)
             if rest and not self.closed:
                 await self.protocol.handle(RawData(rest))
         await self.settle()

@@ -15,6 +15,7 @@ from hpack import Decoder, Encoder, HeaderTuple
 from hpack.table import HeaderTable
 from hypercorn.utils import filter_pseudo_headers
 
+from kes_core.server.wire.repeated import CREDENTIALS
 from kes_core.server.wire.stream import Headers
 
 __all__ = ["RememberingDecoder", "RememberingEncoder", "RequestHead", "request_head"]
@@ -136,7 +137,8 @@ def request_head(headers: list[Any]) -> RequestHead:
         pass  # the iterator validates
     pseudo = {name: value for name, value in headers if name[:1] == b":"}
     head = RequestHead(pseudo.get(b":method", b""), pseudo.get(b":path", b""), filter_pseudo_headers(headers))
-    if sum(len(name) + len(value) for name, value in headers) <= _MAX_HEAD:
+    size = sum(len(name) + len(value) for name, value in headers)
+    if size <= _MAX_HEAD and CREDENTIALS.isdisjoint(name for name, _value in headers):
         if len(_heads) >= _MAX_HEADS:
             _heads.clear()
         _heads[key] = head

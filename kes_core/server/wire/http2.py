@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-from hypercorn.events import Closed, Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 
+from kes_core.boundary.steps import go_on
 from kes_core.server.wire.header_blocks import RememberingDecoder, RememberingEncoder, request_head
 from kes_core.server.wire.stream import (
     DATE,
@@ -49,6 +51,8 @@ class HTTP2Protocol(H2Protocol):
         self._cut_off = False
         self._flush_scheduled = False
         self._served_in_turn = 0
+        self._handling: asyncio.Future[None] | None = None
+        """Done when the data is handled that `serve_at_once` has begun to handle."""
         self._discarded: dict[int, int] = {}
         """The number of dropped body bytes, for each request that was answered before it was complete."""
         self._unstarted: dict[int, RequestStream] = {}
@@ -70,7 +74,34 @@ class HTTP2Protocol(H2Protocol):
         """Whether the client has sent only a part of a request's headers."""
         return False  # the time limit of idle connections covers an endless preface or header
 
+    def serve_at_once(self, data: bytes) -> bytes:
+        """Handle `data` in this turn of the event loop, as far as it does not wait; or return it for `handle`."""
+        if self._handling is not None:
+            return data
+        work = self.handle(RawData(data))
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return b""
+        self._handling = asyncio.get_running_loop().create_future()
+        self._link.spawn(self._handle_rest(work, waits_for, self._handling))
+        return b""
+
+    async def _handle_rest(
+        self, work: Coroutine[Any, Any, None], waits_for: Any, handling: asyncio.Future[None]
+    ) -> None:
+        try:
+            await go_on(work, waits_for)
+        except Exception:
+            await self.send(Closed())
+            raise
+        finally:
+            self._handling = None
+            handling.set_result(None)
+
     async def handle(self, event: Event) -> None:
+        if self._handling is not None:
+            await asyncio.shield(self._handling)
         if isinstance(event, Closed):
             await self.start_waiting()
         await super().handle(event)
@@ -100,7 +131,7 @@ class HTTP2Protocol(H2Protocol):
                 await self.send(Closed())
             else:
                 await self._update_window(event)
-        self._flush_soon()
+        self._flush_unless_scheduled()
 
     async def _update_window(self, event: h2.events.Event) -> None:
         """Continue responses that waited for the client's flow-control window."""
@@ -201,6 +232,11 @@ class HTTP2Protocol(H2Protocol):
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_unless_scheduled(self) -> None:
+        """Send waiting data now, if it has no answers. Often there is none, because a body is still to come."""
+        if not self._flush_scheduled:
+            self._flush_now()
 
     def _flush_now(self) -> None:
         self._flush_scheduled = False

@@ -247,8 +247,7 @@ class _ClientConnection:
         self._protocol = protocol = self._start_protocol(client)
         try:
             await protocol.initiate()
-            if isinstance(protocol, HTTP1Protocol):
-                self._tls.serve_at_once = partial(self._serve_at_once, protocol)
+            self._tls.serve_at_once = partial(self._serve_at_once, protocol)
             while data := await self._tls.read():
                 await protocol.handle(RawData(data))
                 self._update_deadline(protocol)
@@ -262,8 +261,13 @@ class _ClientConnection:
             await protocol.handle(Closed())
             self._close()
 
-    def _serve_at_once(self, protocol: HTTP1Protocol, data: bytes) -> bytes:
-        rest = protocol.serve_at_once(data)
+    def _serve_at_once(self, protocol: HTTP1Protocol | HTTP2Protocol, data: bytes) -> bytes:
+        try:
+            rest = protocol.serve_at_once(data)
+        except Exception as error:
+            log_fault(logger, "internal error", error=error)
+            self._tls.abort()
+            return b""
         self._update_deadline(protocol)
         return rest
 

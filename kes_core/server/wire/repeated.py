@@ -15,7 +15,7 @@ import h11
 from kes_core.server.wire.app import Answer, Headers
 from kes_core.server.wire.stream import DATE, SMALL_BODY
 
-__all__ = ["BLANK_LINE", "REASONS", "RepeatedHead", "RepeatedHeads", "render"]
+__all__ = ["BLANK_LINE", "CREDENTIALS", "REASONS", "RepeatedHead", "RepeatedHeads", "render"]
 
 BLANK_LINE: Final = b"\r\n\r\n"
 REASONS: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
@@ -23,8 +23,10 @@ MAX_REMEMBERED: Final = 1024
 """The longest head that is remembered, in bytes."""
 _MAX_HEADS: Final = 2048
 _MAX_RENDERED: Final = 512
-_UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"connection", b"upgrade"})
-"""Headers that change how the rest is read, or what follows the answer."""
+CREDENTIALS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+"""Headers that may hold a secret, which must not stay in memory. This server reads none of them."""
+_UNUSUAL: Final = CREDENTIALS | {b"transfer-encoding", b"expect", b"connection", b"upgrade"}
+"""Headers of requests that are not remembered: others change how the rest is read, or what follows the answer."""
 
 
 class RepeatedHead(NamedTuple):

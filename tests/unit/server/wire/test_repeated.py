@@ -102,6 +102,7 @@ ORDINARY = {
     "a chunked body": REQUEST.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked").replace(
         b"hello", b"5\r\nhello\r\n0\r\n\r\n"
     ),
+    "a credential": REQUEST.replace(b"Host", b"Authorization: Bearer x\r\nHost"),
     "a long head": REQUEST.replace(b"Host", b"A: " + b"a" * MAX_REMEMBERED + b"\r\nHost"),
     "a large body": REQUEST.replace(b"5", b"%d" % (SMALL_BODY + 1)).replace(b"hello", b"a" * (SMALL_BODY + 1)),
 }
