@@ -40,6 +40,8 @@ _FLUSHED: Final = 4 * _MAX_RECORD
 """Bytes that are moved from OpenSSL to the transport at once."""
 _SLICE: Final = 4 * 1024
 """Bytes that OpenSSL gets at once during a handshake. Data after the handshake counts as part of it up to this size."""
+_MAX_AT_ONCE: Final = 16 * 1024
+"""Decrypted bytes that are served in the turn in which they arrive. With more, a client could delay the others."""
 _MAX_UNREAD: Final = 128 * 1024
 """Decrypted bytes that may wait for the HTTP protocol. Beyond that, the server stops reading from the client."""
 
@@ -284,7 +286,7 @@ class TLSConnection(asyncio.Protocol):
             self._end_of_stream()
             self.abort()
         self._flush()  # sends answers to key updates
-        if self._unread and self.serve_at_once is not None and self._reader_waits() and not self._writing_paused:
+        if self.serve_at_once is not None and self._may_serve_at_once():
             rest = self.serve_at_once(b"".join(self._unread))
             self._unread = [rest] if rest else []
             self._unread_size = len(rest)
@@ -301,8 +303,10 @@ class TLSConnection(asyncio.Protocol):
         if self._readable is not None and not self._readable.done() and (self._unread or self._eof):
             self._readable.set_result(None)
 
-    def _reader_waits(self) -> bool:
-        return self._readable is not None and not self._readable.done()
+    def _may_serve_at_once(self) -> bool:
+        """Whether there is little data, which the reader waits for, and the client reads its answers."""
+        waits = self._readable is not None and not self._readable.done()
+        return waits and 0 < self._unread_size <= _MAX_AT_ONCE and not self._writing_paused
 
     def _flush(self) -> None:
         if self._transport is None:
