@@ -35,14 +35,17 @@ logger = logging.getLogger("kes.server")
 class NativeRuntime(HypercornRuntime):
     """The `Runtime` on native TLS and HTTP, on the running event loop."""
 
+    poller: _native.Poller
+    """Reads the sockets, from `start` to `stop`: only the thread of the loop may free it."""
+
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
         super().__init__(app, tls, metrics)
         self.rules = _rules(app)
-        self.poller = _native.Poller(app.settle)
         self._selector: ServingSelector | None = None
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
+        self.poller = _native.Poller(self.app.settle)
         self._selector = ServingSelector.install(loop, self.poller)
         if self._selector is None:
             loop.add_reader(self.poller.fileno(), self.poller.turn)
@@ -70,10 +73,14 @@ class NativeRuntime(HypercornRuntime):
         for connection in list(self._connections.values()):
             connection.stop()  # type: ignore[attr-defined] # they are ours
         await super().stop(grace=grace)
+        if not hasattr(self, "poller"):
+            return  # it was not started
         if self._selector is not None:
             self._selector.uninstall()
+            self._selector = None
         else:
             asyncio.get_running_loop().remove_reader(self.poller.fileno())
+        del self.poller
 
     # What connections call
 

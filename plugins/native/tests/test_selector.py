@@ -171,7 +171,7 @@ def test_loop_with_another_selector_serves_too(tmp_path: Path) -> None:
         assert not isinstance(asyncio.get_running_loop()._selector, ServingSelector)  # type: ignore[attr-defined]
         await asyncio.to_thread(ask)
 
-    serve(tmp_path, scenario, selectors.SelectSelector())
+    serve(tmp_path, scenario, selectors.PollSelector())
 
 
 def test_loop_waits_in_the_native_part_until_it_stops(tmp_path: Path) -> None:
