@@ -81,7 +81,6 @@ class GuardedSink(AuditSink):
         self._told_lost = -math.inf
         self._watch = BlockingWatch(origin)
 
-    @calls_plugin
     def audit(self, event: Mapping[str, Any]) -> None:
         """Pass a record to the sink."""
         self._pass_on("audit", event, 1)
@@ -90,6 +89,7 @@ class GuardedSink(AuditSink):
         """Pass records to a sink that takes several at once (`kes_core.audit.lines`). They count as one call."""
         self._pass_on("write_lines", lines, len(lines))
 
+    @calls_plugin
     def _pass_on(self, method: str, what: object, count: int) -> None:
         started = time.perf_counter()
         try:
