@@ -29,6 +29,10 @@ _UNUSUAL: Final = CREDENTIALS | {b"transfer-encoding", b"expect", b"connection",
 """Headers of requests that are not remembered: others change how the rest is read, or what follows the answer."""
 
 
+_KEEP_ALIVE: Final = (b"connection", b"keep-alive")
+"""A header that says nothing in HTTP/1.1."""
+
+
 class RepeatedHead(NamedTuple):
     """What a head says. The other headers have no effect on the requests for which this is used."""
 
@@ -61,11 +65,9 @@ class RepeatedHeads:
         start = b"%b %b HTTP/1.1\r\n" % (request.method, request.target)
         if end < len(start) or not received.startswith(start) or not request.target.startswith(b"/"):
             return
-        headers = dict(request.headers)
-        if headers.get(b"connection", b"").lower() == b"keep-alive":  # which says nothing in HTTP/1.1
-            del headers[b"connection"]
-        length = int(headers.get(b"content-length", 0))
-        if b"?" in request.target or not _UNUSUAL.isdisjoint(headers) or length > SMALL_BODY:
+        names = {name for name, value in request.headers if (name, value.lower()) != _KEEP_ALIVE}
+        length = int(dict(request.headers).get(b"content-length", 0))
+        if b"?" in request.target or not _UNUSUAL.isdisjoint(names) or length > SMALL_BODY:
             return
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()  # a client with ever new heads slows others down, but gets no more memory

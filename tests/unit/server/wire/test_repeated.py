@@ -97,6 +97,7 @@ ORDINARY = {
     "a query": REQUEST.replace(b"/a HTTP", b"/a?b HTTP"),
     "a full URL": REQUEST.replace(b" /v1", b" https://a/v1"),
     "the last request": REQUEST.replace(b"keep-alive", b"close"),
+    "perhaps the last request": REQUEST.replace(b"Connection", b"Connection: close\r\nConnection"),
     "a version that closes": REQUEST.replace(b"1.1", b"1.0"),
     "a client that waits": REQUEST.replace(b"keep-alive", b"keep-alive\r\nExpect: 100-continue"),
     "a chunked body": REQUEST.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked").replace(
