@@ -7,7 +7,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from kes_core.boundary.blocking import PLUGIN, BlockedError, calls_plugin
@@ -48,6 +48,7 @@ __all__ = [
     "PluginError",
     "Surroundings",
     "TooSlowError",
+    "abandon",
     "attribute_of",
     "close_plugin",
     "connect_plugin",
@@ -123,13 +124,24 @@ async def within(call: Awaitable[T], seconds: float | None, what: str, *, connec
     finally:
         if not has_ended:
             task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_TIMEOUT)
+            _done, pending = await asyncio.wait({task}, timeout=CANCEL_TIMEOUT)
+            abandon(pending)
     if not has_ended:
         raise TooSlowError
     result, error = task.result()
     if error is not None:
         raise error
     return result  # type: ignore[return-value] # without an error, the task has a result
+
+
+_abandoned: Final[set[asyncio.Task[Any]]] = set()
+
+
+def abandon(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Keep tasks that ignore their cancellation until they end. Python would log that it destroys a pending task."""
+    for task in tasks:
+        _abandoned.add(task)
+        task.add_done_callback(_abandoned.discard)
 
 
 @calls_plugin

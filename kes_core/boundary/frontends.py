@@ -17,6 +17,7 @@ from kes_core.boundary.calls import (
     CONNECT_TIMEOUT,
     BlockingWatch,
     TooSlowError,
+    abandon,
     connect_plugin,
     is_ours,
     origin_of_frontend,
@@ -125,6 +126,7 @@ class GuardedFrontend:
         if self._tasks:
             _done, pending = await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT)
             if pending:
+                abandon(pending)
                 left = "%d tasks of %s did not end within %g s and are abandoned"
                 logger.error(left, len(pending), self._origin.what, CLOSE_TIMEOUT)
 
