@@ -14,7 +14,6 @@ RUNTIMES: Final = {"native": "native", "hypercorn": "Hypercorn"}
 MISSING: Final = "Not measured.\n"
 MARKED: Final = re.compile(r"(<!-- measured: ([a-z ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _BUSY: Final = 0.9
-_QUIET: Final = 1.0
 _SMALL: Final = 100
 """Instructions of a request that are not worth a line."""
 _MICRO: Final = 1e6
@@ -28,7 +27,7 @@ def _machine(results: Results) -> str:
         f"Python {found['python']}, {found['go']}, OpenBao {found['openbao']}, kes-core {found['kes-core']}. "
         f"{found['rounds']} rounds of {found['seconds']:g} s for each number.\n"
     )
-    if float(found["load"]) > _QUIET:
+    if float(found["load"]) > float(found["cores"]):
         text += (
             "\n**The machine was busy with other work.** Throughput and latencies are far worse than on a quiet "
             "one, and CPU times vary by a third.\n"
