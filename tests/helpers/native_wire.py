@@ -244,7 +244,7 @@ class _Nothing:
         raise NotImplementedError
 
     def settle(self) -> None:
-        raise NotImplementedError
+        """There are no records to write."""
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         raise NotImplementedError
