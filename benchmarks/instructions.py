@@ -28,6 +28,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.callgrind import by_library, control, dump  # noqa: E402 # from the project's root
+from benchmarks.growth import Sizes, many_policies  # noqa: E402
 from benchmarks.loads import Load, Runner  # noqa: E402
 from benchmarks.servers import COMMAND, Servers, Target  # noqa: E402
 
@@ -75,7 +76,12 @@ def instructions(
 
 
 def measure(
-    runtime: str, servers: Servers, runner: Runner, requests: int, profiles: Path | None = None
+    runtime: str,
+    servers: Servers,
+    runner: Runner,
+    requests: int,
+    profiles: Path | None = None,
+    policies: dict[str, Any] | None = None,
 ) -> dict[str, Counter[str]]:
     """Return the instructions of a request by load and library. Keep the profiles in a directory."""
     own = servers.directory / f"callgrind-{runtime}"
@@ -85,7 +91,8 @@ def measure(
     # The server reads a key in use again every second; from files, that would be a part of a slow request's count.
     changes: dict[str, Any] = {"keystore": {"memory": {}}}
     command = f"{valgrind} {COMMAND} --runtime {runtime}"
-    target = servers.kes(f"{runtime} under Callgrind", command, changes=changes, env=environ)
+    name = f"{runtime} under Callgrind"
+    target = servers.kes(name, command, changes=changes, policies=policies, env=environ)
     found = {}
     for name, load in LOADS.items():
         found[name], profile = count(target, runner, load, requests, own)
@@ -120,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtimes", nargs="+", default=["hypercorn", "native"], choices=["hypercorn", "native"])
     parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--policies", action="store_true", help="with 10,000 more policies of 100,000 identities")
     parser.add_argument("--check", action="store_true", help="fail if a count exceeds its budget")
     parser.add_argument("--write", action="store_true", help="make the counts the budgets")
     parser.add_argument(
@@ -131,11 +139,12 @@ def main() -> None:
             sys.exit(f"this needs {program}")
     with tempfile.TemporaryDirectory() as name, Servers(Path(name)) as servers:
         runner = Runner(servers, 0)
+        policies = many_policies(Sizes()) if options.policies else None
         found = {
-            runtime: totals(measure(runtime, servers, runner, options.requests, options.profile))
+            runtime: totals(measure(runtime, servers, runner, options.requests, options.profile, policies))
             for runtime in options.runtimes
         }
-    if options.write:
+    if options.write and not options.policies:
         budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
         budgets[environment()] = budgets.get(environment(), {}) | found
         BUDGETS.write_text(json.dumps(budgets, indent=2) + "\n")
