@@ -113,7 +113,7 @@ def exceeded(found: dict[str, Counts]) -> list[str]:
     """Compare with the budgets; return what exceeds them."""
     budgets = json.loads(BUDGETS.read_text()).get(environment())
     if budgets is None:
-        print(f"There is no budget for {environment()}: not checked.")
+        print(f"{BUDGETS.name} has no budget for {environment()}, so nothing is checked.")
         return []
     return [
         f"{runtime} {name}: {number:,} instructions; the budget is {budgets[runtime][name]:,}, and 5 % more"

@@ -203,7 +203,7 @@ def fill_page(page: str, results: Results) -> str:
 
     def replace(match: re.Match[str]) -> str:
         if match[2] not in BLOCKS:
-            raise ValueError(f"there is no table {match[2]}")
+            raise ValueError(f"the page asks for an unknown table: {match[2]}")
         try:
             content = BLOCKS[match[2]](results)
         except KeyError:

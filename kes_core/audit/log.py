@@ -121,7 +121,7 @@ class AuditLog:
         self._writers = tuple(sorted(filter(_takes_lines, self._sinks), key=lambda sink: isinstance(sink, StreamSink)))
         self._others = tuple(sink for sink in self._sinks if not _takes_lines(sink))
         self._ended: list[Ended] = []
-        """What there is to record, until `settle`."""
+        """Requests that the next `settle` records."""
         self._lines: list[str] = []
         """The records that are not written yet."""
         self._is_scheduled = False

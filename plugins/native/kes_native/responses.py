@@ -64,7 +64,7 @@ class Responses:
             self._advance_soon()
 
     def _finish(self, stream: RequestStream) -> None:
-        """Record that a request is answered. What it has not read of its body counts as read."""
+        """Mark a request as answered, and count the rest of its body as read."""
         stream.closed = True
         if size := stream.drop_body():
             self._native.body_consumed(stream.stream_id, size)

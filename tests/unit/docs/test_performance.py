@@ -39,7 +39,7 @@ def test_a_table_without_numbers_says_so() -> None:
 
 
 def test_a_marker_without_a_table_is_an_error() -> None:
-    with pytest.raises(ValueError, match="there is no table other"):
+    with pytest.raises(ValueError, match="unknown table: other"):
         fill_page("<!-- measured: other -->\n<!-- end -->", {})
 
 
