@@ -54,18 +54,6 @@ def server() -> Iterator[FakeServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(transport=server.transport()) as connected:
-        yield connected
-
-
-@pytest.fixture
-def http(server: FakeServer) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=server.transport(), base_url="https://server") as connected:
-        yield connected
-
-
 def put(http: httpx.Client, route: str, **body: Any) -> tuple[int, str]:
     """Send a body; return the status and the message of the answer."""
     answer = http.put(f"/v1/key/{route}", json=body)
