@@ -34,6 +34,7 @@ from kes_core.server.wire.listener import _hypercorn_config
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.certificates import make_credentials
+from tests.helpers.patience import one_ends
 from tests.helpers.server import is_native, write_config
 from tests.helpers.wrapping import entry
 
@@ -205,7 +206,7 @@ async def _talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
     )
     reading = asyncio.ensure_future(_feed(protocol, pieces, connection))
     # HTTP/1.1 stops reading while it answers, and the answer of a log stream never ends.
-    await asyncio.wait([reading], timeout=_PATIENCE)
+    await one_ends([reading], _PATIENCE)
     await protocol.handle(Closed())
     if not reading.done():
         reading.cancel()

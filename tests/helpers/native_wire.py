@@ -21,6 +21,7 @@ from kes_core.tls import ClientCertificate, ServerTLS, TLSError, TLSSettings
 from kes_native.connection import NativeConnection
 from kes_native.runtime import NativeRuntime
 from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
+from tests.helpers.patience import one_ends
 
 __all__ = ["Conversation", "NativeWire", "shaking"]
 
@@ -154,10 +155,8 @@ class Conversation:
         tasks = self.runtime._tasks
         while tasks or self.connection._advance_scheduled:
             await asyncio.sleep(0)
-            if tasks and not self.connection._advance_scheduled:
-                done, _ = await asyncio.wait(tasks, timeout=patience)
-                if not done:
-                    break
+            if tasks and not self.connection._advance_scheduled and not await one_ends(tasks.copy(), patience):
+                break
         self.read()
 
     def _deliver(self) -> None:

@@ -19,6 +19,7 @@ from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.listener import _hypercorn_config
 from kes_core.server.wire.stream import App, Message, RequestRefusedError
+from tests.helpers.patience import one_ends
 from tests.helpers.server import is_native
 
 
@@ -74,10 +75,8 @@ class Wire:
 
     async def settle(self) -> None:
         """Wait until the server has nothing left to do."""
-        while any(not task.done() for task in self.tasks):
-            done, _ = await asyncio.wait(self.tasks, timeout=0.05)
-            if not done:
-                return
+        while self.tasks and await one_ends(self.tasks.copy(), patience=0.05):
+            pass
 
 
 if is_native():  # the same tests, on the other runtime

@@ -35,6 +35,7 @@ from kes_core.server.process import ConfigRejectedError
 from kes_core.server.server import ServerProcess
 from kes_core.server.watchdog import Watchdog
 from kes_core.server.workers.peers import LocalPeers
+from tests.helpers.patience import one_ends
 from tests.helpers.server import write_config
 from tests.plugins.faulty import loading
 from tests.plugins.faulty.bases import FaultyEngine, FaultyFrontend, FaultySink, FaultyStore
@@ -95,12 +96,11 @@ def run(
             if blocks:
                 watchdog.stop()
         others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=0.05)
-        left = sum(not task.done() for task in others)
+        while (left := [task for task in others if not task.done()]) and await one_ends(left, patience=0.05):
+            pass
         lines.extend(log())
         if left:
-            lines.append(f"tasks left: {left}")
+            lines.append(f"tasks left: {len(left)}")
 
     before = processes()
     asyncio.run(main())
