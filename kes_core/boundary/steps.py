@@ -52,15 +52,24 @@ def go_on(
             argument: Any = error
         else:
             step, argument = call.send, sent
-        started = time.perf_counter()
-        try:
-            waits_for = step(argument)
-        except StopIteration as done:
-            result: T = done.value
+        has_ended, came = _make(step, argument, watch)
+        if has_ended:
+            result: T = came
             return result
-        finally:
-            if watch is not None:
-                watch(time.perf_counter() - started)
+        waits_for = came
+
+
+@calls_plugin
+def _make(step: Callable[[Any], Any], argument: Any, watch: Callable[[float], None] | None) -> tuple[bool, Any]:
+    """Make a step of a coroutine. Return whether it has ended, and its result or what it waits for."""
+    started = time.perf_counter()
+    try:
+        return False, step(argument)
+    except StopIteration as done:
+        return True, done.value
+    finally:
+        if watch is not None:
+            watch(time.perf_counter() - started)
 
 
 @calls_plugin
@@ -79,17 +88,12 @@ async def _end(
     step: Any = call.throw
     argument: Any = error
     while True:
-        started = time.perf_counter()
-        try:
-            waits_for = step(argument)
-        except StopIteration as done:
-            result: T = done.value
+        has_ended, came = _make(step, argument, watch)
+        if has_ended:
+            result: T = came
             return result
-        finally:
-            if watch is not None:
-                watch(time.perf_counter() - started)
         try:
-            has_come = await _comes(waits_for, ends - loop.time())
+            has_come = await _comes(came, ends - loop.time())
         except asyncio.CancelledError as again:  # of the request, or by a timeout of the coroutine itself
             step, argument = call.throw, again
             continue
@@ -134,15 +138,11 @@ def _abandon(call: Coroutine[Any, Any, Any]) -> None:
 @calls_plugin
 async def watched(call: Coroutine[Any, Any, T], watch: Callable[[float], None]) -> T:
     """Await a coroutine; pass the seconds of each of its steps to `watch`."""
-    started = time.perf_counter()
-    try:
-        waits_for = call.send(None)
-    except StopIteration as done:
-        result: T = done.value
+    has_ended, came = _make(call.send, None, watch)
+    if has_ended:
+        result: T = came
         return result
-    finally:
-        watch(time.perf_counter() - started)
-    return await go_on(call, waits_for, watch)
+    return await go_on(call, came, watch)
 
 
 async def finish(call: Coroutine[Any, Any, T], seconds: float | None) -> T:
