@@ -58,7 +58,7 @@ def still_served(server: Server) -> Iterator[None]:
         done.set()
         thread.join()
     assert not failures
-    assert slowest[0] < 10.0
+    assert slowest[0] < 30.0  # seconds, on a machine that has much else to do
 
 
 @pytest.mark.measured

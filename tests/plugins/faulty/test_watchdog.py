@@ -153,12 +153,13 @@ async def block():
 
 async def main():
     global audit
-    plugins = load_plugins()
-    audit = await open_audit_log(load(Path(sys.argv[1]), plugins=plugins).config, plugins)
+    audit = await open_audit_log(config, plugins)
     await within(block(), None, "the key store 'x'")
     await asyncio.sleep(0)
 
-watchdog.LIMIT = 0.3
+plugins = load_plugins()
+config = load(Path(sys.argv[1]), plugins=plugins).config
+watchdog.LIMIT = 1.0
 log.set_up(0)
 run_loop(main())
 """
@@ -180,7 +181,7 @@ def test_waiting_records_are_written_before_the_process_ends(config: Path) -> No
     )
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines()]
     assert [message.partition(", ")[0] for message in messages] == [
-        "the key store 'x' has kept all requests waiting for 0.3 s",
+        "the key store 'x' has kept all requests waiting for 1 s",
         "the key store 'x' can't be interrupted",
     ]
     assert done.returncode == BLOCKED
@@ -207,7 +208,7 @@ def test_output_that_nobody_reads_is_waited_for(config: Path) -> None:
         os.close(writing)
         assert process.stderr is not None
         line = json.loads(process.stderr.readline())["message"]
-        assert line.startswith("the server has answered no request for 0.3 s: it waits at ")
+        assert line.startswith("the server has answered no request for 1 s: it waits at ")
         assert line.endswith(" in StreamSink._write")
         time.sleep(1)
         assert process.poll() is None
