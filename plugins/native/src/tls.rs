@@ -267,15 +267,14 @@ impl Tls {
         tls.peer_certificates().unwrap_or_default().iter().map(|item| item.to_vec()).collect()
     }
 
-    /// Receive encrypted bytes; append what is decrypted to `plain`.
-    pub fn receive(&mut self, data: &[u8], plain: &mut BytesMut) {
+    /// Receive encrypted bytes; append what is decrypted to `plain`. This changes `data`.
+    pub fn receive(&mut self, data: &mut [u8], plain: &mut BytesMut) {
         if !self.failure.is_empty() || self.ended {
             return;
         }
-        self.input.extend_from_slice(data);
         if let State::Hello(acceptor) = &mut self.state {
             match read_hello(acceptor, data, &mut self.output) {
-                Ok(None) => return,
+                Ok(None) => return self.input.extend_from_slice(data),
                 Ok(Some(has_known_protocol)) => {
                     let config = self.config.get();
                     let config = if has_known_protocol { &config.with_protocols } else { &config.plain };
@@ -288,16 +287,30 @@ impl Tls {
                 Err(Failure::Read(error)) => return self.fail(&error.to_string()),
             }
         }
-        self.process(plain);
+        if self.input.is_empty() {
+            let used = self.process(data, plain);
+            self.input = data[used..].to_vec();
+        } else {
+            let mut input = std::mem::take(&mut self.input);
+            input.extend_from_slice(data);
+            let used = self.process(&mut input, plain);
+            input.drain(..used);
+            if !input.is_empty() {
+                self.input = input; // otherwise an idle connection would keep it
+            }
+        }
+        if self.input.len() > MAX_INPUT {
+            self.fail("message buffer full");
+        }
     }
 
-    /// Process what was received.
-    fn process(&mut self, plain: &mut BytesMut) {
-        let State::Open(tls) = &mut self.state else { return };
+    /// Process received bytes; return how many of them have done their part.
+    fn process(&mut self, input: &mut [u8], plain: &mut BytesMut) -> usize {
+        let State::Open(tls) = &mut self.state else { return 0 };
         let mut used = 0;
         let mut failure = None;
         loop {
-            let UnbufferedStatus { mut discard, state, .. } = tls.process_tls_records(&mut self.input[used..]);
+            let UnbufferedStatus { mut discard, state, .. } = tls.process_tls_records(&mut input[used..]);
             let mut is_done = false;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
@@ -322,20 +335,17 @@ impl Tls {
         }
         if let Some(error) = failure {
             while tls.wants_write() {
-                match tls.process_tls_records(&mut self.input[used..]).state {
+                match tls.process_tls_records(&mut input[used..]).state {
                     Ok(ConnectionState::EncodeTlsData(alert)) => encode(alert, &mut self.output),
                     _ => break,
                 }
             }
             self.fail_with(&error);
-        } else if used == self.input.len() || self.ended {
-            self.input = Vec::new(); // an idle connection keeps no buffer
-        } else {
-            self.input.drain(..used);
-            if self.input.len() > MAX_INPUT {
-                self.fail("message buffer full");
-            }
         }
+        if self.ended || !self.failure.is_empty() {
+            return input.len();
+        }
+        used
     }
 
     /// Let rustls write into the output.
