@@ -23,7 +23,7 @@ from kes_native.runtime import NativeRuntime
 from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
 from tests.helpers.patience import one_ends
 
-__all__ = ["Conversation", "NativeWire", "shaking"]
+__all__ = ["Conversation", "NativeWire", "shaking", "stranger"]
 
 _READ = 256 * 1024
 """The most bytes that asyncio gives a connection at a time."""
@@ -88,6 +88,10 @@ def _server() -> tuple[ServerTLS, Credentials, Path]:
 
 @functools.cache
 def _stranger() -> ssl.SSLContext:
+    return stranger()
+
+
+def stranger() -> ssl.SSLContext:
     """Return the TLS settings of a client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -106,6 +110,8 @@ class Conversation:
         self.connection: NativeConnection = self.runtime._new_connection()
         self.said = bytearray()
         """What the server has sent, decrypted."""
+        self.has_ended = False
+        """Whether the server has ended its side of the TLS session."""
         self._from_server, self._to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._transport = _Transport({"peername": ("192.0.2.1", 1), "sockname": ("192.0.2.2", 7373)})
         self._transport.protocol = self.connection
@@ -130,6 +136,16 @@ class Conversation:
             self._client.write(data)
             self._deliver()
 
+    def encrypt(self, data: bytes) -> bytes:
+        """Return the records that the client would send. The server must get them before any other data."""
+        self._client.write(data)
+        return self._to_server.read()
+
+    def send_encrypted(self, records: bytes) -> None:
+        """Let the server receive what `encrypt` has returned, or a part of it."""
+        self._to_server.write(records)
+        self._deliver()
+
     def end(self) -> None:
         """Let the client send no more data."""
         with contextlib.suppress(ssl.SSLWantReadError):
@@ -146,9 +162,13 @@ class Conversation:
         """Let the client receive what the server has sent."""
         self._from_server.write(bytes(self._transport.written))
         self._transport.written.clear()
-        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        try:
             while data := self._client.read(1 << 20):
                 self.said += data
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.has_ended = True
 
     async def settle(self, patience: float) -> None:
         """Wait until the server has nothing left to do. Give up if its requests wait for something for `patience` s."""

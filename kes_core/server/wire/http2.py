@@ -15,6 +15,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 
 from kes_core.boundary.steps import go_on
+from kes_core.server.wire.compact import compact
 from kes_core.server.wire.header_blocks import RememberingDecoder, RememberingEncoder, request_head
 from kes_core.server.wire.stream import (
     DATE,
@@ -51,6 +52,7 @@ class HTTP2Protocol(H2Protocol):
         self._cut_off = False
         self._flush_scheduled = False
         self._served_in_turn = 0
+        self._sends_parts = False
         self._handling: asyncio.Future[None] | None = None
         """Done when the data is handled that `serve_at_once` has begun to handle."""
         self._discarded: dict[int, int] = {}
@@ -68,6 +70,19 @@ class HTTP2Protocol(H2Protocol):
         # Ours are valid, and in lower case.
         self.connection.config.validate_outbound_headers = False
         self.connection.config.normalize_outbound_headers = False
+        compact(self.connection.local_settings)
+        compact(self.connection.remote_settings)
+
+    async def initiate(self, _headers: list[tuple[bytes, bytes]] | None = None, _settings: bytes | None = None) -> None:
+        """Send the server's settings. No client comes from HTTP/1.1, and `_send_parts_soon` begins the task."""
+        self.connection.initiate_connection()
+        await self._flush()
+
+    def _send_parts_soon(self) -> None:
+        """Begin Hypercorn's task that sends answers in parts. Most connections never need it, and it takes 3 KiB."""
+        if not self._sends_parts:
+            self._sends_parts = True
+            self.task_group.spawn(self.send_task)
 
     @property
     def has_partial_request(self) -> bool:
@@ -275,6 +290,7 @@ class HTTP2Protocol(H2Protocol):
             self.stream_buffers[stream.stream_id] = StreamBuffer(self.context.event_class)
             self.priority.insert_stream(stream.stream_id)
             self.priority.block(stream.stream_id)
+            self._send_parts_soon()
         try:
             async with asyncio.timeout(WINDOW_TIMEOUT):
                 await send_parts(self, stream, status, headers, body, more=more)

@@ -22,6 +22,7 @@ from hypercorn.typing import ConnectionState
 from kes_core.access.sender import ProvenClient
 from kes_core.faults import log_fault
 from kes_core.server.wire.accepting import Acceptor, Gate, connection_limit
+from kes_core.server.wire.compact import Once
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.sockets import BACKLOG
@@ -229,7 +230,7 @@ class _ClientConnection:
         self.spawn = runtime.spawn
         self._unsent = b""
         self.scope_base: Message = {}
-        self.gone = asyncio.Event()
+        self.gone = Once()
         self._runtime = runtime
         self._tls = tls
         self._protocol: HTTP1Protocol | HTTP2Protocol | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kes_core.server.wire.listener as limits
 from kes_core.faults import log_fault
 from kes_core.server.wire.app import Answer, App, Begun, Headers, Message
+from kes_core.server.wire.compact import Once
 from kes_core.server.wire.stream import RequestStream, request_scope
 from kes_core.server.wire.tls_connection import host_and_port
 from kes_core.tls import TLSError
@@ -34,7 +35,7 @@ class NativeConnection(Responses, asyncio.Protocol):
         super().__init__(_native.Connection(config, self, runtime.rules))
         self.app: App = runtime.app
         self.verifies_clients = verifies_clients
-        self.gone = asyncio.Event()
+        self.gone = Once()
         self.scope_base: Message = {}
         self.client: tuple[str, int] | None = None
         self.server: tuple[str, int] | None = None
@@ -42,8 +43,7 @@ class NativeConnection(Responses, asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, RequestStream] = {}
         self._handshake = Handshake()
-        self._failed = self._ended = self._closing = False
-        self._waiting_for_request = False
+        self._failed = self._ended = self._closing = self._waiting_for_request = False
         self._deadline: float | None = self._loop.time() + limits.HANDSHAKE_TIMEOUT
         self._write_deadline: float | None = None
         self._client: ProvenClient | None = None

@@ -44,7 +44,7 @@ pub struct Http2 {
     rules: Arc<Rules>,
     pub pipe: Pipe,
     state: State,
-    streams: HashMap<u32, Stream>,
+    streams: HashMap<u32, Box<Stream>>,
     pending_resets: usize,
     stopping: bool,
     /// The turn was over before all received requests were passed on.
@@ -161,7 +161,7 @@ impl Http2 {
         }
         let ended = body.is_end_stream();
         let is_head = parts.method == http::Method::HEAD;
-        let mut stream = Stream {
+        let mut stream = Box::new(Stream {
             body: if ended { None } else { Some(body) },
             held: None,
             reply: Some(reply),
@@ -171,7 +171,7 @@ impl Http2 {
             is_head,
             answered: false,
             discarded: 0,
-        };
+        });
         if !ended && self.rules.is_whole(target(&parts).as_bytes()) {
             stream.held = Some((parts, BytesMut::new()));
             self.streams.insert(id, stream);

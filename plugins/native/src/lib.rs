@@ -113,6 +113,27 @@ impl Connection {
         Ok(())
     }
 
+    /// Receive encrypted bytes, which are decrypted in their place.
+    fn receive_records(&mut self, py: Python<'_>, data: &mut [u8]) -> PyResult<()> {
+        let mut plain = BytesMut::new();
+        let was_established = self.tls.is_established();
+        self.tls.receive(data, &mut plain);
+        if !was_established && self.tls.is_established() && self.tls.failure.is_empty() {
+            let certificates: Vec<_> = self.tls.certificates().iter().map(|item| PyBytes::new(py, item)).collect();
+            self.handler.bind(py).call_method1("on_established", (certificates, self.tls.is_http2()))?;
+            self.http = if self.tls.is_http2() {
+                Http::Two(Box::new(Http2::new(self.rules.clone())))
+            } else {
+                Http::One(Box::new(Http1::new(self.rules.clone())))
+            };
+            self.receive_plain(py, &[])?; // HTTP/2 begins with the server's settings
+        }
+        if !plain.is_empty() {
+            self.receive_plain(py, &plain)?;
+        }
+        Ok(())
+    }
+
     fn receive_plain(&mut self, py: Python<'_>, plain: &[u8]) -> PyResult<()> {
         let app = App::new(py, &self.handler, &self.rules, &self.status);
         match &mut self.http {
@@ -137,23 +158,7 @@ impl Connection {
 
     /// Receive bytes of the handshake or of requests.
     fn receive(&mut self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
-        let mut plain = BytesMut::new();
-        let was_established = self.tls.is_established();
-        self.tls.receive(data, &mut plain);
-        if !was_established && self.tls.is_established() && self.tls.failure.is_empty() {
-            let certificates: Vec<_> = self.tls.certificates().iter().map(|item| PyBytes::new(py, item)).collect();
-            self.handler.bind(py).call_method1("on_established", (certificates, self.tls.is_http2()))?;
-            self.http = if self.tls.is_http2() {
-                Http::Two(Box::new(Http2::new(self.rules.clone())))
-            } else {
-                Http::One(Box::new(Http1::new(self.rules.clone())))
-            };
-            self.receive_plain(py, &[])?; // HTTP/2 begins with the server's settings
-        }
-        if !plain.is_empty() {
-            self.receive_plain(py, &plain)?;
-        }
-        Ok(())
+        self.receive_records(py, &mut data.to_vec())
     }
 
     /// Record that the client sends no more data.

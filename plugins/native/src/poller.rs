@@ -220,7 +220,7 @@ impl Client {
         match self.socket.receive(buffer) {
             Ok(None) => Ok(()),
             Ok(Some(0)) => self.tell(py, intern!(py, "on_eof")),
-            Ok(Some(size)) => self.connection.try_borrow_mut(py)?.receive(py, &buffer[..size]),
+            Ok(Some(size)) => self.connection.try_borrow_mut(py)?.receive_records(py, &mut buffer[..size]),
             Err(_) => self.tell(py, intern!(py, "abort")),
         }
     }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,16 +13,21 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{Acceptor, NoServerSessionStorage};
+use rustls::server::{Acceptor, NoServerSessionStorage, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{
     CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
-    ServerConnection, SignatureScheme,
+    SignatureScheme,
 };
 
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The size of a buffer that a connection keeps for its next answers.
-const MAX_KEPT_OUTPUT: usize = 16 * 1024;
+/// The bytes of incomplete messages that a connection keeps. It is rustls' own limit for its buffers.
+const MAX_INPUT: usize = 0xffff;
+/// The most bytes of data in a record, and the most that a record adds to them (RFC 5246, section 6.2; RFC 8446,
+/// section 5.2).
+const MAX_RECORD: usize = 16 * 1024;
+const RECORD_OVERHEAD: usize = 32;
 
 /// Why a certificate is refused, for the operator.
 #[derive(Debug)]
@@ -184,15 +190,58 @@ fn error(error: Error) -> PyErr {
 }
 
 enum State {
+    /// Reads the client's first message, which decides about the configuration.
     Hello(Box<Acceptor>),
-    Open(Box<ServerConnection>),
+    Open(Box<UnbufferedServerConnection>),
     Failed,
 }
 
+/// Why the client's first message can't be read.
+enum Failure {
+    Tls(Error),
+    Read(std::io::Error),
+}
+
+/// The number of bytes that rustls has written.
+type Written = Result<usize, EncryptError>;
+
+/// Read a part of the client's first message. When it is complete, return whether the client offers a protocol of ours.
+fn read_hello(acceptor: &mut Acceptor, mut data: &[u8], output: &mut Vec<u8>) -> Result<Option<bool>, Failure> {
+    while !data.is_empty() {
+        acceptor.read_tls(&mut data).map_err(Failure::Read)?;
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let known = |name: &[u8]| PROTOCOLS.contains(&name);
+                return Ok(Some(accepted.client_hello().alpn().is_some_and(|mut names| names.any(known))));
+            }
+            Err((error, mut alert)) => {
+                let _ = alert.write_all(output);
+                return Err(Failure::Tls(error));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Append a part of the handshake, or an alert.
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, output: &mut Vec<u8>) {
+    if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) {
+        let start = output.len();
+        output.resize(start + needed.required_size, 0);
+        let written = data.encode(&mut output[start..]).unwrap_or(0);
+        output.truncate(start + written);
+    }
+}
+
 /// The TLS of one connection. Nothing here waits: encrypted bytes go in and come out.
+///
+/// It uses rustls without rustls' own buffers, of which each connection would keep 4 KiB.
 pub struct Tls {
     config: Py<Config>,
     state: State,
+    /// What the client has sent of a record, or of a message in several records, that is not complete.
+    input: Vec<u8>,
     pub output: Vec<u8>,
     /// Why the handshake or the connection failed; empty if it did not.
     pub failure: String,
@@ -202,7 +251,7 @@ pub struct Tls {
 impl Tls {
     pub fn new(config: Py<Config>) -> Self {
         let state = State::Hello(Box::default());
-        Tls { config, state, output: Vec::new(), failure: String::new(), ended: false }
+        Tls { config, state, input: Vec::new(), output: Vec::new(), failure: String::new(), ended: false }
     }
 
     pub fn is_established(&self) -> bool {
@@ -218,113 +267,133 @@ impl Tls {
         tls.peer_certificates().unwrap_or_default().iter().map(|item| item.to_vec()).collect()
     }
 
-    /// Receive encrypted bytes; append what is decrypted to `plain`.
-    pub fn receive(&mut self, mut data: &[u8], plain: &mut bytes::BytesMut) {
-        while !data.is_empty() && self.failure.is_empty() && !self.ended {
-            match &mut self.state {
-                State::Hello(acceptor) => {
-                    let read = acceptor.read_tls(&mut data);
-                    if let Err(error) = read {
-                        self.fail(&error.to_string());
-                        return;
-                    }
-                    match acceptor.accept() {
-                        Ok(None) => {}
-                        Ok(Some(accepted)) => {
-                            let config = self.config.get();
-                            let known = |name: &[u8]| PROTOCOLS.contains(&name);
-                            let has_none = accepted.client_hello().alpn().is_none_or(|mut names| !names.any(known));
-                            let config = if has_none { &config.plain } else { &config.with_protocols };
-                            match accepted.into_connection(config.clone()) {
-                                Ok(mut tls) => {
-                                    tls.set_buffer_limit(None);
-                                    self.state = State::Open(Box::new(tls));
-                                    self.process(plain);
-                                }
-                                Err((error, mut alert)) => {
-                                    let _ = alert.write_all(&mut self.output);
-                                    self.fail_with(&error);
-                                }
-                            }
-                        }
-                        Err((error, mut alert)) => {
-                            let _ = alert.write_all(&mut self.output);
-                            self.fail_with(&error);
-                        }
+    /// Receive encrypted bytes; append what is decrypted to `plain`. This changes `data`.
+    pub fn receive(&mut self, data: &mut [u8], plain: &mut BytesMut) {
+        if !self.failure.is_empty() || self.ended {
+            return;
+        }
+        if let State::Hello(acceptor) = &mut self.state {
+            match read_hello(acceptor, data, &mut self.output) {
+                Ok(None) => return self.input.extend_from_slice(data),
+                Ok(Some(has_known_protocol)) => {
+                    let config = self.config.get();
+                    let config = if has_known_protocol { &config.with_protocols } else { &config.plain };
+                    match UnbufferedServerConnection::new(config.clone()) {
+                        Ok(tls) => self.state = State::Open(Box::new(tls)),
+                        Err(error) => return self.fail_with(&error),
                     }
                 }
-                State::Open(tls) => {
-                    if let Err(error) = tls.read_tls(&mut data) {
-                        self.fail(&error.to_string());
-                        return;
-                    }
-                    self.process(plain);
-                }
-                State::Failed => return,
+                Err(Failure::Tls(error)) => return self.fail_with(&error),
+                Err(Failure::Read(error)) => return self.fail(&error.to_string()),
             }
+        }
+        if self.input.is_empty() {
+            let used = self.process(data, plain);
+            self.input = data[used..].to_vec();
+        } else {
+            let mut input = std::mem::take(&mut self.input);
+            input.extend_from_slice(data);
+            let used = self.process(&mut input, plain);
+            input.drain(..used);
+            if !input.is_empty() {
+                self.input = input; // otherwise an idle connection would keep it
+            }
+        }
+        if self.input.len() > MAX_INPUT {
+            self.fail("message buffer full");
         }
     }
 
-    fn process(&mut self, plain: &mut bytes::BytesMut) {
-        use std::io::Read;
-        let State::Open(tls) = &mut self.state else { return };
-        let result = tls.process_new_packets();
-        let failure = match result {
-            Ok(state) => {
-                let size = state.plaintext_bytes_to_read();
-                if size > 0 {
-                    let start = plain.len();
-                    plain.resize(start + size, 0);
-                    if tls.reader().read_exact(&mut plain[start..]).is_err() {
-                        plain.truncate(start);
+    /// Process received bytes; return how many of them have done their part.
+    fn process(&mut self, input: &mut [u8], plain: &mut BytesMut) -> usize {
+        let State::Open(tls) = &mut self.state else { return 0 };
+        let mut used = 0;
+        let mut failure = None;
+        loop {
+            let UnbufferedStatus { mut discard, state, .. } = tls.process_tls_records(&mut input[used..]);
+            let mut is_done = false;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(Ok(record)) = traffic.next_record() {
+                        plain.extend_from_slice(record.payload);
+                        discard += record.discard;
                     }
                 }
-                self.ended = state.peer_has_closed();
-                None
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.output),
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.ended = true,
+                Ok(_) => is_done = true,
+                Err(error) => {
+                    failure = Some(error);
+                    is_done = true;
+                }
             }
-            Err(error) => Some(error),
-        };
-        self.write_out();
+            used += discard;
+            if is_done {
+                break;
+            }
+        }
         if let Some(error) = failure {
+            while tls.wants_write() {
+                match tls.process_tls_records(&mut input[used..]).state {
+                    Ok(ConnectionState::EncodeTlsData(alert)) => encode(alert, &mut self.output),
+                    _ => break,
+                }
+            }
             self.fail_with(&error);
         }
+        if self.ended || !self.failure.is_empty() {
+            return input.len();
+        }
+        used
     }
 
-    fn write_out(&mut self) {
+    /// Let rustls write into the output.
+    fn write(
+        &mut self,
+        size: usize,
+        write: impl Fn(&mut WriteTraffic<'_, ServerConnectionData>, &mut [u8]) -> Written,
+    ) {
         let State::Open(tls) = &mut self.state else { return };
-        while tls.wants_write() {
-            if tls.write_tls(&mut self.output).is_err() {
-                break;
+        loop {
+            match tls.process_tls_records(&mut self.input).state {
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.output),
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => {}
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    let start = self.output.len();
+                    self.output.resize(start + size, 0);
+                    let mut written = write(&mut traffic, &mut self.output[start..]);
+                    if let Err(EncryptError::InsufficientSize(needed)) = written {
+                        self.output.resize(start + needed.required_size, 0);
+                        written = write(&mut traffic, &mut self.output[start..]);
+                    }
+                    self.output.truncate(start + written.unwrap_or(0));
+                    return;
+                }
+                _ => return,
             }
         }
     }
 
     /// Encrypt `data`.
     pub fn send(&mut self, data: &[u8]) {
-        use std::io::Write;
-        if let State::Open(tls) = &mut self.state {
-            let _ = tls.writer().write_all(data);
-        }
-        self.write_out();
+        let records = data.len() / MAX_RECORD + 1;
+        self.write(data.len() + records * RECORD_OVERHEAD, |traffic, output| traffic.encrypt(data, output));
     }
 
     /// Drop the beginning of the output, which is sent.
     pub fn drop_output(&mut self, size: usize) {
         if size < self.output.len() {
             self.output.drain(..size);
-        } else if self.output.capacity() > MAX_KEPT_OUTPUT {
-            self.output = Vec::new();
         } else {
-            self.output.clear();
+            self.output = Vec::new(); // an idle connection keeps no buffer
         }
     }
 
     /// Say that no more data follows.
     pub fn close(&mut self) {
-        if let State::Open(tls) = &mut self.state {
-            tls.send_close_notify();
-        }
-        self.write_out();
+        self.write(RECORD_OVERHEAD, |traffic, output| traffic.queue_close_notify(output));
     }
 
     fn fail(&mut self, reason: &str) {
