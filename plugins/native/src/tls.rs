@@ -314,9 +314,18 @@ impl Tls {
             let mut is_done = false;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(Ok(record)) = traffic.next_record() {
-                        plain.extend_from_slice(record.payload);
-                        discard += record.discard;
+                    while let Some(record) = traffic.next_record() {
+                        match record {
+                            Ok(record) => {
+                                plain.extend_from_slice(record.payload);
+                                discard += record.discard;
+                            }
+                            Err(error) => {
+                                failure = Some(error);
+                                is_done = true;
+                                break;
+                            }
+                        }
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.output),
