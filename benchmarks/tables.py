@@ -22,9 +22,10 @@ _MILLI: Final = 1e3
 
 def _machine(results: Results) -> str:
     found = results["machine"]
+    compiler = found.get("rust") or found["go"]  # of the load generator
     text = (
         f"On {found['date']}: {found['processor']}, {found['cores']} cores, load {found['load']} at the start; "
-        f"Python {found['python']}, {found['go']}, OpenBao {found['openbao']}, kes-core {found['kes-core']}. "
+        f"Python {found['python']}, {compiler}, OpenBao {found['openbao']}, kes-core {found['kes-core']}. "
         f"{found['rounds']} rounds of {found['seconds']:g} s for each number.\n"
     )
     if float(found["load"]) > float(found["cores"]):
@@ -71,8 +72,11 @@ def _latency(results: Results) -> str:
             times = [median(row[name], field) * _MILLI for field in ("p50", "p99", "p999")]
             numbers = [f"{number:.2f}" for number in times]
             rate, busy = f"{median(row[name], 'rate'):,.0f}", f"{median(row[name], 'load') * 100:.0f} %"
-            lines.append([load, label, *numbers, f"{times[1] / times[0]:.1f}", rate, busy])
-    return table(head, lines)
+            line = [load, label, *numbers, f"{times[1] / times[0]:.1f}", rate, busy]
+            if "late" in row[name][0]:
+                line.append(f"{median(row[name], 'late') * _MICRO:.0f} µs")
+            lines.append(line)
+    return table([*head, "1 % sent late by"][: len(lines[0])], lines)
 
 
 def _bulk(results: Results) -> str:

@@ -1,0 +1,259 @@
+//! A measurement.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::time::{clock_getcpuclockid, ClockId};
+use nix::unistd::Pid;
+
+use crate::connection::{Answers, Connection};
+use crate::target::{Failure, Target};
+use crate::Options;
+
+const MAX_EVENTS: usize = 256;
+
+/// Which requests to start when.
+struct Plan {
+    begin: Instant,
+    end: Instant,
+    /// How many requests to send, if not for a time.
+    count: Option<u64>,
+    /// The time between two requests, if they do not follow answers.
+    period: Option<Duration>,
+    planned: u64,
+    /// The planned times of requests that wait until a slot is free.
+    late: VecDeque<Instant>,
+}
+
+impl Plan {
+    /// Return the time from which the latency of the next request counts, if it is to be sent now.
+    fn next(&mut self, now: Instant) -> Option<Instant> {
+        if self.period.is_some() {
+            return self.late.pop_front();
+        }
+        let is_wanted = self.count.map_or(now < self.end, |count| self.planned < count);
+        self.planned += u64::from(is_wanted);
+        is_wanted.then_some(now)
+    }
+
+    /// Add the requests whose time has come, and how late this is noticed.
+    fn notice(&mut self, now: Instant, lateness: &mut Vec<f64>) {
+        let Some(period) = self.period else { return };
+        loop {
+            let time = self.begin + Duration::from_secs_f64(period.as_secs_f64() * self.planned as f64);
+            if time > now || time >= self.end {
+                return;
+            }
+            lateness.push((now - time).as_secs_f64());
+            self.late.push_back(time);
+            self.planned += 1;
+        }
+    }
+
+    fn is_done(&self, now: Instant) -> bool {
+        self.late.is_empty() && self.count.map_or(now >= self.end, |count| self.planned >= count)
+    }
+}
+
+struct Run<'a> {
+    target: &'a Target,
+    epoll: Epoll,
+    connections: Vec<Connection>,
+    /// The slots on each connection.
+    slots: usize,
+    new_connection: bool,
+    free: Vec<usize>,
+    /// For each slot, when its request was planned.
+    began: Vec<Instant>,
+    sent: u64,
+    times: Vec<f64>,
+    failures: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(options: &Options, target: &'a Target) -> Result<Self, Failure> {
+        let is_shared = options.http2 && !options.new_connection;
+        let (connections, slots) = if is_shared { (1, options.at_once) } else { (options.at_once, 1) };
+        let mut run = Run {
+            target,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            connections: Vec::new(),
+            slots,
+            new_connection: options.new_connection,
+            free: (0..options.at_once).rev().collect(),
+            began: vec![Instant::now(); options.at_once],
+            sent: 0,
+            times: Vec::new(),
+            failures: 0,
+        };
+        // Open all connections and fill caches before measuring.
+        for number in 0..connections {
+            let mut connection = Connection::open(target, slots)?;
+            for _ in 0..if number == 0 { options.at_once } else { 1 } {
+                connection.call(target, run.sent)?;
+                run.sent += 1;
+            }
+            connection.watch(&run.epoll, number)?;
+            run.connections.push(connection);
+        }
+        Ok(run)
+    }
+
+    fn start(&mut self, slot: usize, began: Instant) -> Result<(), Failure> {
+        self.began[slot] = began;
+        let number = slot / self.slots;
+        if self.new_connection {
+            self.open(number)?;
+        }
+        self.sent += 1;
+        if let Err(error) = self.connections[number].send(self.target, slot % self.slots, self.sent) {
+            self.lose(number, error)?;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, number: usize) -> Result<(), Failure> {
+        self.connections[number].close();
+        self.connections[number] = Connection::open(self.target, self.slots)?;
+        Ok(self.connections[number].watch(&self.epoll, number)?)
+    }
+
+    /// Count the requests of a connection that has ended, and open another one.
+    fn lose(&mut self, number: usize, error: Failure) -> Result<(), Failure> {
+        for slot in number * self.slots..(number + 1) * self.slots {
+            if !self.free.contains(&slot) {
+                self.finish(slot, Some(error.to_string()));
+            }
+        }
+        self.open(number)
+    }
+
+    fn finish(&mut self, slot: usize, problem: Option<String>) {
+        self.times.push(self.began[slot].elapsed().as_secs_f64());
+        self.free.push(slot);
+        if let Some(problem) = problem {
+            if self.failures == 0 {
+                eprintln!("{problem}");
+            }
+            self.failures += 1;
+        }
+    }
+
+    /// Read from a connection; return how many requests were answered.
+    fn receive(&mut self, number: usize, answers: &mut Answers) -> Result<(), Failure> {
+        let received = self.connections[number].receive(answers);
+        for (slot, problem) in answers.drain(..) {
+            self.finish(number * self.slots + slot, problem);
+        }
+        received.or_else(|error| self.lose(number, error))
+    }
+
+    /// Send requests until the plan is done. Return for how many seconds there was nothing to do.
+    fn work(&mut self, plan: &mut Plan, spins: bool, lateness: &mut Vec<f64>) -> Result<f64, Failure> {
+        let (mut answers, mut events) = (Answers::new(), [EpollEvent::empty(); MAX_EVENTS]);
+        let (mut idle, mut now) = (0.0, Instant::now());
+        loop {
+            plan.notice(now, lateness);
+            self.start_all(plan, now)?;
+            let is_waiting = self.free.len() < self.began.len();
+            if !is_waiting && plan.is_done(now) {
+                return Ok(idle);
+            }
+            let is_blocked = self.flush()?;
+            let before = Instant::now();
+            let limit = if spins || is_blocked { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+            let found = match self.epoll.wait(&mut events, limit) {
+                Err(Errno::EINTR) => 0,
+                other => other?,
+            };
+            now = Instant::now();
+            if found == 0 || !spins {
+                idle += (now - before).as_secs_f64();
+            }
+            for event in &events[..found] {
+                self.receive(event.data() as usize, &mut answers)?;
+                now = Instant::now();
+                plan.notice(now, lateness);
+                self.start_all(plan, now)?;
+            }
+        }
+    }
+
+    fn start_all(&mut self, plan: &mut Plan, now: Instant) -> Result<(), Failure> {
+        while !self.free.is_empty() {
+            let Some(began) = plan.next(now) else { break };
+            if let Some(slot) = self.free.pop() {
+                self.start(slot, began)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Send what sockets did not take; return whether one takes no more.
+    fn flush(&mut self) -> Result<bool, Failure> {
+        let mut is_blocked = false;
+        for number in 0..self.connections.len() {
+            if self.connections[number].is_blocked() {
+                let sent = self.connections[number].flush();
+                sent.or_else(|error| self.lose(number, error))?;
+                is_blocked |= self.connections[number].is_blocked();
+            }
+        }
+        Ok(is_blocked)
+    }
+}
+
+/// Return the CPU time, user and system, that each of the server's processes has used so far, in seconds.
+fn cpu_times(clocks: &[ClockId]) -> nix::Result<Vec<f64>> {
+    clocks.iter().map(|clock| clock.now().map(|time| Duration::from(time).as_secs_f64())).collect()
+}
+
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(0.0)
+}
+
+/// Measure, and print the result.
+pub fn measure(options: &Options, target: &Target) -> Result<(), Failure> {
+    let mut run = Run::new(options, target)?;
+    let clocks: Vec<_> =
+        options.pids.iter().map(|&pid| clock_getcpuclockid(Pid::from_raw(pid))).collect::<Result<_, _>>()?;
+    let expected = (options.rate.max(50_000.0) * (options.duration + 1.0)) as usize;
+    let mut lateness = Vec::new();
+    for numbers in [&mut run.times, &mut lateness] {
+        numbers.resize(expected, 0.0); // no page of their memory is new during the measurement
+        numbers.clear();
+    }
+    let before = cpu_times(&clocks)?;
+    let begin = Instant::now();
+    let mut plan = Plan {
+        begin,
+        end: begin + Duration::from_secs_f64(options.duration),
+        count: (options.count > 0).then_some(options.count),
+        period: (options.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / options.rate)),
+        planned: 0,
+        late: VecDeque::new(),
+    };
+    let idle = run.work(&mut plan, options.spin || options.rate > 0.0, &mut lateness)?;
+    let elapsed = begin.elapsed().as_secs_f64();
+    let cpu: Vec<_> = cpu_times(&clocks)?.iter().zip(before).map(|(after, before)| after - before).collect();
+    for numbers in [&mut run.times, &mut lateness] {
+        numbers.sort_by(f64::total_cmp);
+    }
+    let (times, number) = (&run.times, run.times.len() as f64);
+    let result = [
+        ("rate", number / elapsed),
+        ("cpu", cpu.iter().sum::<f64>() / number),
+        ("busiest", cpu.iter().copied().fold(0.0, f64::max) / number),
+        ("p50", quantile(times, 0.5)),
+        ("p99", quantile(times, 0.99)),
+        ("p999", quantile(times, 0.999)),
+        ("failures", run.failures as f64),
+        ("load", 1.0 - idle / elapsed),
+        ("late", quantile(&lateness, 0.99)),
+    ];
+    let members: Vec<_> = result.iter().map(|(name, value)| format!("\"{name}\": {value:e}")).collect();
+    println!("{{{}}}", members.join(", "));
+    Ok(())
+}
