@@ -33,11 +33,11 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import growth, instructions, shares, versions  # noqa: E402 # from the project's root
-from benchmarks.loads import Load, Runner, in_rounds  # noqa: E402
+from benchmarks.loads import Load, Runner, in_rounds, median  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
 from benchmarks.run import CONCURRENCY, half_load, loads_of  # noqa: E402
 from benchmarks.servers import Servers  # noqa: E402
-from benchmarks.tables import fill_page  # noqa: E402
+from benchmarks.tables import ECHO, fill_page  # noqa: E402
 
 RUNTIMES: Final = ("native", "hypercorn")
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -73,6 +73,9 @@ class Run:
         self.results["connections"] = in_rounds(self.rounds, loads, targets, self.runner.measure)
         most = max(CONCURRENCY)
         self.results["half load"] = half_load(self.rounds, most, targets, self.runner, self.results["requests"])
+        for row in self.results["half load"].values():
+            rate = median(row[targets[0].name], "rate")
+            row[ECHO] = [self.runner.echo(rate) for _ in range(self.rounds)]
         self.servers.stop(*targets)
 
     def bulk(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.servers import LOAD_CORE, ROOT, Servers, Target, pinned
+from benchmarks.servers import LOAD_CORE, ROOT, SERVER_CORE, Servers, Target, pinned
 
 BUILT: Final = "KES_LOAD_GENERATOR"
 """The environment variable that names the load generator if it was built elsewhere."""
@@ -66,15 +66,13 @@ class Runner:
             command.append("--new-connection")
         if core is not None and len(os.sched_getaffinity(0)) > 1:
             command.append("--spin")
-        limit = self._seconds + (_LONGEST if count else _PATIENCE)
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, preexec_fn=pinned(core), timeout=limit
-        )
-        if done.returncode:
-            sys.exit(f"{target.name}: {done.stderr}")
-        sys.stderr.write(done.stderr)  # why requests failed
-        result: Result = json.loads(done.stdout)
-        return result
+        return _run(target.name, command, core, self._seconds + (_LONGEST if count else _PATIENCE))
+
+    def echo(self, rate: float) -> Result:
+        """Measure how long messages take from one core to the other and back, without TLS, HTTP and any work."""
+        core = sorted(os.sched_getaffinity(0))[SERVER_CORE]
+        command = [str(self._program), f"--echo={core}", f"--rate={rate}", f"--duration={self._seconds}"]
+        return _run("echo", command, LOAD_CORE, self._seconds + _PATIENCE)
 
     @contextmanager
     def connections(self, target: Target, load: Load) -> Iterator[None]:
@@ -94,6 +92,15 @@ class Runner:
         command = [str(self._program), *self._credentials, f"--url={target.url}{path}", f"--body={body}"]
         command += [f"--header={target.header}", f"--at-once={load.at_once}"]
         return [*command, "--http2"] if load.http2 else command
+
+
+def _run(name: str, command: list[str], core: int | None, limit: float) -> Result:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=pinned(core), timeout=limit)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr}")
+    sys.stderr.write(done.stderr)  # why requests failed
+    result: Result = json.loads(done.stdout)
+    return result
 
 
 def _build() -> Path:

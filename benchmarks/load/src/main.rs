@@ -4,8 +4,10 @@
 //! own (`--spin`, `--rate`) it does not sleep: nothing has to wake it, so its delays stay below what it measures.
 
 mod connection;
+mod echo;
 mod http1;
 mod http2;
+mod plan;
 mod run;
 mod target;
 
@@ -21,7 +23,7 @@ use crate::target::{Failure, Target};
 #[derive(Parser)]
 pub struct Options {
     /// The URL of the requests: https://HOST:PORT/PATH
-    #[arg(long)]
+    #[arg(long, default_value = "")]
     url: String,
     /// Their method
     #[arg(long, default_value = "PUT")]
@@ -33,10 +35,10 @@ pub struct Options {
     #[arg(long, default_value = "")]
     header: String,
     /// The file with the client's private key
-    #[arg(long)]
+    #[arg(long, default_value = "")]
     key: String,
     /// The file with the client's certificate
-    #[arg(long)]
+    #[arg(long, default_value = "")]
     cert: String,
     /// Use HTTP/2 on one connection, instead of HTTP/1.1 on one connection for each parallel request
     #[arg(long)]
@@ -70,14 +72,18 @@ pub struct Options {
     /// standard input ends
     #[arg(long)]
     hold: bool,
+    /// Measure a thread on this core instead of a server. It returns messages, without TLS and HTTP
+    #[arg(long, value_name = "CORE", requires = "rate")]
+    echo: Option<usize>,
 }
 
 /// Open connections one after the other, and keep them.
-fn hold_open(options: &Options, target: &Target) -> Result<(), Failure> {
+fn hold_open(options: &Options) -> Result<(), Failure> {
+    let target = Target::new(options)?;
     let mut connections = Vec::new();
     for number in 0..options.at_once {
-        let mut connection = Connection::open(target, 1)?;
-        connection.call(target, number as u64)?;
+        let mut connection = Connection::open(&target, 1)?;
+        connection.call(&target, number as u64)?;
         connections.push(connection);
     }
     println!("{{}}");
@@ -88,11 +94,10 @@ fn hold_open(options: &Options, target: &Target) -> Result<(), Failure> {
 fn work(options: &Options) -> Result<(), Failure> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let target = Target::new(options)?;
-    if options.hold {
-        hold_open(options, &target)
-    } else {
-        run::measure(options, &target)
+    match options.echo {
+        Some(core) => echo::measure(options, core),
+        None if options.hold => hold_open(options),
+        None => run::measure(options),
     }
 }
 

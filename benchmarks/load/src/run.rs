@@ -1,6 +1,5 @@
 //! A measurement.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -9,53 +8,11 @@ use nix::time::{clock_getcpuclockid, ClockId};
 use nix::unistd::Pid;
 
 use crate::connection::{Answers, Connection};
+use crate::plan::{Plan, Times};
 use crate::target::{Failure, Target};
 use crate::Options;
 
 const MAX_EVENTS: usize = 256;
-
-/// Which requests to start when.
-struct Plan {
-    begin: Instant,
-    end: Instant,
-    /// How many requests to send, if not for a time.
-    count: Option<u64>,
-    /// The time between two requests, if they do not follow answers.
-    period: Option<Duration>,
-    planned: u64,
-    /// The planned times of requests that wait until a slot is free.
-    late: VecDeque<Instant>,
-}
-
-impl Plan {
-    /// Return the time from which the latency of the next request counts, if it is to be sent now.
-    fn next(&mut self, now: Instant) -> Option<Instant> {
-        if self.period.is_some() {
-            return self.late.pop_front();
-        }
-        let is_wanted = self.count.map_or(now < self.end, |count| self.planned < count);
-        self.planned += u64::from(is_wanted);
-        is_wanted.then_some(now)
-    }
-
-    /// Add the requests whose time has come, and how late this is noticed.
-    fn notice(&mut self, now: Instant, lateness: &mut Vec<f64>) {
-        let Some(period) = self.period else { return };
-        loop {
-            let time = self.begin + Duration::from_secs_f64(period.as_secs_f64() * self.planned as f64);
-            if time > now || time >= self.end {
-                return;
-            }
-            lateness.push((now - time).as_secs_f64());
-            self.late.push_back(time);
-            self.planned += 1;
-        }
-    }
-
-    fn is_done(&self, now: Instant) -> bool {
-        self.late.is_empty() && self.count.map_or(now >= self.end, |count| self.planned >= count)
-    }
-}
 
 struct Run<'a> {
     target: &'a Target,
@@ -68,7 +25,7 @@ struct Run<'a> {
     /// For each slot, when its request was planned.
     began: Vec<Instant>,
     sent: u64,
-    times: Vec<f64>,
+    times: Times,
     failures: u64,
 }
 
@@ -85,7 +42,7 @@ impl<'a> Run<'a> {
             free: (0..options.at_once).rev().collect(),
             began: vec![Instant::now(); options.at_once],
             sent: 0,
-            times: Vec::new(),
+            times: Times::new(options),
             failures: 0,
         };
         // Open all connections and fill caches before measuring.
@@ -131,7 +88,7 @@ impl<'a> Run<'a> {
     }
 
     fn finish(&mut self, slot: usize, problem: Option<String>) {
-        self.times.push(self.began[slot].elapsed().as_secs_f64());
+        self.times.answered.push(self.began[slot].elapsed().as_secs_f64());
         self.free.push(slot);
         if let Some(problem) = problem {
             if self.failures == 0 {
@@ -151,11 +108,11 @@ impl<'a> Run<'a> {
     }
 
     /// Send requests until the plan is done. Return for how many seconds there was nothing to do.
-    fn work(&mut self, plan: &mut Plan, spins: bool, lateness: &mut Vec<f64>) -> Result<f64, Failure> {
+    fn work(&mut self, plan: &mut Plan, spins: bool) -> Result<f64, Failure> {
         let (mut answers, mut events) = (Answers::new(), [EpollEvent::empty(); MAX_EVENTS]);
         let (mut idle, mut now) = (0.0, Instant::now());
         loop {
-            plan.notice(now, lateness);
+            plan.notice(now, &mut self.times);
             self.start_all(plan, now)?;
             let is_waiting = self.free.len() < self.began.len();
             if !is_waiting && plan.is_done(now) {
@@ -175,7 +132,7 @@ impl<'a> Run<'a> {
             for event in &events[..found] {
                 self.receive(event.data() as usize, &mut answers)?;
                 now = Instant::now();
-                plan.notice(now, lateness);
+                plan.notice(now, &mut self.times);
                 self.start_all(plan, now)?;
             }
         }
@@ -210,50 +167,36 @@ fn cpu_times(clocks: &[ClockId]) -> nix::Result<Vec<f64>> {
     clocks.iter().map(|clock| clock.now().map(|time| Duration::from(time).as_secs_f64())).collect()
 }
 
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(0.0)
+fn cpu_clocks(pids: &[i32]) -> nix::Result<Vec<ClockId>> {
+    pids.iter().map(|&pid| clock_getcpuclockid(Pid::from_raw(pid))).collect()
 }
 
 /// Measure, and print the result.
-pub fn measure(options: &Options, target: &Target) -> Result<(), Failure> {
-    let mut run = Run::new(options, target)?;
-    let clocks: Vec<_> =
-        options.pids.iter().map(|&pid| clock_getcpuclockid(Pid::from_raw(pid))).collect::<Result<_, _>>()?;
-    let expected = (options.rate.max(50_000.0) * (options.duration + 1.0)) as usize;
-    let mut lateness = Vec::new();
-    for numbers in [&mut run.times, &mut lateness] {
-        numbers.resize(expected, 0.0); // no page of their memory is new during the measurement
-        numbers.clear();
-    }
+pub fn measure(options: &Options) -> Result<(), Failure> {
+    let target = Target::new(options)?;
+    let mut run = Run::new(options, &target)?;
+    let clocks = cpu_clocks(&options.pids)?;
+    let mut plan = Plan::new(options);
     let before = cpu_times(&clocks)?;
-    let begin = Instant::now();
-    let mut plan = Plan {
-        begin,
-        end: begin + Duration::from_secs_f64(options.duration),
-        count: (options.count > 0).then_some(options.count),
-        period: (options.rate > 0.0).then(|| Duration::from_secs_f64(1.0 / options.rate)),
-        planned: 0,
-        late: VecDeque::new(),
-    };
-    let idle = run.work(&mut plan, options.spin || options.rate > 0.0, &mut lateness)?;
+    let begin = plan.start();
+    let idle = run.work(&mut plan, options.spin || options.rate > 0.0)?;
     let elapsed = begin.elapsed().as_secs_f64();
     let cpu: Vec<_> = cpu_times(&clocks)?.iter().zip(before).map(|(after, before)| after - before).collect();
-    for numbers in [&mut run.times, &mut lateness] {
-        numbers.sort_by(f64::total_cmp);
-    }
-    let (times, number) = (&run.times, run.times.len() as f64);
-    let result = [
+    let number = run.times.answered.len() as f64;
+    let mut result = run.times.quantiles();
+    result.extend([
         ("rate", number / elapsed),
         ("cpu", cpu.iter().sum::<f64>() / number),
         ("busiest", cpu.iter().copied().fold(0.0, f64::max) / number),
-        ("p50", quantile(times, 0.5)),
-        ("p99", quantile(times, 0.99)),
-        ("p999", quantile(times, 0.999)),
         ("failures", run.failures as f64),
         ("load", 1.0 - idle / elapsed),
-        ("late", quantile(&lateness, 0.99)),
-    ];
+    ]);
+    print(&result);
+    Ok(())
+}
+
+/// Print numbers as JSON.
+pub fn print(result: &[(&str, f64)]) {
     let members: Vec<_> = result.iter().map(|(name, value)| format!("\"{name}\": {value:e}")).collect();
     println!("{{{}}}", members.join(", "));
-    Ok(())
 }
