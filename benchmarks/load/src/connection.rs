@@ -2,9 +2,8 @@
 
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use rustls::ClientConnection;
 
 use crate::http1::Http1;
@@ -56,7 +55,7 @@ impl Connection {
         self.flush()
     }
 
-    /// Send what waits; return whether the socket has taken all of it.
+    /// Send what waits, as far as the socket takes it.
     pub fn flush(&mut self) -> Result<(), Failure> {
         if let Http::Two(http) = &mut self.http {
             http.advance()?;
@@ -117,10 +116,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Send one request and wait for its answer. Return how long that took, in seconds.
-    pub fn call(&mut self, target: &Target, number: u64) -> Result<f64, Failure> {
-        let began = Instant::now();
-        let epoll = Epoll::new(nix::sys::epoll::EpollCreateFlags::empty())?;
+    /// Send one request and wait for its answer.
+    pub fn call(&mut self, target: &Target, number: u64) -> Result<(), Failure> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         self.watch(&epoll, 0)?;
         self.send(target, 0, number)?;
         let mut answers = Answers::new();
@@ -129,10 +127,7 @@ impl Connection {
             self.receive(&mut answers)?;
             self.flush()?;
         }
-        match answers.pop() {
-            Some((_, Some(problem))) => Err(problem.into()),
-            _ => Ok(began.elapsed().as_secs_f64()),
-        }
+        answers.pop().and_then(|(_, problem)| problem).map_or(Ok(()), |problem| Err(problem.into()))
     }
 
     /// Say that no more data follows.

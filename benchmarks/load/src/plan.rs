@@ -67,6 +67,11 @@ impl Plan {
         }
     }
 
+    pub fn of_count(count: u64) -> Self {
+        let now = Instant::now();
+        Plan { begin: now, end: now, count: Some(count), period: None, planned: 0, late: VecDeque::new() }
+    }
+
     /// Begin now; return the time.
     pub fn start(&mut self) -> Instant {
         let now = Instant::now();

@@ -27,6 +27,8 @@ struct Run<'a> {
     sent: u64,
     times: Times,
     failures: u64,
+    /// The first of them.
+    problem: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -44,18 +46,27 @@ impl<'a> Run<'a> {
             sent: 0,
             times: Times::new(options),
             failures: 0,
+            problem: None,
         };
-        // Open all connections and fill caches before measuring.
         for number in 0..connections {
-            let mut connection = Connection::open(target, slots)?;
-            for _ in 0..if number == 0 { options.at_once } else { 1 } {
-                connection.call(target, run.sent)?;
-                run.sent += 1;
-            }
+            let connection = Connection::open(target, slots)?;
             connection.watch(&run.epoll, number)?;
             run.connections.push(connection);
         }
+        if is_shared {
+            run.warm_up(1)?; // until the connection's limits are known
+        }
+        run.warm_up(options.at_once)?;
         Ok(run)
+    }
+
+    /// Send some requests before measuring, which finish the handshakes and fill caches.
+    fn warm_up(&mut self, count: usize) -> Result<(), Failure> {
+        let new_connection = std::mem::take(&mut self.new_connection);
+        self.work(&mut Plan::of_count(count as u64), false)?;
+        self.new_connection = new_connection;
+        self.times.answered.clear();
+        self.problem.take().map_or(Ok(()), |problem| Err(problem.into()))
     }
 
     fn start(&mut self, slot: usize, began: Instant) -> Result<(), Failure> {
@@ -91,14 +102,12 @@ impl<'a> Run<'a> {
         self.times.answered.push(self.began[slot].elapsed().as_secs_f64());
         self.free.push(slot);
         if let Some(problem) = problem {
-            if self.failures == 0 {
-                eprintln!("{problem}");
-            }
+            self.problem.get_or_insert(problem);
             self.failures += 1;
         }
     }
 
-    /// Read from a connection; return how many requests were answered.
+    /// Read from a connection.
     fn receive(&mut self, number: usize, answers: &mut Answers) -> Result<(), Failure> {
         let received = self.connections[number].receive(answers);
         for (slot, problem) in answers.drain(..) {
@@ -192,6 +201,9 @@ pub fn measure(options: &Options) -> Result<(), Failure> {
         ("load", 1.0 - idle / elapsed),
     ]);
     print(&result);
+    if let Some(problem) = &run.problem {
+        eprintln!("{problem}");
+    }
     Ok(())
 }
 
