@@ -16,6 +16,8 @@ MARKED: Final = re.compile(r"(<!-- measured: ([a-z ]+) -->\n)(.*?)(<!-- end -->)
 ECHO: Final = "echo"
 """What returns messages and does no work: the least latency that the machine allows."""
 _BUSY: Final = 0.9
+_SHORT: Final = 0.5
+"""Milliseconds that need one more digit."""
 _SMALL: Final = 100
 """Instructions of a request that are not worth a line."""
 _MICRO: Final = 1e6
@@ -74,7 +76,7 @@ def _latency(results: Results) -> str:
             if name not in row:
                 continue
             times = [median(row[name], field) * _MILLI for field in ("p50", "p99", "p999")]
-            numbers = [f"{number:.2f}" for number in times]
+            numbers = [f"{number:.2f}" if number > _SHORT else f"{number:.3f}" for number in times]
             rate = f"{median(row[name], 'rate'):,.0f}"
             busy = f"{median(row[name], 'load') * 100:.0f} %" if "load" in row[name][0] else ""
             line = [load, label, *numbers, f"{times[1] / times[0]:.1f}", rate, busy]

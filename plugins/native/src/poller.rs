@@ -81,7 +81,7 @@ fn poll_eagerly(
             }
         }
         eagerness.looked(false);
-        return poll(epoll, limit, tokens);
+        return poll(epoll, limit.map(|limit| limit.saturating_sub(LONGEST)), tokens);
     }
     poll(epoll, limit, tokens)?;
     eagerness.slept(if tokens.is_empty() { Duration::MAX } else { begin.elapsed() });
