@@ -48,6 +48,8 @@ WRITE_TIMEOUT: Final = 30.0
 """Seconds that a client may stop reading a response."""
 SWEEP_INTERVAL: Final = 0.5
 """Seconds between two checks of these limits."""
+CHECKED_AT_ONCE: Final = 32
+"""Connections that are checked before requests have their turn: with thousands, they would wait for milliseconds."""
 MAX_STREAMS: Final = 250
 """The limit of requests at once on a connection (HTTP/2)."""
 MAX_LOGGED_FAILURES: Final = 5
@@ -212,9 +214,12 @@ class HypercornRuntime:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             now = loop.time()
-            for connection in list(self._connections.values()):
-                connection.check(now)
-                await connection.start_waiting()
+            for number, (tls, connection) in enumerate(list(self._connections.items()), 1):
+                if tls in self._connections:  # it may have closed meanwhile
+                    connection.check(now)
+                    await connection.start_waiting()
+                if number % CHECKED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
             self._gate.check(now)
             if self._unlogged_failures:
                 logger.info("refused %d more connections: tls: the handshake failed", self._unlogged_failures)
