@@ -15,15 +15,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
 from kes_core.access.sender import ProvenClient
-from kes_core.faults import log_fault
+from kes_core.faults import in_turns, log_fault
 from kes_core.server.wire.accepting import Acceptor, Gate, connection_limit
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
+from kes_core.server.wire.hypercorn_config import hypercorn_config
 from kes_core.server.wire.sockets import BACKLOG
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.wire.tls_connection import TLSConnection
@@ -49,7 +49,7 @@ WRITE_TIMEOUT: Final = 30.0
 SWEEP_INTERVAL: Final = 0.5
 """Seconds between two checks of these limits."""
 CHECKED_AT_ONCE: Final = 32
-"""Connections that are checked before requests have their turn: with thousands, they would wait for milliseconds."""
+"""Connections that are checked in one turn of the event loop."""
 MAX_STREAMS: Final = 250
 """The limit of requests at once on a connection (HTTP/2)."""
 MAX_LOGGED_FAILURES: Final = 5
@@ -94,7 +94,7 @@ class HypercornRuntime:
         self.app = app
         self._metrics = metrics
         self.context = WorkerContext(None)
-        self.config = _hypercorn_config()
+        self.config = hypercorn_config(MAX_STREAMS)
         self._tls = tls
         self._acceptors: list[Acceptor] = []
         self._connections: dict[TLSConnection, _ClientConnection] = {}
@@ -214,12 +214,10 @@ class HypercornRuntime:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             now = loop.time()
-            for number, (tls, connection) in enumerate(list(self._connections.items()), 1):
-                if tls in self._connections:  # it may have closed meanwhile
+            async for tls, connection in in_turns(self._connections.items(), CHECKED_AT_ONCE):
+                if tls in self._connections:
                     connection.check(now)
                     await connection.start_waiting()
-                if number % CHECKED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
             self._gate.check(now)
             if self._unlogged_failures:
                 logger.info("refused %d more connections: tls: the handshake failed", self._unlogged_failures)
@@ -385,15 +383,3 @@ class _Spawner:
 
     def spawn(self, function: Any, *args: Any) -> None:
         self._runtime.spawn(function(*args))
-
-
-def _hypercorn_config() -> HypercornConfig:
-    config = HypercornConfig()
-    config.include_server_header = False
-    config.include_date_header = False  # our responses add it, formatted once a second
-    # At this limit Hypercorn closes an HTTP/2 connection, and running requests of the client fail.
-    config.keep_alive_max_requests = 2**62
-    config.h2_max_concurrent_streams = MAX_STREAMS
-    config.h2_max_header_list_size = 32 * 1024
-    config.h11_max_incomplete_size = 32 * 1024
-    return config
