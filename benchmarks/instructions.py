@@ -2,7 +2,7 @@
 
     python3 benchmarks/instructions.py [--runtimes hypercorn native] [--requests 400] [--check] [--profile DIRECTORY]
 
-This needs Go for the load generator, and valgrind. Each runtime serves under Callgrind, about fifty times slower than
+This needs Rust for the load generator, and valgrind. Each runtime serves under Callgrind, about fifty times slower than
 without, so that its requests always arrive 16 at once. The count has everything that the server's process does in user
 space: TLS, HTTP, checks, cryptography. It does not have the work of the kernel.
 
@@ -134,9 +134,8 @@ def main() -> None:
         "--profile", type=Path, metavar="DIRECTORY", help="keep the profiles there, for callgrind_annotate"
     )
     options = parser.parse_args()
-    for program in ("go", "valgrind"):
-        if shutil.which(program) is None:
-            sys.exit(f"this needs {program}")
+    if shutil.which("valgrind") is None:
+        sys.exit("this needs valgrind")
     with tempfile.TemporaryDirectory() as name, Servers(Path(name)) as servers:
         runner = Runner(servers, 0)
         policies = many_policies(Sizes()) if options.policies else None

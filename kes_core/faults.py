@@ -1,4 +1,4 @@
-"""Logs unexpected errors without their text, and ends tasks that may be faulty.
+"""Logs unexpected errors without their text, ends tasks that may be faulty, and divides work that takes long.
 
 In a key server the text of an exception may contain a key: `KeyError(value)`, `ValueError(f"bad value {value!r}")`. The
 log therefore shows the type of an unexpected error and the places of its traceback: file, line and function. It never
@@ -13,11 +13,13 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
-__all__ = ["PLACES", "end_tasks", "kind_of", "log_fault", "one_line", "places", "watch", "watch_loop"]
+__all__ = ["PLACES", "end_tasks", "in_turns", "kind_of", "log_fault", "one_line", "places", "watch", "watch_loop"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("kes.server")
 
@@ -131,6 +133,18 @@ async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
         _done, pending = await asyncio.wait(tasks, timeout=END_TIMEOUT)
         if pending:
             logger.error("%d tasks did not end within %g s and are abandoned", len(pending), END_TIMEOUT)
+
+
+async def in_turns(items: Iterable[T], size: int) -> AsyncIterator[T]:
+    """Yield the items that there are now, and let requests have their turn after each `size` of them.
+
+    With thousands of items, requests would wait for milliseconds otherwise. Items may go meanwhile: look whether one is
+    still there.
+    """
+    for number, item in enumerate(list(items), 1):
+        yield item
+        if number % size == 0:
+            await asyncio.sleep(0)
 
 
 def watch_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from kes_core.config import CacheExpiry
 from kes_core.counters import StoreCounters
-from kes_core.faults import end_tasks
+from kes_core.faults import end_tasks, in_turns
 from kes_core.keys.changes import RotationConflictError, create_entry, damaged, delete_key, rotate_key
 from kes_core.keys.stored import KeyVersion, StoredKeyError, fingerprint
 from kes_core.keys.versions import StoredKey, read_key, read_later_entries
@@ -33,6 +33,8 @@ HEALTH_TIMEOUT: Final = 10.0
 """The shortest time limit of a health check, in seconds."""
 LOOK_INTERVAL: Final = 1.0
 """Seconds between two looks for later versions of one key."""
+_SWEPT_AT_ONCE: Final = 256
+"""Keys whose expiry is checked in one turn of the event loop."""
 
 
 class _Entry:
@@ -255,11 +257,13 @@ class KeyCache:
         """
         return await self._store.status()
 
-    def sweep(self) -> None:
+    async def sweep(self) -> None:
         """Drop expired keys, so that no key stays in memory longer than `CacheExpiry` allows."""
         now = self._clock()
-        for name in [name for name, entry in self._entries.items() if self._may_drop(entry, now)]:
-            del self._entries[name]
+        async for name in in_turns(self._entries, _SWEPT_AT_ONCE):
+            entry = self._entries.get(name)
+            if entry is not None and self._may_drop(entry, now):
+                del self._entries[name]
 
     async def run(self) -> None:
         """Drop expired keys and check the store's health periodically, until cancelled."""
@@ -285,7 +289,7 @@ class KeyCache:
         rules = (self._expiry.any, self._expiry.unused, self._expiry.offline)
         interval = min([self._health_interval, *(max(rule / 2, 0.1) for rule in rules if rule)])
         while True:
-            self.sweep()
+            await self.sweep()
             await asyncio.sleep(interval)
 
     async def _monitor_health(self) -> None:

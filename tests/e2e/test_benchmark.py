@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.loads import BUILT, Load, Runner
+from benchmarks.servers import Servers
+
 ROOT = Path(__file__).parents[2]
 PARTS = ["requests", "bulk", "policies", "keys", "audit", "idle", "workers"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(shutil.which("go") is None, reason="the load generator needs Go"),
+    pytest.mark.skipif(not os.environ.get(BUILT) and not shutil.which("cargo"), reason="the load generator needs Rust"),
 ]
 
 
@@ -54,3 +58,14 @@ def test_comparison_prints_a_peer() -> None:
     assert "CPU time, to kes-core" in done.stdout
     assert "generate, HTTP/2, half load" in done.stdout
     assert "peer: " in done.stdout
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_an_error_is_not_measured_as_an_answer(tmp_path: Path, http2: bool) -> None:
+    with Servers(tmp_path) as servers:
+        target = servers.runtime("hypercorn")
+        runner = Runner(servers, 0.05)
+        target.requests["missing"] = "/v1/key/generate/missing", "{}"
+        assert runner.measure(target, Load("generate", http2, 2))["failures"] == 0
+        with pytest.raises(SystemExit, match=r"404 .*does not exist"):
+            runner.measure(target, Load("missing", http2, 2))

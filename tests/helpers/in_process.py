@@ -30,7 +30,8 @@ from kes_core.server.metrics import Metrics
 from kes_core.server.state import connect
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
-from kes_core.server.wire.listener import _hypercorn_config
+from kes_core.server.wire.hypercorn_config import hypercorn_config
+from kes_core.server.wire.listener import MAX_STREAMS
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.workers.peers import LocalPeers
 from tests.helpers.certificates import make_credentials
@@ -195,7 +196,7 @@ async def _talk(pieces: Sequence[bytes], *, http2: bool) -> bytes:
     kind = HTTP2Protocol if http2 else HTTP1Protocol
     protocol = kind(
         connection,
-        _hypercorn_config(),
+        hypercorn_config(MAX_STREAMS),
         WorkerContext(None),
         connection,
         ConnectionState({}),

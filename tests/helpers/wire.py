@@ -17,7 +17,8 @@ from hypercorn.typing import ConnectionState
 from kes_core.server.wire.app import Answer
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
-from kes_core.server.wire.listener import _hypercorn_config
+from kes_core.server.wire.hypercorn_config import hypercorn_config
+from kes_core.server.wire.listener import MAX_STREAMS
 from kes_core.server.wire.stream import App, Message, RequestRefusedError
 from tests.helpers.patience import one_ends
 from tests.helpers.server import is_native
@@ -33,7 +34,7 @@ class Wire:
         self.closed = False
         self.tasks: set[asyncio.Task[None]] = set()
         protocol = HTTP2Protocol if http2 else HTTP1Protocol
-        settings = (_hypercorn_config(), WorkerContext(None), self, ConnectionState({}), True, None, None)
+        settings = (hypercorn_config(MAX_STREAMS), WorkerContext(None), self, ConnectionState({}), True, None, None)
         self.protocol = protocol(self, *settings, self._send_event)
 
     def spawn(self, work: Any, *arguments: Any) -> asyncio.Task[None]:

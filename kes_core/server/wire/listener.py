@@ -15,16 +15,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import ConnectionState
 
 from kes_core.access.sender import ProvenClient
-from kes_core.faults import log_fault
+from kes_core.faults import in_turns, log_fault
 from kes_core.server.wire.accepting import Acceptor, Gate, connection_limit
 from kes_core.server.wire.compact import Once
 from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
+from kes_core.server.wire.hypercorn_config import hypercorn_config
 from kes_core.server.wire.sockets import BACKLOG
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.wire.tls_connection import TLSConnection
@@ -49,6 +49,8 @@ WRITE_TIMEOUT: Final = 30.0
 """Seconds that a client may stop reading a response."""
 SWEEP_INTERVAL: Final = 0.5
 """Seconds between two checks of these limits."""
+CHECKED_AT_ONCE: Final = 32
+"""Connections that are checked in one turn of the event loop."""
 MAX_STREAMS: Final = 250
 """The limit of requests at once on a connection (HTTP/2)."""
 MAX_LOGGED_FAILURES: Final = 5
@@ -93,7 +95,7 @@ class HypercornRuntime:
         self.app = app
         self._metrics = metrics
         self.context = WorkerContext(None)
-        self.config = _hypercorn_config()
+        self.config = hypercorn_config(MAX_STREAMS)
         self._tls = tls
         self._acceptors: list[Acceptor] = []
         self._connections: dict[TLSConnection, _ClientConnection] = {}
@@ -213,9 +215,10 @@ class HypercornRuntime:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             now = loop.time()
-            for connection in list(self._connections.values()):
-                connection.check(now)
-                await connection.start_waiting()
+            async for tls, connection in in_turns(self._connections.items(), CHECKED_AT_ONCE):
+                if tls in self._connections:
+                    connection.check(now)
+                    await connection.start_waiting()
             self._gate.check(now)
             if self._unlogged_failures:
                 logger.info("refused %d more connections: tls: the handshake failed", self._unlogged_failures)
@@ -381,15 +384,3 @@ class _Spawner:
 
     def spawn(self, function: Any, *args: Any) -> None:
         self._runtime.spawn(function(*args))
-
-
-def _hypercorn_config() -> HypercornConfig:
-    config = HypercornConfig()
-    config.include_server_header = False
-    config.include_date_header = False  # our responses add it, formatted once a second
-    # At this limit Hypercorn closes an HTTP/2 connection, and running requests of the client fail.
-    config.keep_alive_max_requests = 2**62
-    config.h2_max_concurrent_streams = MAX_STREAMS
-    config.h2_max_header_list_size = 32 * 1024
-    config.h11_max_incomplete_size = 32 * 1024
-    return config

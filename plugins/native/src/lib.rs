@@ -2,6 +2,7 @@
 
 mod app;
 mod date;
+mod eagerness;
 mod http1;
 mod http2;
 mod pipe;

@@ -18,6 +18,7 @@ use pyo3::types::PyList;
 use rustix::event::{epoll, Timespec};
 use rustix::io::Errno;
 
+use crate::eagerness::{Eagerness, LONGEST};
 use crate::socket::Socket;
 use crate::Connection;
 
@@ -46,6 +47,7 @@ pub struct Poller {
     next: Cell<u64>,
     buffer: RefCell<Vec<u8>>,
     settle: Py<PyAny>,
+    eagerness: RefCell<Eagerness>,
 }
 
 fn os_error(error: Errno) -> PyErr {
@@ -62,6 +64,30 @@ fn poll(epoll: BorrowedFd<'_>, limit: Option<Duration>, tokens: &mut Vec<u64>) -
     Ok(())
 }
 
+/// Wait as `poll` does, but without sleeping if data is likely to come at once.
+fn poll_eagerly(
+    epoll: BorrowedFd<'_>,
+    limit: Option<Duration>,
+    eagerness: &mut Eagerness,
+    tokens: &mut Vec<u64>,
+) -> rustix::io::Result<()> {
+    let begin = Instant::now();
+    if eagerness.is_eager() && limit.is_none_or(|limit| limit > LONGEST) {
+        while begin.elapsed() < LONGEST {
+            poll(epoll, Some(Duration::ZERO), tokens)?;
+            if !tokens.is_empty() {
+                eagerness.looked(true);
+                return Ok(());
+            }
+        }
+        eagerness.looked(false);
+        return poll(epoll, limit.map(|limit| limit.saturating_sub(LONGEST)), tokens);
+    }
+    poll(epoll, limit, tokens)?;
+    eagerness.slept(if tokens.is_empty() { Duration::MAX } else { begin.elapsed() });
+    Ok(())
+}
+
 #[pymethods]
 impl Poller {
     /// `settle` is called after the requests of a turn were served, and before any of their answers is sent.
@@ -69,7 +95,14 @@ impl Poller {
     fn new(settle: Py<PyAny>) -> PyResult<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os_error)?;
         let buffer = RefCell::new(vec![0; MAX_READ]);
-        Ok(Poller { epoll, clients: RefCell::default(), next: Cell::new(0), buffer, settle })
+        Ok(Poller {
+            epoll,
+            clients: RefCell::default(),
+            next: Cell::new(0),
+            buffer,
+            settle,
+            eagerness: RefCell::default(),
+        })
     }
 
     /// The descriptor for the event loop, which is readable when `turn` has something to do.
@@ -141,7 +174,10 @@ impl Poller {
             let polled = if left.is_some_and(|left| left.is_zero()) {
                 poll(epoll, left, &mut tokens)
             } else {
-                py.detach(|| poll(epoll, left, &mut tokens))
+                let mut eagerness = self.eagerness.take();
+                let polled = py.detach(|| poll_eagerly(epoll, left, &mut eagerness, &mut tokens));
+                self.eagerness.replace(eagerness);
+                polled
             };
             match polled {
                 Err(Errno::INTR) => py.check_signals()?,

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -196,3 +197,19 @@ def test_loop_waits_in_the_native_part_until_it_stops(tmp_path: Path) -> None:
     loop.run_until_complete(start_and_stop())
     assert loop._selector is original  # type: ignore[attr-defined]
     loop.close()
+
+
+def test_server_sleeps_when_no_request_follows(tmp_path: Path) -> None:
+    """After quick requests, the native part looks for the next one before it sleeps, but not for long."""
+
+    async def scenario(_application: Application, ask: Ask) -> None:
+        def ask_often() -> None:
+            for _ in range(200):
+                ask()
+
+        await asyncio.to_thread(ask_often)
+        begin, used = time.monotonic(), time.process_time()
+        await asyncio.sleep(0.5)
+        assert time.process_time() - used < (time.monotonic() - begin) / 2
+
+    serve(tmp_path, scenario)

@@ -22,7 +22,7 @@ def test_outage_is_bridged_for_the_offline_time() -> None:
             await s.cache.status()
         s.clock.now += 3599
         assert s.cache.peek("k") == s.key  # long after `any` and `unused`
-        s.cache.sweep()
+        await s.cache.sweep()
         assert await s.cache.get("k") == s.key
         s.clock.now += 1
         with pytest.raises(KeyStoreUnreachableError):
@@ -106,12 +106,12 @@ def test_key_that_expires_before_the_outage_is_noticed_bridges_it(age: int) -> N
         await s.cache.get("k")
         s.store.down = True
         s.clock.now += age
-        s.cache.sweep()
+        await s.cache.sweep()
         assert s.cache.peek("k") is None  # the cache has not noticed the outage yet
         assert await s.cache.get("k") == s.key
         assert s.cache.peek("k") == s.key
         s.clock.now += 3600 - age
-        s.cache.sweep()
+        await s.cache.sweep()
         with pytest.raises(KeyStoreUnreachableError):
             await s.cache.get("k")
         assert not s.cache._entries
@@ -124,10 +124,10 @@ def test_expired_key_is_forgotten_once_the_store_has_been_seen_to_work() -> None
         await s.store.create("k", s.key.encode())
         await s.cache.get("k")
         s.clock.now += 31
-        s.cache.sweep()
+        await s.cache.sweep()
         assert s.cache._entries
         await s.cache.status()
-        s.cache.sweep()
+        await s.cache.sweep()
         assert not s.cache._entries
 
     run(check, any=300, unused=30, offline=3600)
@@ -203,8 +203,8 @@ def test_background_task_sweeps_while_the_store_hangs() -> None:
             await asyncio.Event().wait()
 
     class Cache(KeyCache):
-        def sweep(self) -> None:
-            super().sweep()
+        async def sweep(self) -> None:
+            await super().sweep()
             if not self._entries:
                 emptied.set()
 

@@ -5,6 +5,8 @@
 mod app;
 #[path = "../../src/date.rs"]
 mod date;
+#[path = "../../src/eagerness.rs"]
+pub mod eagerness;
 #[path = "../../src/http1.rs"]
 mod http1;
 #[path = "../../src/http2.rs"]

@@ -1,5 +1,8 @@
 //! The properties of the fuzz targets, with inputs that resemble requests.
 
+use std::time::Duration;
+
+use kes_native_fuzz::eagerness::{Eagerness, LONGEST};
 use kes_native_fuzz::{check_http1, check_http2, frame, header_block, talk_http1, talk_http2};
 use proptest::prelude::*;
 
@@ -153,4 +156,38 @@ fn more_requests_than_one_turn_has() {
     assert_eq!(outcome.seen.len(), 10);
     let requests: Vec<Vec<u8>> = (0..8).map(|place| frame(1, 5, 2 * place + 1, &good(b"/whole"))).collect();
     assert_eq!(talk_http2(&[&frame(4, 0, 0, b""), &requests.concat()]).len(), 8);
+}
+
+/// Wait for each of the requests, which come some microseconds after each other. Return the number of waits that slept,
+/// that looked and found a request, and that looked in vain.
+fn wait_for(gaps: impl IntoIterator<Item = u64>) -> (u64, u64, u64) {
+    let (mut eagerness, mut slept, mut found, mut vain) = (Eagerness::default(), 0, 0, 0);
+    for gap in gaps.into_iter().map(Duration::from_micros) {
+        if !eagerness.is_eager() {
+            eagerness.slept(gap);
+            slept += 1;
+        } else if gap < LONGEST {
+            eagerness.looked(true);
+            found += 1;
+        } else {
+            eagerness.looked(false);
+            vain += 1;
+        }
+    }
+    (slept, found, vain)
+}
+
+#[test]
+fn quick_requests_find_the_process_awake_and_slow_ones_asleep() {
+    assert_eq!(wait_for([20; 1000]), (1, 999, 0));
+    assert_eq!(wait_for([60; 1000]), (1000, 0, 0));
+    assert_eq!(wait_for([20, 60].repeat(500)), (999, 0, 1));
+}
+
+proptest! {
+    #[test]
+    fn looking_in_vain_is_rare(gaps in prop::collection::vec(0u64..200, 0..2000)) {
+        let (slept, found, vain) = wait_for(gaps);
+        prop_assert!(vain <= found + slept / 32 + 7, "{slept} slept, {found} found, {vain} in vain");
+    }
 }
