@@ -43,5 +43,5 @@ class Appender(Protocol):
 
 
 MakeAppender = Callable[[int, bytes, int, int], Appender]
-"""Makes an appender for a file, from its descriptor, its path, its device and its inode. The descriptor has to stay open
-as long as the appender is used."""
+"""Makes an appender for a file, from its descriptor, path, device and inode. The descriptor stays open as long as the
+appender is used."""
