@@ -193,7 +193,8 @@ class AuditLog:
         """Send the records of `add` to the sinks, and write those for standard output and files."""
         ended = self._ended
         if ended:
-            if self._only_file is not None and not self._lines and not self._is_read():
+            readers = self.readers
+            if self._only_file is not None and not self._lines and (readers is None or not readers.has_readers):
                 # The most frequent case: nobody else needs the lines, which the file can make itself.
                 self._only_file.write_ended(ended)
                 ended.clear()

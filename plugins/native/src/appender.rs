@@ -1,19 +1,28 @@
 //! Appends audit records to a file: the most frequent case of `kes_core.audit.file`, which does all others.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
-use rustix::fs::{flock, fstat, ftruncate, stat, FlockOperation};
+use rustix::fs::{flock, fstat, ftruncate, makedev, statx, AtFlags, FlockOperation, StatxFlags, CWD};
 use rustix::io::{write, Result};
 
 use crate::socket::Socket;
 
-/// What a line takes besides its parts.
-const FRAME: usize = 64;
+/// More than most lines take.
+const LINE: usize = 512;
 
-/// Appends to one file. It has no state, so that every thread may use it, as Python does at the end of the process.
+/// The records that were appended last, until `take_last`.
+static LAST: AtomicUsize = AtomicUsize::new(0);
+
+/// Return how many records were appended the last time, if that was since the last call.
+pub fn take_last() -> usize {
+    LAST.swap(0, Ordering::Relaxed)
+}
+
+/// Appends to one file. It never changes, so that every thread may use it, as Python does at the end of the process.
 #[pyclass(frozen)]
 pub struct Appender {
     file: Socket,
@@ -35,18 +44,19 @@ impl Appender {
     ///
     /// `start` begins each line, and `ended` has the `Ended` of `kes_core.audit.event`.
     fn append(&self, py: Python<'_>, start: &str, ended: &Bound<'_, PyList>) -> PyResult<bool> {
-        let mut data = Vec::new();
+        let mut data = Vec::with_capacity(ended.len() * LINE);
         for item in ended.iter() {
             let (request, code, seconds, reason): (Bound<'_, PyString>, u16, f64, Bound<'_, PyString>) =
                 item.extract()?;
             add_line(&mut data, [start, request.to_str()?, reason.to_str()?], code, seconds);
         }
-        Ok(py.detach(|| self.write_locked(&data)).unwrap_or(false))
+        let is_done = py.detach(|| self.write_locked(&data)).unwrap_or(false);
+        LAST.store(if is_done { ended.len() } else { 0 }, Ordering::Relaxed);
+        Ok(is_done)
     }
 }
 
 fn add_line(data: &mut Vec<u8>, [start, request, reason]: [&str; 3], code: u16, seconds: f64) {
-    data.reserve(start.len() + request.len() + reason.len() + FRAME);
     data.extend_from_slice(start.as_bytes());
     data.extend_from_slice(request.as_bytes());
     data.extend_from_slice(b",\"response\":{\"code\":");
@@ -82,9 +92,10 @@ impl Appender {
 
     fn write(&self, data: &[u8]) -> Result<bool> {
         let file = self.file.descriptor();
-        let found = stat(self.path.as_c_str())?;
+        // Who asks for the times of a file gets exact ones, and then each write has to change them: ask for no times.
+        let found = statx(CWD, self.path.as_c_str(), AtFlags::empty(), StatxFlags::INO)?;
         // No other file can have the inode of one that is open.
-        if (found.st_dev, found.st_ino) != (self.device, self.inode) {
+        if (makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino) != (self.device, self.inode) {
             return Ok(false);
         }
         let written = write(file, data)?;
