@@ -40,6 +40,8 @@ LOADS: Final = {
     for operation in ("generate", "decrypt")
     for http2 in (False, True)
 }
+AUDITED: Final = {f"{name}, audit file": load for name, load in LOADS.items() if load.operation == "generate"}
+"""With an audit log in a file."""
 STEADY: Final = 100
 """Requests of the short measurement."""
 
@@ -92,15 +94,17 @@ def measure(
     changes: dict[str, Any] = {"keystore": {"memory": {}}}
     command = f"{valgrind} {COMMAND} --runtime {runtime}"
     name = f"{runtime} under Callgrind"
-    target = servers.kes(name, command, changes=changes, policies=policies, env=environ)
+    audit = {"audit": {"file": {"path": str(own / "audit.log")}}}
     found = {}
-    for name, load in LOADS.items():
-        found[name], profile = count(target, runner, load, requests, own)
-        print(f"{runtime:10} {name:12} {found[name].total():>10,} instructions", flush=True)
-        if profiles is not None:
-            profiles.mkdir(exist_ok=True)
-            shutil.copy(profile, profiles / f"{runtime}-{name.replace(' ', '-')}.callgrind")
-    servers.stop(target)
+    for loads, more in ((LOADS, {}), (AUDITED, audit)):
+        target = servers.kes(name, command, changes=changes | more, policies=policies, env=environ)
+        for title, load in loads.items():
+            found[title], profile = count(target, runner, load, requests, own)
+            print(f"{runtime:10} {title:23} {found[title].total():>10,} instructions", flush=True)
+            if profiles is not None:
+                profiles.mkdir(exist_ok=True)
+                shutil.copy(profile, profiles / f"{runtime}-{title.replace(' ', '-')}.callgrind")
+        servers.stop(target)
     return found
 
 

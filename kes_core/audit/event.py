@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["EncodedRecord", "Ended", "line_of", "make_lines", "record_of", "request_text"]
+__all__ = ["EncodedRecord", "Ended", "line_of", "line_start", "make_lines", "reason_text", "record_of", "request_text"]
 
 _MAX_REASON: Final = 500
 _quoted: Final = json.encoder.encode_basestring_ascii
@@ -20,7 +20,7 @@ _quoted: Final = json.encoder.encode_basestring_ascii
 
 Ended = tuple[str, int, float, str]
 """What a record says of a request and its response: the text of `request_text`, the status code, the seconds from the
-request to the response, and why the request was refused or failed."""
+request to the response, and the text of `reason_text`."""
 
 
 class EncodedRecord(dict[str, Any]):
@@ -49,19 +49,25 @@ def request_text(
     return text + "}"
 
 
+def reason_text(reason: str) -> str:
+    """Return the member `reason` of a response as JSON, with the comma before it; nothing if there is no reason."""
+    return f',"reason":{_quoted(_as_text(reason[:_MAX_REASON]))}' if reason else ""
+
+
 def make_lines(ended: Iterable[Ended]) -> list[str]:
     """Return the records of requests whose responses are sent now, as lines of JSON without line feeds."""
-    second, rest = divmod(time.time_ns(), 1_000_000_000)
-    now = _CLOCK.text if second == _CLOCK.second else _CLOCK.set(second)
-    start = f'{{"time":"{now}.{rest // 1000:06d}Z",'
+    start = line_start()
     return [
-        f'{start}{request},"response":{{"code":{code},"time":{int(seconds * 1e9)}{reason and _reason_text(reason)}}}}}'
+        f'{start}{request},"response":{{"code":{code},"time":{int(seconds * 1e9)}{reason}}}}}'
         for request, code, seconds, reason in ended
     ]
 
 
-def _reason_text(reason: str) -> str:
-    return f',"reason":{_quoted(_as_text(reason[:_MAX_REASON]))}'
+def line_start() -> str:
+    """Return how lines of records begin whose responses are sent now."""
+    second, rest = divmod(time.time_ns(), 1_000_000_000)
+    now = _CLOCK.text if second == _CLOCK.second else _CLOCK.set(second)
+    return f'{{"time":"{now}.{rest // 1000:06d}Z",'
 
 
 def record_of(line: str) -> EncodedRecord:

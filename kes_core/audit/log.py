@@ -22,9 +22,9 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from kes_core.audit.event import Ended, make_lines, record_of, request_text
+from kes_core.audit.event import Ended, make_lines, reason_text, record_of, request_text
 from kes_core.audit.file import FileSink
-from kes_core.audit.lines import LineSink
+from kes_core.audit.lines import LineSink, MakeAppender
 from kes_core.audit.stdout import AuditOutputError, StreamSink
 from kes_core.audit.syslog import SyslogSink, finish_sending
 from kes_core.boundary import GuardedSink, Surroundings, connect_sink
@@ -64,7 +64,12 @@ def chosen_sinks(config: Config, plugins: Plugins) -> list[AuditSinkChoice]:
 
 
 async def open_audit_log(
-    config: Config, plugins: Plugins, surroundings: Surroundings | None = None, *, lock: int | None = None
+    config: Config,
+    plugins: Plugins,
+    surroundings: Surroundings | None = None,
+    *,
+    lock: int | None = None,
+    make_appender: MakeAppender | None = None,
 ) -> AuditLog:
     """Connect to the audit sinks of the configuration.
 
@@ -73,6 +78,7 @@ async def open_audit_log(
         plugins: Where the sinks come from.
         surroundings: What they get to know of this process.
         lock: In a worker, the file descriptor whose lock serializes writes to standard output.
+        make_appender: Makes what appends to files in native code, if the runtime has that.
 
     Raises:
         AuditError: A sink can't be opened.
@@ -89,6 +95,8 @@ async def open_audit_log(
             sinks.append(sink)
             if isinstance(sink.inner, FileSink | SyslogSink):
                 others.append(sink.inner)
+            if isinstance(sink.inner, FileSink):
+                sink.inner.speed_up(make_appender)
     except BaseException as error:
         await AuditLog(sinks).close()
         if isinstance(error, AuditOutputError | BackendError):
@@ -120,6 +128,7 @@ class AuditLog:
         # Standard output comes last: if it can't be written, the server exits at once, with the records in the others.
         self._writers = tuple(sorted(filter(_takes_lines, self._sinks), key=lambda sink: isinstance(sink, StreamSink)))
         self._others = tuple(sink for sink in self._sinks if not _takes_lines(sink))
+        self._only_file = self._sinks[0] if len(self._sinks) == 1 and self._files() else None
         self._ended: list[Ended] = []
         """Requests that the next `settle` records."""
         self._lines: list[str] = []
@@ -131,7 +140,10 @@ class AuditLog:
     @property
     def enabled(self) -> bool:
         """Whether there is a sink or a reader. If not, the server makes no records."""
-        return bool(self._sinks) or (self.readers is not None and self.readers.has_readers)
+        return bool(self._sinks) or self._is_read()
+
+    def _is_read(self) -> bool:
+        return self.readers is not None and self.readers.has_readers
 
     def record(
         self,
@@ -166,7 +178,7 @@ class AuditLog:
         self.settle_soon()
 
     def add(self, request: str, code: int, seconds: float, reason: str = "") -> None:
-        """Record a request and its response. The caller calls `settle` before it sends the response.
+        """Record a request and its response, if `enabled`. The caller calls `settle` before it sends the response.
 
         Args:
             request: What is known of the request (`kes_core.audit.event.request_text`).
@@ -174,11 +186,19 @@ class AuditLog:
             seconds: The time from the request to its response.
             reason: Why the request was refused or failed.
         """
-        self._ended.append((request, code, seconds, reason))
+        if self._sinks or self._is_read():
+            self._ended.append((request, code, seconds, reason and reason_text(reason)))
 
     def settle(self) -> None:
         """Send the records of `add` to the sinks, and write those for standard output and files."""
-        if self._ended:
+        ended = self._ended
+        if ended:
+            readers = self.readers
+            if self._only_file is not None and not self._lines and (readers is None or not readers.has_readers):
+                # The most frequent case: nobody else needs the lines, which the file can make itself.
+                self._only_file.write_ended(ended)
+                ended.clear()
+                return
             self._pass_on()
         lines = self._lines
         if lines:

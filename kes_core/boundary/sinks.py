@@ -89,6 +89,10 @@ class GuardedSink(AuditSink):
         """Pass records to a sink that takes several at once (`kes_core.audit.lines`). They count as one call."""
         self._pass_on("write_lines", lines, len(lines))
 
+    def write_ended(self, ended: Sequence[object]) -> None:
+        """Do as `write_lines`, with what such a sink makes its lines of."""
+        self._pass_on("write_ended", ended, len(ended))
+
     @calls_plugin
     def _pass_on(self, method: str, what: object, count: int) -> None:
         started = time.perf_counter()

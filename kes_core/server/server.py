@@ -129,7 +129,13 @@ class ServerProcess:
         """
         surroundings = Surroundings(self._metrics.worker, self._metrics.plugins)
         try:
-            audit = await open_audit_log(config, self._plugins, surroundings, lock=self._output_lock)
+            audit = await open_audit_log(
+                config,
+                self._plugins,
+                surroundings,
+                lock=self._output_lock,
+                make_appender=self._runtime_kind.make_appender,
+            )
         except AuditError as error:
             raise ConfigRejectedError(str(error)) from error
         try:

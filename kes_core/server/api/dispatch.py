@@ -216,9 +216,7 @@ class _Dispatcher:
                 seconds = time.perf_counter() - started
                 if status != UNANSWERED:
                     metrics.answered(status, seconds)
-                audit = app.server_state.audit  # a reload may have come between
-                if audit.enabled:
-                    audit.add(record, status, seconds, reason)
+                app.server_state.audit.add(record, status, seconds, reason)  # a reload may have come between
 
     async def _go_on(self, exchange: Exchange, path: str, started: float, work: Any, waits_for: Any) -> Answer:
         """Serve a request of `direct` whose handler has to wait, up to its answer."""

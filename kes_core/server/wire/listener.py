@@ -33,6 +33,7 @@ from kes_core.tls import ServerTLS, TLSError, TLSSettings
 if TYPE_CHECKING:
     from hypercorn.typing import TaskGroup
 
+    from kes_core.audit.lines import MakeAppender
     from kes_core.server.metrics import Metrics
 
 __all__ = ["HypercornRuntime", "Runtime"]
@@ -64,6 +65,9 @@ class Runtime(Protocol):
     the certificates of the handshake.
     """
 
+    make_appender: MakeAppender | None
+    """Makes what appends audit records to files in native code, if the runtime has that."""
+
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
         """Set up.
 
@@ -90,6 +94,8 @@ class Runtime(Protocol):
 
 class HypercornRuntime:
     """The `Runtime` on Hypercorn, on the running event loop."""
+
+    make_appender: MakeAppender | None = None
 
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
         self.app = app

@@ -35,6 +35,8 @@ logger = logging.getLogger("kes.server")
 class NativeRuntime(HypercornRuntime):
     """The `Runtime` on native TLS and HTTP, on the running event loop."""
 
+    make_appender = _native.Appender
+
     poller: _native.Poller
     """Reads the sockets, from `start` to `stop`: only the thread of the loop may free it."""
 

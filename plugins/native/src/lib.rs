@@ -1,6 +1,7 @@
 //! TLS and HTTP of the KES server. Python moves the bytes between sockets and this module, on its event loop.
 
 mod app;
+mod appender;
 mod date;
 mod eagerness;
 mod http1;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::app::{read_headers, App, SharedRules, Status};
+use crate::appender::Appender;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::poller::Poller;
@@ -371,6 +373,7 @@ impl Connection {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tls::is_ed25519_signature, module)?)?;
+    module.add_class::<Appender>()?;
     module.add_class::<Config>()?;
     module.add_class::<Poller>()?;
     module.add_class::<SharedRules>()?;

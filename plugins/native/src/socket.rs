@@ -6,7 +6,7 @@ use rustix::event::epoll;
 use rustix::io::{Errno, Result};
 use rustix::net::{recv, send, RecvFlags, SendFlags};
 
-/// A socket that a transport keeps open.
+/// A socket that a transport keeps open, or another file that Python keeps open.
 #[derive(Clone, Copy)]
 pub struct Socket(RawFd);
 
@@ -17,10 +17,11 @@ impl Socket {
     }
 
     #[allow(unsafe_code)]
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         // SAFETY: The number is not -1. The socket is open: asyncio's transport calls `connection_lost` before it closes
-        // it, which removes this object (`kes_native.connection`). If it were closed, the calls below would fail or
-        // reach another socket of this process; they touch no memory but their own arguments.
+        // it, which removes this object (`kes_native.connection`). An audit log drops its `Appender` before it closes
+        // its file. If it were closed, the calls below, and those of `Appender`, would fail or reach another file of this
+        // process; they touch no memory but their own arguments.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 

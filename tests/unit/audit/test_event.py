@@ -9,7 +9,7 @@ from datetime import datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kes_core.audit.event import line_of, make_lines, record_of, request_text
+from kes_core.audit.event import line_of, make_lines, reason_text, record_of, request_text
 
 TEXT = st.text(st.characters(), max_size=40)
 PATHS = st.one_of(TEXT, st.binary(max_size=40).map(lambda path: path.decode("utf-8", "surrogateescape")))
@@ -39,7 +39,7 @@ def test_line_is_the_record(
 ) -> None:
     """A line is what the standard library makes of the record, without members that are empty."""
     request = request_text(ip=ip, path=path, identity=identity, policy=policy, frontend=frontend, request_id=request_id)
-    (line,) = make_lines([(request, code, seconds, reason)])
+    (line,) = make_lines([(request, code, seconds, reason_text(reason))])
     event = record_of(line)
     named = {"policy": policy, "frontend": frontend, "id": readable(request_id)}
     optional = {name: text for name, text in named.items() if text}
