@@ -23,8 +23,8 @@ _LONGEST: Final = 900.0
 """Seconds for a number of requests: Callgrind and reading many keys are slow."""
 
 Result = dict[str, float]
-"""Of one measurement: `rate` per second, `cpu` of the server's processes and of the `busiest` one in seconds per
-request, `p50`, `p99` and `p999` in seconds, the number of `failures`, and `load`: the share of the time in which the
+"""Of one measurement: `rate` per second, `cpu` of the server's processes in seconds per request, `p50`, `p99` and
+`p999` in seconds, the number of `failures`, and `load`: the share of the time in which the
 load generator had something to do, where 1 means that a faster server would not get more requests. `late`: by how many
 seconds the load generator, or its core, missed the planned times of 1 % of the requests at least."""
 Rows = dict[str, dict[str, list[Result]]]

@@ -95,7 +95,7 @@ def _versions(results: Results, runtime: str) -> list[float]:
 
 def _workers(results: Results, runtime: str) -> list[float]:
     rows = results["workers"][runtime]["rows"].values()
-    return [ratio(row["workers 1"], row["workers 2"], "busiest") for row in rows]
+    return [2 * ratio(row["workers 1"], row["workers 2"], "cpu") for row in rows]
 
 
 def _idle(protocol: str) -> Values:

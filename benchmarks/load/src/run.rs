@@ -171,9 +171,9 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Return the CPU time, user and system, that each of the server's processes has used so far, in seconds.
-fn cpu_times(clocks: &[ClockId]) -> nix::Result<Vec<f64>> {
-    clocks.iter().map(|clock| clock.now().map(|time| Duration::from(time).as_secs_f64())).collect()
+/// Return the CPU time, user and system, that the server's processes have used so far, in seconds.
+fn cpu_time(clocks: &[ClockId]) -> nix::Result<f64> {
+    clocks.iter().map(|clock| clock.now().map(|time| Duration::from(time).as_secs_f64())).sum()
 }
 
 fn cpu_clocks(pids: &[i32]) -> nix::Result<Vec<ClockId>> {
@@ -186,17 +186,16 @@ pub fn measure(options: &Options) -> Result<(), Failure> {
     let mut run = Run::new(options, &target)?;
     let clocks = cpu_clocks(&options.pids)?;
     let mut plan = Plan::new(options);
-    let before = cpu_times(&clocks)?;
+    let before = cpu_time(&clocks)?;
     let begin = plan.start();
     let idle = run.work(&mut plan, options.spin || options.rate > 0.0)?;
     let elapsed = begin.elapsed().as_secs_f64();
-    let cpu: Vec<_> = cpu_times(&clocks)?.iter().zip(before).map(|(after, before)| after - before).collect();
+    let cpu = cpu_time(&clocks)? - before;
     let number = run.times.answered.len() as f64;
     let mut result = run.times.quantiles();
     result.extend([
         ("rate", number / elapsed),
-        ("cpu", cpu.iter().sum::<f64>() / number),
-        ("busiest", cpu.iter().copied().fold(0.0, f64::max) / number),
+        ("cpu", cpu / number),
         ("failures", run.failures as f64),
         ("load", 1.0 - idle / elapsed),
     ]);
