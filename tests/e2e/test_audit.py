@@ -23,7 +23,7 @@ from tests.helpers.audit_log import HOSTILE, change
 from tests.helpers.certificates import make_credentials
 from tests.helpers.command import run_kes
 from tests.helpers.doctor import PLUGINS, config
-from tests.helpers.server import Server, send_raw
+from tests.helpers.server import Server, read_response, send_raw
 
 Run = Callable[..., Server]
 
@@ -64,6 +64,30 @@ def test_records_cannot_be_forged(run_server: Run, tmp_path: Path, chain: str) -
     assert path.stat().st_mode & 0o777 == 0o600
     if chain == "on":
         assert verify(path)[0] == 0
+
+
+@pytest.mark.parametrize("path", ["generate", "describe"])
+def test_record_is_in_the_file_before_its_answer_is_sent(run_server: Run, tmp_path: Path, path: str) -> None:
+    """Also if many requests come at once, whose records are written together."""
+    file = tmp_path / "audit.log"
+    server = run_server({"audit": {"file": {"path": str(file)}}})
+    method, length = (b"PUT", 2) if path == "generate" else (b"GET", 0)
+    head = b"%b /v1/key/%b/my-key HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    request = head % (method, path.encode(), length) + b"{}"[:length]
+    with server.client() as client, contextlib.ExitStack() as stack, file.open() as log:
+        client.put("/v1/key/create/my-key")  # over HTTP/2
+        recorded, answered = log.read().count("\n"), 1
+        assert recorded == 1
+        connections = [stack.enter_context(server.connection()) for _ in range(8)]
+        for _round in range(40):
+            for connection in connections:
+                connection.sendall(request)
+            for connection in connections:
+                assert read_response(connection)[0] == 200
+                answered += 1
+                recorded += log.read().count("\n")
+                assert recorded >= answered
+        assert recorded == answered
 
 
 @pytest.mark.parametrize("signalled", [True, False])

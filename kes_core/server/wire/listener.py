@@ -289,9 +289,8 @@ class _ClientConnection:
             self._deadline = self._loop.time() + IDLE_TIMEOUT
 
     def write(self, data: bytes) -> None:
-        if self._unsent:
-            self.app.settle()
-            self.flush()
+        self.app.settle()  # no answer leaves before its audit record is written
+        self.flush()
         self._tls.write(data)
 
     def flush(self) -> None:
