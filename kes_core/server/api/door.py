@@ -287,6 +287,7 @@ class Door(FrontendKeys):
             frontend=self._frontend,
             request_id=one_line(asked.request_id, _MAX_REQUEST_ID) if isinstance(asked.request_id, str) else "",
         )
+        audit.settle()  # the front end may send its answer at once
 
 
 def _path(route: Route, asked: _Asked) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from kes_core import (
     UnusableKeyError,
     Verdict,
 )
+from kes_core.audit.log import open_audit_log
 from kes_core.testing import FrontendHost
+from tests.helpers.doctor import PLUGINS, config
 
 NAME = "my-key"
 
@@ -112,6 +115,20 @@ def test_each_failure_has_its_error_and_its_record(tmp_path: Path) -> None:
             assert host.records[-1]["response"]["code"] == status
             assert host.records[-1]["response"]["reason"]
         assert len(host.records) == 1 + len(calls)
+
+    on(tmp_path, work)
+
+
+def test_record_is_in_the_file_before_the_front_end_gets_the_result(tmp_path: Path) -> None:
+    file = tmp_path / "audit.log"
+
+    async def work(host: FrontendHost) -> None:
+        audit = await open_audit_log(config(tmp_path, audit={"file": {"path": str(file)}}), PLUGINS)
+        host._app.server_state = dataclasses.replace(host._app.server_state, audit=audit)
+        for number in range(1, 4):
+            await host.keys.encrypt(host.identity, NAME, b"text")
+            assert file.read_text().count("\n") == number
+        await audit.close()
 
     on(tmp_path, work)
 
