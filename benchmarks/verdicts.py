@@ -136,7 +136,7 @@ GOALS: Final = [
     ),
     Goal("audit log in a file: CPU time", _both(10), _grown("audit", "audit"), False, _PERCENT),
     Goal("a key with 20 versions: instructions", _both(3), _versions, False, "{:+.1f} %"),
-    Goal("two workers on two cores: capacity", _both(1.8), _workers, style="{:.2f}"),
+    Goal("two workers with equally many connections: capacity", _both(1.8), _workers, style="{:.2f}"),
     Goal("idle connection, HTTP/1.1: KiB", {NATIVE: 20, HYPERCORN: 64}, _idle("HTTP/1.1"), False, "{:.0f}"),
     Goal("idle connection, HTTP/2: KiB", {NATIVE: 20, HYPERCORN: 64}, _idle("HTTP/2"), False, "{:.0f}"),
     Goal("p99 at half of the highest rate, to p50", {NATIVE: 2}, _half_load, False),

@@ -50,7 +50,7 @@ def request_text(
 
 
 def reason_text(reason: str) -> str:
-    """Return the member `reason` of a response as JSON, with the comma before it; nothing if there is no reason."""
+    """Return the member `reason` of a response as JSON, after a comma. Without a reason, return an empty string."""
     return f',"reason":{_quoted(_as_text(reason[:_MAX_REASON]))}' if reason else ""
 
 
