@@ -189,16 +189,21 @@ class AuditLog:
         if self._sinks or self._is_read():
             self._ended.append((request, code, seconds, reason and reason_text(reason)))
 
-    def settle(self) -> None:
-        """Send the records of `add` to the sinks, and write those for standard output and files."""
+    def settle(self) -> int:
+        """Send the records of `add` to the sinks, and write those for standard output and files.
+
+        Returns:
+            How many records were written.
+        """
         ended = self._ended
         if ended:
             readers = self.readers
             if self._only_file is not None and not self._lines and (readers is None or not readers.has_readers):
                 # The most frequent case: nobody else needs the lines, which the file can make itself.
+                count = len(ended)
                 self._only_file.write_ended(ended)
                 ended.clear()
-                return
+                return count
             self._pass_on()
         lines = self._lines
         if lines:
@@ -208,6 +213,7 @@ class AuditLog:
                     writer.write_lines(lines)
                 except Exception as error:
                     log_fault(logger, _FAILED, error=error)
+        return len(lines)
 
     def settle_soon(self) -> None:
         """Do as `settle`. Write in the next turn of the event loop, together with the other records of this turn."""

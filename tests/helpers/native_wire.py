@@ -262,8 +262,9 @@ class _Nothing:
     def direct(self, client: ProvenClient, method: str, raw_path: bytes, body: bytes) -> None:
         raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> int:
         """There are no records to write."""
+        return 0
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         raise NotImplementedError

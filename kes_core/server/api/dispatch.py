@@ -147,9 +147,9 @@ class KESApp(FastAPI):
         """Serve a request like one before it (`wire.app.App`)."""
         return self._dispatcher.direct(client, method, raw_path, body)
 
-    def settle(self) -> None:
+    def settle(self) -> int:
         """Write the audit records of `direct` (`wire.app.App`)."""
-        self.server_state.audit.settle()
+        return self.server_state.audit.settle()
 
 
 class _Dispatcher:

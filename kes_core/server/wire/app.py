@@ -71,10 +71,13 @@ class App(Protocol):
             request has to wait; or None: nothing was done, and the request has to go another way.
         """
 
-    def settle(self) -> None:
+    def settle(self) -> int:
         """Write what must be written before the answers of `direct` are sent: their audit records, all at once.
 
         Those of other requests are written before the next turn of the event loop ends, or by this call.
+
+        Returns:
+            How many records were written together.
         """
 
 

@@ -1,7 +1,8 @@
 //! Appends audit records to a file: the most frequent case of `kes_core.audit.file`, which does all others.
 
 use std::ffi::CString;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem;
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -9,26 +10,23 @@ use pyo3::types::{PyList, PyString};
 use rustix::fs::{flock, fstat, ftruncate, makedev, statx, AtFlags, FlockOperation, StatxFlags, CWD};
 use rustix::io::{write, Result};
 
-use crate::socket::Socket;
+use crate::descriptor::Descriptor;
 
 /// More than most lines take.
 const LINE: usize = 512;
 
-/// The records that were appended last, until `take_last`.
-static LAST: AtomicUsize = AtomicUsize::new(0);
-
-/// Return how many records were appended the last time, if that was since the last call.
-pub fn take_last() -> usize {
-    LAST.swap(0, Ordering::Relaxed)
-}
+/// The most memory that stays allocated for the next lines.
+const MAX_KEPT: usize = 64 * 1024;
 
 /// Appends to one file. It never changes, so that every thread may use it, as Python does at the end of the process.
 #[pyclass(frozen)]
 pub struct Appender {
-    file: Socket,
+    file: Descriptor,
     path: CString,
     device: u64,
     inode: u64,
+    /// Memory for lines. To allocate some of this size takes longer than to fill it.
+    lines: Mutex<Vec<u8>>,
 }
 
 #[pymethods]
@@ -36,22 +34,26 @@ impl Appender {
     /// `file` is the number of an open file with `O_APPEND`, which was at `path`. It stays open as long as this is used.
     #[new]
     fn new(file: i32, path: Vec<u8>, device: u64, inode: u64) -> PyResult<Self> {
-        let file = Socket::new(file).ok_or_else(|| PyValueError::new_err("the file is closed"))?;
-        Ok(Appender { file, path: CString::new(path)?, device, inode })
+        let file = Descriptor::new(file).ok_or_else(|| PyValueError::new_err("the file is closed"))?;
+        Ok(Appender { file, path: CString::new(path)?, device, inode, lines: Mutex::default() })
     }
 
     /// Append a line for each request, all or none; return whether they were appended.
     ///
     /// `start` begins each line, and `ended` has the `Ended` of `kes_core.audit.event`.
     fn append(&self, py: Python<'_>, start: &str, ended: &Bound<'_, PyList>) -> PyResult<bool> {
-        let mut data = Vec::with_capacity(ended.len() * LINE);
+        let mut data = mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        data.reserve(ended.len() * LINE);
         for item in ended.iter() {
             let (request, code, seconds, reason): (Bound<'_, PyString>, u16, f64, Bound<'_, PyString>) =
                 item.extract()?;
             add_line(&mut data, [start, request.to_str()?, reason.to_str()?], code, seconds);
         }
         let is_done = py.detach(|| self.write_locked(&data)).unwrap_or(false);
-        LAST.store(if is_done { ended.len() } else { 0 }, Ordering::Relaxed);
+        if data.capacity() <= MAX_KEPT {
+            data.clear();
+            *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = data;
+        }
         Ok(is_done)
     }
 }
@@ -84,14 +86,14 @@ fn add_number(data: &mut Vec<u8>, mut number: u64) {
 impl Appender {
     /// Append all of `data` under the lock of the file, or nothing; return false if Python has to do it.
     fn write_locked(&self, data: &[u8]) -> Result<bool> {
-        flock(self.file.descriptor(), FlockOperation::LockExclusive)?;
+        flock(self.file.borrow(), FlockOperation::LockExclusive)?;
         let done = self.write(data);
-        let _ = flock(self.file.descriptor(), FlockOperation::Unlock);
+        let _ = flock(self.file.borrow(), FlockOperation::Unlock);
         done
     }
 
     fn write(&self, data: &[u8]) -> Result<bool> {
-        let file = self.file.descriptor();
+        let file = self.file.borrow();
         // After a look at a file's times, the next write has to change them exactly, which takes long: ask for no times.
         let found = statx(CWD, self.path.as_c_str(), AtFlags::empty(), StatxFlags::INO)?;
         // No other file can have the inode of one that is open.

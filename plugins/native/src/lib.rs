@@ -3,12 +3,12 @@
 mod app;
 mod appender;
 mod date;
+mod descriptor;
 mod eagerness;
 mod http1;
 mod http2;
 mod pipe;
 mod poller;
-mod socket;
 mod tls;
 mod wire;
 
@@ -21,10 +21,10 @@ use pyo3::types::PyBytes;
 
 use crate::app::{read_headers, App, SharedRules, Status};
 use crate::appender::Appender;
+use crate::descriptor::Descriptor;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::poller::Poller;
-use crate::socket::Socket;
 use crate::tls::{Config, Tls};
 use crate::wire::{Answer, Rules};
 
@@ -63,7 +63,7 @@ struct Connection {
 
 impl Connection {
     /// Send what the socket takes at once.
-    fn send_to(&mut self, socket: &Socket) -> rustix::io::Result<()> {
+    fn send_to(&mut self, socket: &Descriptor) -> rustix::io::Result<()> {
         if self.tls.output.is_empty() {
             return Ok(());
         }

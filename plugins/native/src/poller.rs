@@ -18,8 +18,8 @@ use pyo3::types::PyList;
 use rustix::event::{epoll, Timespec};
 use rustix::io::Errno;
 
+use crate::descriptor::Descriptor;
 use crate::eagerness::{Eagerness, LONGEST};
-use crate::socket::Socket;
 use crate::Connection;
 
 /// The connections that one turn serves at most: then the loop has its turn.
@@ -32,7 +32,7 @@ const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 const LOOP: u64 = u64::MAX;
 
 struct Client {
-    socket: Socket,
+    socket: Descriptor,
     connection: Py<Connection>,
     /// Its `kes_native.connection.NativeConnection`.
     handler: Py<PyAny>,
@@ -48,6 +48,8 @@ pub struct Poller {
     buffer: RefCell<Vec<u8>>,
     settle: Py<PyAny>,
     eagerness: RefCell<Eagerness>,
+    /// The audit records that the last turn wrote.
+    records: Cell<usize>,
 }
 
 fn os_error(error: Errno) -> PyErr {
@@ -92,7 +94,8 @@ fn poll_eagerly(
 
 #[pymethods]
 impl Poller {
-    /// `settle` is called after the requests of a turn were served, and before any of their answers is sent.
+    /// `settle` is called after the requests of a turn were served, and before any of their answers is sent. It
+    /// returns how many audit records it wrote.
     #[new]
     fn new(settle: Py<PyAny>) -> PyResult<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os_error)?;
@@ -104,6 +107,7 @@ impl Poller {
             buffer,
             settle,
             eagerness: RefCell::default(),
+            records: Cell::default(),
         })
     }
 
@@ -114,7 +118,7 @@ impl Poller {
 
     /// Serve a connection from now on; return its token. `remove` it before its socket is closed.
     fn add(&self, socket: i32, connection: Py<Connection>, handler: Py<PyAny>) -> PyResult<u64> {
-        let socket = Socket::new(socket).ok_or_else(|| PyValueError::new_err("the socket is closed"))?;
+        let socket = Descriptor::new(socket).ok_or_else(|| PyValueError::new_err("the socket is closed"))?;
         let token = self.next.get();
         self.next.set(token + 1);
         socket.watch(self.epoll.as_fd(), token).map_err(os_error)?;
@@ -150,7 +154,7 @@ impl Poller {
 
     /// Wait for the loop's own selector too, whose descriptor this is, or no longer.
     fn watch_loop(&self, selector: i32, wanted: bool) -> PyResult<()> {
-        let selector = Socket::new(selector).ok_or_else(|| PyValueError::new_err("the selector is closed"))?;
+        let selector = Descriptor::new(selector).ok_or_else(|| PyValueError::new_err("the selector is closed"))?;
         let epoll = self.epoll.as_fd();
         let done = if wanted { selector.watch(epoll, LOOP) } else { selector.unwatch(epoll) };
         done.map_err(os_error)
@@ -220,15 +224,17 @@ impl Poller {
         }
         // An audit record costs less together with others: serve the connections whose requests came meanwhile, too.
         let mut late = Vec::new();
-        if crate::appender::take_last() > 1 && poll(self.epoll.as_fd(), Some(Duration::ZERO), &mut late).is_ok() {
+        let has_others = self.clients.borrow().len() > tokens.len();
+        if self.records.get() > 1 && has_others && poll(self.epoll.as_fd(), Some(Duration::ZERO), &mut late).is_ok() {
             late.retain(|token| !tokens.contains(token)); // each connection has its turn once
             for &token in &late {
                 self.serve(py, token, |client| client.read(py, &mut buffer));
             }
         }
         self.buffer.replace(buffer);
-        if let Err(error) = self.settle.call0(py) {
-            error.write_unraisable(py, None);
+        match self.settle.call0(py).and_then(|records| records.extract(py)) {
+            Ok(records) => self.records.set(records),
+            Err(error) => error.write_unraisable(py, None),
         }
         for &token in tokens.iter().chain(&late) {
             self.serve(py, token, |client| client.write(py));

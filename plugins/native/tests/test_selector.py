@@ -50,8 +50,8 @@ class Application:
         self.also()
         return body
 
-    def settle(self) -> None:
-        pass
+    def settle(self) -> int:
+        return 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         raise NotImplementedError

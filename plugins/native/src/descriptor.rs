@@ -1,4 +1,4 @@
-//! The sockets of connections, which belong to asyncio's transports. The only module with `unsafe`.
+//! Files that Python keeps open, most of them sockets of asyncio's transports. The only module with `unsafe`.
 
 use std::os::fd::{BorrowedFd, RawFd};
 
@@ -6,18 +6,18 @@ use rustix::event::epoll;
 use rustix::io::{Errno, Result};
 use rustix::net::{recv, send, RecvFlags, SendFlags};
 
-/// A socket that a transport keeps open, or another file that Python keeps open.
+/// The number of a socket that a transport keeps open, or of another file that Python keeps open.
 #[derive(Clone, Copy)]
-pub struct Socket(RawFd);
+pub struct Descriptor(RawFd);
 
-impl Socket {
-    /// Take the number of an open socket. Its transport closes it only after `Poller::remove`: see `Poller::add`.
+impl Descriptor {
+    /// Take the number of an open file. A transport closes its socket only after `Poller::remove`: see `Poller::add`.
     pub fn new(number: RawFd) -> Option<Self> {
-        (number >= 0).then_some(Socket(number))
+        (number >= 0).then_some(Descriptor(number))
     }
 
     #[allow(unsafe_code)]
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(crate) fn borrow(&self) -> BorrowedFd<'_> {
         // SAFETY: The number is not -1. The socket is open: asyncio's transport calls `connection_lost` before it closes
         // it, which removes this object (`kes_native.connection`). An audit log drops its `Appender` before it closes
         // its file. If it were closed, the calls below, and those of `Appender`, would fail or reach another file of this
@@ -27,22 +27,22 @@ impl Socket {
 
     /// Receive what is there. 0: the client sends no more. None: nothing is there.
     pub fn receive(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        nothing_is_no_error(recv(self.descriptor(), buffer, RecvFlags::DONTWAIT).map(|(size, _)| size))
+        nothing_is_no_error(recv(self.borrow(), buffer, RecvFlags::DONTWAIT).map(|(size, _)| size))
     }
 
     /// Send as much as the socket takes now, and return how much that was.
     pub fn send(&self, data: &[u8]) -> Result<usize> {
-        let sent = send(self.descriptor(), data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let sent = send(self.borrow(), data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         nothing_is_no_error(sent).map(|size| size.unwrap_or(0))
     }
 
     /// Let `epoll` report data and the end of the connection, as `token`.
     pub fn watch(&self, epoll: BorrowedFd<'_>, token: u64) -> Result<()> {
-        epoll::add(epoll, self.descriptor(), epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+        epoll::add(epoll, self.borrow(), epoll::EventData::new_u64(token), epoll::EventFlags::IN)
     }
 
     pub fn unwatch(&self, epoll: BorrowedFd<'_>) -> Result<()> {
-        epoll::delete(epoll, self.descriptor())
+        epoll::delete(epoll, self.borrow())
     }
 }
 
