@@ -66,6 +66,8 @@ class FileSink(LineSink):
         self._make_appender: MakeAppender | None = None
         self._appender: Appender | None = None
         """For the open file."""
+        self._may_be_cut = True
+        """Whether the file may end in the middle of a line."""
         self._state = -1
         self._saved: tuple[bytes, tuple[ChainLink, int]] = (b"", (ChainLink(), 0))
         """What this process last saved as the end of the chain, as bytes and as `_load_state` returns it."""
@@ -96,8 +98,11 @@ class FileSink(LineSink):
 
     def write_ended(self, ended: list[Ended]) -> None:
         appender = self._appender
-        if appender is None or self._waiting or self._problem or not appender.append(line_start(), ended):
-            super().write_ended(ended)
+        if appender is not None and not (self._waiting or self._may_be_cut):
+            if appender.append(line_start(), ended):
+                return
+            self._may_be_cut = True
+        super().write_ended(ended)
 
     def take_over(self, other: FileSink) -> None:
         """Take the records that `other` can't write before it is closed. They come before this sink's own."""
@@ -195,6 +200,7 @@ class FileSink(LineSink):
         # Keep the number of the descriptor: the lock is released by it.
         os.dup2(opened, self._file, inheritable=False)
         os.close(opened)
+        self._may_be_cut = True
         self._note_place()
         return True
 
@@ -206,17 +212,28 @@ class FileSink(LineSink):
 
     def _append(self, data: bytes) -> None:
         """Append all of `data`, or nothing. The caller has the lock."""
+        if self._may_be_cut:
+            data = b"\n" * self._is_cut() + data
+        self._may_be_cut = True
         written = os.write(self._file, data)
         if written == len(data):
+            self._may_be_cut = False
             return
         size = os.fstat(self._file).st_size - written
         try:
             while written < len(data):  # the disk was full: either the rest fits now, or this raises
                 written += os.write(self._file, data[written:])
+            self._may_be_cut = False
         except OSError:
-            with contextlib.suppress(OSError):  # the error of the write explains more
+            # The error of the write explains more. A file may be for appending only: then a part of a line stays.
+            with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             raise
+
+    def _is_cut(self) -> bool:
+        """Return whether the file ends in the middle of a line, as after a power failure."""
+        size = os.fstat(self._file).st_size
+        return size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def _append_chained(self) -> None:
         last, size = self._load_end()
@@ -284,7 +301,7 @@ class FileSink(LineSink):
             return None
         start = max(0, size - _MAX_LINE)
         tail = os.pread(self._file, size - start, start)
-        if not tail.endswith(b"\n"):  # cut off, as by a power failure: the next record needs a line of its own
+        if not tail.endswith(b"\n"):  # cut off: the next record needs a line of its own
             os.write(self._file, b"\n")
         return tail.rstrip(b"\n").rpartition(b"\n")[2].decode("utf-8", "replace")
 

@@ -117,6 +117,18 @@ def test_nothing_is_left_of_records_that_do_not_fit(path: Path) -> None:
     assert codes(path) == [200, 202]
 
 
+def test_record_does_not_continue_a_line_that_was_cut_off(path: Path) -> None:
+    path.write_text('{"ti')
+    sink = FileSink(path)
+    sink.speed_up(NativeRuntime.make_appender)
+    for number in (200, 201):
+        sink.write_ended([(REQUEST, number, 0.0, "")])
+    sink.finish()
+    first, *others = path.read_text().splitlines()
+    assert first == '{"ti'
+    assert [json.loads(line)["response"]["code"] for line in others] == [200, 201]
+
+
 def test_log_keeps_the_order_whichever_way_records_take(tmp_path: Path, path: Path) -> None:
     """Records wait while the file can't be written, and go to the file of the next configuration before its own."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -64,6 +66,43 @@ def test_chain_does_not_go_on_from_a_note_that_another_process_has_replaced(tmp_
     verification = Verification()
     assert list(verification.check("audit.log", path.read_text().splitlines(True))) == []
     assert verification.records == 3
+
+
+def test_record_does_not_continue_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    """As after a power failure."""
+    path = tmp_path / "audit.log"
+    path.write_text('{"line":0}\n{"li')
+    sink = FileSink(path)
+    sink.write_lines(['{"line":1}'])
+    sink.write_lines(['{"line":2}'])
+    sink.finish()
+    assert path.read_text() == '{"line":0}\n{"li\n{"line":1}\n{"line":2}\n'
+
+
+def test_record_follows_a_part_of_one_that_cannot_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, and the file is for appending only (`chattr +a`)."""
+    path, lines = tmp_path / "audit.log", [f'{{"line":{number}}}' for number in range(3)]
+
+    def refuse(_file: int, _size: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def run() -> None:
+        sink = FileSink(path)
+        sink.write_lines(lines[:1])
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        monkeypatch.setattr(os, "ftruncate", refuse)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 4, hard))
+        try:
+            sink.write_lines(lines[1:2])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sink.write_lines(lines[2:])
+        await sink.close()
+
+    asyncio.run(run())
+    assert path.read_text().splitlines() == [lines[0], lines[1][:4], *lines[1:]]
 
 
 def test_the_oldest_records_are_lost_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
