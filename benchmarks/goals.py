@@ -72,10 +72,11 @@ class Run:
         loads = [Load("generate", http2, 1, new_connection=True) for http2 in (False, True)]
         self.results["connections"] = in_rounds(self.rounds, loads, targets, self.runner.measure)
         most = max(CONCURRENCY)
-        self.results["half load"] = half_load(self.rounds, most, targets, self.runner, self.results["requests"])
-        for row in self.results["half load"].values():
-            rate = median(row[targets[0].name], "rate")
-            row[ECHO] = [self.runner.echo(rate) for _ in range(self.rounds)]
+        with self.runner.urgently(targets):
+            self.results["half load"] = half_load(self.rounds, most, targets, self.runner, self.results["requests"])
+            for row in self.results["half load"].values():
+                rate = median(row[targets[0].name], "rate")
+                row[ECHO] = [self.runner.echo(rate) for _ in range(self.rounds)]
         self.servers.stop(*targets)
 
     def bulk(self) -> None:

@@ -79,12 +79,17 @@ def fill(folder: Path, keys: int) -> None:
 
 def policies(runtime: str, sizes: Sizes, rounds: int, servers: Servers, runner: Runner) -> Found:
     """Compare one policy with many: the CPU time of requests, and the start."""
-    targets, starts = [], {}
-    for name, more in ((BASE, None), ("policies", many_policies(sizes))):
-        targets.append(servers.runtime(runtime, name, policies=more))
-        starts[name] = {"cpu": targets[-1].cpu_seconds(), "mib": targets[-1].resident_mib()}
+    many = many_policies(sizes)
+    grown = servers.runtime(runtime, policies=many)
+    base = servers.runtime(runtime, BASE)
+    starts = {
+        name: {"cpu": target.cpu_seconds(), "mib": target.resident_mib()}
+        for name, target in ((BASE, base), ("policies", grown))
+    }
+    servers.stop(grown)
+    targets = [base, servers.variant(base, "policies", {"policy": many})]
     rows = in_rounds(rounds, [*LOADS, CONNECTIONS], targets, runner.measure)
-    servers.stop(*targets)
+    servers.stop(base)
     return {"rows": rows, "start": starts}
 
 
@@ -112,9 +117,9 @@ def audit_and_versions(runtime: str, rounds: int, servers: Servers, runner: Runn
     """Compare with an audit log in a file, and a key with one version with one of 20."""
     base = servers.runtime(runtime, BASE)
     log = servers.directory / f"{runtime}-audit.log"
-    audited = servers.runtime(runtime, "audit", changes={"audit": {"file": {"path": str(log)}}})
+    audited = servers.variant(base, "audit", {"audit": {"file": {"path": str(log)}}})
     rows = in_rounds(rounds, LOADS, [base, audited], runner.measure)
-    servers.stop(audited)
+    servers.use(base)
     log.unlink()
     servers.add_versions(base, VERSIONS)
     grown = {operation: base.requests[f"{operation} with {VERSIONS} versions"] for operation in ("generate", "decrypt")}

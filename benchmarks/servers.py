@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import shlex
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -34,6 +36,8 @@ COMMAND: Final = f"{sys.executable} -m kes_core.cli server --config {{config}}"
 ROUTES: Final = ("create", "generate", "decrypt", "encrypt", "rotate", "bulk/generate", "bulk/decrypt", "bulk/encrypt")
 """What the policy of the client allows."""
 _TOKEN: Final = "benchmark"
+_RELOADED: Final = "the configuration is reloaded"
+_PRIORITY: Final = 50
 
 Request = tuple[str, str]
 """Path and body."""
@@ -49,6 +53,9 @@ class Target:
     requests: dict[str, Request]
     """By operation."""
     header: str = ""
+    config: Path | None = None
+    settings: str = ""
+    """What `config` contains while this is measured: several targets can be one process. See `Servers.variant`."""
 
     @property
     def pids(self) -> str:
@@ -64,6 +71,16 @@ class Target:
     def cpu_seconds(self) -> float:
         """Return the CPU time that its process has used, user and system."""
         return time.clock_gettime((~self.process.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+
+
+def set_urgent(thread: int, *, urgent: bool = True) -> None:
+    """Give a thread real-time priority, or take it away.
+
+    Raises:
+        PermissionError: Only root may do that.
+    """
+    policy, priority = (os.SCHED_FIFO, _PRIORITY) if urgent else (os.SCHED_OTHER, 0)
+    os.sched_setscheduler(thread, policy, os.sched_param(priority))
 
 
 def pinned(core: int | None) -> Callable[[], None] | None:
@@ -156,7 +173,8 @@ class Servers:
             **(changes or {}),
         }
         config = own / "config.yml"
-        config.write_text(json.dumps(settings))  # YAML has JSON in it, and writing large YAML takes minutes
+        text = json.dumps(settings)  # YAML has JSON in it, and writing large YAML takes minutes
+        config.write_text(text)
         words = [word.format(config=config, address=address) for word in shlex.split(command)]
         process = self._start(words, own, core, **options)
         url = url.format(address=address)
@@ -166,7 +184,31 @@ class Servers:
             sys.exit(f"{name} does not answer:\n{(own / 'log').read_text()[-2000:]}")
         body = json.dumps({"ciphertext": sealed})
         requests = {"generate": (f"/v1/key/generate/{KEY}", "{}"), "decrypt": (f"/v1/key/decrypt/{KEY}", body)}
-        return Target(name, process, url, requests)
+        return Target(name, process, url, requests, config=config, settings=text)
+
+    def variant(self, target: Target, name: str, changes: dict[str, Any]) -> Target:
+        """Return another target that is the same process, with `changes` of its configuration, also of its policies.
+
+        Two processes differ by up to a tenth even if both do the same.
+        """
+        settings = json.loads(target.settings)
+        policies = {**settings["policy"], **changes.get("policy", {})}
+        return dataclasses.replace(target, name=name, settings=json.dumps({**settings, **changes, "policy": policies}))
+
+    def use(self, target: Target) -> None:
+        """Let the process of a target use its settings."""
+        config = target.config
+        if config is None or config.read_text() == target.settings:
+            return
+        log = config.with_name("log")
+        before = log.read_text().count(_RELOADED)
+        config.write_text(target.settings)
+        target.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + START_TIMEOUT
+        while log.read_text().count(_RELOADED) == before:
+            if time.monotonic() > deadline or target.process.poll() is not None:
+                sys.exit(f"{target.name} does not use its configuration:\n{log.read_text()[-2000:]}")
+            time.sleep(0.02)
 
     def runtime(self, runtime: str, name: str = "", **options: Any) -> Target:
         """Start kes-core on a runtime."""
