@@ -45,6 +45,31 @@ def prepare(*, dev: bool) -> Path:
     return folder / "bin"
 
 
+def add_native(programs: Path) -> None:
+    """Install kes-native into the environment of `programs`: a wheel in dist/, or what cargo builds. Say which.
+
+    Without both, and if that fails, Hypercorn serves.
+    """
+    pip = [programs / "python", "-m", "pip", "--disable-pip-version-check"]
+    fits = "import kes_native._native, importlib.metadata as m; assert m.version('kes-native') == m.version('kes-core')"
+    if subprocess.run([programs / "python", "-c", fits], capture_output=True, check=False).returncode == 0:
+        return
+    steps = [[*pip, "install", "--quiet", "--no-deps", "--no-index", "--find-links", ROOT / "dist", "kes-native"]]
+    if list((ROOT / "dist").glob("kes_native-*.whl")):
+        _say("Installing kes-native, which serves with less CPU time, from dist/")
+    elif shutil.which("cargo"):
+        _say("Building kes-native, which serves with less CPU time. It takes minutes; KES_RUNTIME=hypercorn avoids it.")
+        tools = ["--require-hashes", "--requirement", ROOT / "requirements/native.txt"]
+        package = ["--no-deps", "--no-build-isolation", *(ROOT / folder for folder in NATIVE)]
+        steps = [[*pip, "install", "--quiet", *tools], [*pip, "install", "--quiet", *package]]
+    else:
+        _say("Hypercorn serves: there is no wheel of kes-native in dist/, and no cargo to build one.")
+        return
+    if any(subprocess.run(step, check=False).returncode for step in steps):
+        subprocess.run([*pip, "uninstall", "--quiet", "--yes", "kes-native"], capture_output=True, check=False)
+        _say("kes-native can't be installed: see above. Hypercorn serves.")
+
+
 def _fill(folder: Path, locks: list[Path]) -> None:
     """Install everything into `folder`, and print each step to stderr."""
     if not _has_pip(folder):

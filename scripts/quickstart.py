@@ -1,7 +1,8 @@
 """Start a demo server with keys in files, and print the commands to try next.
 
 It creates two folders, which you can delete at any time: `.venv` (the installed packages) and `kes-demo`
-(configuration, certificate, keys). A second start uses the same keys.
+(configuration, certificate, keys). A second start uses the same keys. If dist/ has a wheel of kes-native, or if there
+is cargo to build it, the server uses that: KES_RUNTIME=hypercorn in the environment avoids it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from environment import ROOT, prepare
+from environment import ROOT, add_native, prepare
 
 ADDRESS = "127.0.0.1:7373"
 """Where the server listens, unless the environment variable KES_DEMO_ADDRESS says otherwise."""
@@ -50,6 +51,9 @@ Ctrl-C stops the server; the keys stay in {folder}/keys.
 
 def main() -> None:
     programs = prepare(dev=False)
+    runtime = os.environ.get("KES_RUNTIME", "auto")
+    if runtime != "hypercorn":
+        add_native(programs)
     kes = str(programs / "kes")
     folder = Path(os.environ.get("KES_DEMO", ROOT / "kes-demo"))
     chosen = os.environ.get("KES_DEMO_ADDRESS")
@@ -74,7 +78,7 @@ def main() -> None:
     # The server takes the place of this process, so it has the same process ID.
     print(NEXT.format(programs=programs, address=address, folder=folder, pid=os.getpid()), flush=True)
     # The log says which runtime it is.
-    options = ["--config", str(config), "--runtime", "auto", *(["--addr", chosen] if chosen else [])]
+    options = ["--config", str(config), "--runtime", runtime, *(["--addr", chosen] if chosen else [])]
     os.execv(kes, [kes, "server", *options])
 
 

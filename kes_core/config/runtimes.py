@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, WithJsonSchema
 
-__all__ = ["DEFAULT_RUNTIME", "RuntimeLoadError", "RuntimeName", "load_runtime"]
+__all__ = ["DEFAULT_RUNTIME", "RuntimeLoadError", "RuntimeName", "default_runtime", "load_runtime"]
 
 DEFAULT_RUNTIME: Final = "hypercorn"
 """The runtime that is part of the core."""
@@ -19,8 +20,16 @@ _AUTO: Final = "auto"
 _CORE: Final = "kes-core"
 
 
+_VARIABLE: Final = "KES_RUNTIME"
+
+
 class RuntimeLoadError(Exception):
     """An installed runtime can't be loaded. The message says why, and what to do."""
+
+
+def default_runtime() -> str:
+    """Return the value of `runtime` for a configuration that has none: that of KES_RUNTIME, which an image can set."""
+    return os.environ.get(_VARIABLE) or DEFAULT_RUNTIME
 
 
 def load_runtime(name: str) -> type[Any]:
@@ -55,10 +64,11 @@ def _check(name: str) -> str:
     if name == _AUTO:
         return next((other for other in _PACKAGES if _found(other)), DEFAULT_RUNTIME)
     package = _PACKAGES.get(name)
+    source = f" (from the environment variable {_VARIABLE})" if os.environ.get(_VARIABLE) == name else ""
     if package is None:
-        raise ValueError(f"is not a runtime; allowed: {', '.join(_NAMES)}")
+        raise ValueError(f"is not a runtime; allowed: {', '.join(_NAMES)}{source}")
     if not _found(name):
-        raise ValueError(f"{name} needs the package {package}: install it, or set runtime: {DEFAULT_RUNTIME}")
+        raise ValueError(f"{name} needs the package {package}: install it, or set runtime: {DEFAULT_RUNTIME}{source}")
     return name
 
 

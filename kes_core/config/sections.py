@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from kes_core.config.runtimes import DEFAULT_RUNTIME, RuntimeName
+from kes_core.config.runtimes import RuntimeName, default_runtime
 from kes_core.config.types import LOG_OFF, Duration, LogLevel, OnOff, Secret, Switch
 from kes_core.identity import APIKey, is_identity
 from kes_core.names import NAME_RULE, is_valid_name
@@ -377,7 +377,7 @@ class CheckedSettings(Section):
     version: str = ""
     address: Address = DEFAULT_ADDRESS
     workers: Workers = 1
-    runtime: RuntimeName = DEFAULT_RUNTIME
+    runtime: RuntimeName = Field(default_factory=default_runtime, validate_default=True)
     admin: AdminSettings
     tls: TLSSection
     api: dict[str, APISettings] = Field(default_factory=dict)

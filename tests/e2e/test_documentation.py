@@ -34,7 +34,8 @@ class Quickstart:
 
     def start(self) -> str:
         """Start the server, and return the commands that it prints."""
-        options = {"KES_DEMO": str(self.directory / "kes-demo"), "KES_DEMO_ADDRESS": self.address}
+        places = {"KES_DEMO": str(self.directory / "kes-demo"), "KES_DEMO_ADDRESS": self.address}
+        options = places | {"KES_RUNTIME": "hypercorn"}  # kes-native would have to be built
         # The environment exists already: CI creates it first.
         code = (
             "import sys, pathlib; sys.path.insert(0, 'scripts'); import quickstart; "

@@ -52,6 +52,21 @@ def test_default_is_hypercorn(tmp_path: Path, server: Server) -> None:
     assert (found.level, found.message) == ("ok", "hypercorn serves TLS and HTTP")
 
 
+def test_environment_sets_another_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the container image. What the configuration says wins."""
+    monkeypatch.setattr(choices, "_found", lambda _name: ("an installed runtime",))
+    monkeypatch.setenv("KES_RUNTIME", "auto")
+    assert config(tmp_path).runtime == "native"
+    assert config(tmp_path, runtime="hypercorn").runtime == "hypercorn"
+    monkeypatch.setenv("KES_RUNTIME", "")
+    assert config(tmp_path).runtime == "hypercorn"
+    monkeypatch.setenv("KES_RUNTIME", "apache")
+    with pytest.raises(
+        ConfigError, match=r"'apache' is not a runtime; .*\(from the environment variable KES_RUNTIME\)"
+    ):
+        config(tmp_path)
+
+
 def test_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choices, "_found", lambda _name: ())
     with pytest.raises(ConfigError) as caught:
