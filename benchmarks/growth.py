@@ -26,6 +26,7 @@ _WORKERS_AT_ONCE: Final = 256
 """Connections. The kernel spreads them evenly only if there are many."""
 LOADS: Final = (Load("generate", False, _AT_ONCE), Load("generate", True, _AT_ONCE))
 CONNECTIONS: Final = Load("generate", False, 1, new_connection=True)
+_LISTINGS: Final = 100
 _KIB: Final = 1024
 
 Found = dict[str, Any]
@@ -109,8 +110,24 @@ def cached_keys(runtime: str, sizes: Sizes, store: Path, rounds: int, servers: S
         return runner.measure(target, load, keys=sizes.keys if target is in_turn else 1)
 
     rows = in_rounds(rounds, LOADS, [base, one, in_turn], measure)
+    # The names of ten keys at most begin like that of the last but one in the order of numbers.
+    lists = {
+        "its only key": listing(base, KEY, servers),
+        "a few keys by prefix": listing(one, f"key-{max(sizes.keys - 2, 0) // 10}", servers),
+        "all keys, one page": listing(one, "", servers),
+    }
     servers.stop(base, one)
-    return {"rows": rows, "kib": size}
+    return {"rows": rows, "kib": size, "listing": lists}
+
+
+def listing(target: Target, prefix: str, servers: Servers) -> float:
+    """Return the seconds of CPU time that a server needs to list a page of the keys whose names begin with `prefix`."""
+    url = f"{target.url}/v1/key/list/{prefix}*"
+    servers.call("GET", url)
+    before = target.cpu_seconds()
+    for _ in range(_LISTINGS):
+        servers.call("GET", url)
+    return (target.cpu_seconds() - before) / _LISTINGS
 
 
 def audit_and_versions(runtime: str, rounds: int, servers: Servers, runner: Runner) -> Found:

@@ -33,7 +33,17 @@ KEY: Final = "benchmark"
 START_TIMEOUT: Final = 240.0
 """Seconds. A server with the largest configuration needs many times as long as another."""
 COMMAND: Final = f"{sys.executable} -m kes_core.cli server --config {{config}}"
-ROUTES: Final = ("create", "generate", "decrypt", "encrypt", "rotate", "bulk/generate", "bulk/decrypt", "bulk/encrypt")
+ROUTES: Final = (
+    "create",
+    "list",
+    "generate",
+    "decrypt",
+    "encrypt",
+    "rotate",
+    "bulk/generate",
+    "bulk/decrypt",
+    "bulk/encrypt",
+)
 """What the policy of the client allows."""
 _TOKEN: Final = "benchmark"
 _RELOADED: Final = "the configuration is reloaded"

@@ -133,6 +133,14 @@ def _memory(results: Results) -> str:
     return table(["memory", *RUNTIMES.values()], lines)
 
 
+def _listing(results: Results) -> str:
+    lines = [
+        [name, *(f"{results['keys'][runtime]['listing'][name] * _MILLI:.2f}" for runtime in RUNTIMES)]
+        for name in results["keys"]["native"]["listing"]
+    ]
+    return table(["milliseconds of CPU time to list", *RUNTIMES.values()], lines)
+
+
 def _start(results: Results) -> str:
     lines = []
     for name, label in (("base", "one policy"), ("policies", "{policies:,} policies, {identities:,} identities")):
@@ -196,6 +204,7 @@ BLOCKS: Final[dict[str, Callable[[Results], str]]] = {
     "bulk": _bulk,
     "growth": _growth,
     "memory": _memory,
+    "listing": _listing,
     "start": _start,
     "workers": _workers,
     "versions": _versions,

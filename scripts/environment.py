@@ -59,13 +59,14 @@ def add_native(programs: Path) -> None:
         _say("Installing kes-native, which serves with less CPU time, from dist/")
     elif shutil.which("cargo"):
         _say("Building kes-native, which serves with less CPU time. It takes minutes; KES_RUNTIME=hypercorn avoids it.")
-        tools = ["--require-hashes", "--requirement", ROOT / "requirements/native.txt"]
+        maturin = ["--require-hashes", "--requirement", ROOT / "requirements/native.txt"]
         package = ["--no-deps", "--no-build-isolation", *(ROOT / folder for folder in NATIVE)]
-        steps = [[*pip, "install", "--quiet", *tools], [*pip, "install", "--quiet", *package]]
+        steps = [[*pip, "install", "--quiet", *maturin], [*pip, "install", "--quiet", *package]]
     else:
         _say("Hypercorn serves: there is no wheel of kes-native in dist/, and no cargo to build one.")
         return
-    if any(subprocess.run(step, check=False).returncode for step in steps):
+    tools = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}  # the build calls maturin
+    if any(subprocess.run(step, check=False, env=tools).returncode for step in steps):
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", "kes-native"], capture_output=True, check=False)
         _say("kes-native can't be installed: see above. Hypercorn serves.")
 
