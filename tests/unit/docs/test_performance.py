@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks import instructions
 from benchmarks.callgrind import by_library
 from benchmarks.plot import draw
 from benchmarks.tables import BLOCKS, MARKED, MISSING, fill_page
@@ -78,3 +79,25 @@ def test_profile_counts_a_function_without_those_that_it_calls(tmp_path: Path) -
         "\nob=(2)\nfn=(2)\n3 100\n\ntotals: 113\n"
     )
     assert by_library(profile) == {"/lib/a.so": 13, "/lib/b.so": 100}
+
+
+@pytest.mark.parametrize(("count", "is_exceeded"), [(1000, False), (1050, False), (1051, True)])
+def test_budget_of_instructions_has_five_percent_to_spare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, is_exceeded: bool
+) -> None:
+    budgets = tmp_path / "instructions.json"
+    budgets.write_text(json.dumps({instructions.environment(): {"native": {"generate h1": 1000}}}))
+    monkeypatch.setattr(instructions, "BUDGETS", budgets)
+    found = instructions.exceeded({"native": {"generate h1": count}})
+    assert found == [f"native generate h1: {count:,} instructions; the budget is 1,000, and 5 % more"] * is_exceeded
+
+
+def test_another_python_has_no_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The counts of one build of Python say nothing about those of another one."""
+    budgets = tmp_path / "instructions.json"
+    budgets.write_text("{}")
+    monkeypatch.setattr(instructions, "BUDGETS", budgets)
+    assert instructions.exceeded({"native": {"generate h1": 1}}) == []
+    assert f"no budget for {instructions.environment()}, so nothing is checked" in capsys.readouterr().out
