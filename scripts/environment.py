@@ -61,11 +61,13 @@ def add_native(programs: Path) -> None:
         _say("Building kes-native, which serves with less CPU time. It takes minutes; KES_RUNTIME=hypercorn avoids it.")
         maturin = ["--require-hashes", "--requirement", ROOT / "requirements/native.txt"]
         package = ["--no-deps", "--no-build-isolation", *(ROOT / folder for folder in NATIVE)]
-        steps = [[*pip, "install", "--quiet", *maturin], [*pip, "install", "--quiet", *package]]
+        lock = [programs / "python", ROOT / "scripts/crates.py"]
+        steps = [[*pip, "install", "--quiet", *maturin], lock, [*pip, "install", "--quiet", *package]]
     else:
         _say("Hypercorn serves: there is no wheel of kes-native in dist/, and no cargo to build one.")
         return
-    tools = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}  # the build calls maturin
+    # The build calls maturin, which calls cargo.
+    tools = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "MATURIN_PEP517_ARGS": "--locked"}
     if any(subprocess.run(step, check=False, env=tools).returncode for step in steps):
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", "kes-native"], capture_output=True, check=False)
         _say("kes-native can't be installed: see above. Hypercorn serves.")

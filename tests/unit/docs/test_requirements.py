@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from scripts import crates
+
 ROOT = Path(__file__).parents[3]
 PROJECTS = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+CRATES = ROOT / "plugins" / "native" / "crates.lock"
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 OUR_OWN = {"kes-core", "kes-aws", "kes-backup", "kes-cedar", "kes-fs", "kes-kubernetes", "kes-vault"}
 
@@ -56,3 +59,24 @@ def test_every_package_is_pinned_by_version_and_hash_alone(lock: Path) -> None:
         assert (
             line.startswith("#") or pin.fullmatch(line) or re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line)
         )
+
+
+def test_crates_of_the_native_package_are_pinned_by_version_and_hash_alone() -> None:
+    """If this fails, run `cargo update` in plugins/native, and then `python3 scripts/crates.py --write`."""
+    text = CRATES.read_text()
+    locked = {package["name"]: package for package in tomllib.loads(text)["package"]}
+    needed = tomllib.loads((CRATES.parent / "Cargo.toml").read_text())["dependencies"]
+    for name, need in needed.items():
+        version = need if isinstance(need, str) else need["version"]
+        assert version == f"={locked[name]['version']}"
+    del locked["kes-native"]
+    assert all(re.fullmatch("[0-9a-f]{64}", package["checksum"]) for package in locked.values())
+    assert "://" not in text
+
+
+def test_lock_file_of_cargo_is_made_again() -> None:
+    source = 'source = "registry+https://example.com/index"\n'
+    lock = crates.with_source(CRATES.read_text(), source)
+    packages = tomllib.loads(lock)["package"]
+    assert [package["name"] for package in packages if "source" not in package] == ["kes-native"]
+    assert crates.without_source(f"# Made by cargo.\n{lock}") == CRATES.read_text()
