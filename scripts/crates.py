@@ -1,8 +1,9 @@
 """The lock file of the crates in kes-native: every crate with its version and hash, without the address of a registry.
 
-`python3 scripts/crates.py` makes `plugins/native/Cargo.lock` from `plugins/native/crates.lock`. Then `cargo build --locked`
-takes exactly these crates, and checks their hashes. `--write` does the reverse, after a change of `Cargo.toml` or after
-`cargo update`.
+`python3 scripts/crates.py` makes `plugins/native/Cargo.lock` from `plugins/native/crates.lock`. With it,
+`cargo build --locked` takes exactly these crates, and checks their hashes.
+
+`--write` does the reverse, after a change of `Cargo.toml` or after `cargo update`.
 """
 
 from __future__ import annotations
