@@ -15,8 +15,9 @@ import yaml
 from kes_core.identity import APIKey
 from tests.helpers.certificates import make_server_certificate
 from tests.helpers.command import run_kes
-from tests.helpers.docker import BASE, Log, engine, kes_image, run
+from tests.helpers.docker import BASE, IMAGE, Log, build, engine, kes_image, run
 from tests.helpers.documents import blocks
+from tests.helpers.native_wheel import clone_with_wheel
 from tests.helpers.programs import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # it builds the image
@@ -82,6 +83,15 @@ def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
     assert inside(image, "/opt/kes/bin/python3", "-c", "\n".join(find)) == "None None\nNone None\n"
     # What the image adds to its base.
     assert image.attrs["Size"] - engine().images.get(BASE).attrs["Size"] < 120_000_000
+
+
+def test_image_serves_with_a_wheel_of_the_native_runtime(image: Any, tmp_path: Path) -> None:
+    native, said = build(clone_with_wheel(tmp_path), f"{IMAGE}-native")
+    assert "The image serves with kes-native, from dist/." in said
+    for built, runtime in ((native, "native"), (image, "hypercorn")):
+        command = ["server", "--dev", "--addr", f"127.0.0.1:{free_port()}"]
+        with run(built, command=command) as container, closing(Log(container)) as log:
+            log.wait_for(f"the {runtime} runtime is listening on")
 
 
 def test_nothing_of_the_checkout_but_the_packages_goes_in(image: Any) -> None:

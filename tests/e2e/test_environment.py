@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.documents import ROOT
+from tests.helpers.native_wheel import clone_with_wheel
 from tests.helpers.programs import free_port
 
 WITHOUT_ENSUREPIP = """
@@ -55,32 +54,10 @@ def test_missing_module_is_named_and_nothing_is_left(half_made: bool, tmp_path: 
     assert list(tmp_path.iterdir()) == [venv] * half_made
 
 
-RUNTIME = "kes_core.server.wire.listener:HypercornRuntime"
-
-
-def make_wheel(directory: Path) -> None:
-    """Make a wheel of a kes-native that is the core's own runtime: the real one takes minutes to build."""
-    name = f"kes_native-{version('kes-core')}"
-    files = {
-        "kes_native/__init__.py": "",
-        "kes_native/_native.py": "",
-        f"{name}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: kes-native\nVersion: {version('kes-core')}\n",
-        f"{name}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{name}.dist-info/entry_points.txt": f"[kes.runtimes]\nnative = {RUNTIME}\n",
-        f"{name}.dist-info/RECORD": "",
-    }
-    directory.mkdir()
-    with zipfile.ZipFile(directory / f"{name}-py3-none-any.whl", "w") as wheel:
-        for file, text in files.items():
-            wheel.writestr(file, text)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_quickstart_uses_a_wheel_of_the_native_runtime(tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    make_wheel(clone / "dist")
+    clone = clone_with_wheel(tmp_path)
     environment = {name: value for name, value in os.environ.items() if "KES_" not in name}
     environment["KES_DEMO_ADDRESS"] = f"127.0.0.1:{free_port()}"
     command = [sys.executable, str(clone / "scripts" / "quickstart.py")]

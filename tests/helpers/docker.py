@@ -22,7 +22,7 @@ from docker.errors import BuildError, ImageNotFound  # type: ignore[import-untyp
 
 from tests.helpers.programs import program
 
-__all__ = ["BASE", "IMAGE", "Log", "engine", "kes_image", "run"]
+__all__ = ["BASE", "IMAGE", "Log", "build", "engine", "kes_image", "run"]
 
 ROOT = Path(__file__).parents[2]
 BASE = os.environ.get("KES_TEST_PYTHON_IMAGE", "kes-test-python:bookworm")
@@ -45,23 +45,29 @@ def engine() -> Any:
 @functools.cache
 def kes_image() -> Any:
     """Build the image as in the documentation, and return it."""
+    image, _log = build(ROOT, IMAGE)
+    return image
+
+
+def build(folder: Path, tag: str) -> tuple[Any, str]:
+    """Build the image of a checkout; return it, and what the build says."""
     try:
         engine().images.get(BASE)
     except ImageNotFound:
         _make_base()
     try:
-        image, _log = engine().images.build(
-            path=str(ROOT),
+        image, log = engine().images.build(
+            path=str(folder),
             dockerfile="examples/docker/Dockerfile",
-            tag=IMAGE,
+            tag=tag,
             buildargs={"PYTHON_IMAGE": BASE},
             network_mode="host",
             rm=True,
         )
     except BuildError as error:
-        log = "".join(line.get("stream", "") for line in error.build_log)
-        raise AssertionError(f"the image can't be built: {error}\n{log[-4000:]}") from error
-    return image
+        failure = "".join(line.get("stream", "") for line in error.build_log)
+        raise AssertionError(f"the image can't be built: {error}\n{failure[-4000:]}") from error
+    return image, "".join(line.get("stream", "") for line in log)
 
 
 def _make_base() -> None:
@@ -94,9 +100,9 @@ def pip_settings() -> dict[str, str]:
 
 
 @contextmanager
-def run(**options: Any) -> Iterator[Any]:
-    """Start a container of the image on the network of this machine, and remove it at the end."""
-    container = engine().containers.create(kes_image().id, network_mode="host", **options)
+def run(image: Any = None, **options: Any) -> Iterator[Any]:
+    """Start a container of the image, or of another, on the network of this machine, and remove it at the end."""
+    container = engine().containers.create((image or kes_image()).id, network_mode="host", **options)
     try:
         container.start()
         yield container
