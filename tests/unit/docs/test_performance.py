@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks import instructions
 from benchmarks.callgrind import by_library
 from benchmarks.plot import draw
 from benchmarks.tables import BLOCKS, MARKED, MISSING, fill_page
@@ -78,3 +79,24 @@ def test_profile_counts_a_function_without_those_that_it_calls(tmp_path: Path) -
         "\nob=(2)\nfn=(2)\n3 100\n\ntotals: 113\n"
     )
     assert by_library(profile) == {"/lib/a.so": 13, "/lib/b.so": 100}
+
+
+def test_request_may_take_five_percent_more_instructions_than_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(instructions, "BUDGETS", tmp_path / "budgets.json")
+    budgets = {"native": {"generate h1": 1000, "decrypt h1": 1000}}
+    instructions.BUDGETS.write_text(json.dumps({instructions.environment(): budgets}))
+    assert instructions.exceeded({"native": {"generate h1": 1050, "decrypt h1": 900}}) == []
+    (problem,) = instructions.exceeded({"native": {"generate h1": 1051, "decrypt h1": 1050}})
+    assert problem.startswith("native generate h1: 1,051 instructions")
+    assert capsys.readouterr().out == ""
+    instructions.BUDGETS.write_text(json.dumps({"Python 2.7.18, x86_64": budgets}))
+    assert instructions.exceeded({"native": {"generate h1": 2000}}) == []
+    assert "nothing is checked" in capsys.readouterr().out
+
+
+def test_every_measured_load_has_a_budget() -> None:
+    loads = {*instructions.LOADS, *instructions.AUDITED}
+    for budgets in json.loads(instructions.BUDGETS.read_text()).values():
+        assert {name: budget.keys() for name, budget in budgets.items()} == {"native": loads, "hypercorn": loads}
