@@ -45,6 +45,32 @@ def prepare(*, dev: bool) -> Path:
     return folder / "bin"
 
 
+def add_native(programs: Path) -> None:
+    """Install kes-native into the environment whose `bin` folder `prepare` has returned.
+
+    It is the wheel in `dist`, if there is one; otherwise it is built with Rust. Exits with one message if there is
+    neither, or if the build fails.
+    """
+    if not may_add_native():
+        sys.exit("kes-native needs Rust 1.85 (on Debian 12: apt install cargo-web), or a wheel in the folder dist")
+    folder = programs.parent
+    if any((ROOT / "dist").glob("kes_native-*.whl")):
+        _say("Installing kes-native from dist")
+        _install(
+            folder, "--no-deps", "--no-index", "--find-links", str(ROOT / "dist"), "--force-reinstall", "kes-native"
+        )
+        return
+    _say("Building kes-native, which takes some minutes the first time:")
+    os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"  # its build runs the program maturin
+    _install(folder, "--require-hashes", "--requirement", str(ROOT / "requirements/maturin.txt"))
+    _install(folder, "--no-deps", "--no-build-isolation", "--force-reinstall", str(ROOT / NATIVE[0]))
+
+
+def may_add_native() -> bool:
+    """Return whether there is a wheel of kes-native or a Rust compiler."""
+    return any((ROOT / "dist").glob("kes_native-*.whl")) or shutil.which("cargo") is not None
+
+
 def _fill(folder: Path, locks: list[Path]) -> None:
     """Install everything into `folder`, and print each step to stderr."""
     if not _has_pip(folder):

@@ -1,18 +1,20 @@
 """Start a demo server with keys in files, and print the commands to try next.
 
 It creates two folders, which you can delete at any time: `.venv` (the installed packages) and `kes-demo`
-(configuration, certificate, keys). A second start uses the same keys.
+(configuration, certificate, keys). A second start uses the same keys. `--native` also installs kes-native, a faster and
+experimental runtime, and uses it: the wheel in the folder `dist`, or built with Rust.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import subprocess
 from pathlib import Path
 
-from environment import ROOT, prepare
+from environment import ROOT, add_native, may_add_native, prepare
 
 ADDRESS = "127.0.0.1:7373"
 """Where the server listens, unless the environment variable KES_DEMO_ADDRESS says otherwise."""
@@ -44,12 +46,21 @@ After you change {folder}/config.yml, make this server reload it:
   kill -HUP {pid}
 
 The commands need -k because the server's certificate is self-signed.
-Ctrl-C stops the server; the keys stay in {folder}/keys.
+{hint}Ctrl-C stops the server; the keys stay in {folder}/keys.
+"""
+
+HINT = """\
+With --native, this command installs a faster runtime, which is experimental, and uses it.
 """
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--native", action="store_true", help="install kes-native, and use it")
+    native = parser.parse_args().native
     programs = prepare(dev=False)
+    if native:
+        add_native(programs)
     kes = str(programs / "kes")
     folder = Path(os.environ.get("KES_DEMO", ROOT / "kes-demo"))
     chosen = os.environ.get("KES_DEMO_ADDRESS")
@@ -72,9 +83,11 @@ def main() -> None:
     written = re.search(r"^address: *['\"]?([^\s'\"]+)", config.read_text(), re.MULTILINE)
     address = chosen or (written[1] if written else ADDRESS)
     # The server takes the place of this process, so it has the same process ID.
-    print(NEXT.format(programs=programs, address=address, folder=folder, pid=os.getpid()), flush=True)
+    hint = HINT if may_add_native() and not native else ""
+    print(NEXT.format(programs=programs, address=address, folder=folder, pid=os.getpid(), hint=hint), flush=True)
     # The log says which runtime it is.
-    options = ["--config", str(config), "--runtime", "auto", *(["--addr", chosen] if chosen else [])]
+    runtime = "native" if native else "auto"
+    options = ["--config", str(config), "--runtime", runtime, *(["--addr", chosen] if chosen else [])]
     os.execv(kes, [kes, "server", *options])
 
 

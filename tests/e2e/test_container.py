@@ -16,13 +16,15 @@ from kes_core.identity import APIKey
 from tests.helpers.certificates import make_server_certificate
 from tests.helpers.command import run_kes
 from tests.helpers.docker import BASE, Log, engine, kes_image, run
-from tests.helpers.documents import blocks
+from tests.helpers.documents import ROOT, blocks
 from tests.helpers.programs import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # it builds the image
 
 UID = 65532
 HARDENING = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
+NATIVE = any((ROOT / "dist").glob("kes_native-*.whl"))
+"""Whether the image contains kes-native."""
 WRITABLE = """
 import os
 for folder, folders, files in os.walk("/"):
@@ -76,6 +78,8 @@ def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
     plugins = json.loads(inside(image, "kes", "plugins"))
     ours = {"kes-core", "kes-aws", "kes-cedar", "kes-fs", "kes-kubernetes", "kes-vault"}
     assert {plugin["distribution"] for plugin in plugins} == ours
+    found = inside(image, "/opt/kes/bin/python3", "-c", "import importlib.util as u; print(u.find_spec('kes_native'))")
+    assert (found != "None\n") == NATIVE
     assert not [plugin for plugin in plugins if plugin["error"]]
     find = ["import importlib.util, shutil", "print(importlib.util.find_spec('pip'), shutil.which('pip'))"]
     find.append("print(shutil.which('gcc'), shutil.which('git'))")
@@ -107,6 +111,7 @@ def test_container_serves(owned: Path, workers: int) -> None:
     config = {
         "address": "127.0.0.1:0",
         "workers": workers,
+        "runtime": "auto",
         "admin": {"identity": admin.identity},
         "tls": {"key": f"/etc/kes/{key.name}", "cert": f"/etc/kes/{cert.name}"},
         "probe": {"address": probe},
@@ -121,6 +126,7 @@ def test_container_serves(owned: Path, workers: int) -> None:
     }
     with run(volumes=volumes, **HARDENING) as container, closing(Log(container)) as log:
         line = log.wait_for("listening on https://")
+        assert ("the native runtime is listening on" in line) == NATIVE
         server = "https://" + json.loads(line)["message"].rpartition("https://")[2]
         environment = {"KES_SERVER": server, "KES_API_KEY": str(admin)}
 

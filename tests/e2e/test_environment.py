@@ -49,3 +49,22 @@ def test_missing_module_is_named_and_nothing_is_left(half_made: bool, tmp_path: 
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("apt install python3-venv\n")
     assert list(tmp_path.iterdir()) == [venv] * half_made
+
+
+def test_native_runtime_needs_rust_or_a_wheel(tmp_path: Path) -> None:
+    code = "import pathlib, sys; sys.path.insert(0, 'scripts'); import environment; here = pathlib.Path(sys.argv[1]); "
+    code += "environment.ROOT = here; environment.add_native(here / 'bin')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "kes-native needs Rust 1.85 (on Debian 12: apt install cargo-web), or a wheel in the folder dist\n"
+    )
+    assert list(tmp_path.iterdir()) == []
