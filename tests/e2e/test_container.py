@@ -75,7 +75,7 @@ def test_image_says_how_it_is_run(image: Any) -> None:
 
 
 def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
-    plugins = json.loads(inside(image, "kes", "plugins"))
+    plugins = json.loads(inside(image, "kes", "plugins", "--json"))
     ours = {"kes-core", "kes-aws", "kes-cedar", "kes-fs", "kes-kubernetes", "kes-vault"}
     assert {plugin["distribution"] for plugin in plugins} == ours
     found = inside(image, "/opt/kes/bin/python3", "-c", "import importlib.util as u; print(u.find_spec('kes_native'))")
