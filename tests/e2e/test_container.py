@@ -85,7 +85,7 @@ def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
     find.append("print(shutil.which('gcc'), shutil.which('git'))")
     assert inside(image, "/opt/kes/bin/python3", "-c", "\n".join(find)) == "None None\nNone None\n"
     # What the image adds to its base.
-    assert image.attrs["Size"] - engine().images.get(BASE).attrs["Size"] < 120_000_000
+    assert image.attrs["Size"] - engine().images.get(BASE).attrs["Size"] < 145_000_000
 
 
 def test_nothing_of_the_checkout_but_the_packages_goes_in(image: Any) -> None:
