@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from kes_core.findings import Finding
-    from kes_core.frontends.interface import FrontendBackend
+    from kes_core.frontends import FrontendBackend
     from kes_core.keystore import KeyStore
     from kes_core.policy import PolicyEngine
 

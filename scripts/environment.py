@@ -59,7 +59,7 @@ def add_native(programs: Path) -> None:
         _say("Installing kes-native, which serves with less CPU time, from dist/")
     elif shutil.which("cargo"):
         _say("Building kes-native, which serves with less CPU time. It takes minutes; KES_RUNTIME=hypercorn avoids it.")
-        maturin = ["--require-hashes", "--requirement", ROOT / "requirements/native.txt"]
+        maturin = ["--require-hashes", "--requirement", ROOT / "requirements/maturin.txt"]
         package = ["--no-deps", "--no-build-isolation", *(ROOT / folder for folder in NATIVE)]
         lock = [programs / "python", ROOT / "scripts/crates.py"]
         steps = [[*pip, "install", "--quiet", *maturin], lock, [*pip, "install", "--quiet", *package]]

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from environment import PACKAGES, ROOT, prepare
+from environment import NATIVE, PACKAGES, ROOT, prepare
 
 COMMAND = "python3 scripts/lock.py"
 OUR_OWN = {"kes-core", "kes-aws", "kes-backup", "kes-cedar", "kes-fs", "kes-kubernetes", "kes-vault"}
@@ -28,6 +28,7 @@ def requirements() -> dict[str, list[str]]:
     projects = [tomllib.loads((ROOT / package / "pyproject.toml").read_text()) for package in PACKAGES]
     run = [line for project in projects for line in project["project"]["dependencies"] if not is_our_own(line)]
     build = [line for project in projects for line in project["build-system"]["requires"]]
+    native = [tomllib.loads((ROOT / package / "pyproject.toml").read_text()) for package in NATIVE]
     groups: dict[str, Any] = projects[0]["dependency-groups"]
     testing = projects[0]["project"]["optional-dependencies"]["testing"]
     return {
@@ -35,6 +36,7 @@ def requirements() -> dict[str, list[str]]:
         "image": run,
         "build": build,
         "docs": groups["docs"],
+        "maturin": [line for project in native for line in project["build-system"]["requires"]],
         "native": groups["native"],
         "release": groups["release"],
         "uv": [line for line in groups["dev"] if re.match(r"uv\b", line)],

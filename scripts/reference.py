@@ -16,9 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kes_core import config, counters, errors, findings, hookspecs, keystore, policy, testing
+from kes_core import config, counters, errors, findings, frontends, hookspecs, keystore, policy, testing
 from kes_core.config import types
-from kes_core.frontends import interface as frontends
 from kes_core.testing import clauses
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"

@@ -69,3 +69,12 @@ def test_an_error_is_not_measured_as_an_answer(tmp_path: Path, http2: bool) -> N
         assert runner.measure(target, Load("generate", http2, 2))["failures"] == 0
         with pytest.raises(SystemExit, match=r"404 .*does not exist"):
             runner.measure(target, Load("missing", http2, 2))
+
+
+def test_starts_are_measured() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "starts.py"), "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    numbers = [float(line.split("|")[2]) for line in done.stdout.splitlines()[2:]]
+    assert len(numbers) == 3
+    assert 0 < numbers[0] < numbers[1] < numbers[2]

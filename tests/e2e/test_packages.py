@@ -53,6 +53,18 @@ def test_page_of_a_package_links_to_nothing_that_is_not_there(project: Path) -> 
     assert "urls" not in metadata(project)  # and the project has no address yet
 
 
+def test_container_image_gets_the_files_that_describe_the_packages() -> None:
+    """Without them, the packages can't be built in it."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    sent = [ROOT / line.removeprefix("!/") for line in lines if line.startswith("!/")]
+    for project in PROJECTS:
+        facts = metadata(project)
+        for name in ("pyproject.toml", facts["readme"], *facts["license-files"]):
+            file = project / name
+            assert file.exists()
+            assert any(file.is_relative_to(path) for path in sent), file
+
+
 def build(project: str, sources: Path, output: Path, umask: int) -> None:
     """Build a project's source distribution, and the wheel from it, as the release does."""
     output.mkdir(exist_ok=True)

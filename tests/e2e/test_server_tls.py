@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ import trustme
 
 from tests.helpers.certificates import Credentials, make_credentials, make_server_certificate
 from tests.helpers.command import run_kes
+from tests.helpers.programs import program
 from tests.helpers.server import Server, read_response, start_failing
 
 RunServer = Callable[..., Server]
@@ -168,6 +170,37 @@ def test_client_without_a_certificate_gets_an_alert(server: Server, version: ssl
     with pytest.raises(ssl.SSLError) as caught, _connect(server, context) as connection:
         connection.recv(1)  # TLS 1.3 ends the client's handshake before the server has seen the certificate
     assert re.search(rf"({alert})$", str(caught.value.reason))
+
+
+@pytest.mark.parametrize(("command", "answers"), [("K", 3), ("k", 0)])
+def test_client_may_change_the_keys_of_its_session(server: Server, tmp_path: Path, command: str, answers: int) -> None:
+    """Again and again, between requests (RFC 8446, section 4.6.3). With `K` it asks the server to do so, too."""
+    messages = tmp_path / "messages"
+    files = ["-cert", str(server.admin.cert), "-key", str(server.admin.key), "-msg", "-msgfile", str(messages)]
+    address = f"{server.host}:{server.port}"
+    arguments = [program("openssl", "openssl"), "s_client", "-brief", "-tls1_3", "-connect", address, *files]
+    with subprocess.Popen(arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE) as client:
+
+        def send(text: bytes) -> None:
+            assert client.stdin is not None
+            client.stdin.write(text)
+            client.stdin.flush()
+
+        assert client.stdout is not None
+        assert client.stderr is not None
+        try:
+            for number in range(61):
+                send(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                head = b"".join(iter(client.stdout.readline, b"\r\n"))
+                assert head.startswith(b"HTTP/1.1 200 ")
+                (length,) = re.findall(rb"content-length: (\d+)", head)
+                assert json.loads(client.stdout.read(int(length))).keys() == {"version", "commit"}
+                if number in {20, 40, 59}:
+                    send(command.encode() + b"\n")
+                    assert any(line.startswith(b"KEYUPDATE") for line in client.stderr)
+        finally:
+            client.kill()
+    assert len(re.findall("^<<< .*KeyUpdate$", messages.read_text(), re.MULTILINE)) == answers
 
 
 def ask_for_version(server: Server, credentials: Credentials) -> int:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 pytest.importorskip("kes_native._native", reason="the native part of kes-native is not built")
 
@@ -18,14 +22,22 @@ REQUEST = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 LARGEST = 16 * 1024
 """The bytes that a record holds at most."""
+HANDSHAKE = 22
+"""The type of records with messages of a handshake, which a client may also send later (RFC 8446, section 4.6)."""
 
 
-def run(version: ssl.TLSVersion, scenario: Callable[[Recorder, Conversation], Awaitable[None]]) -> None:
-    """Run a scenario on a connection with this version of TLS."""
+def run(
+    version: ssl.TLSVersion,
+    scenario: Callable[[Recorder, Conversation], Awaitable[None]],
+    secrets: Path | None = None,
+) -> None:
+    """Run a scenario on a connection with this version of TLS. Its `secrets` are written to a file."""
 
     async def start() -> None:
         context = stranger()
         context.minimum_version = context.maximum_version = version
+        if secrets is not None:
+            context.keylog_filename = str(secrets)
         application = Recorder()
         await scenario(application, Conversation(application, http2=False, context=context))
 
@@ -103,3 +115,43 @@ def test_record_that_is_too_long_is_refused_at_once(size: int) -> None:
         assert application.requests == []
 
     run(ssl.TLSVersion.TLSv1_3, scenario)
+
+
+def records_of(kind: int, pieces: Iterator[bytes], secrets: Path) -> Iterator[bytes]:
+    """Encrypt records as the client, of a kind that no TLS library sends at that time (RFC 8446, sections 5.2 and 7.3).
+
+    The cipher suite is TLS_AES_256_GCM_SHA384, and the client has not encrypted any record before.
+    """
+    (secret,) = [line.split()[2] for line in secrets.read_text().splitlines() if "CLIENT_TRAFFIC_SECRET_0" in line]
+
+    def derived(label: bytes, length: int) -> bytes:
+        label = b"tls13 " + label
+        info = struct.pack(">HB", length, len(label)) + label + b"\0"
+        return HKDFExpand(SHA384(), length, info).derive(bytes.fromhex(secret))
+
+    cipher, iv = AESGCM(derived(b"key", 32)), derived(b"iv", 12)
+    for number, piece in enumerate(pieces):
+        head = b"\x17\x03\x03" + struct.pack(">H", len(piece) + 17)
+        nonce = (int.from_bytes(iv) ^ number).to_bytes(12)
+        yield head + cipher.encrypt(nonce, piece + bytes([kind]), head)
+
+
+@pytest.mark.parametrize("size", [1, 1000, LARGEST])
+def test_message_that_never_ends_has_a_limit(tmp_path: Path, size: int) -> None:
+    """The server has to keep its pieces until it is complete. It keeps 64 KiB."""
+    secrets = tmp_path / "secrets"
+
+    async def scenario(application: Recorder, conversation: Conversation) -> None:
+        message = b"\x18\x00\xff\xff" + bytes(0xFFFF - 1)  # a change of keys, of which only the last byte is missing
+        pieces = (message[start : start + size] for start in range(0, len(message), size))
+        taken = 0
+        for record in records_of(HANDSHAKE, pieces, secrets):
+            assert not conversation.is_closed
+            conversation.send_encrypted(record)
+            taken += len(record)
+            if taken > 0xFFFF:
+                break
+        assert conversation.is_closed
+        assert application.requests == []
+
+    run(ssl.TLSVersion.TLSv1_3, scenario, secrets)

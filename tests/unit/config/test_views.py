@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from pathlib import Path
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from kes_core.config import ConfigError, Duration, Secret, Section, parse_config
 from kes_core.config.views import effective, exposed_credentials, json_schema
 from kes_core.plugins import Plugins, load_plugins
 from tests.helpers.configurations import ADMIN, BROKEN, START, VECTORS
+from tests.helpers.documents import blocks
 
 MASK = "**********"
 
@@ -195,12 +197,12 @@ def test_broken_files_that_the_schema_can_not_see_are_still_refused(
 
 
 def test_examples_in_the_documentation_are_valid(validator: Draft202012Validator) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    blocks = [block.split("```")[0] for block in readme.split("```yaml\n")[1:]]
-    for block in blocks:
-        document = yaml.safe_load(block)
-        if "admin" in document:
-            assert [error.message for error in validator.iter_errors(document)] == []
+    files = [re.findall(r"<<END\n(.*)^END$", block, re.DOTALL | re.MULTILINE) for block in blocks("README.md", "sh")]
+    documents = [yaml.safe_load(text) for text in [*blocks("README.md", "yaml"), *itertools.chain(*files)]]
+    whole = [document for document in documents if "admin" in document]
+    assert len(whole) == 1
+    for document in whole:
+        assert [error.message for error in validator.iter_errors(document)] == []
 
 
 class Careless(Section):

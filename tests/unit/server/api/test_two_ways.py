@@ -187,7 +187,9 @@ def sealed(site: Site) -> str:
     return str(json.loads(answer.body)["ciphertext"])
 
 
-ROUTES = [b"generate", b"encrypt", b"decrypt", b"hmac", b"bulk/decrypt", b"describe", b"generate%2F"]
+FREQUENT = [route.removeprefix("/v1/key/").rstrip("/").encode() for route in KESApp.frequent]
+ROUTES = [*FREQUENT, b"describe", b"generate%2F"]
+RANDOM = {b"generate", b"encrypt", b"bulk/generate", b"bulk/encrypt"}
 NAMES = [b"my-key", b"my%2Dkey", b"absent", b"denied", b"", b"..", b"a/b", b"\xff", b"a" * 100]
 MEMBERS = ["ciphertext", "plaintext", "context", "message", "Message"]
 VALUES = ["aGVsbG8=", "?", "", None, 1, "CIPHERTEXT"]
@@ -196,6 +198,13 @@ BODIES = st.one_of(
     st.one_of(OBJECTS, st.lists(OBJECTS, max_size=3)).map(json.dumps),
     st.sampled_from(["", "{", "null", "[]", "{}", '{"ciphertext":"CIPHERTEXT"} more', "[" * 3000]),
 )
+
+
+def shape(body: bytes) -> Any:
+    """Return the names and the lengths of what a body has, for answers that are random."""
+    answer = json.loads(body)
+    items = answer if isinstance(answer, list) else [answer]
+    return [{name: len(value) for name, value in item.items()} for item in items]
 
 
 @given(
@@ -211,8 +220,8 @@ def test_both_ways_are_the_same(site: Site, who: str, method: str, route: bytes,
     ordinary = site.ask(who, method, path, body, at_once=False)
     for _repetition in range(2):
         outcome = site.ask(who, method, path, body, at_once=True)
-        if outcome.status == 200 and route in {b"generate", b"encrypt"}:  # random
-            assert json.loads(outcome.body).keys() == json.loads(ordinary.body).keys()
+        if outcome.status == 200 and route in RANDOM:
+            assert shape(outcome.body) == shape(ordinary.body)
             outcome = outcome._replace(body=ordinary.body)
         assert outcome == ordinary
         assert len(outcome.records) == 1
