@@ -32,7 +32,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import growth, instructions, shares, versions  # noqa: E402 # from the project's root
+from benchmarks import growth, instructions, shares, starts, versions  # noqa: E402 # from the project's root
 from benchmarks.loads import Load, Runner, in_rounds, median  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
 from benchmarks.run import CONCURRENCY, half_load, loads_of  # noqa: E402
@@ -112,6 +112,15 @@ class Run:
         """One worker and two, on all cores."""
         self._each("workers", lambda runtime: growth.workers(runtime, (1, 2), *self._tools()))
 
+    def starts(self) -> None:
+        """The CPU time of a start."""
+
+        def measure(runtime: str) -> dict[str, float]:
+            with tempfile.TemporaryDirectory() as name:
+                return starts.measure(runtime, self.rounds, Path(name))
+
+        self._each("starts", measure)
+
     def versions(self) -> None:
         """The instructions that a key with 20 versions takes, without HTTP."""
         if self._has_callgrind():
@@ -160,6 +169,7 @@ PARTS: Final = [
     Run.audit,
     Run.idle,
     Run.workers,
+    Run.starts,
     Run.versions,
     Run.modules,
     Run.callgrind,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from benchmarks.loads import median, ratio
+from benchmarks.starts import ROWS
 from benchmarks.verdicts import REFERENCE, Results, goals_table, sized, table
 
 RUNTIMES: Final = {"native": "native", "hypercorn": "Hypercorn"}
@@ -149,6 +150,13 @@ def _start(results: Results) -> str:
     return table(["seconds of CPU time until the first answer", *RUNTIMES.values()], lines)
 
 
+def _starts(results: Results) -> str:
+    lines = [
+        [label, *(f"{results['starts'][runtime][name]:.2g}" for runtime in RUNTIMES)] for name, label in ROWS.items()
+    ]
+    return table(["seconds of CPU time", *RUNTIMES.values()], lines)
+
+
 def _workers(results: Results) -> str:
     lines = []
     for runtime, label in RUNTIMES.items():
@@ -206,6 +214,7 @@ BLOCKS: Final[dict[str, Callable[[Results], str]]] = {
     "memory": _memory,
     "listing": _listing,
     "start": _start,
+    "starts": _starts,
     "workers": _workers,
     "versions": _versions,
     "instructions": _instructions,

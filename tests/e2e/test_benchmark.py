@@ -15,7 +15,7 @@ from benchmarks.loads import BUILT, Load, Runner
 from benchmarks.servers import Servers
 
 ROOT = Path(__file__).parents[2]
-PARTS = ["requests", "bulk", "policies", "keys", "audit", "idle", "workers"]
+PARTS = ["requests", "bulk", "policies", "keys", "audit", "idle", "workers", "starts"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
