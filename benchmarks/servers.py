@@ -51,10 +51,15 @@ class Target:
     header: str = ""
 
     @property
+    def workers(self) -> list[int]:
+        """Its worker processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
+    @property
     def pids(self) -> str:
         """Its processes, with workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return ",".join([str(self.process.pid), *children])
+        return ",".join(map(str, [self.process.pid, *self.workers]))
 
     def resident_mib(self) -> float:
         """Return the resident memory of its process, in MiB."""
@@ -63,7 +68,12 @@ class Target:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that its process has used, user and system."""
-        return time.clock_gettime((~self.process.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+        return cpu_seconds(self.process.pid)
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time that a process has used, user and system."""
+    return time.clock_gettime((~process << 3) | 2)  # as clock_getcpuclockid(3) makes it
 
 
 def pinned(core: int | None) -> Callable[[], None] | None:

@@ -40,6 +40,9 @@ STEP: Final = 0.002
 """Seconds that a worker leaves a new connection to each of those that have fewer, up to `MAX_STEPS`. They take it much
 sooner, unless they are busy or hang."""
 MAX_STEPS: Final = 5
+BURST_MARGIN: Final = 4
+"""How many connections more than others a worker may have during a burst: while it has taken the last one less than
+`STEP` ago. To step back for each one would cost more than it brings. Those that follow the burst make up for it."""
 MAX_UNASKED: Final = 8
 """Connections that a worker takes after it has waited in vain, until it waits again. A worker does not finish more
 handshakes in `STEP` seconds, so others that hang do not make it slower."""
@@ -170,6 +173,8 @@ class Acceptor:
         self._spread = spread
         self._unasked = 0
         """How many connections it may take now, even if others have fewer."""
+        self._last = 0.0
+        """When it took one."""
         self._share = 1
         """How many it may take the next time when others have left some."""
         sock.setblocking(False)
@@ -213,7 +218,7 @@ class Acceptor:
     async def _accept_in_turn(self, spread: Spread) -> socket.socket:
         """Accept a connection that no other process with fewer takes."""
         while True:
-            if self._unasked or not spread.fewer():
+            if self._unasked or not spread.fewer(self._margin()):
                 try:
                     connection, _address = self._sock.accept()
                 except BlockingIOError:
@@ -221,6 +226,7 @@ class Acceptor:
                     self._share = 1
                 else:
                     spread.expect()
+                    self._last = asyncio.get_running_loop().time()
                     self._unasked = max(0, self._unasked - 1)
                     connection.setblocking(False)
                     return connection
@@ -236,10 +242,15 @@ class Acceptor:
         finally:
             loop.remove_reader(self._sock)
 
+    def _margin(self) -> int:
+        """Return how many connections more than the others this process may have without stepping back."""
+        return BURST_MARGIN if asyncio.get_running_loop().time() - self._last < STEP else 0
+
     async def _step_back(self, spread: Spread) -> None:
         """Leave the waiting connections for a moment to the processes that have fewer."""
+        margin = self._margin()
         steps, fewest = 0, spread.fewest()
-        while steps < min(spread.fewer(), MAX_STEPS):
+        while steps < min(spread.fewer(margin), MAX_STEPS):
             await asyncio.sleep(STEP)
             steps += 1
         if spread.fewer():

@@ -62,9 +62,10 @@ class Spread:
         self._open = connections
         self._publish(connections)
 
-    def fewer(self) -> int:
-        """Return how many workers accept connections and have fewer than this one."""
-        return sum(number < self._open for number in self._numbers)
+    def fewer(self, margin: int = 0) -> int:
+        """Return how many workers accept connections and have fewer than this one, by more than `margin`."""
+        limit = self._open - margin
+        return sum(number < limit for number in self._numbers)
 
     def fewest(self) -> int:
         """Return how many connections the worker has that has fewest."""
