@@ -176,7 +176,7 @@ class Acceptor:
         self._last = 0.0
         """When it took one."""
         self._share = 1
-        """How many it may take the next time when others have left some."""
+        """How many it may take the next time that others have left some."""
         sock.setblocking(False)
         self._accepts(True)
         self._task = asyncio.get_running_loop().create_task(self._accept())
@@ -247,15 +247,17 @@ class Acceptor:
         return BURST_MARGIN if asyncio.get_running_loop().time() - self._last < STEP else 0
 
     async def _step_back(self, spread: Spread) -> None:
-        """Leave the waiting connections for a moment to the processes that have fewer."""
-        margin = self._margin()
-        steps, fewest = 0, spread.fewest()
+        """Leave the waiting connections for a moment to the processes that have fewer, and then take a few.
+
+        First only one: on a busy machine, the others may need longer. With each time in vain more, in case they hang.
+        """
+        margin, fewest = self._margin(), spread.fewest()
+        steps = 0
         while steps < min(spread.fewer(margin), MAX_STEPS):
             await asyncio.sleep(STEP)
             steps += 1
-        if spread.fewer():
+        if steps and spread.fewer(margin):
             self._unasked = self._share
-            # Those that have taken something are slow, perhaps, but they do not hang.
             self._share = min(2 * self._share, MAX_UNASKED) if spread.fewest() == fewest else self._share // 2 + 1
 
 
