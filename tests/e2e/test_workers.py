@@ -130,9 +130,9 @@ def test_new_connections_go_to_the_workers_with_the_fewest(run_server: Run, tmp_
         sockets = [sock for sock in sockets if sock not in first]
         sockets += [stack.enter_context(server.connection()) for _ in range(40)]
         second = closed_of(sockets, server, new)
-    assert statistics.median(times) < 0.5
-    assert 12 <= len(first) <= 20  # of 48
-    assert len(second) >= 19  # of 24
+    assert statistics.median(times) < 5  # a busy machine may need as much as one of these seconds
+    assert 11 <= len(first) <= 21  # evenly: 16
+    assert len(second) >= 18  # evenly: 24
 
 
 def wait_for_all_workers(server: Server) -> None:
