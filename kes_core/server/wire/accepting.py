@@ -40,9 +40,11 @@ STEP: Final = 0.002
 """Seconds that a worker leaves a new connection to each of those that have fewer, up to `MAX_STEPS`. They take it much
 sooner, unless they are busy or hang."""
 MAX_STEPS: Final = 5
-BURST_MARGIN: Final = 4
-"""How many connections more than others a worker may have during a burst: while it has taken the last one less than
-`STEP` ago. To step back for each one would cost more than it brings. Those that follow the burst make up for it."""
+BURST_MARGIN: Final = 8
+"""How many connections more than others a worker may have in a burst: half of its handshakes in progress, up to this.
+To step back for each one would cost more than it brings. Those that follow the burst make up for it."""
+BURST: Final = 0.02
+"""Seconds after the last connection in which a burst goes on."""
 MAX_UNASKED: Final = 8
 """Connections that a worker takes after it has waited in vain, until it waits again. A worker does not finish more
 handshakes in `STEP` seconds, so others that hang do not make it slower."""
@@ -82,19 +84,20 @@ class Gate:
                 return False
             self._drop(victim or next(iter(self._handshakes)))
         self._open += 1
-        self._note()
         self._handshakes[tls] = now
+        self._note()
         return True
 
     def established(self, tls: TLSConnection) -> None:
         """Record that a handshake has succeeded."""
         self._handshakes.pop(tls, None)
+        self._note()
 
     def closed(self, tls: TLSConnection) -> None:
         """Record that an admitted connection is closed."""
         self._open -= 1
-        self._note()
         self._handshakes.pop(tls, None)
+        self._note()
 
     def accept_failed(self, error: OSError) -> None:
         """Record that accepting failed. Close a connection without a handshake, if any, to free a file descriptor."""
@@ -115,6 +118,7 @@ class Gate:
 
     def _note(self) -> None:
         if self.spread is not None:
+            self.spread.handshakes = len(self._handshakes)
             self.spread.note(self._open)
 
     def _drop(self, tls: TLSConnection) -> None:
@@ -173,7 +177,7 @@ class Acceptor:
         self._spread = spread
         self._unasked = 0
         """How many connections it may take now, even if others have fewer."""
-        self._last = 0.0
+        self._last = -BURST
         """When it took one."""
         self._share = 1
         """How many it may take the next time that others have left some."""
@@ -218,7 +222,7 @@ class Acceptor:
     async def _accept_in_turn(self, spread: Spread) -> socket.socket:
         """Accept a connection that no other process with fewer takes."""
         while True:
-            if self._unasked or not spread.fewer(self._margin()):
+            if self._unasked or not spread.fewer(self._margin(spread)):
                 try:
                     connection, _address = self._sock.accept()
                 except BlockingIOError:
@@ -242,16 +246,17 @@ class Acceptor:
         finally:
             loop.remove_reader(self._sock)
 
-    def _margin(self) -> int:
+    def _margin(self, spread: Spread) -> int:
         """Return how many connections more than the others this process may have without stepping back."""
-        return BURST_MARGIN if asyncio.get_running_loop().time() - self._last < STEP else 0
+        in_burst = asyncio.get_running_loop().time() - self._last < BURST
+        return min(spread.handshakes // 2, BURST_MARGIN) if in_burst else 0
 
     async def _step_back(self, spread: Spread) -> None:
         """Leave the waiting connections for a moment to the processes that have fewer, and then take a few.
 
         First only one: on a busy machine, the others may need longer. With each time in vain more, in case they hang.
         """
-        margin, fewest = self._margin(), spread.fewest()
+        margin, fewest = self._margin(spread), spread.fewest()
         steps = 0
         while steps < min(spread.fewer(margin), MAX_STEPS):
             await asyncio.sleep(STEP)

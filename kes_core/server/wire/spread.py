@@ -47,6 +47,8 @@ class Spread:
         self._place = number - 1
         self._open = 0
         self._accepts = False
+        self.handshakes = 0
+        """How many connections of this worker are in their handshake."""
 
     def accepts(self, accepts: bool) -> None:
         """Record whether this worker accepts connections now."""

@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from kes_core.server.metrics import Metrics
 from kes_core.server.wire import spread
-from kes_core.server.wire.accepting import BACKOFF, BURST_MARGIN, MAX_STEPS, STEP, Acceptor
+from kes_core.server.wire.accepting import BACKOFF, BURST, BURST_MARGIN, MAX_STEPS, STEP, Acceptor
 from kes_core.server.wire.listener import HypercornRuntime
 from kes_core.server.wire.spread import Spread
 from kes_core.tls import ServerTLS
@@ -83,8 +83,8 @@ class Workers:
         return loop.time() - began
 
     async def settle(self) -> None:
-        """Wait until all workers are awake again."""
-        await asyncio.sleep((MAX_STEPS + 1) * STEP)
+        """Wait until all workers are awake again, and no burst goes on."""
+        await asyncio.sleep(BURST + MAX_STEPS * STEP)
 
     async def accepted(self, number: int) -> float:
         """Wait until so many connections of the serving workers are open; return how long it took."""
