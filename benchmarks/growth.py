@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.loads import Load, Result, Rows, Runner, in_rounds
-from benchmarks.servers import KEY, Servers, Target
+from benchmarks.servers import KEY, Servers, Target, open_sockets
 from benchmarks.verdicts import SIZES
 from kes_core.keys.stored import KeyVersion
 
@@ -23,7 +23,7 @@ BASE: Final = "base"
 VERSIONS: Final = 20
 _AT_ONCE: Final = 16
 _WORKERS_AT_ONCE: Final = 256
-"""Connections. The kernel spreads them evenly only if there are many."""
+"""Connections to all workers. They open at the same time."""
 LOADS: Final = (Load("generate", False, _AT_ONCE), Load("generate", True, _AT_ONCE))
 CONNECTIONS: Final = Load("generate", False, 1, new_connection=True)
 _LISTINGS: Final = 100
@@ -168,11 +168,19 @@ def idle_connections(runtime: str, sizes: Sizes, rounds: int, servers: Servers, 
 
 
 def workers(runtime: str, counts: Sequence[int], rounds: int, servers: Servers, runner: Runner) -> Found:
-    """Compare numbers of workers. The servers and the load generator share all cores."""
+    """Compare numbers of workers. The servers and the load generator share all cores.
+
+    `busiest` in a result is the share of the worker with the most connections, when a client opens many at once. What
+    each worker does in the measurement says less: it depends on how much of a core the load generator leaves to it.
+    """
     targets = [servers.runtime(runtime, f"workers {count}", changes={"workers": count}, core=None) for count in counts]
 
     def measure(target: Target, load: Load) -> Result:
-        return runner.measure(target, load, core=None)
+        processes = target.workers or [target.process.pid]
+        before = [open_sockets(process) for process in processes]
+        with runner.connections(target, load):
+            found = [open_sockets(process) - others for process, others in zip(processes, before, strict=True)]
+        return runner.measure(target, load, core=None) | {"busiest": max(found) / sum(found)}
 
     load = Load("generate", False, _WORKERS_AT_ONCE)
     for target in targets:

@@ -68,10 +68,15 @@ class Target:
     """What `config` contains while this is measured: several targets can be one process. See `Servers.variant`."""
 
     @property
+    def workers(self) -> list[int]:
+        """Its worker processes."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
+    @property
     def pids(self) -> str:
         """Its processes, with workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return ",".join([str(self.process.pid), *children])
+        return ",".join(map(str, [self.process.pid, *self.workers]))
 
     def resident_mib(self) -> float:
         """Return the resident memory of its process, in MiB."""
@@ -81,6 +86,11 @@ class Target:
     def cpu_seconds(self) -> float:
         """Return the CPU time that its process has used, user and system."""
         return time.clock_gettime((~self.process.pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+
+
+def open_sockets(process: int) -> int:
+    """Return how many sockets a process has open."""
+    return sum(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{process}/fd").iterdir())
 
 
 def set_urgent(thread: int, *, urgent: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.loads import median, ratio
 from benchmarks.starts import ROWS
-from benchmarks.verdicts import REFERENCE, Results, goals_table, sized, table
+from benchmarks.verdicts import REFERENCE, Results, capacity, goals_table, sized, table
 
 RUNTIMES: Final = {"native": "native", "hypercorn": "Hypercorn"}
 MISSING: Final = "Not measured.\n"
@@ -162,11 +162,11 @@ def _workers(results: Results) -> str:
     for runtime, label in RUNTIMES.items():
         for load, row in results["workers"][runtime]["rows"].items():
             one, two = row["workers 1"], row["workers 2"]
-            capacity = f"{2 * ratio(one, two, 'cpu'):.2f}"
-            lines.append([label, load, capacity, _percent(ratio(two, one, "cpu")), f"{ratio(two, one, 'rate'):.2f}"])
-    return table(
-        ["two workers", "request", "capacity", "CPU time of a request", "throughput, load on the same cores"], lines
-    )
+            busiest = f"{median(two, 'busiest') * 100:.0f} %"
+            cpu, rate = _percent(ratio(two, one, "cpu")), f"{ratio(two, one, 'rate'):.2f}"
+            lines.append([label, load, f"{capacity(row):.2f}", busiest, cpu, rate])
+    head = ["two workers", "request", "capacity", "connections of the busier worker", "CPU time of a request"]
+    return table([*head, "throughput, load on the same cores"], lines)
 
 
 def _versions(results: Results) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kes_core.plugins import Plugins
     from kes_core.server.metrics import Metrics
     from kes_core.server.wire.listener import Runtime
+    from kes_core.server.wire.spread import Spread
     from kes_core.server.workers.peers import Peers
 
 __all__ = ["ServerProcess"]
@@ -44,7 +45,15 @@ CERTIFICATE_INTERVAL: Final = 15 * 60.0
 class ServerProcess:
     """Serves from `start` to `stop`. Belongs to one event loop."""
 
-    def __init__(self, plugins: Plugins, metrics: Metrics, peers: Peers, *, output_lock: int | None = None) -> None:
+    def __init__(
+        self,
+        plugins: Plugins,
+        metrics: Metrics,
+        peers: Peers,
+        *,
+        output_lock: int | None = None,
+        spread: Spread | None = None,
+    ) -> None:
         """Set up, without any connections yet.
 
         Args:
@@ -52,11 +61,13 @@ class ServerProcess:
             metrics: The counters.
             peers: The other processes of the server.
             output_lock: The file descriptor whose lock keeps them from writing to standard output at the same time.
+            spread: Their numbers of connections, to spread new ones evenly.
         """
         self._plugins = plugins
         self._metrics = metrics
         self._peers = peers
         self._output_lock = output_lock
+        self._spread = spread
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._cache_task: asyncio.Task[None]
@@ -81,7 +92,9 @@ class ServerProcess:
         self.app = KESApp(state, self._metrics, self._peers, ExpiryWatch(self._metrics))
         self.app.use(state)
         self._frontends = Frontends(self.app)
-        self._http = HTTPFrontend(self.app, self._runtime_kind(self.app, self._current_tls, self._metrics))
+        runtime = self._runtime_kind(self.app, self._current_tls, self._metrics)
+        runtime.spread = self._spread
+        self._http = HTTPFrontend(self.app, runtime)
         self._check_expiry()
 
     def _make_tls(self, config: Config) -> ServerTLS:

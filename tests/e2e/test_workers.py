@@ -6,10 +6,12 @@ import json
 import os
 import select
 import signal
+import ssl
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,53 @@ def test_each_has_connections_of_its_own(run_server: Run, tmp_path: Path) -> Non
             sockets = sockets[len(closed) :]
 
 
+def closed_of(sockets: list[ssl.SSLSocket], server: Server, worker: int) -> list[ssl.SSLSocket]:
+    """Kill a worker; return those of the connections that were its own."""
+    os.kill(worker, signal.SIGKILL)
+    server.wait_for_log("has died, killed by signal 9, and is replaced")
+    poll = select.poll()
+    for sock in sockets:
+        poll.register(sock, select.POLLRDHUP)
+    closed = {fileno for fileno, _events in poll.poll(0)}
+    return [sock for sock in sockets if sock.fileno() in closed]
+
+
+def test_new_connections_go_to_the_workers_with_the_fewest(run_server: Run, tmp_path: Path) -> None:
+    """One after another, and also to a worker that replaces a dead one, until it has as many as the others.
+
+    One that stands still does not hold them up: the others wait a few milliseconds for it. On a busy machine, one that
+    serves may not be awake in time either, and then the next connections make up for it. If the kernel chose the
+    worker, the new one would get a third of those that follow.
+    """
+    server = start_with_workers(run_server, tmp_path)
+    workers = workers_of(server)
+    times = []
+    with ExitStack() as stack:
+        sockets = []
+        os.kill(workers[0], signal.SIGSTOP)
+        for _ in range(8):
+            began = time.monotonic()
+            sockets.append(stack.enter_context(server.connection()))
+            times.append(time.monotonic() - began)
+        os.kill(workers[0], signal.SIGCONT)
+        sockets += [stack.enter_context(server.connection()) for _ in range(16 * WORKERS - len(sockets))]
+        first = closed_of(sockets, server, workers[0])
+        wait_for_all_workers(server)
+        (new,) = set(workers_of(server)) - set(workers)
+        sockets = [sock for sock in sockets if sock not in first]
+        sockets += [stack.enter_context(server.connection()) for _ in range(40)]
+        second = closed_of(sockets, server, new)
+    assert statistics.median(times) < 5  # a busy machine may need as much as one of these seconds
+    assert 11 <= len(first) <= 21  # evenly: 16
+    assert len(second) >= 18  # evenly: 24
+
+
+def wait_for_all_workers(server: Server) -> None:
+    deadline = time.monotonic() + 60
+    while families(server)["kes_workers"][1][""] < WORKERS:
+        assert time.monotonic() < deadline
+
+
 def test_what_one_changes_no_other_still_believes(run_server: Run, tmp_path: Path) -> None:
     server = start_with_workers(run_server, tmp_path)
     with connections(server) as clients:
@@ -147,9 +196,7 @@ def test_dead_worker_is_replaced_and_what_it_counted_stays(run_server: Run, tmp_
     uptime = families(server)["kes_system_up_time"][1][""]
     os.kill(before[0], signal.SIGKILL)
     server.wait_for_log("has died, killed by signal 9, and is replaced")
-    deadline = time.monotonic() + 60
-    while families(server)["kes_workers"][1][""] < WORKERS:
-        assert time.monotonic() < deadline
+    wait_for_all_workers(server)
     assert len(set(workers_of(server)) - set(before)) == 1
     found = families(server)
     assert found["kes_worker_restarts_total"][1][""] == 1
@@ -196,9 +243,7 @@ def test_reload_applies_to_all_workers_or_to_none(run_server: Run, tmp_path: Pat
     # A new worker starts with the configuration in use, not with the one in the file.
     os.kill(workers_of(server)[0], signal.SIGKILL)
     server.wait_for_log("is replaced")
-    deadline = time.monotonic() + 60
-    while families(server)["kes_workers"][1][""] < WORKERS:
-        assert time.monotonic() < deadline
+    wait_for_all_workers(server)
     assert allowed() == {200}
 
 

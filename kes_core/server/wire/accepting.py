@@ -1,5 +1,7 @@
 """Accept connections one at a time, within limits, and prefer clients that continue their handshake.
 
+Several workers share a listening socket. Each leaves a new connection for a moment to those that have fewer.
+
 asyncio's own servers accept all waiting connections in one turn of the event loop, before the server can reject any.
 When file descriptors run out, they log a traceback for each connection. The key store needs descriptors too.
 """
@@ -16,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kes_core.faults import log_fault
+from kes_core.server.wire.spread import Spread
 from kes_core.server.wire.tls_connection import TLSConnection
 
 __all__ = ["Acceptor", "Gate", "connection_limit"]
@@ -33,6 +36,18 @@ REPORT_INTERVAL: Final = 1.0
 """The shortest time between two log lines about connections that were not served, in seconds."""
 MIN_HANDSHAKES: Final = 32
 _SHARE_OF_HANDSHAKES: Final = 8
+STEP: Final = 0.002
+"""Seconds that a worker leaves a new connection to each of those that have fewer, up to `MAX_STEPS`. They take it much
+sooner, unless they are busy or hang."""
+MAX_STEPS: Final = 5
+BURST_MARGIN: Final = 8
+"""How many connections more than others a worker may have in a burst: half of its handshakes in progress, up to this.
+To step back for each one would cost more than it brings. Those that follow the burst make up for it."""
+BURST: Final = 0.02
+"""Seconds after the last connection in which a burst goes on."""
+MAX_UNASKED: Final = 8
+"""Connections that a worker takes after it has waited in vain, until it waits again. A worker does not finish more
+handshakes in `STEP` seconds, so others that hang do not make it slower."""
 
 
 class Gate:
@@ -40,7 +55,12 @@ class Gate:
 
     An attacker without credentials can open connections at no cost. So incomplete handshakes have a lower limit. When
     it is reached, a client that has not sent anything loses its connection to the next client.
+
+    Other workers learn from `spread` how many connections are open. Those in their handshake count too: a handshake is
+    the work of many requests, and a burst of new connections would not be spread if they counted after it.
     """
+
+    spread: Spread | None = None
 
     def __init__(self, max_connections: int) -> None:
         self.max_connections = max_connections
@@ -60,20 +80,24 @@ class Gate:
             victim = next((tls for tls in self._handshakes if not tls.in_handshake), None)
             if victim is None and is_full:
                 self._rejected += 1
+                self._note()
                 return False
             self._drop(victim or next(iter(self._handshakes)))
         self._open += 1
         self._handshakes[tls] = now
+        self._note()
         return True
 
     def established(self, tls: TLSConnection) -> None:
         """Record that a handshake has succeeded."""
         self._handshakes.pop(tls, None)
+        self._note()
 
     def closed(self, tls: TLSConnection) -> None:
         """Record that an admitted connection is closed."""
         self._open -= 1
         self._handshakes.pop(tls, None)
+        self._note()
 
     def accept_failed(self, error: OSError) -> None:
         """Record that accepting failed. Close a connection without a handshake, if any, to free a file descriptor."""
@@ -91,6 +115,11 @@ class Gate:
                 self._drop(tls)
         if now - self._reported >= REPORT_INTERVAL and self._report():
             self._reported = now
+
+    def _note(self) -> None:
+        if self.spread is not None:
+            self.spread.handshakes = len(self._handshakes)
+            self.spread.note(self._open)
 
     def _drop(self, tls: TLSConnection) -> None:
         del self._handshakes[tls]
@@ -120,10 +149,19 @@ class Gate:
 
 
 class Acceptor:
-    """Accepts the connections of one listening socket, one at a time. Other processes may share the socket."""
+    """Accepts the connections of one listening socket, one at a time. Other processes may share the socket.
+
+    A new connection wakes all of them. One that has more connections than others steps back: it waits for a few
+    milliseconds, in which they can take what waits. If they do not, it takes the connection itself. So they need no
+    agreement, and one that hangs, is busy or has just died delays connections only a little.
+    """
 
     def __init__(
-        self, sock: socket.socket, make_protocol: Callable[[], TLSConnection], on_error: Callable[[OSError], None]
+        self,
+        sock: socket.socket,
+        make_protocol: Callable[[], TLSConnection],
+        on_error: Callable[[OSError], None],
+        spread: Spread | None = None,
     ) -> None:
         """Start to accept, on the running event loop.
 
@@ -131,15 +169,25 @@ class Acceptor:
             sock: A listening socket. `close` closes it.
             make_protocol: Called for each connection.
             on_error: Called when an accept fails. The next attempt follows after `BACKOFF` seconds.
+            spread: The connections of the processes that share the socket, if there are others.
         """
         self._sock = sock
         self._make_protocol = make_protocol
         self._on_error = on_error
+        self._spread = spread
+        self._unasked = 0
+        """How many connections it may take now, even if others have fewer."""
+        self._last = -BURST
+        """When it took one."""
+        self._share = 1
+        """How many it may take the next time that others have left some."""
         sock.setblocking(False)
+        self._accepts(True)
         self._task = asyncio.get_running_loop().create_task(self._accept())
 
     async def close(self) -> None:
         """Stop accepting and close the socket."""
+        self._accepts(False)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         asyncio.get_running_loop().remove_reader(self._sock)
@@ -149,11 +197,16 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _address = await loop.sock_accept(self._sock)
+                if self._spread is None:
+                    connection, _address = await loop.sock_accept(self._sock)
+                else:
+                    connection = await self._accept_in_turn(self._spread)
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:
                     self._on_error(error)
+                    self._accepts(False)
                     await asyncio.sleep(BACKOFF)
+                    self._accepts(True)
                 continue
             # This takes a turn of the event loop, in which closed connections release their descriptors.
             try:
@@ -161,6 +214,56 @@ class Acceptor:
             except Exception as error:
                 connection.close()
                 log_fault(logger, "internal error", error=error)
+
+    def _accepts(self, accepts: bool) -> None:
+        if self._spread is not None:
+            self._spread.accepts(accepts)
+
+    async def _accept_in_turn(self, spread: Spread) -> socket.socket:
+        """Accept a connection that no other process with fewer takes."""
+        while True:
+            if self._unasked or not spread.fewer(self._margin(spread)):
+                try:
+                    connection, _address = self._sock.accept()
+                except BlockingIOError:
+                    self._unasked = 0
+                    self._share = 1
+                else:
+                    spread.expect()
+                    self._last = asyncio.get_running_loop().time()
+                    self._unasked = max(0, self._unasked - 1)
+                    connection.setblocking(False)
+                    return connection
+            await self._wait_for_connections()
+            await self._step_back(spread)
+
+    async def _wait_for_connections(self) -> None:
+        loop = asyncio.get_running_loop()
+        some_wait = asyncio.Event()
+        loop.add_reader(self._sock, some_wait.set)
+        try:
+            await some_wait.wait()
+        finally:
+            loop.remove_reader(self._sock)
+
+    def _margin(self, spread: Spread) -> int:
+        """Return how many connections more than the others this process may have without stepping back."""
+        in_burst = asyncio.get_running_loop().time() - self._last < BURST
+        return min(spread.handshakes // 2, BURST_MARGIN) if in_burst else 0
+
+    async def _step_back(self, spread: Spread) -> None:
+        """Leave the waiting connections for a moment to the processes that have fewer, and then take a few.
+
+        First only one: on a busy machine, the others may need longer. With each time in vain more, in case they hang.
+        """
+        margin, fewest = self._margin(spread), spread.fewest()
+        steps = 0
+        while steps < min(spread.fewer(margin), MAX_STEPS):
+            await asyncio.sleep(STEP)
+            steps += 1
+        if steps and spread.fewer(margin):
+            self._unasked = self._share
+            self._share = min(2 * self._share, MAX_UNASKED) if spread.fewest() == fewest else self._share // 2 + 1
 
 
 def connection_limit() -> int:

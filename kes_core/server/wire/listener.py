@@ -26,6 +26,7 @@ from kes_core.server.wire.http1 import HTTP1Protocol
 from kes_core.server.wire.http2 import HTTP2Protocol
 from kes_core.server.wire.hypercorn_config import hypercorn_config
 from kes_core.server.wire.sockets import BACKLOG
+from kes_core.server.wire.spread import Spread
 from kes_core.server.wire.stream import App, Message
 from kes_core.server.wire.tls_connection import TLSConnection
 from kes_core.tls import ServerTLS, TLSError, TLSSettings
@@ -68,6 +69,9 @@ class Runtime(Protocol):
     make_appender: MakeAppender | None
     """Makes what appends audit records to files in native code, if the runtime has that."""
 
+    spread: Spread | None
+    """The connections of all processes that serve on the same sockets; set before `start` if there are others."""
+
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
         """Set up.
 
@@ -96,6 +100,7 @@ class HypercornRuntime:
     """The `Runtime` on Hypercorn, on the running event loop."""
 
     make_appender: MakeAppender | None = None
+    spread: Spread | None = None
 
     def __init__(self, app: App, tls: Callable[[], ServerTLS], metrics: Metrics) -> None:
         self.app = app
@@ -117,9 +122,10 @@ class HypercornRuntime:
         return tls
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
+        self._gate.spread = self.spread
         for sock in sockets:
             sock.listen(BACKLOG)
-            self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.accept_failed))
+            self._acceptors.append(Acceptor(sock, self._new_connection, self._gate.accept_failed, self.spread))
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     async def stop(self, *, grace: float) -> None:

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from kes_core.server.process import GRACE, WorkerError
+from kes_core.server.wire import spread
 from kes_core.server.workers import signs
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
@@ -43,6 +44,7 @@ class WorkerHandle:
         """The logs that its clients read."""
         self.signs = signs.Listener(supervisor.output_lock, number)
         """Shows for how long it has given no sign of life."""
+        self._connections = supervisor.connections
         self.serves = False
         self.loaded = supervisor.loaded
         """The configuration that it starts with."""
@@ -80,7 +82,7 @@ class WorkerHandle:
                 "kes_core.server.workers",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), supervisor.output_lock, *api, *probes],
+                pass_fds=[theirs.fileno(), supervisor.output_lock, supervisor.connections, *api, *probes],
                 env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
             )
         await self.channel.open(ours)
@@ -98,6 +100,7 @@ class WorkerHandle:
                     sockets=api,
                     probes=probes,
                     lock=supervisor.output_lock,
+                    connections=supervisor.connections,
                 )
         except PeerError as error:
             await self.end()
@@ -148,6 +151,12 @@ class WorkerHandle:
         code = self.process.returncode
         return f"killed by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
 
+    async def wait(self) -> None:
+        """Wait until the process has ended. The others leave it no connections any more."""
+        await self.process.wait()
+        self.serves = False
+        spread.clear(self._connections, self.number)
+
     async def end(self) -> None:
         """Let the worker finish its requests in progress, and wait until it has ended."""
         self.serves = False
@@ -155,12 +164,12 @@ class WorkerHandle:
             self.process.terminate()
         try:
             async with asyncio.timeout(KILL_AFTER):
-                await self.process.wait()
+                await self.wait()
         except TimeoutError:
             logger.error("worker %d does not stop and is killed", self.number)
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
-            await self.process.wait()
+            await self.wait()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def snapshot(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from kes_core.audit.stdout import UNAUDITED
 from kes_core.counters import merge
 from kes_core.server import log
 from kes_core.server.process import ConfigRejectedError, WorkerError
+from kes_core.server.wire import spread
 from kes_core.server.workers import signs
 from kes_core.server.workers.channel import PeerError
 from kes_core.server.workers.handle import FRONTENDS_TIMEOUT, WorkerHandle
@@ -54,6 +55,7 @@ class Supervisor:
         self.sockets: Sockets
         self.output_lock = os.memfd_create("kes-output-lock")
         self._count = loaded.config.workers
+        self.connections = spread.create(self._count)
         self._workers: list[WorkerHandle] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._started = time.monotonic()
@@ -132,6 +134,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(worker.end() for worker in self._workers))
         os.close(self.output_lock)
+        os.close(self.connections)
         if any(worker.process.returncode == UNAUDITED for worker in self._workers):
             raise WorkerError("the audit log on standard output can't be written")
 
@@ -141,8 +144,7 @@ class Supervisor:
         pause, started = 0.0, loop.time()
         while True:
             worker = self._workers[index]
-            await worker.process.wait()
-            worker.serves = False
+            await worker.wait()
             self._restarts += 1
             if worker.numbers:
                 self._past = [merge([*self._past, _lasting(worker.numbers)])]

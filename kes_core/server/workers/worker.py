@@ -20,6 +20,7 @@ from kes_core.server.loop import run_loop
 from kes_core.server.metrics import Metrics
 from kes_core.server.process import ConfigRejectedError
 from kes_core.server.server import ServerProcess
+from kes_core.server.wire.spread import Spread
 from kes_core.server.workers import signs
 from kes_core.server.workers.channel import Channel, ChannelClosedError, PeerError
 
@@ -108,6 +109,7 @@ class _Worker:
         sockets: list[int],
         probes: list[int],
         lock: int,
+        connections: int,
     ) -> None:
         try:
             harden(mlock=mlock)
@@ -117,7 +119,8 @@ class _Worker:
             self._metrics.worker = number
             watchdog.signs.append(partial(signs.give, lock, number))
             peers = RemotePeers(self._channel, self._metrics)
-            server = ServerProcess(loaded.plugins, self._metrics, peers, output_lock=lock)
+            spread = Spread(connections, number)
+            server = ServerProcess(loaded.plugins, self._metrics, peers, output_lock=lock, spread=spread)
             await server.connect(loaded.config)
         except (ConfigError, MemoryLockError, ConfigRejectedError) as error:
             raise PeerError(str(error)) from error
