@@ -139,14 +139,17 @@ class Run:
         self.results["modules"] = found
 
     def callgrind(self) -> None:
-        """The instructions of requests."""
+        """The instructions of requests, also with many policies."""
         if not self._has_callgrind():
             return
-        found = {}
+        found, grown = {}, {}
+        policies = growth.many_policies(self.sizes)
         for runtime in self.runtimes:
-            counts = instructions.measure(runtime, self.servers, self.runner, self.instructions)
+            tools = runtime, self.servers, self.runner, self.instructions
+            counts = instructions.measure(*tools)
             found[runtime] = {load: shares.libraries(count) for load, count in counts.items()}
-        self.results["instructions"] = found
+            grown[runtime] = instructions.totals(instructions.measure(*tools, policies=policies))
+        self.results |= {"instructions": found, "instructions with policies": grown}
 
     def _has_callgrind(self) -> bool:
         if shutil.which("callgrind_control") is not None:

@@ -175,11 +175,14 @@ def workers(runtime: str, counts: Sequence[int], rounds: int, servers: Servers, 
     """
     targets = [servers.runtime(runtime, f"workers {count}", changes={"workers": count}, core=None) for count in counts]
 
+    def count(target: Target) -> list[int]:
+        return [open_sockets(process) for process in target.workers or [target.process.pid]]
+
+    idle = {target.name: count(target) for target in targets}
+
     def measure(target: Target, load: Load) -> Result:
-        processes = target.workers or [target.process.pid]
-        before = [open_sockets(process) for process in processes]
         with runner.connections(target, load):
-            found = [open_sockets(process) - others for process, others in zip(processes, before, strict=True)]
+            found = [there - others for there, others in zip(count(target), idle[target.name], strict=True)]
         return runner.measure(target, load, core=None) | {"busiest": max(found) / sum(found)}
 
     load = Load("generate", False, _WORKERS_AT_ONCE)

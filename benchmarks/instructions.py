@@ -85,8 +85,11 @@ def measure(
     profiles: Path | None = None,
     policies: dict[str, Any] | None = None,
 ) -> dict[str, Counter[str]]:
-    """Return the instructions of a request by load and library. Keep the profiles in a directory."""
-    own = servers.directory / f"callgrind-{runtime}"
+    """Return the instructions of a request by load and library. Keep the profiles in a directory.
+
+    With more `policies`, there is no measurement with an audit log.
+    """
+    own = servers.directory / f"callgrind-{runtime}{'-policies' if policies else ''}"
     own.mkdir()
     valgrind = f"valgrind --tool=callgrind --instr-atstart=no --callgrind-out-file={own}/callgrind.out.%p --quiet"
     environ = os.environ | {"PYTHONHASHSEED": "0"}
@@ -96,7 +99,7 @@ def measure(
     name = f"{runtime} under Callgrind"
     audit = {"audit": {"file": {"path": str(own / "audit.log")}}}
     found = {}
-    for loads, more in ((LOADS, {}), (AUDITED, audit)):
+    for loads, more in ((LOADS, {}), *([] if policies else [(AUDITED, audit)])):
         target = servers.kes(name, command, changes=changes | more, policies=policies, env=environ)
         for title, load in loads.items():
             found[title], profile = count(target, runner, load, requests, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import os
@@ -90,7 +91,11 @@ class Target:
 
 def open_sockets(process: int) -> int:
     """Return how many sockets a process has open."""
-    return sum(os.readlink(path).startswith("socket:") for path in Path(f"/proc/{process}/fd").iterdir())
+    count = 0
+    for path in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it is closed meanwhile
+            count += str(path.readlink()).startswith("socket:")
+    return count
 
 
 def set_urgent(thread: int, *, urgent: bool = True) -> None:
