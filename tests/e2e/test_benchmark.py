@@ -46,7 +46,8 @@ def test_goals_are_measured_and_no_request_fails(tmp_path: Path) -> None:
     assert results.keys() == {"machine", "connections", "half load", *PARTS}
     assert failures(results) == 0
     assert (tmp_path / "performance.svg").exists()
-    assert "| 10 policies and 100 identities: instructions | not measured |" in (tmp_path / "performance.md").read_text()
+    page = (tmp_path / "performance.md").read_text()
+    assert "| 10 policies and 100 identities: instructions | not measured |" in page
 
 
 def test_comparison_prints_a_peer() -> None:
