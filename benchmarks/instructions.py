@@ -87,7 +87,7 @@ def measure(
 ) -> dict[str, Counter[str]]:
     """Return the instructions of a request by load and library. Keep the profiles in a directory.
 
-    With more `policies`, there is no measurement with an audit log.
+    If there are more `policies`, this does not measure with an audit log.
     """
     own = servers.directory / f"callgrind-{runtime}{'-policies' if policies else ''}"
     own.mkdir()

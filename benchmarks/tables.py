@@ -31,7 +31,7 @@ def _machine(results: Results) -> str:
     text = (
         f"On {found['date']}: {found['processor']}, {found['cores']} cores, load {found['load']} at the start; "
         f"Python {found['python']}, {compiler}, OpenBao {found['openbao']}, kes-core {found['kes-core']}. "
-        f"{found['rounds']} rounds of {found['seconds']:g} s for each number.\n"
+        f"At least {found['rounds']} rounds of {found['seconds']:g} s for each number.\n"
     )
     if float(found["load"]) > float(found["cores"]):
         text += (

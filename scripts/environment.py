@@ -64,7 +64,7 @@ def add_native(programs: Path) -> None:
         lock = [programs / "python", ROOT / "scripts/crates.py"]
         steps = [[*pip, "install", "--quiet", *maturin], lock, [*pip, "install", "--quiet", *package]]
     else:
-        _say("Hypercorn serves: there is no wheel of kes-native in dist/, and no cargo to build one.")
+        _say("Hypercorn serves: dist/ has no wheel of kes-native, and cargo, which builds one, is not installed.")
         return
     # The build calls maturin, which calls cargo.
     tools = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "MATURIN_PEP517_ARGS": "--locked"}

@@ -51,7 +51,7 @@ Ctrl-C stops the server; the keys stay in {folder}/keys.
 
 def main() -> None:
     programs = prepare(dev=False)
-    runtime = os.environ.get("KES_RUNTIME", "auto")
+    runtime = os.environ.get("KES_RUNTIME") or "auto"
     if runtime != "hypercorn":
         add_native(programs)
     kes = str(programs / "kes")

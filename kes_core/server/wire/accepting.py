@@ -42,7 +42,8 @@ sooner, unless they are busy or hang."""
 MAX_STEPS: Final = 5
 BURST_MARGIN: Final = 8
 """How many connections more than others a worker may have in a burst: half of its handshakes in progress, up to this.
-To step back for each one would cost more than it brings. Those that follow the burst make up for it."""
+To step back for each connection would cost a tenth of the new connections a second, or more. Connections after the burst
+even it out."""
 BURST: Final = 0.02
 """Seconds after the last connection in which a burst goes on."""
 MAX_UNASKED: Final = 8
@@ -220,7 +221,7 @@ class Acceptor:
             self._spread.accepts(accepts)
 
     async def _accept_in_turn(self, spread: Spread) -> socket.socket:
-        """Accept a connection that no other process with fewer takes."""
+        """Accept a connection, after the processes that have fewer had the chance to take it."""
         while True:
             if self._unasked or not spread.fewer(self._margin(spread)):
                 try:
@@ -254,7 +255,8 @@ class Acceptor:
     async def _step_back(self, spread: Spread) -> None:
         """Leave the waiting connections for a moment to the processes that have fewer, and then take a few.
 
-        First only one: on a busy machine, the others may need longer. With each time in vain more, in case they hang.
+        Take one the first time: on a busy machine, the others may need longer. Take more each time that they leave some
+        again: they may hang.
         """
         margin, fewest = self._margin(spread), spread.fewest()
         steps = 0

@@ -3,7 +3,7 @@
 They also share the listening sockets: a new connection wakes all of them, and goes to the first that accepts it. To
 spread connections evenly, a worker leaves a new one to those that have fewer (see `accepting.Acceptor`).
 
-Nobody depends on these numbers. Each worker writes its own without a lock, and the others may read an old one: then a
+No worker relies on these numbers. Each writes its own without a lock, and the others may read an old one. Then a
 connection goes to another worker, or waits a few milliseconds.
 """
 
@@ -18,11 +18,11 @@ __all__ = ["Spread", "clear", "create"]
 
 _NUMBER: Final = struct.Struct("=I")
 _ABSENT: Final = 2**32 - 1
-"""Instead of its number, for a worker that accepts no connections: no other leaves any to it."""
+"""The number of a worker that accepts no connections. All others are lower, so no worker waits for this one."""
 
 
 def create(workers: int) -> int:
-    """Return the descriptor of a file for the numbers of so many workers, of which none accepts connections yet."""
+    """Make the file that the workers share; return its descriptor. No worker accepts connections yet."""
     descriptor = os.memfd_create("kes-connections")
     os.pwrite(descriptor, _NUMBER.pack(_ABSENT) * workers, 0)
     return descriptor
@@ -56,7 +56,7 @@ class Spread:
         self._publish(self._open)
 
     def expect(self) -> None:
-        """Record that this worker has taken a connection. `note` follows when it has decided whether this may stay."""
+        """Record that this worker has taken a connection. `note` follows once it knows whether the connection stays."""
         self._publish(self._open + 1)
 
     def note(self, connections: int) -> None:
@@ -70,7 +70,7 @@ class Spread:
         return sum(number < limit for number in self._numbers)
 
     def fewest(self) -> int:
-        """Return how many connections the worker has that has fewest."""
+        """Return the lowest number of connections of a worker."""
         return min(self._numbers)
 
     def _publish(self, connections: int) -> None:

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How long to look at most.
 pub const LONGEST: Duration = Duration::from_micros(50);
-/// After so many short waits at the latest it is worth another try.
+/// The most short waits until the next try.
 const MAX_NEEDED: u32 = 64;
 
 /// Learns from the latest waits. If looking is in vain more often than not, it becomes rare: one try for 64 short waits.

@@ -87,7 +87,7 @@ class Workers:
         await asyncio.sleep(BURST + MAX_STEPS * STEP)
 
     async def accepted(self, number: int) -> float:
-        """Wait until so many connections of the serving workers are open; return how long it took."""
+        """Wait until the serving workers have `number` open connections; return how long it took."""
         return await self.reach(lambda: sum(self.numbers()[: len(self.runtimes)]) == number)
 
 
