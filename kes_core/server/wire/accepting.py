@@ -42,8 +42,8 @@ sooner, unless they are busy or hang."""
 MAX_STEPS: Final = 5
 BURST_MARGIN: Final = 8
 """How many connections more than others a worker may have in a burst: half of its handshakes in progress, up to this.
-To step back for each connection would cost a tenth of the new connections a second, or more. Connections after the burst
-even it out."""
+To step back for each connection would cost a tenth of the new connections a second, or more. Connections after the
+burst even it out."""
 BURST: Final = 0.02
 """Seconds after the last connection in which a burst goes on."""
 MAX_UNASKED: Final = 8
