@@ -10,6 +10,7 @@ mod http2;
 mod pipe;
 mod poller;
 mod tls;
+mod verifier;
 mod wire;
 
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use crate::descriptor::Descriptor;
 use crate::http1::Http1;
 use crate::http2::Http2;
 use crate::poller::Poller;
-use crate::tls::{Config, Tls};
+use crate::tls::Tls;
+use crate::verifier::Config;
 use crate::wire::{Answer, Rules};
 
 enum Http {
@@ -154,8 +156,8 @@ impl Connection {
 #[pymethods]
 impl Connection {
     #[new]
-    fn new(config: Py<Config>, handler: Py<PyAny>, rules: &Bound<'_, SharedRules>) -> Self {
-        let (tls, http) = (Tls::new(config), Http::None);
+    fn new(config: &Config, handler: Py<PyAny>, rules: &Bound<'_, SharedRules>) -> Self {
+        let (tls, http) = (Tls::new(config.0.clone()), Http::None);
         Connection { tls, http, rules: rules.get().0.clone(), handler, status: Status::default(), has_backlog: false }
     }
 
@@ -372,7 +374,7 @@ impl Connection {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(tls::is_ed25519_signature, module)?)?;
+    module.add_function(wrap_pyfunction!(verifier::is_ed25519_signature, module)?)?;
     module.add_class::<Appender>()?;
     module.add_class::<Config>()?;
     module.add_class::<Poller>()?;

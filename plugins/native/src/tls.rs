@@ -1,24 +1,15 @@
-//! TLS on rustls. It proves that the client has the private key of its first certificate, and nothing else: Python
-//! decides which certificates are good, and checks the proof.
+//! TLS on rustls. Nothing here waits: encrypted bytes go in and come out.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use pyo3::exceptions::PyValueError;
-use pyo3::intern;
-use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{Acceptor, NoServerSessionStorage, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{
-    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{CertificateError, CipherSuite, Error, OtherError, ServerConfig};
 
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -41,152 +32,38 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-fn refuse(reason: String) -> Error {
+/// Return the error of a verifier that refuses a certificate.
+pub fn refuse(reason: String) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(reason)))))
 }
 
-/// Calls `kes_native.clients.ClientVerifier`.
-struct Verifier {
-    python: Py<PyAny>,
-    required: bool,
-    schemes: Vec<SignatureScheme>,
-}
-
-impl fmt::Debug for Verifier {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Verifier")
-    }
-}
-
-impl Verifier {
-    fn verify(
-        &self,
-        version: &str,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let is_valid = Python::attach(|py| -> PyResult<bool> {
-            let arguments = (
-                version,
-                u16::from(signed.scheme),
-                PyBytes::new(py, certificate),
-                PyBytes::new(py, message),
-                PyBytes::new(py, signed.signature()),
-            );
-            self.python.bind(py).call_method1(intern!(py, "is_proof"), arguments)?.extract()
-        });
-        match is_valid {
-            Ok(true) => Ok(HandshakeSignatureValid::assertion()),
-            _ => Err(Error::InvalidCertificate(CertificateError::BadSignature)),
-        }
-    }
-}
-
-impl ClientCertVerifier for Verifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.required
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let problem = Python::attach(|py| -> PyResult<String> {
-            let chain = PyList::new(py, [PyBytes::new(py, leaf)])?;
-            for other in others {
-                chain.append(PyBytes::new(py, other))?;
-            }
-            self.python.bind(py).call_method1(intern!(py, "problem"), (chain,))?.extract()
-        });
-        match problem {
-            Ok(problem) if problem.is_empty() => Ok(ClientCertVerified::assertion()),
-            Ok(problem) => Err(refuse(problem)),
-            Err(_) => Err(refuse("the client's certificate can't be checked".to_owned())),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify("1.2", message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify("1.3", message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
-    }
-}
-
-/// Return whether `signature` is that of an Ed25519 key, given in its 32 bytes, for `message`.
-#[pyfunction]
-pub fn is_ed25519_signature(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    let mapping = aws_lc_rs::default_provider().signature_verification_algorithms.mapping;
-    let found = mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ED25519);
-    let Some([algorithm, ..]) = found.map(|(_, algorithms)| *algorithms) else { return false };
-    algorithm.verify_signature(key, message, signature).is_ok()
-}
-
 /// The server's certificate and what it requires of clients.
-#[pyclass(frozen)]
-pub struct Config {
+pub struct Configs {
     with_protocols: Arc<ServerConfig>,
     /// For clients that offer other protocols only: they get HTTP/1.1, as with OpenSSL.
     plain: Arc<ServerConfig>,
 }
 
-#[pymethods]
-impl Config {
-    /// Args: the certificates and the private key (PKCS #8) in DER, the verifier with its signature schemes by number,
-    /// and whether a client must present a certificate.
-    #[new]
-    fn new(
-        chain: Vec<Vec<u8>>,
-        key: Vec<u8>,
-        verifier: Py<PyAny>,
-        schemes: Vec<u16>,
-        required: bool,
-    ) -> PyResult<Self> {
+impl Configs {
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Result<Self, Error> {
         let mut provider = aws_lc_rs::default_provider();
         // As in `kes_core.tls`: TLS 1.2 with forward secrecy and authenticated encryption only, which is all rustls has.
         provider.cipher_suites.retain(|suite| suite.suite() != CipherSuite::TLS_EMPTY_RENEGOTIATION_INFO_SCSV);
-        let chain = chain.into_iter().map(CertificateDer::from).collect();
-        let key = PrivateKeyDer::try_from(key).map_err(PyValueError::new_err)?;
-        let schemes = schemes.into_iter().map(SignatureScheme::from).collect();
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(error)?
-            .with_client_cert_verifier(Arc::new(Verifier { python: verifier, required, schemes }))
-            .with_single_cert(chain, key)
-            .map_err(error)?;
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)?;
         // A resumed session has no certificate, but each handshake must prove the client's identity.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let plain = Arc::new(config.clone());
         config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
-        Ok(Config { with_protocols: Arc::new(config), plain })
+        Ok(Configs { with_protocols: Arc::new(config), plain })
     }
-}
-
-fn error(error: Error) -> PyErr {
-    PyValueError::new_err(error.to_string())
 }
 
 enum State {
@@ -234,14 +111,14 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, output: &mut Vec<u8
     }
 }
 
-/// The TLS of one connection. Nothing here waits: encrypted bytes go in and come out.
+/// The TLS of one connection.
 ///
 /// It uses rustls without rustls' own buffers, of which each connection would keep 4 KiB.
 pub struct Tls {
-    config: Py<Config>,
+    configs: Arc<Configs>,
     state: State,
     /// What the client has sent of a record, or of a message in several records, that is not complete.
-    input: Vec<u8>,
+    pub input: Vec<u8>,
     pub output: Vec<u8>,
     /// Why the handshake or the connection failed; empty if it did not.
     pub failure: String,
@@ -249,9 +126,9 @@ pub struct Tls {
 }
 
 impl Tls {
-    pub fn new(config: Py<Config>) -> Self {
+    pub fn new(configs: Arc<Configs>) -> Self {
         let state = State::Hello(Box::default());
-        Tls { config, state, input: Vec::new(), output: Vec::new(), failure: String::new(), ended: false }
+        Tls { configs, state, input: Vec::new(), output: Vec::new(), failure: String::new(), ended: false }
     }
 
     pub fn is_established(&self) -> bool {
@@ -276,8 +153,8 @@ impl Tls {
             match read_hello(acceptor, data, &mut self.output) {
                 Ok(None) => return self.input.extend_from_slice(data),
                 Ok(Some(has_known_protocol)) => {
-                    let config = self.config.get();
-                    let config = if has_known_protocol { &config.with_protocols } else { &config.plain };
+                    let configs = &self.configs;
+                    let config = if has_known_protocol { &configs.with_protocols } else { &configs.plain };
                     match UnbufferedServerConnection::new(config.clone()) {
                         Ok(tls) => self.state = State::Open(Box::new(tls)),
                         Err(error) => return self.fail_with(&error),

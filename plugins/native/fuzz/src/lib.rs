@@ -3,6 +3,7 @@
 #![allow(dead_code)] // the sources of kes-native have more than is used here
 
 mod app;
+mod conversation;
 #[path = "../../src/date.rs"]
 mod date;
 #[path = "../../src/eagerness.rs"]
@@ -13,19 +14,28 @@ mod http1;
 mod http2;
 #[path = "../../src/pipe.rs"]
 mod pipe;
+#[path = "../../src/tls.rs"]
+mod tls;
 #[path = "../../src/wire.rs"]
 mod wire;
 
 use std::cell::RefCell;
 
+use bytes::BytesMut;
+
 use crate::app::{answer, rules, App, Seen, State};
+use crate::conversation::{receive, Conversation, Peers};
 use crate::http1::Http1;
 use crate::http2::Http2;
+use crate::tls::Tls;
 use crate::wire::Rules;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// More steps than any input needs: beyond that, a connection has got stuck.
 const MAX_STEPS: usize = 100_000;
+
+/// More messages say nothing new.
+const MAX_MESSAGES: usize = 16;
 
 /// What a conversation over HTTP/1.1 comes to.
 #[derive(Debug, PartialEq)]
@@ -187,6 +197,60 @@ fn check_request_http2(seen: &Seen) {
         assert!(!name.is_empty() && name.iter().all(|byte| is_token(*byte) && !byte.is_ascii_uppercase()));
         assert!(!value.iter().any(|byte| b"\r\n\0".contains(byte)));
         assert!(![&b"connection"[..], b"transfer-encoding", b"keep-alive", b"upgrade"].contains(&&name[..]));
+    }
+}
+
+/// TLS: no input breaks the server, and only what a client has encrypted gets through.
+///
+/// The first byte says whether the rest comes instead of a client, or says how one talks.
+pub fn check_tls(data: &[u8]) {
+    let Some((&kind, rest)) = data.split_first() else { return };
+    PEERS.with(|peers| if kind % 4 == 0 { check_any_tls(peers, rest) } else { check_talk(peers, kind, rest) });
+}
+
+thread_local! {
+    static PEERS: Peers = Peers::new();
+}
+
+/// Send any bytes: nobody gets in with them, and the pieces in which they come do not matter.
+fn check_any_tls(peers: &Peers, data: &[u8]) {
+    let outcome = |pieces: &[&[u8]]| {
+        let (mut server, mut plain) = (Tls::new(peers.server.clone()), BytesMut::new());
+        for piece in pieces {
+            receive(&mut server, &mut piece.to_vec(), &mut plain);
+        }
+        assert!(plain.is_empty() && !server.is_established() && server.certificates().is_empty());
+        server.failure
+    };
+    let pieces = pieces(data);
+    assert_eq!(outcome(&pieces), outcome(&[&pieces.concat()]), "the pieces matter");
+}
+
+/// Let a client talk: in pieces, with messages of some sizes, new keys between them, and perhaps a damaged byte.
+fn check_talk(peers: &Peers, kind: u8, data: &[u8]) {
+    let [piece, high, low, change, sizes @ ..] = data else { return };
+    let place = usize::from(u16::from_be_bytes([*high, *low]));
+    let damage = (*change != 0).then_some((place, *change));
+    let mut talk = Conversation::new(peers, kind & 4 != 0, usize::from(*piece) * 16 + 1, damage);
+    talk.settle();
+    let mut said = Vec::new();
+    for (number, &size) in sizes.iter().take(MAX_MESSAGES).enumerate() {
+        if size % 8 == 0 {
+            talk.change_keys();
+        }
+        let message = vec![number as u8; usize::from(size) * 128];
+        said.extend_from_slice(&message);
+        talk.say(&message);
+        talk.server.send(&message);
+        talk.settle();
+    }
+    talk.close();
+    assert!(said.starts_with(&talk.plain), "the server got what the client did not send");
+    assert!(said.starts_with(&talk.answers), "the client got what the server did not send");
+    if damage.is_none() {
+        assert_eq!((talk.server.failure.as_str(), talk.server.ended, talk.is_broken), ("", true, false));
+        assert_eq!((talk.plain.len(), talk.answers.len()), (said.len(), said.len()));
+        assert_eq!((talk.server.certificates().len(), talk.server.input.len()), (1, 0));
     }
 }
 

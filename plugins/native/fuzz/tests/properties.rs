@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kes_native_fuzz::eagerness::{Eagerness, LONGEST};
-use kes_native_fuzz::{check_http1, check_http2, frame, header_block, talk_http1, talk_http2};
+use kes_native_fuzz::{check_http1, check_http2, check_tls, frame, header_block, talk_http1, talk_http2};
 use proptest::prelude::*;
 
 /// Parts of requests over HTTP/1.1, good and bad.
@@ -156,6 +156,35 @@ fn more_requests_than_one_turn_has() {
     assert_eq!(outcome.seen.len(), 10);
     let requests: Vec<Vec<u8>> = (0..8).map(|place| frame(1, 5, 2 * place + 1, &good(b"/whole"))).collect();
     assert_eq!(talk_http2(&[&frame(4, 0, 0, b""), &requests.concat()]).len(), 8);
+}
+
+/// What a client says first (RFC 8446, section 4.1.2), with a field of extensions that says nothing.
+const HELLO: &[u8] = b"\x16\x03\x01\x00\x31\x01\x00\x00\x2d\x03\x0301234567890123456789012345678901\x00\x00\x04\x13\x01\xc0\x2b\x01\x00\x00\x00";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_over_tls(size: u8, hello: bool, data in prop::collection::vec(any::<u8>(), 0..200)) {
+        check_tls(&[&[0, size][..], if hello { HELLO } else { b"" }, &data].concat());
+    }
+
+    #[test]
+    fn records_over_tls(size: u8, records in prop::collection::vec((20u8..24, prop::collection::vec(any::<u8>(), 0..40)), 0..8)) {
+        let records = records.iter().map(|(kind, data)| [&[*kind, 3, 3, 0, data.len() as u8][..], data].concat());
+        check_tls(&[&[0, size][..], &records.collect::<Vec<_>>().concat()].concat());
+    }
+
+    #[test]
+    fn clients_over_tls(kind: u8, head: [u8; 3], sizes in prop::collection::vec(any::<u8>(), 0..8)) {
+        check_tls(&[&[kind | 1][..], &head, &[0], &sizes].concat());
+    }
+
+    #[test]
+    fn damaged_clients_over_tls(kind: u8, head: [u8; 4], sizes in prop::collection::vec(any::<u8>(), 0..8)) {
+        let high = head[1] % 8; // most damage is in the handshake and the first messages
+        check_tls(&[&[kind | 1, head[0], high], &head[2..], &sizes].concat());
+    }
 }
 
 /// Wait for each of the requests, which come some microseconds after each other. Return the number of waits that slept,
