@@ -183,7 +183,10 @@ def machine() -> dict[str, str]:
     """Return what the numbers depend on."""
 
     def output(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:  # this user may have no Rust
+            return ""
 
     def package(name: str) -> str:
         try:

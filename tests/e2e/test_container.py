@@ -17,7 +17,7 @@ from tests.helpers.certificates import make_server_certificate
 from tests.helpers.command import run_kes
 from tests.helpers.docker import BASE, IMAGE, Log, build, engine, kes_image, run
 from tests.helpers.documents import ROOT, blocks
-from tests.helpers.native_wheel import clone_with_wheel
+from tests.helpers.native_wheel import copy_with_wheel
 from tests.helpers.programs import free_port
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]  # it builds the image
@@ -90,7 +90,7 @@ def test_image_has_the_packages_and_nothing_to_build_with(image: Any) -> None:
 
 
 def test_image_serves_with_a_wheel_of_the_native_runtime(tmp_path: Path) -> None:
-    native, said = build(clone_with_wheel(tmp_path), f"{IMAGE}-native")
+    native, said = build(copy_with_wheel(tmp_path), f"{IMAGE}-native")
     assert "The image serves with kes-native, from dist/." in said
     command = ["server", "--dev", "--addr", f"127.0.0.1:{free_port()}"]
     with run(native, command=command) as container, closing(Log(container)) as log:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.documents import ROOT
-from tests.helpers.native_wheel import clone_with_wheel
+from tests.helpers.native_wheel import copy_with_wheel
 from tests.helpers.programs import free_port
 
 WITHOUT_ENSUREPIP = """
@@ -57,13 +57,13 @@ def test_missing_module_is_named_and_nothing_is_left(half_made: bool, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_quickstart_uses_a_wheel_of_the_native_runtime(tmp_path: Path) -> None:
-    clone = clone_with_wheel(tmp_path)
+    copy = copy_with_wheel(tmp_path)
     environment = {name: value for name, value in os.environ.items() if "KES_" not in name}
     environment["KES_DEMO_ADDRESS"] = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, str(clone / "scripts" / "quickstart.py")]
+    command = [sys.executable, str(copy / "scripts" / "quickstart.py")]
     for says_so in (True, False):  # the second start finds it
         with subprocess.Popen(
-            command, cwd=clone, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as started:
             assert started.stderr is not None
             lines = []

@@ -76,7 +76,7 @@ class Server:
 
 
 def test_server_on_a_third_partys_key_store(programs: Path, tmp_path: Path) -> None:
-    plugins = json.loads(run([str(programs / "kes"), "plugins"], tmp_path))
+    plugins = json.loads(run([str(programs / "kes"), "plugins", "--json"], tmp_path))
     assert {name for plugin in plugins for name in plugin["backends"]} == {"memory", "sql", "vault"}
     assert [plugin["error"] for plugin in plugins] == [None] * len(plugins)
     admin, port = make_credentials(tmp_path, "admin"), free_port()

@@ -1,15 +1,15 @@
-"""A clone of the repository with a wheel of kes-native in dist/. The real wheel takes minutes to build."""
+"""A copy of the sources with a wheel of kes-native in dist/. The real wheel takes minutes to build."""
 
 from __future__ import annotations
 
-import subprocess
+import shutil
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
 from tests.helpers.documents import ROOT
 
-__all__ = ["clone_with_wheel"]
+__all__ = ["copy_with_wheel"]
 
 _VERSION = version("kes-core")
 _FILES = {
@@ -21,14 +21,16 @@ _FILES = {
     "{info}/RECORD": "",
 }
 """Of a kes-native that is the core's own runtime."""
+_MADE = (".git", ".venv", ".hypothesis", ".*_cache", "__pycache__", "dist", "target", "*.so")
+"""Not sources."""
 
 
-def clone_with_wheel(directory: Path) -> Path:
-    """Clone the repository into a new folder in `directory`, put the wheel there, and return the folder."""
-    clone, name = directory / "clone", f"kes_native-{_VERSION}"
-    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    (clone / "dist").mkdir()
-    with zipfile.ZipFile(clone / "dist" / f"{name}-py3-none-any.whl", "w") as wheel:
+def copy_with_wheel(directory: Path) -> Path:
+    """Copy the sources into a new folder in `directory`, put the wheel there, and return the folder."""
+    copy, name = directory / "copy", f"kes_native-{_VERSION}"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*_MADE))
+    (copy / "dist").mkdir()
+    with zipfile.ZipFile(copy / "dist" / f"{name}-py3-none-any.whl", "w") as wheel:
         for file, text in _FILES.items():
             wheel.writestr(file.format(info=f"{name}.dist-info"), text)
-    return clone
+    return copy
