@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from kes_core.client import AsyncClient, Client, ClientUnusableError
+from tests.helpers.certificates import make_credentials, make_server_certificate
 from tests.helpers.server import Server, start_server
+from tests.helpers.threads import serving
 
 THREADS = 8
 
@@ -32,36 +36,53 @@ def async_client(server: Server) -> AsyncClient:
     return AsyncClient(server.url, api_key=server.admin.api_key, insecure=True)
 
 
-def call_from_threads(kms: Client, threads: int, calls: int) -> float:
-    """Make `calls` calls from `threads` threads that start together; return the seconds it took."""
-    together = threading.Barrier(threads)
-
-    def work() -> float:
-        together.wait()
-        started = time.perf_counter()
-        for number in range(calls // threads):
-            context = b"%d" % number
-            data_key = kms.generate_data_key("my-key", context)
-            if number % 10 == 0:
-                assert kms.decrypt("my-key", data_key.ciphertext, context) == data_key.plaintext
-        return time.perf_counter() - started
-
-    with ThreadPoolExecutor(threads) as pool:
-        return max(future.result() for future in [pool.submit(work) for _ in range(threads)])
-
-
 @pytest.mark.parametrize("calls", [2_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_threads_share_a_client_and_lose_no_call(server: Server, calls: int) -> None:
-    with client(server) as kms:
-        call_from_threads(kms, THREADS, calls)
+    together = threading.Barrier(THREADS)
+    with client(server) as kms, ThreadPoolExecutor(THREADS) as pool:
+
+        def work(_thread: int) -> None:
+            together.wait()
+            for number in range(calls // THREADS):
+                context = b"%d" % number
+                data_key = kms.generate_data_key("my-key", context)
+                if number % 10 == 0:
+                    assert kms.decrypt("my-key", data_key.ciphertext, context) == data_key.plaintext
+
+        list(pool.map(work, range(THREADS)))
 
 
-@pytest.mark.measured
-def test_more_threads_are_faster_than_one(server: Server) -> None:
-    with client(server) as kms:
-        call_from_threads(kms, 4, 40)  # opens the connections
-        one, four = (min(call_from_threads(kms, threads, 400) for _ in range(3)) for threads in (1, 4))
-    assert four < one, (one, four)
+def test_no_thread_waits_for_the_call_of_another_one(tmp_path: Path) -> None:
+    """A server answers only when all threads have sent a request."""
+    all_sent = threading.Barrier(THREADS)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            all_sent.wait(60)
+            body = b'{"version": "1", "commit": "2"}'
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    key, certificate = make_server_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    slow = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    slow.socket = context.wrap_socket(slow.socket, server_side=True)
+    api_key = make_credentials(tmp_path).api_key
+    with (
+        serving(slow, threading.Event()),
+        Client(f"https://127.0.0.1:{slow.server_port}", api_key=api_key, insecure=True) as kms,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        assert {found.version for found in pool.map(lambda _: kms.version(), range(THREADS))} == {"1"}
 
 
 def test_closed_clients(server: Server) -> None:
