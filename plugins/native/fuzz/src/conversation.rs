@@ -15,6 +15,11 @@ use rustls::{
 
 use crate::tls::{Configs, Tls};
 
+/// The most bytes of incomplete messages that a connection keeps, besides those that it is given.
+const MAX_KEPT: usize = 0x1_0000;
+/// More than a handshake with a certificate.
+const MAX_OUTPUT: usize = 8 * 1024;
+
 /// Takes each certificate, and checks the proof of its key. In the server, Python does both.
 #[derive(Debug)]
 struct AnyClient(Arc<CryptoProvider>);
@@ -115,6 +120,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
+    /// Begin a conversation in TLS 1.3 (`is_new`) or 1.2.
     pub fn new(peers: &Peers, is_new: bool, piece: usize, damage: Option<(usize, u8)>) -> Self {
         let name = ServerName::try_from("localhost").expect("a name");
         let client = ClientConnection::new(peers.clients[usize::from(is_new)].clone(), name).expect("a client");
@@ -164,7 +170,7 @@ impl Conversation {
 
     /// Let the client send `data`.
     pub fn say(&mut self, data: &[u8]) {
-        // Of damaged handshakes, the client may still wait for the end. It has a limit for what it keeps until then.
+        // After damage, the client may still wait for the end of the handshake. It keeps a limited amount until then.
         let _ = std::io::Write::write(&mut self.client.writer(), data);
         self.settle();
     }
@@ -191,8 +197,3 @@ pub fn receive(server: &mut Tls, piece: &mut [u8], plain: &mut BytesMut) {
     assert!(was_open || plain.len() == before, "data after the end");
     assert!(server.is_established() || plain.len() == before || !server.failure.is_empty(), "data before the proof");
 }
-
-/// Incomplete messages (`kes_native`'s limit), before the connection fails.
-const MAX_KEPT: usize = 0x1_0000;
-/// More than a handshake, with a certificate.
-const MAX_OUTPUT: usize = 8 * 1024;
