@@ -37,7 +37,7 @@ from benchmarks.loads import Load, Runner, in_rounds, median  # noqa: E402
 from benchmarks.plot import draw  # noqa: E402
 from benchmarks.run import CONCURRENCY, half_load, loads_of  # noqa: E402
 from benchmarks.servers import Servers  # noqa: E402
-from benchmarks.tables import ECHO, fill_page  # noqa: E402
+from benchmarks.tables import ECHO, WORK, fill_page  # noqa: E402
 
 RUNTIMES: Final = ("native", "hypercorn")
 PAGE: Final = ROOT / "docs" / "performance.md"
@@ -71,12 +71,20 @@ class Run:
         targets = [*runtimes, openbao]
         loads = [Load("generate", http2, 1, new_connection=True) for http2 in (False, True)]
         self.results["connections"] = in_rounds(self.rounds, loads, targets, self.runner.measure)
-        most = max(CONCURRENCY)
+        self.servers.stop(*targets)
+
+    def latency(self) -> None:
+        """Latencies at half load."""
+        targets = [self.servers.runtime(runtime, runtime) for runtime in self.runtimes]
+        openbao = self.servers.openbao()
+        targets += [openbao] if openbao else []
         with self.runner.urgently(targets):
-            self.results["half load"] = half_load(self.rounds, most, targets, self.runner, self.results["requests"])
-            for row in self.results["half load"].values():
+            rows = half_load(self.rounds, max(CONCURRENCY), targets, self.runner)
+            for row in rows.values():
                 rate = median(row[targets[0].name], "rate")
                 row[ECHO] = [self.runner.echo(rate) for _ in range(self.rounds)]
+                row[WORK] = [self.runner.echo(rate, busy=0.5) for _ in range(self.rounds)]
+        self.results["half load"] = rows
         self.servers.stop(*targets)
 
     def bulk(self) -> None:
@@ -166,6 +174,7 @@ class Run:
 
 PARTS: Final = [
     Run.requests,
+    Run.latency,
     Run.bulk,
     Run.policies,
     Run.keys,

@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,18 @@ _PATIENCE: Final = 60.0
 _LONGEST: Final = 900.0
 """Seconds for a number of requests: Callgrind and reading many keys are slow."""
 
+_BURST: Final = 0.4
+"""Seconds of a measurement with real-time priority. After almost a second without a turn, the kernel gives all others
+their share at once: some milliseconds, in which no request is served."""
+_REST: Final = 0.3
+"""Seconds before it, in which the others have their turn."""
+
 Result = dict[str, float]
 """Of one measurement: `rate` per second, `cpu` of the server's processes in seconds per request, `p50`, `p99` and
 `p999` in seconds, the number of `failures`, and `load`: the share of the time in which the
-load generator had something to do, where 1 means that a faster server would not get more requests. `late`: by how many
-seconds the load generator, or its core, missed the planned times of 1 % of the requests at least."""
+load generator had something to do, where 1 means that a faster server would not get more requests. `unseen`: the share
+of requests for which there is no latency, because the load generator was interrupted while they were to be sent or on
+their way."""
 Rows = dict[str, dict[str, list[Result]]]
 """The results of all rounds, by load and by target."""
 
@@ -71,17 +79,23 @@ class Runner:
             command.append("--spin")
         return self._run(target.name, command, core, self._seconds + (_LONGEST if count else _PATIENCE))
 
-    def echo(self, rate: float) -> Result:
-        """Measure how long messages take from one core to the other and back, without TLS, HTTP and any work."""
+    def echo(self, rate: float, busy: float = 0.0) -> Result:
+        """Measure how long messages take from one core to the other and back, without TLS and HTTP.
+
+        Args:
+            rate: Messages per second.
+            busy: The share of the time in which the other side works.
+        """
         core = sorted(os.sched_getaffinity(0))[SERVER_CORE]
         command = [str(self._program), f"--echo={core}", f"--rate={rate}", f"--duration={self._seconds}"]
+        command.append(f"--work={busy / rate}")
         return self._run("echo", command, LOAD_CORE, self._seconds + _PATIENCE)
 
     @contextmanager
     def urgently(self, targets: Sequence[Target]) -> Iterator[None]:
         """Give the servers and the load generator real-time priority: other processes do not interrupt them.
 
-        Only root may do that. Others measure without it.
+        Measurements are short meanwhile. Only root may do that. Others measure without it.
         """
         threads = [int(path.name) for target in targets for path in Path(f"/proc/{target.process.pid}/task").iterdir()]
         try:
@@ -91,11 +105,12 @@ class Runner:
             print("only root can keep other processes from interrupting: latencies have their time slices in them")
             yield
             return
-        self._is_urgent = True
+        self._is_urgent, seconds = True, self._seconds
+        self._seconds = min(_BURST, seconds)
         try:
             yield
         finally:
-            self._is_urgent = False
+            self._is_urgent, self._seconds = False, seconds
             for thread in threads:
                 set_urgent(thread, urgent=False)
 
@@ -127,6 +142,8 @@ class Runner:
             if self._is_urgent:
                 set_urgent(0)
 
+        if self._is_urgent:
+            time.sleep(_REST)
         done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=prepare, timeout=limit)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr}")
@@ -158,6 +175,11 @@ def in_rounds(
             for target in targets[:: -1 if number % 2 else 1]:
                 rows[str(load)][target.name].append(measure(target, load))
     return rows
+
+
+def tail(results: list[Result]) -> float:
+    """Return how many times as high as p50 p99 is: the median over the rounds."""
+    return statistics.median(result["p99"] / result["p50"] for result in results)
 
 
 def median(results: list[Result], field: str) -> float:

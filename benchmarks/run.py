@@ -41,18 +41,16 @@ def loads_of(operations: Sequence[str] = OPERATIONS, at_once: Sequence[int] = CO
     return [Load(operation, http2, number) for operation in operations for http2 in (False, True) for number in at_once]
 
 
-def half_load(rounds: int, at_once: int, targets: Sequence[Target], runner: Runner, rows: Rows) -> Rows:
-    """Send half of the requests per second that each target reached in `rows`, evenly, however slow the answers are."""
-    found: Rows = {}
-    for load in (Load("generate", http2, at_once) for http2 in (False, True)):
-        most = {name: median(results, "rate") for name, results in rows[str(load)].items()}
+def half_load(rounds: int, at_once: int, targets: Sequence[Target], runner: Runner) -> Rows:
+    """Send half of the requests per second that a target has just answered, evenly, however slow the answers are."""
 
-        def measure(target: Target, load: Load, most: dict[str, float] = most) -> dict[str, float]:
-            return runner.measure(target, dataclasses.replace(load, rate=most[target.name] / 2))
+    def measure(target: Target, load: Load) -> dict[str, float]:
+        most = runner.measure(target, load)["rate"]
+        return runner.measure(target, dataclasses.replace(load, rate=most / 2))
 
-        label = str(dataclasses.replace(load, rate=1))
-        found[label] = in_rounds(rounds, [load], targets, measure)[str(load)]
-    return found
+    loads = [Load("generate", http2, at_once) for http2 in (False, True)]
+    rows = in_rounds(rounds, loads, targets, measure)
+    return {str(dataclasses.replace(load, rate=1)): rows[str(load)] for load in loads}
 
 
 def report(targets: Sequence[Target], rows: Rows) -> None:
@@ -83,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--open-loop",
         action="store_true",
-        help="measure latencies at half of the rate that each server can reach too; this needs the operation generate",
+        help="measure latencies at half of the rate that each server can reach too",
     )
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND,URL", help="another server")
     parser.add_argument("--only-kes", action="store_true", help="leave out the bare Hypercorn application and OpenBao")
@@ -104,7 +102,7 @@ def main() -> None:
             loads += [Load("generate", http2, 1, new_connection=True) for http2 in (False, True)]
         rows = in_rounds(arguments.rounds, loads, targets, runner.measure)
         if arguments.open_loop:
-            rows |= half_load(arguments.rounds, max(arguments.at_once), targets, runner, rows)
+            rows |= half_load(arguments.rounds, max(arguments.at_once), targets, runner)
         report(targets, rows)
 
 

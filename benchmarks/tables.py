@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import Final
 
-from benchmarks.loads import median, ratio
+from benchmarks.loads import median, ratio, tail
 from benchmarks.starts import ROWS
 from benchmarks.verdicts import REFERENCE, Results, capacity, goals_table, sized, table
 
@@ -16,6 +16,8 @@ MISSING: Final = "Not measured.\n"
 MARKED: Final = re.compile(r"(<!-- measured: ([a-z ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 ECHO: Final = "echo"
 """What returns messages and does no work: the least latency that the machine allows."""
+WORK: Final = "work"
+"""The same, but half of the time it works, as a server at half load does."""
 _BUSY: Final = 0.9
 _SHORT: Final = 0.5
 """Milliseconds that need one more digit."""
@@ -71,20 +73,22 @@ def _throughput(results: Results) -> str:
 
 def _latency(results: Results) -> str:
     head = ["milliseconds", "", "p50", "p99", "p99.9", "p99 to p50", "requests a second", "load generator busy"]
+    work = "computation, as many as native"
+    labels = {**RUNTIMES, REFERENCE: "OpenBao", ECHO: "echo, as many as native", WORK: work}
     lines = []
     for load, row in results["half load"].items():
-        for name, label in {**RUNTIMES, REFERENCE: "OpenBao", ECHO: "echo, as many as native"}.items():
+        for name, label in labels.items():
             if name not in row:
                 continue
             times = [median(row[name], field) * _MILLI for field in ("p50", "p99", "p999")]
             numbers = [f"{number:.2f}" if number > _SHORT else f"{number:.3f}" for number in times]
             rate = f"{median(row[name], 'rate'):,.0f}"
             busy = f"{median(row[name], 'load') * 100:.0f} %" if "load" in row[name][0] else ""
-            line = [load, label, *numbers, f"{times[1] / times[0]:.1f}", rate, busy]
-            if "late" in row[name][0]:
-                line.append(f"{median(row[name], 'late') * _MICRO:.0f} µs")
+            line = [load, label, *numbers, f"{tail(row[name]):.1f}", rate, busy]
+            if "unseen" in row[name][0]:
+                line.append(f"{median(row[name], 'unseen') * 100:.1f} %")
             lines.append(line)
-    return table([*head, "1 % sent late by"][: len(lines[0])], lines)
+    return table([*head, "not seen"][: len(lines[0])], lines)
 
 
 def _bulk(results: Results) -> str:

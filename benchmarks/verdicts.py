@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.loads import median, ratio
+from benchmarks.loads import median, ratio, tail
 
 Results = dict[str, Any]
 """What a run found, by part."""
@@ -122,7 +122,7 @@ def _idle(protocol: str) -> Values:
 
 
 def _half_load(results: Results, runtime: str) -> list[float]:
-    return [median(row[runtime], "p99") / median(row[runtime], "p50") for row in results["half load"].values()]
+    return [tail(row[runtime]) for row in results["half load"].values()]
 
 
 def _both(limit: float) -> dict[str, float]:

@@ -75,6 +75,9 @@ pub struct Options {
     /// Measure a thread on this core instead of a server. It returns messages, without TLS and HTTP
     #[arg(long, value_name = "CORE", requires = "rate")]
     echo: Option<usize>,
+    /// For how many seconds that thread works for each message
+    #[arg(long, default_value_t = 0.0, requires = "echo")]
+    work: f64,
 }
 
 /// Open connections one after the other, and keep them.

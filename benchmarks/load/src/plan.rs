@@ -8,32 +8,65 @@ use crate::Options;
 /// A rate of requests that no server reaches, to have memory enough for the results.
 const MANY: f64 = 100_000.0;
 
-/// In seconds.
+/// If the load generator, which does not sleep, does not look for longer than this, its core was interrupted.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// How long requests at a rate have no influence on the result: at first, the server has to wake up.
+const SETTLING: Duration = Duration::from_millis(20);
+
+/// How long requests took.
 pub struct Times {
-    /// From the begin or the planned time of a request to its answer.
-    pub answered: Vec<f64>,
-    /// From the planned time of a request to the time when the load generator noticed that it had come.
-    pub late: Vec<f64>,
+    /// The seconds from the begin or the planned time of a request to its answer.
+    answered: Vec<f64>,
+    /// When the first of these requests may have been planned.
+    since: Instant,
+    /// How many requests were answered.
+    pub count: u64,
+    /// How many requests were planned or on their way while the load generator was interrupted. It can't tell how long
+    /// they took.
+    unseen: u64,
+    looked: Option<Instant>,
+    /// The end of the last interruption.
+    blind_until: Instant,
 }
 
 impl Times {
     pub fn new(options: &Options) -> Self {
         // No page of their memory is new during the measurement.
         let mut answered = vec![1.0; (options.rate.max(MANY) * (options.duration + 1.0)) as usize];
-        let mut late = answered.clone();
         answered.clear();
-        late.clear();
-        Times { answered, late }
+        let now = Instant::now();
+        Times { answered, since: now, count: 0, unseen: 0, looked: None, blind_until: now }
+    }
+
+    /// Note that the load generator looks for answers now, as it always does if it never sleeps.
+    pub fn look(&mut self, now: Instant) {
+        if self.looked.replace(now).is_some_and(|last| now - last > PAUSE) {
+            self.blind_until = now;
+        }
+    }
+
+    /// Note that a request was answered which was begun or planned at this time.
+    pub fn add(&mut self, began: Instant) {
+        self.count += 1;
+        if began < self.blind_until {
+            self.unseen += 1;
+        } else if began >= self.since {
+            self.answered.push(began.elapsed().as_secs_f64());
+        }
+    }
+
+    pub fn clear(&mut self) {
+        (self.count, self.unseen, self.looked) = (0, 0, None);
+        self.answered.clear();
     }
 
     /// Return what to print of them.
     pub fn quantiles(&mut self) -> Vec<(&'static str, f64)> {
-        let (answered, late) = (&mut self.answered, &mut self.late);
-        for numbers in [&mut *answered, late] {
-            numbers.sort_by(f64::total_cmp);
-        }
-        let of = |share| quantile(answered, share);
-        vec![("p50", of(0.5)), ("p99", of(0.99)), ("p999", of(0.999)), ("late", quantile(late, 0.99))]
+        let unseen = self.unseen as f64 / (self.count as f64).max(1.0);
+        self.answered.sort_by(f64::total_cmp);
+        let of = |share| quantile(&self.answered, share);
+        vec![("p50", of(0.5)), ("p99", of(0.99)), ("p999", of(0.999)), ("unseen", unseen)]
     }
 }
 
@@ -73,10 +106,11 @@ impl Plan {
     }
 
     /// Begin now; return the time.
-    pub fn start(&mut self) -> Instant {
+    pub fn start(&mut self, times: &mut Times) -> Instant {
         let now = Instant::now();
         self.end = now + (self.end - self.begin);
         self.begin = now;
+        times.since = if self.period.is_some() { now + SETTLING } else { now };
         now
     }
 
@@ -90,7 +124,8 @@ impl Plan {
         is_wanted.then_some(now)
     }
 
-    /// Add the requests whose time has come, and how late this is noticed.
+    /// Add the requests whose time has come. Leave out those whose time came during an interruption: the server would
+    /// get all of them at once.
     pub fn notice(&mut self, now: Instant, times: &mut Times) {
         let Some(period) = self.period else { return };
         loop {
@@ -98,9 +133,12 @@ impl Plan {
             if time > now || time >= self.end {
                 return;
             }
-            times.late.push((now - time).as_secs_f64());
-            self.late.push_back(time);
             self.planned += 1;
+            if time < times.blind_until {
+                times.unseen += 1;
+                continue;
+            }
+            self.late.push_back(time);
         }
     }
 

@@ -65,7 +65,7 @@ impl<'a> Run<'a> {
         let new_connection = std::mem::take(&mut self.new_connection);
         self.work(&mut Plan::of_count(count as u64), false)?;
         self.new_connection = new_connection;
-        self.times.answered.clear();
+        self.times.clear();
         self.problem.take().map_or(Ok(()), |problem| Err(problem.into()))
     }
 
@@ -99,7 +99,7 @@ impl<'a> Run<'a> {
     }
 
     fn finish(&mut self, slot: usize, problem: Option<String>) {
-        self.times.answered.push(self.began[slot].elapsed().as_secs_f64());
+        self.times.add(self.began[slot]);
         self.free.push(slot);
         if let Some(problem) = problem {
             self.problem.get_or_insert(problem);
@@ -121,6 +121,9 @@ impl<'a> Run<'a> {
         let (mut answers, mut events) = (Answers::new(), [EpollEvent::empty(); MAX_EVENTS]);
         let (mut idle, mut now) = (0.0, Instant::now());
         loop {
+            if spins {
+                self.times.look(now);
+            }
             plan.notice(now, &mut self.times);
             self.start_all(plan, now)?;
             let is_waiting = self.free.len() < self.began.len();
@@ -141,6 +144,9 @@ impl<'a> Run<'a> {
             for event in &events[..found] {
                 self.receive(event.data() as usize, &mut answers)?;
                 now = Instant::now();
+                if spins {
+                    self.times.look(now);
+                }
                 plan.notice(now, &mut self.times);
                 self.start_all(plan, now)?;
             }
@@ -187,11 +193,11 @@ pub fn measure(options: &Options) -> Result<(), Failure> {
     let clocks = cpu_clocks(&options.pids)?;
     let mut plan = Plan::new(options);
     let before = cpu_time(&clocks)?;
-    let begin = plan.start();
+    let begin = plan.start(&mut run.times);
     let idle = run.work(&mut plan, options.spin || options.rate > 0.0)?;
     let elapsed = begin.elapsed().as_secs_f64();
     let cpu = cpu_time(&clocks)? - before;
-    let number = run.times.answered.len() as f64;
+    let number = run.times.count as f64;
     let mut result = run.times.quantiles();
     result.extend([
         ("rate", number / elapsed),
