@@ -80,3 +80,18 @@ def test_lock_file_of_cargo_is_made_again() -> None:
     packages = tomllib.loads(lock)["package"]
     assert [package["name"] for package in packages if "source" not in package] == ["kes-native"]
     assert crates.without_source(f"# Made by cargo.\n{lock}") == CRATES.read_text()
+    without_h2 = tomllib.loads(crates.without_registry(lock, "h2"))["package"]
+    assert [package["name"] for package in without_h2 if "source" not in package] == ["h2", "kes-native"]
+    assert [package["name"] for package in without_h2 if "checksum" not in package] == ["h2", "kes-native"]
+
+
+def test_other_sources_of_h2_are_not_changed(tmp_path: Path) -> None:
+    for name, before, _after in crates.SMALLER:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"a\n{before}\n")
+    crates.make_smaller(tmp_path)
+    for name, before, after in crates.SMALLER:
+        assert (tmp_path / name).read_text() == f"a\n{after}\n"
+        assert before not in after
+    with pytest.raises(ValueError, match=r"framed_write\.rs of h2 does not have .* once"):
+        crates.make_smaller(tmp_path)
