@@ -38,13 +38,13 @@ pub fn refuse(reason: String) -> Error {
 }
 
 /// The server's certificate and what it requires of clients.
-pub struct Configs {
+pub struct ServerConfigs {
     with_protocols: Arc<ServerConfig>,
     /// For clients that offer other protocols only: they get HTTP/1.1, as with OpenSSL.
     plain: Arc<ServerConfig>,
 }
 
-impl Configs {
+impl ServerConfigs {
     pub fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -62,7 +62,7 @@ impl Configs {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let plain = Arc::new(config.clone());
         config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
-        Ok(Configs { with_protocols: Arc::new(config), plain })
+        Ok(ServerConfigs { with_protocols: Arc::new(config), plain })
     }
 }
 
@@ -115,7 +115,7 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, output: &mut Vec<u8
 ///
 /// It uses rustls without rustls' own buffers, of which each connection would keep 4 KiB.
 pub struct Tls {
-    configs: Arc<Configs>,
+    configs: Arc<ServerConfigs>,
     state: State,
     /// What the client has sent of a record, or of a message in several records, that is not complete.
     pub input: Vec<u8>,
@@ -126,7 +126,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    pub fn new(configs: Arc<Configs>) -> Self {
+    pub fn new(configs: Arc<ServerConfigs>) -> Self {
         let state = State::Hello(Box::default());
         Tls { configs, state, input: Vec::new(), output: Vec::new(), failure: String::new(), ended: false }
     }

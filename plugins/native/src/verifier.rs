@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::tls::{refuse, Configs};
+use crate::tls::{refuse, ServerConfigs};
 
 /// Calls `kes_native.clients.ClientVerifier`.
 struct Verifier {
@@ -117,7 +117,7 @@ pub fn is_ed25519_signature(key: &[u8], message: &[u8], signature: &[u8]) -> boo
 
 /// The server's certificate and what it requires of clients.
 #[pyclass(frozen)]
-pub struct Config(pub Arc<Configs>);
+pub struct Config(pub Arc<ServerConfigs>);
 
 #[pymethods]
 impl Config {
@@ -135,7 +135,8 @@ impl Config {
         let key = PrivateKeyDer::try_from(key).map_err(PyValueError::new_err)?;
         let schemes = schemes.into_iter().map(SignatureScheme::from).collect();
         let verifier = Arc::new(Verifier { python: verifier, required, schemes });
-        let configs = Configs::new(chain, key, verifier).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let configs =
+            ServerConfigs::new(chain, key, verifier).map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Config(Arc::new(configs)))
     }
 }

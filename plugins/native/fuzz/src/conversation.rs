@@ -13,7 +13,7 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
 
-use crate::tls::{Configs, Tls};
+use crate::tls::{ServerConfigs, Tls};
 
 /// The most bytes of incomplete messages that a connection keeps, besides those that it is given.
 const MAX_KEPT: usize = 0x1_0000;
@@ -63,7 +63,7 @@ impl ClientCertVerifier for AnyClient {
 
 /// A server and its clients, of which each has the server's own certificate.
 pub struct Peers {
-    pub server: Arc<Configs>,
+    pub server: Arc<ServerConfigs>,
     clients: [Arc<ClientConfig>; 2],
 }
 
@@ -75,7 +75,7 @@ impl Peers {
         let certificate = cert.der().clone();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = Arc::new(AnyClient(provider.clone()));
-        let server = Configs::new(vec![certificate.clone()], key(&signing_key), verifier).expect("a server");
+        let server = ServerConfigs::new(vec![certificate.clone()], key(&signing_key), verifier).expect("a server");
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).expect("a root");
         let clients = [&TLS12, &TLS13].map(|version| {
