@@ -108,7 +108,10 @@ def main() -> None:
         sys.exit(f"{CARGO} names no registry")
     CARGO.write_text(with_source(OURS.read_text(), source[0]))
     if not options.plain:
-        use_small_h2()
+        try:
+            use_small_h2()
+        except ValueError as error:
+            sys.exit(f"{error}. With --plain, h2 stays as it is.")
 
 
 if __name__ == "__main__":
