@@ -28,7 +28,8 @@ OURS = FOLDER / "crates.lock"
 HEAD = "# Written by scripts/crates.py: Cargo.lock without the address of the registry.\n"
 H2 = FOLDER / "h2"
 CONFIG = FOLDER / ".cargo" / "config.toml"
-"""Tells cargo to take h2 from there."""
+PATCH = '# Written by scripts/crates.py.\n[patch.crates-io]\nh2 = { path = "h2" }\n'
+"""What is in it, so that cargo takes h2 from `H2`."""
 SMALLER = (
     (
         "src/codec/framed_write.rs",
@@ -78,16 +79,26 @@ def make_smaller(h2: Path) -> None:
         (h2 / name).write_text(text.replace(before, after))
 
 
+def cargo(*arguments: str) -> bytes:
+    """Run cargo in the package's folder; return what it prints. If it fails, it has said why."""
+    try:
+        done = subprocess.run(["cargo", *arguments], cwd=FOLDER, check=False, stdout=subprocess.PIPE)
+    except FileNotFoundError:
+        sys.exit("cargo is not installed")
+    if done.returncode:
+        sys.exit(f"cargo {arguments[0]} failed")
+    return done.stdout
+
+
 def use_small_h2() -> None:
     """Copy the h2 of the lock file, whose hash cargo checks, make its buffers smaller, and let cargo use that."""
-    metadata = ["cargo", "metadata", "--locked", "--format-version=1"]  # this downloads all crates
-    shown = subprocess.run(metadata, cwd=FOLDER, check=True, stdout=subprocess.PIPE).stdout
-    [found] = [Path(crate["manifest_path"]) for crate in json.loads(shown)["packages"] if crate["name"] == "h2"]
+    packages = json.loads(cargo("metadata", "--locked", "--format-version=1"))["packages"]  # this downloads all crates
+    [found] = [Path(crate["manifest_path"]) for crate in packages if crate["name"] == "h2"]
     shutil.copytree(found.parent, H2)
     make_smaller(H2)
     CARGO.write_text(without_registry(CARGO.read_text(), "h2"))
     CONFIG.parent.mkdir(exist_ok=True)
-    CONFIG.write_text('[patch.crates-io]\nh2 = { path = "h2" }\n')
+    CONFIG.write_text(PATCH)
 
 
 def main() -> None:
@@ -100,9 +111,12 @@ def main() -> None:
             sys.exit("Cargo.lock is that of the changed h2. First: python3 scripts/crates.py --plain")
         OURS.write_text(without_source(CARGO.read_text()))
         return
-    CONFIG.unlink(missing_ok=True)
+    if CONFIG.exists():
+        if CONFIG.read_text() != PATCH:
+            sys.exit(f"{CONFIG} is not of this script, which needs its place: move it to your home folder's .cargo")
+        CONFIG.unlink()
     shutil.rmtree(H2, ignore_errors=True)
-    subprocess.run(["cargo", "generate-lockfile", "--quiet"], cwd=FOLDER, check=True)  # cargo knows the registry
+    cargo("generate-lockfile", "--quiet")  # cargo knows the registry
     source = SOURCE.search(CARGO.read_text())
     if source is None:
         sys.exit(f"{CARGO} names no registry")

@@ -95,3 +95,13 @@ def test_other_sources_of_h2_are_not_changed(tmp_path: Path) -> None:
         assert before not in after
     with pytest.raises(ValueError, match=r"framed_write\.rs of h2 does not have .* once"):
         crates.make_smaller(tmp_path)
+
+
+def test_configuration_of_cargo_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "config.toml"
+    own.write_text("[build]\njobs = 1\n")
+    monkeypatch.setattr(crates, "CONFIG", own)
+    monkeypatch.setattr("sys.argv", ["crates.py"])
+    with pytest.raises(SystemExit, match=r"config\.toml is not of this script"):
+        crates.main()
+    assert own.read_text() == "[build]\njobs = 1\n"
