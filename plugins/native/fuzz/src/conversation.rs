@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use rcgen::{CertifiedKey, KeyPair};
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{aws_lc_rs, verify_tls12_signature, verify_tls13_signature, CryptoProvider};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::tls::{ServerConfigs, Tls};
 
@@ -19,47 +16,6 @@ use crate::tls::{ServerConfigs, Tls};
 const MAX_KEPT: usize = 0x1_0000;
 /// More than a handshake with a certificate.
 const MAX_OUTPUT: usize = 8 * 1024;
-
-/// Takes each certificate, and checks the proof of its key. In the server, Python does both.
-#[derive(Debug)]
-struct AnyClient(Arc<CryptoProvider>);
-
-impl ClientCertVerifier for AnyClient {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
 
 /// A server and its clients, of which each has the server's own certificate.
 pub struct Peers {
@@ -74,10 +30,12 @@ impl Peers {
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         let certificate = cert.der().clone();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = Arc::new(AnyClient(provider.clone()));
-        let server = ServerConfigs::new(vec![certificate.clone()], key(&signing_key), verifier).expect("a server");
         let mut roots = RootCertStore::empty();
         roots.add(certificate.clone()).expect("a root");
+        // In the server, Python verifies certificates.
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider.clone());
+        let verifier = verifier.build().expect("a verifier");
+        let server = ServerConfigs::new(vec![certificate.clone()], key(&signing_key), verifier).expect("a server");
         let clients = [&TLS12, &TLS13].map(|version| {
             let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&[version]);
             let mut config = builder
