@@ -33,8 +33,7 @@ Result = dict[str, float]
 """Of one measurement: `rate` per second, `cpu` of the server's processes in seconds per request, `p50`, `p99` and
 `p999` in seconds, the number of `failures`, and `load`: the share of the time in which the
 load generator had something to do, where 1 means that a faster server would not get more requests. `unseen`: the share
-of requests for which there is no latency, because the load generator was interrupted while they were to be sent or on
-their way."""
+of requests without a latency: the load generator was interrupted before it could send them, or read their answers."""
 Rows = dict[str, dict[str, list[Result]]]
 """The results of all rounds, by load and by target."""
 

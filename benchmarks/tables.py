@@ -88,7 +88,7 @@ def _latency(results: Results) -> str:
             if "unseen" in row[name][0]:
                 line.append(f"{median(row[name], 'unseen') * 100:.1f} %")
             lines.append(line)
-    return table([*head, "not seen"][: len(lines[0])], lines)
+    return table([*head, "not counted"][: len(lines[0])], lines)
 
 
 def _bulk(results: Results) -> str:

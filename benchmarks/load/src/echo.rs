@@ -1,5 +1,5 @@
 //! The least that any server could have as latency here: a thread that returns each message, without TLS and HTTP. It
-//! can work for a time that a server would take.
+//! can also work for each message as long as a server would.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};

@@ -11,19 +11,19 @@ const MANY: f64 = 100_000.0;
 /// If the load generator, which does not sleep, does not look for longer than this, its core was interrupted.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// How long requests at a rate have no influence on the result: at first, the server has to wake up.
+/// Requests at a rate do not count for this long after the start: the server has to wake up first.
 const SETTLING: Duration = Duration::from_millis(20);
 
 /// How long requests took.
 pub struct Times {
     /// The seconds from the begin or the planned time of a request to its answer.
     answered: Vec<f64>,
-    /// When the first of these requests may have been planned.
+    /// Requests that were begun or planned before this do not count.
     since: Instant,
     /// How many requests were answered.
     pub count: u64,
-    /// How many requests were planned or on their way while the load generator was interrupted. It can't tell how long
-    /// they took.
+    /// How many requests the load generator could not send in time, or whose answers it could not read in time, because
+    /// it was interrupted. Their latency is unknown.
     unseen: u64,
     looked: Option<Instant>,
     /// The end of the last interruption.
@@ -56,6 +56,7 @@ impl Times {
         }
     }
 
+    /// Forget what was noted so far.
     pub fn clear(&mut self) {
         (self.count, self.unseen, self.looked) = (0, 0, None);
         self.answered.clear();
